@@ -1,0 +1,1 @@
+"""What is adapted: one decoder, its families, its prefix, its place on the mesh."""

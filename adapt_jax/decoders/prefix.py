@@ -1,0 +1,94 @@
+"""What stands in front of the question: encoded once, attended from everywhere.
+
+Prompt tuning, few-shot and chain of thought differ only in the prefix (2104.08691, section 2;
+2005.14165; 2201.11903). Causal attention lets a prefix see nothing of what follows, so sharing its
+keys and values is exact: the same logits and gradients as repeating it in every row.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from adapt_jax.decoders.decoder import Block, Decoder, KeysValues
+
+BUCKET = 128  # prefix lengths are padded to multiples of this, so that compiled code is reused
+
+
+class SoftPrompt(nnx.Module):
+    """Learned embeddings, [P, D], float32 whatever the decoder computes in.
+
+    ``before_bos`` says on which side of BOS it stands (PEFT's order is before).
+    """
+
+    def __init__(self, embeddings: Float[Array, "P D"], before_bos: bool = True):
+        self.embeddings = nnx.Param(jnp.asarray(embeddings, jnp.float32), axes=(None, "embed"))
+        self.before_bos = before_bos
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A sequence of parts, each a tuple of token ids or a SoftPrompt."""
+
+    parts: tuple[tuple[int, ...] | SoftPrompt, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def embeddings(self, decoder: Decoder, dtype=jnp.float32) -> Float[Array, "P D"]:
+        """The prefix as input embeddings of this decoder."""
+        rows = [
+            part.embeddings[...].astype(dtype)
+            if isinstance(part, SoftPrompt)
+            else decoder.embed(jnp.asarray(part, jnp.int32), dtype)
+            for part in self.parts
+            if len(part)
+        ]
+        return jnp.concatenate(rows) if rows else jnp.zeros((0, decoder.config.embed_dim), dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of a prefix, per layer [P, K, H]; the first ``length`` of P are real."""
+
+    layers: list[KeysValues]
+    length: Int[Array, ""] | int
+    padded: int = field(metadata={"static": True})
+
+    @property
+    def blocks(self) -> list[Block] | None:
+        """Per layer, in the form that Decoder takes; None where there is no prefix."""
+        if self.padded == 0:
+            return None
+        mask = jnp.arange(self.padded) < self.length
+        return [(keys, values, mask) for keys, values in self.layers]
+
+
+def encode_prefix(
+    decoder: Decoder, embeddings: Float[Array, "P D"], length: Int[Array, ""] | int | None = None
+) -> PrefixCache:
+    """Runs the decoder over a prefix once. Differentiable in ``embeddings`` and the weights.
+
+    Args:
+        embeddings: of the prefix, possibly padded at the end.
+        length: how many of them are real (all, when not given).
+    """
+    padded = embeddings.shape[0]
+    if padded == 0:
+        return PrefixCache([], 0, 0)
+    positions = jnp.arange(padded)[None]
+    mask = jnp.tril(jnp.ones((padded, padded), bool))[None]
+    _, keys_values = decoder(embeddings[None], positions, mask)
+    layers = [(keys[0], values[0]) for keys, values in keys_values]
+    return PrefixCache(layers, padded if length is None else length, padded)
+
+
+def bucket(length: int, size: int = BUCKET) -> int:
+    """The length rounded up to a multiple of ``size``."""
+    return -(-length // size) * size

@@ -1,0 +1,1 @@
+"""How good, how sure, at what cost."""

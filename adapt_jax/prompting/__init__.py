@@ -1,0 +1,1 @@
+"""Adapts without training: what stands in front of the question."""

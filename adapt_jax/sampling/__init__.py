@@ -1,0 +1,1 @@
+"""Many candidates for the price of one prompt."""

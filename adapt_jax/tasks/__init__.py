@@ -1,0 +1,1 @@
+"""What a decoder is adapted to. Nothing here knows a model."""

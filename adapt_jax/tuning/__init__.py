@@ -1,0 +1,1 @@
+"""Adapts by training: a soft prompt, low-rank updates, or every parameter."""
