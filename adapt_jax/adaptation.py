@@ -1,0 +1,264 @@
+"""Adaptation: what adapting a decoder yields. Asked with the bare question, saved as a folder.
+
+adaptation.json          template, instruction, demonstrations, decoding, vote, which decoder
+soft_prompt.safetensors  learned embeddings, where there are any
+weights/                 a Hugging Face folder, where the weights themselves were tuned
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, save_pretrained
+from adapt_jax.errors import UserError
+from adapt_jax.evaluation.evaluate import OnProgress
+from adapt_jax.evaluation.metrics import Answered
+from adapt_jax.prompting.prompt import Prompt, tokenize
+from adapt_jax.prompting.self_consistency import vote
+from adapt_jax.sampling.engine import Candidate, Engine, Request
+from adapt_jax.tasks.answers import read_answer
+from adapt_jax.tasks.task import Example
+
+FORMAT = 1  # of the saved folder
+DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
+
+
+@dataclass
+class Adaptation:
+    """A decoder and what stands in front of the question.
+
+    ``tuned`` says that the weights of ``model`` are this adaptation's own and are saved with it;
+    ``folder`` is where it was saved last, or read from.
+    """
+
+    method: str
+    prompt: Prompt
+    model: PretrainedDecoder
+    soft_prompt: SoftPrompt | None = None
+    tuned: bool = False
+    folder: Path | None = None
+
+    def prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        """The soft prompt on its side of BOS, and these tokens."""
+        if self.soft_prompt is None:
+            return Prefix((tokens,))
+        bos = self.model.config.bos_id
+        cut = int(not self.soft_prompt.before_bos and bos is not None and tokens[:1] == (bos,))
+        return Prefix((tokens[:cut], self.soft_prompt, tokens[cut:]))
+
+    def answer(
+        self,
+        examples: Sequence[Example],
+        *,
+        seed: int = 0,
+        slots: int = 128,
+        on_progress: OnProgress | None = None,
+    ) -> list[Answered]:
+        """Answers every example, in their order."""
+        answers: dict[int, Answered] = {}
+        for index, answered in self.stream(examples, seed=seed, slots=slots):
+            answers[index] = answered
+            if on_progress is not None:
+                on_progress(len(answers), len(examples))
+        return [answers[index] for index in range(len(examples))]
+
+    def stream(
+        self, examples: Sequence[Example], *, seed: int = 0, slots: int = 128
+    ) -> Iterator[tuple[int, Answered]]:
+        """(index, answer) of each example as soon as its last candidate is finished.
+
+        The text of a candidate depends on the seed, the example's id and the candidate's number
+        alone, not on who is asked beside it.
+        """
+        if not examples:
+            return
+        started = time.perf_counter()
+        prompt, wanted = self.prompt, self.prompt.decoding.candidates
+        asked = [prompt.template.ask(example.question, example.choices) for example in examples]
+        front, questions = tokenize(self.model, prompt, asked)
+        prefix = self.prefix(tuple(front))
+        engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots)
+        requests = [
+            Request(example.id, tuple(tokens))
+            for example, tokens in zip(examples, questions, strict=True)
+        ]
+        collected: dict[int, dict[int, Candidate]] = {}
+        for index, number, candidate in engine.run(requests):
+            mine = collected.setdefault(index, {})
+            mine[number] = self.read(candidate, examples[index])
+            too_long = candidate.finish_reason == "too_long"
+            if len(mine) < wanted and not too_long:
+                continue
+            candidates = tuple(mine[number] for number in sorted(mine))
+            result = vote(candidates, rule=prompt.vote)
+            reasonings = (c.reasoning for c in candidates if c.answer == result.answer)
+            now = time.perf_counter()
+            yield (
+                index,
+                Answered(
+                    example_id=examples[index].id,
+                    answer=result.answer,
+                    reasoning=next(reasonings, ""),
+                    candidates=candidates,
+                    vote=result,
+                    prompt_tokens=len(prefix) + len(questions[index]),
+                    generated_tokens=sum(len(c.token_ids) for c in candidates),
+                    seconds=now - started,
+                    too_long=too_long,
+                ),
+            )
+            started = now
+
+    def read(self, candidate: Candidate, example: Example) -> Candidate:
+        """The candidate with its reasoning and answer; one that was cut off abstains."""
+        template = self.prompt.template
+        reasoning, _ = template.split(candidate.text)
+        finished = candidate.finish_reason in ("eos", "stop")
+        answer = (
+            read_answer(self.prompt.parser, candidate.text, template, example.choices)
+            if finished
+            else None
+        )
+        return replace(candidate, reasoning=reasoning.strip(), answer=answer)
+
+    def ask(self, question: str, choices: Sequence[str] = (), *, seed: int = 0) -> Answered:
+        """Answers one bare question; the prefix goes in front of it behind the scenes.
+
+        Raises:
+            UserError: when the question is empty, or too long for the decoder's context.
+        """
+        if not question.strip():
+            raise UserError("the question is empty")
+        example = Example(id=question, question=question, choices=tuple(choices))
+        answered = self.answer([example], seed=seed)[0]
+        if answered.too_long:
+            raise UserError(
+                f"the question is too long: with what stands in front of it "
+                f"{answered.prompt_tokens} tokens, the context of {self.model.path} holds "
+                f"{self.model.config.context_length}"
+            )
+        return answered
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the folder, all of it or nothing; an adaptation that stood there is replaced.
+
+        Raises:
+            UserError: when the folder holds something else.
+        """
+        folder = Path(folder)
+        free = not folder.exists() or (folder / DESCRIPTION).exists()
+        if not free and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: holds something that is no adaptation; choose another")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            self.write(new)
+            os.chmod(new, 0o755)  # mkdtemp's folders are private
+            if folder.exists():
+                shutil.rmtree(folder)
+            new.rename(folder)
+            self.folder = folder
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        return folder
+
+    def write(self, folder: Path) -> None:
+        """The files of the saved folder, into an empty folder."""
+        from safetensors.numpy import save_file
+
+        path = Path(self.model.path)
+        description = {
+            "format": FORMAT,
+            "method": self.method,
+            "decoder": str(path.resolve()) if path.is_dir() else self.model.path,
+            "fingerprint": self.model.fingerprint,
+            "prompt": self.prompt.to_dict(),
+            "soft_prompt": self.soft_prompt is not None,
+            "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
+            "tuned": self.tuned,
+        }
+        if self.soft_prompt is not None:
+            embeddings = np.asarray(self.soft_prompt.embeddings[...], np.float32)
+            save_file({"prompt_embeddings": embeddings}, folder / SOFT_PROMPT)
+        if self.tuned:
+            save_pretrained(self.model, folder / WEIGHTS)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, decoder: PretrainedDecoder | str | Path | None = None
+    ) -> "Adaptation":
+        """Reads a saved adaptation and the decoder it belongs to.
+
+        Args:
+            folder: what ``save`` wrote.
+            decoder: the decoder, or where it lies now; the place it was saved with when not given.
+                An adaptation with tuned weights brings its own.
+
+        Raises:
+            UserError: when the folder is no adaptation, or belongs to another decoder.
+        """
+        folder = Path(folder)
+        description = read_description(folder)
+        try:
+            prompt = Prompt.from_dict(description["prompt"])
+            method, fingerprint = description["method"], description["fingerprint"]
+            tuned, decoder = description["tuned"], decoder or description["decoder"]
+            has_soft_prompt = description["soft_prompt"]
+            before_bos = description["before_bos"]
+        except (KeyError, TypeError) as problem:
+            raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
+        if tuned:
+            decoder = folder / WEIGHTS
+        if not isinstance(decoder, PretrainedDecoder):
+            decoder = load_pretrained(decoder)
+        if decoder.fingerprint != fingerprint:
+            raise UserError(
+                f"{folder}: belongs to another decoder than {decoder.path} "
+                f"(fingerprint {fingerprint}, found {decoder.fingerprint})"
+            )
+        soft_prompt = None
+        if has_soft_prompt:
+            soft_prompt = read_soft_prompt(folder / SOFT_PROMPT, decoder, before_bos)
+        return cls(method, prompt, decoder, soft_prompt, tuned, folder)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """adaptation.json, or a UserError that says what is wrong with it."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UserError(f"{folder}: no adaptation here ({DESCRIPTION} not found)")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise UserError(f"{path}: not valid JSON ({problem})") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UserError(f"{path}: not an adaptation of format {FORMAT}")
+    return description
+
+
+def read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> SoftPrompt:
+    """The learned embeddings, [P, D] of this decoder."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        embeddings = load_file(path)["prompt_embeddings"]
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise UserError(f"{path}: no soft prompt can be read ({problem})") from None
+    if embeddings.ndim != 2 or embeddings.shape[1] != model.config.embed_dim:
+        raise UserError(
+            f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "
+            f"have size {model.config.embed_dim}"
+        )
+    return SoftPrompt(embeddings, before_bos)

@@ -1,0 +1,388 @@
+"""The command line: parse, call, print. Exit code 0 is success, 2 a mistake of the user."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from adapt_jax.adaptation import Adaptation
+    from adapt_jax.evaluation.metrics import Answered
+    from adapt_jax.tasks.task import Example
+
+ABOUT = """\
+How should I adapt a pretrained decoder to my task, and how far does each technique get me?
+
+  adapt-jax compare configs/ladder.yaml          climb the ladder; results in runs/ladder
+  adapt-jax ask runs/ladder "Jane has 2 apples. She bought 3 more. How many does she have?"
+  adapt-jax tune configs/tune/lora.yaml          make one adaptation; it lands in runs/lora
+  adapt-jax evaluate runs/lora configs/tasks/arithmetic.yaml
+  adapt-jax predict runs/lora questions.jsonl answers.jsonl
+"""
+OVERRIDES = """\
+Any key of the file can be overridden, by its path and with a YAML value:
+  --decoder path/to/model --task.seed 7 --task.splits.test 100 --seed 1
+"""
+COMPARE = f"""\
+Climbs the ladder on the test split of a task: every rung adapts the same frozen decoder, answers
+the same questions, and is judged against the rung below. Writes into the output folder:
+  comparison.json           accuracy, intervals, significance and costs of every rung
+  ladder.png                the same as a picture
+  predictions/METHOD.jsonl  every question with its candidates, answer and vote
+  adaptations/METHOD        the adaptation, to be asked, evaluated, or used from Python
+
+{OVERRIDES}\
+  --methods.few_shot.demonstrations 4 --methods.lora null
+  --only few_shot,lora      run these rungs and no others
+"""
+TUNE = f"""\
+Makes one adaptation, by the rung that `method:` in the file names, and saves it in
+OUTPUT-DIR/adaptation. Started again, an interrupted training goes on from its last checkpoint
+(`training.checkpoint_every`).
+
+{OVERRIDES}\
+  --method.training.steps 500
+"""
+ADAPTATION = "a saved adaptation, or the output folder of tune or compare (its best rung)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; whatever the user can mend is told in one line."""
+    try:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        known, overrides = split_overrides(arguments)
+        options = parser().parse_args(known)
+        if overrides and options.command not in ("compare", "tune", "evaluate", "pretrain"):
+            raise UserError(f"unknown option --{next(iter(overrides))} of {options.command}")
+        options.run(options, overrides)
+        return 0
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+    except OSError as problem:  # a folder that cannot be written, a file that is a folder, ...
+        if problem.filename is None:
+            raise
+        print(f"error: {problem.filename}: {problem.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their own options; everything else is an override."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("adapt-jax", description=ABOUT, formatter_class=raw)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[..., None], summary: str, text: str = ""
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=text or summary, formatter_class=raw, allow_abbrev=False
+        )
+        added.set_defaults(run=run)
+        return added
+
+    sub = command("compare", run_compare, "climb the ladder: every technique on one task", COMPARE)
+    sub.add_argument("config", metavar="CONFIG", help="such as configs/ladder.yaml")
+    sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
+    sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
+
+    sub = command("tune", run_tune, "make one adaptation and save it", TUNE)
+    sub.add_argument("config", metavar="CONFIG", help="such as configs/tune/lora.yaml")
+    sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+    sub = command("evaluate", run_evaluate, "judge a saved adaptation on the test split of a task")
+    add_adaptation(sub)
+    sub.add_argument("task", metavar="TASK", help="such as configs/tasks/arithmetic.yaml")
+    sub.add_argument(
+        "--output-dir", metavar="DIR", help="writes evaluation.json, predictions.jsonl"
+    )
+    add_answering(sub)
+
+    sub = command("predict", run_predict, "answer unlabelled questions in bulk; resumable", PREDICT)
+    add_adaptation(sub)
+    sub.add_argument("input", metavar="IN.jsonl", help='lines such as {"question": "..."}')
+    sub.add_argument("output", metavar="OUT.jsonl", help="one answer per line")
+    add_answering(sub)
+
+    sub = command("ask", run_ask, "ask one bare question")
+    add_adaptation(sub)
+    sub.add_argument("question", metavar="QUESTION")
+    sub.add_argument("--show-reasoning", action="store_true", help="the reasonings and the votes")
+    sub.add_argument("--choice", action="append", default=[], help="an answer to choose; repeat it")
+    sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
+
+    sub = command("pretrain", run_pretrain, "train a decoder from scratch on a generated corpus")
+    sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
+    sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    return top
+
+
+PREDICT = """\
+Answers every line of IN.jsonl and appends to OUT.jsonl as the answers come. A line is an object
+with "question", and optionally "id" and "choices". Questions that OUT.jsonl already holds are not
+asked again, so an interrupted run is simply started once more."""
+
+
+def add_adaptation(sub: argparse.ArgumentParser) -> None:
+    """Which adaptation, and where its decoder lies now."""
+    sub.add_argument("adaptation", metavar="ADAPTATION", help=ADAPTATION)
+    sub.add_argument("--decoder", metavar="PATH", help="where its decoder lies, if it was moved")
+
+
+def add_answering(sub: argparse.ArgumentParser) -> None:
+    """Options of commands that answer many questions."""
+    sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
+    sub.add_argument("--slots", type=int, default=128, help="sequences decoded side by side")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+OWN = {  # options of the commands themselves, and whether they take a value
+    "--help": False,
+    "--quiet": False,
+    "--show-reasoning": False,
+    "--output-dir": True,
+    "--choice": True,
+}
+OWN_OF_ANSWERING = {"--seed": True, "--slots": True, "--decoder": True}
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Parts ``--a.b.c value`` (or ``--a.b.c=value``) from what argparse knows.
+
+    Raises:
+        UserError: for an override without a value.
+    """
+    own = dict(OWN)
+    if arguments and arguments[0] not in ("compare", "tune", "pretrain"):
+        own |= OWN_OF_ANSWERING  # there they are keys of the configuration
+    rest, overrides, waiting = [], {}, list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            rest += [argument, *waiting]
+            break
+        if not argument.startswith("--"):
+            rest.append(argument)
+        elif name in own:
+            rest.append(argument)
+            if own[name] and not equals and waiting:
+                rest.append(waiting.pop(0))
+        elif equals:
+            overrides[name[2:]] = value
+        elif waiting:
+            overrides[name[2:]] = waiting.pop(0)
+        else:
+            raise UserError(f"{name} lacks its value")
+    return rest, overrides
+
+
+def run_compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax compare"""
+    from adapt_jax.comparison import compare
+    from adapt_jax.evaluation.report import new_console
+
+    comparison = compare(
+        options.config, options.output_dir, overrides=overrides, progress=not options.quiet
+    )
+    console = new_console()
+    console.print(comparison.table())
+    print(f"results: {comparison.output_dir}")
+    if comparison.best:
+        print(f'now try: adapt-jax ask {comparison.output_dir} "..." --show-reasoning')
+
+
+def run_tune(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax tune"""
+    from adapt_jax.comparison import tune
+
+    tuned = tune(
+        options.config, options.output_dir, overrides=overrides, progress=not options.quiet
+    )
+    print(f"saved: {tuned.folder}")
+
+
+def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax evaluate"""
+    from adapt_jax.config import override, read_yaml
+    from adapt_jax.evaluation import report
+    from adapt_jax.evaluation.evaluate import evaluate
+    from adapt_jax.tasks.task import load_task
+
+    of_task = {key.removeprefix("task."): value for key, value in overrides.items()}
+    if any(not key.startswith("task.") for key in overrides):
+        raise UserError(f"evaluate overrides keys of the task only: --task.{next(iter(of_task))}")
+    content = override(read_yaml(options.task), of_task, options.task)
+    task = load_task(content, Path(options.task).parent)
+    adaptation = open_adaptation(options.adaptation, options.decoder)
+    with report.Display(not options.quiet).stage("answering") as update:
+        judged = evaluate(
+            adaptation, task, seed=options.seed, slots=options.slots, on_progress=update
+        )
+    for name, value in judged.to_dict().items():
+        if name != "ci95":
+            print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
+    print("{:<18} {:.4f} to {:.4f}".format("95 % interval", *judged.ci95))
+    if options.output_dir:
+        output = Path(options.output_dir)
+        description = {"task": task.name, "method": adaptation.method, "seed": options.seed}
+        report.write_json(output / "evaluation.json", description | judged.to_dict())
+        report.write_predictions(output / "predictions.jsonl", judged)
+        print(f"results: {output}")
+
+
+def run_predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax predict"""
+    from adapt_jax.evaluation import report
+
+    source, target = Path(options.input), Path(options.output)
+    examples = read_questions(source)
+    if source.resolve() == target.resolve():
+        raise UserError(f"{target}: is the input; expected another file for the answers")
+    answered = read_answered(target)
+    waiting = [e for e in examples if (e.id, e.question) not in answered]
+    adaptation = open_adaptation(options.adaptation, options.decoder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stream = adaptation.stream(waiting, seed=options.seed, slots=options.slots)
+    with (
+        target.open("a", encoding="utf-8") as out,
+        report.Display(not options.quiet).stage("answering") as update,
+    ):
+        for count, (index, said) in enumerate(stream, 1):
+            row = {"question": waiting[index].question} | said.to_dict()
+            out.write(report.json_lines([row]))
+            out.flush()  # what is answered is kept, whatever happens next
+            update(count, len(waiting))
+    kept = len(examples) - len(waiting)
+    print(f"{len(waiting)} questions answered, {kept} kept from before: {target}")
+
+
+def read_questions(path: Path) -> "list[Example]":
+    """The questions of a JSONL file; the id is the line number where a line has none.
+
+    Raises:
+        UserError: naming the line, for one that is no object with a question, or a repeated id.
+    """
+    from adapt_jax.tasks.sources import read_jsonl
+    from adapt_jax.tasks.task import Example
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    examples, seen = [], set[str]()
+    for row in read_jsonl(path):
+        question = row.values.get("question")
+        if not isinstance(question, str) or not question.strip():
+            has = ", ".join(row.values) or "nothing"
+            raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")
+        choices = row.values.get("choices", [])
+        if not isinstance(choices, list):
+            raise UserError(f"{row.where}: 'choices' is no list: {choices!r}")
+        name = str(row.values.get("id", row.id))
+        if name in seen:
+            raise UserError(f"{row.where}: the id {name!r} stands in an earlier line too")
+        seen.add(name)
+        examples.append(Example(name, question, choices=tuple(map(str, choices))))
+    if not examples:
+        raise UserError(f"{path}: holds no question")
+    return examples
+
+
+def read_answered(path: Path) -> set[tuple[str, str]]:
+    """(id, question) of what an earlier run has answered; a last line cut off is taken away.
+
+    Raises:
+        UserError: naming the line, when the file holds something else.
+    """
+    if not path.exists():
+        return set()
+    whole, newline, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    answered = set()
+    for number, line in enumerate(whole.split("\n") if whole else [], 1):
+        try:
+            row = json.loads(line)
+            answered.add((row["id"], row["question"]))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{path}, line {number}: not an answer of an earlier run; choose another file"
+            ) from None
+    if rest:
+        if not rest.startswith('{"question"'):
+            raise UserError(f"{path}: not the answers of an earlier run; choose another file")
+        path.write_text(whole + newline, encoding="utf-8")
+    return answered
+
+
+def run_ask(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax ask"""
+    adaptation = open_adaptation(options.adaptation, options.decoder)
+    said = adaptation.ask(options.question, options.choice, seed=options.seed)
+    if options.show_reasoning:
+        show_reasoning(said)
+    print("no answer" if said.answer is None else said.answer)
+
+
+def show_reasoning(said: "Answered") -> None:
+    """Every candidate's reasoning under the answer that it gives, then the votes."""
+    counts = sorted(said.vote.counts.items(), key=lambda counted: -counted[1])
+    for answer, count in counts:
+        mine = [c.reasoning for c in said.candidates if c.answer == answer]
+        print(f"{answer}: {count:g} {'vote' if count == 1 else 'votes'} ({said.vote.rule})")
+        for reasoning in dict.fromkeys(mine):
+            repeats = mine.count(reasoning)
+            print(f"  - {reasoning}" + (f"  (x{repeats})" if repeats > 1 else ""))
+    silent = [c.text.strip() for c in said.candidates if c.answer is None]
+    if silent:
+        print(f"no answer: {len(silent)}")
+        for text in dict.fromkeys(silent):
+            print(f"  - {text}")
+
+
+def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax pretrain"""
+    from adapt_jax.config import checked, override, read_yaml, use_compilation_cache
+    from adapt_jax.evaluation.report import Display
+    from adapt_jax.tuning.pretraining import PretrainingConfig, pretrain
+
+    content = override(read_yaml(options.config), overrides, options.config)
+    config = checked(PretrainingConfig, content, options.config)
+    use_compilation_cache()
+    output = Path(options.output_dir or Path("runs") / Path(options.config).stem)
+    with Display(not options.quiet).stage("pretraining") as update:
+        result = pretrain(
+            config, output, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}")
+        )
+    print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
+    print(f"saved: {output}")
+
+
+def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
+    """A saved adaptation; of tune's or compare's output folder, the one in it, or the best.
+
+    Raises:
+        UserError: when there is none.
+    """
+    from adapt_jax.adaptation import DESCRIPTION, Adaptation
+    from adapt_jax.comparison import RESULTS
+    from adapt_jax.config import use_compilation_cache
+
+    use_compilation_cache()
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if (folder / DESCRIPTION).is_file():
+        return Adaptation.load(folder, decoder)
+    if (folder / "adaptation" / DESCRIPTION).is_file():
+        return Adaptation.load(folder / "adaptation", decoder)
+    if (folder / RESULTS).is_file():
+        best = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("best")
+        if best:
+            return Adaptation.load(folder / "adaptations" / best, decoder)
+    return Adaptation.load(folder, decoder)  # says what is missing

@@ -1,0 +1,435 @@
+"""Climbs the ladder: which technique is enough for this task, and what does each one cost?"""
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from pydantic import BaseModel
+
+from adapt_jax.adaptation import DESCRIPTION, Adaptation
+from adapt_jax.config import (
+    CompareConfig,
+    Overrides,
+    RunConfig,
+    TuneConfig,
+    checked,
+    load_config,
+    use_compilation_cache,
+)
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
+from adapt_jax.errors import UserError, nearest
+from adapt_jax.evaluation import report
+from adapt_jax.evaluation.evaluate import Evaluation, evaluate
+from adapt_jax.evaluation.statistics import paired_difference, paired_p_value
+from adapt_jax.prompting.chain_of_thought import ChainOfThought
+from adapt_jax.prompting.few_shot import FewShot
+from adapt_jax.prompting.prompt import CannotRun
+from adapt_jax.prompting.self_consistency import SelfConsistency
+from adapt_jax.prompting.zero_shot import ZeroShot
+from adapt_jax.tasks.task import Task, load_task
+from adapt_jax.tuning.fine_tuning import FineTuning
+from adapt_jax.tuning.instruction_tuning import InstructionTuning
+from adapt_jax.tuning.lora import LowRank
+from adapt_jax.tuning.prompt_tuning import PromptTuning
+
+Method = Any  # a rung's own options, with an ``adapt`` method
+PROMPTING: dict[str, type[BaseModel]] = {
+    "zero_shot": ZeroShot,
+    "few_shot": FewShot,
+    "chain_of_thought": ChainOfThought,
+    "self_consistency": SelfConsistency,
+}
+TUNING: dict[str, type[BaseModel]] = {
+    "prompt_tuning": PromptTuning,
+    "lora": LowRank,
+    "fine_tuning": FineTuning,
+    "instruction_tuning": InstructionTuning,
+}
+METHODS = PROMPTING | TUNING  # the ladder, from the lowest rung up
+RESULTS = "comparison.json"
+MEASURED = (  # what every rung has in RESULTS, null where it was skipped
+    "accuracy",
+    "ci95",
+    "n",
+    "p_value_vs_previous",
+    "prompt_tokens",
+    "generated_tokens",
+    "seconds",
+    "trainable_parameters",
+    "train_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adaptation, and what it cost to make; ``unseen`` are kinds that its training left out."""
+
+    adaptation: Adaptation
+    trainable_parameters: int = 0
+    train_seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+    unseen: Task | None = None
+
+
+def adapt(
+    name: str,
+    method: Method,
+    model: PretrainedDecoder,
+    task: Task,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    mesh: Mesh | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Adapted:
+    """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
+
+    Args:
+        folder: of the training's checkpoints, where the rung trains.
+        on_step: told of each training step: its number, how many, the loss.
+
+    Raises:
+        CannotRun: with the reason why this rung has no place on this task or decoder.
+    """
+    if name in PROMPTING:
+        return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
+    tuned = method.adapt(model, task, seed=seed, folder=folder, mesh=mesh, on_step=on_step)
+    adaptation = Adaptation(
+        name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
+    )
+    cost = (tuned.trainable_parameters, tuned.train_seconds)
+    return Adapted(adaptation, *cost, tuned.details, tuned.unseen)
+
+
+@dataclass
+class Comparison:
+    """A climbed ladder. ``rungs`` are what stands in comparison.json, in the ladder's order."""
+
+    task: str
+    decoder: str
+    seed: int
+    output_dir: Path
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> list[dict[str, Any]]:
+        """The rungs that were not skipped."""
+        return [rung for rung in self.rungs if rung["status"] == "done"]
+
+    @property
+    def best(self) -> str | None:
+        """The most accurate rung; of equals the one that spends fewer tokens on a question."""
+        if not self.done:
+            return None
+        rank = lambda rung: (rung["accuracy"], -rung["prompt_tokens"] - rung["generated_tokens"])  # noqa: E731
+        return max(self.done, key=rank)["method"]
+
+    def __getitem__(self, method: str) -> dict[str, Any]:
+        """A rung by its name."""
+        for rung in self.rungs:
+            if rung["method"] == method:
+                return rung
+        raise KeyError(method)
+
+    def adaptation(self, method: str | None = None) -> Adaptation:
+        """The saved adaptation of a rung, the best one when not named."""
+        method = method or self.best
+        if method is None or self[method]["status"] != "done":
+            raise UserError(
+                f"{self.output_dir}: no adaptation, {method or 'every rung'} was skipped"
+            )
+        return Adaptation.load(self.output_dir / "adaptations" / method)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written to comparison.json."""
+        return {
+            "task": self.task,
+            "decoder": self.decoder,
+            "seed": self.seed,
+            "best": self.best,
+            "notes": list(self.notes),
+            "rungs": self.rungs,
+        }
+
+    def table(self) -> Any:
+        """The ladder as a rich table."""
+        return report.table(self.rungs, self.title)
+
+    @property
+    def title(self) -> str:
+        """What was compared, in one line."""
+        n = self.done[0]["n"] if self.done else 0
+        return f"{self.task}, {n} test questions, decoder {self.decoder}, seed {self.seed}"
+
+    def write(self) -> None:
+        """comparison.json and the picture, each whole or as it was."""
+        report.write_json(self.output_dir / RESULTS, self.to_dict())
+        report.picture(self.rungs, self.output_dir / "ladder.png", self.title)
+
+
+def compare(
+    config: str | Path | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    *,
+    overrides: Overrides | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Climbs the ladder on the test split of a task.
+
+    Writes ``comparison.json`` (rewritten after every rung), ``ladder.png``,
+    ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
+
+    Args:
+        config: a YAML file such as configs/ladder.yaml, or the mapping that it holds.
+        overrides: values of dotted keys, ``{"task.seed": 7}``.
+
+    Raises:
+        UserError: for whatever the user can mend; nothing is written before all input is checked.
+    """
+    settings, where, folder = load_config(CompareConfig, config, overrides)
+    methods = chosen_methods(settings, where)
+    display = report.Display(progress)
+    task, model, mesh = open_run(settings, folder)
+    output = output_folder(output_dir, settings, config)
+    clear(output)
+    result = Comparison(task.name, settings.decoder, settings.seed, output, notes=task.notes)
+    for note in task.notes:
+        display.line(note)
+    judged: dict[str, Evaluation] = {}
+    compilations = count_compilations()
+    for name, method in methods.items():
+        compiled = len(compilations)
+        try:
+            with display.stage(f"{name}: adapting") as update:
+                adapted = adapt(
+                    name,
+                    method,
+                    model,
+                    task,
+                    seed=settings.seed,
+                    mesh=mesh,
+                    on_step=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),  # noqa: B023
+                )
+        except CannotRun as reason:
+            result.rungs.append(skipped(name, str(reason)))
+        else:
+            with display.stage(f"{name}: answering") as update:
+                evaluation = evaluate(
+                    adapted.adaptation,
+                    task,
+                    seed=settings.seed,
+                    slots=settings.slots,
+                    on_progress=update,
+                )
+            rung = done(name, adapted, evaluation, judged)
+            if adapted.unseen is not None:
+                with display.stage(f"{name}: kinds it has not seen") as update:
+                    rung["unseen_kinds"] = unseen_kinds(adapted, model, settings, update)
+            rung["compilations"] = len(compilations) - compiled
+            judged[name] = evaluation
+            result.rungs.append(rung)
+            adapted.adaptation.save(output / "adaptations" / name)
+            report.write_predictions(output / "predictions" / f"{name}.jsonl", evaluation)
+        result.write()
+        display.line(report.describe(result.rungs[-1]))
+    return result
+
+
+def tune(
+    config: str | Path | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    *,
+    overrides: Overrides | None = None,
+    progress: bool = True,
+) -> Adaptation:
+    """Adapts a decoder by one rung, and saves the adaptation in ``output_dir/adaptation``.
+
+    A training that was interrupted goes on from its last checkpoint in ``output_dir/training``
+    (written every ``checkpoint_every`` steps).
+
+    Raises:
+        UserError: for whatever the user can mend, a rung that cannot run on this task included.
+    """
+    settings, where, folder = load_config(TuneConfig, config, overrides)
+    options = dict(settings.method)
+    name = options.pop("name", None)
+    if name not in METHODS:
+        raise UserError(f"{where}: method.name: {unknown_method(str(name))}")
+    method: Method = checked(METHODS[name], options, f"{where}: method")
+    task, model, mesh = open_run(settings, folder)
+    output = output_folder(output_dir, settings, config)
+    display = report.Display(progress)
+    try:
+        with display.stage(f"{name}: adapting") as update:
+            adapted = adapt(
+                name,
+                method,
+                model,
+                task,
+                seed=settings.seed,
+                folder=output / "training",
+                mesh=mesh,
+                on_step=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),
+            )
+    except CannotRun as reason:
+        raise UserError(f"{where}: {name} cannot run on {task.name}: {reason}") from None
+    adapted.adaptation.save(output / "adaptation")
+    display.line(
+        f"{name}: {adapted.trainable_parameters:,} parameters trained "
+        f"in {adapted.train_seconds:.0f} seconds"
+    )
+    return adapted.adaptation
+
+
+def unknown_method(name: str) -> str:
+    """What to say of a name that is no rung."""
+    return f"unknown method {name!r}{nearest(name, METHODS)}; the rungs are {', '.join(METHODS)}"
+
+
+def chosen_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
+    """The rungs to climb with their options checked, in the ladder's order."""
+    only = settings.only
+    names = [part.strip() for part in only.split(",")] if isinstance(only, str) else only
+    for name in [*settings.methods, *(names or ())]:
+        if name not in METHODS:
+            raise UserError(f"{where}: methods: {unknown_method(name)}")
+    options = dict(settings.methods)
+    if names:  # a rung that is asked for by name is run, with its defaults if need be
+        options = {name: options.get(name) or {} for name in names}
+    methods = {
+        name: checked(method, options[name] or {}, f"{where}: methods.{name}")
+        for name, method in METHODS.items()
+        if options.get(name) is not None
+    }
+    if not methods:
+        raise UserError(f"{where}: methods: no rung to climb; the rungs are {', '.join(METHODS)}")
+    return methods
+
+
+def open_run(settings: RunConfig, folder: Path) -> tuple[Task, PretrainedDecoder, Mesh | None]:
+    """The task, the decoder and the mesh of a run."""
+    use_compilation_cache()
+    assert isinstance(settings.task, dict)  # load_config has read it in
+    task = load_task(settings.task, folder)
+    mesh = None
+    if settings.mesh is not None:
+        from adapt_jax.decoders.sharding import make_mesh
+
+        mesh = make_mesh(**settings.mesh.model_dump())
+    return task, load_pretrained(settings.decoder, mesh=mesh), mesh
+
+
+def output_folder(
+    asked: str | Path | None, settings: RunConfig, config: str | Path | Mapping[str, Any]
+) -> Path:
+    """Where the results go; runs/NAME-OF-THE-FILE when nobody says.
+
+    Raises:
+        UserError: when a file stands there.
+    """
+    name = "run" if isinstance(config, Mapping) else Path(config).stem
+    folder = Path(asked or settings.output_dir or Path("runs") / name)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; expected a folder for the results")
+    return folder
+
+
+def clear(output: Path) -> None:
+    """Takes away what an earlier comparison left in this folder, and nothing else."""
+    (output / RESULTS).unlink(missing_ok=True)
+    for name in METHODS:
+        (output / "predictions" / f"{name}.jsonl").unlink(missing_ok=True)
+        if (output / "adaptations" / name / DESCRIPTION).exists():
+            shutil.rmtree(output / "adaptations" / name)
+
+
+def skipped(name: str, reason: str) -> dict[str, Any]:
+    """A rung that could not run."""
+    rung: dict[str, Any] = {"method": name, "status": "skipped", "reason": reason}
+    return rung | dict.fromkeys(MEASURED)
+
+
+def done(
+    name: str, adapted: Adapted, evaluation: Evaluation, earlier: Mapping[str, Evaluation]
+) -> dict[str, Any]:
+    """A rung as it stands in comparison.json.
+
+    ``p_value_vs_previous`` is McNemar's exact test against the last rung that ran, and
+    ``vs_chain_of_thought`` the paired difference in accuracy with its 95 % interval.
+    """
+    previous = list(earlier.values())[-1] if earlier else None
+    rung: dict[str, Any] = {
+        "method": name,
+        "status": "done",
+        "reason": None,
+        **evaluation.to_dict(),
+        "p_value_vs_previous": previous and paired_p_value(previous.correct, evaluation.correct),
+        "trainable_parameters": adapted.trainable_parameters,
+        "train_seconds": round(adapted.train_seconds, 3),
+        "training": adapted.details,
+    }
+    if "chain_of_thought" in earlier:
+        reference = earlier["chain_of_thought"].correct
+        difference, low, high = paired_difference(evaluation.correct, reference)
+        rung["vs_chain_of_thought"] = {"difference": difference, "ci95": [low, high]}
+    return rung
+
+
+def unseen_kinds(
+    adapted: Adapted, model: PretrainedDecoder, settings: RunConfig, update: report.Update
+) -> dict[str, dict[str, Any]]:
+    """Zero-shot accuracy on kinds of instruction that the training left out, before and after.
+
+    Returns:
+        per kind, and for "all" of them together with McNemar's p-value, the shares answered right.
+    """
+    task, tuned = adapted.unseen, adapted.adaptation
+    assert task is not None
+    prompt = replace(
+        tuned.prompt,
+        template=task.template,
+        instruction=task.instruction,
+        demonstrations=(),
+        parser=task.parser,
+    )
+    before, after = (
+        evaluate(
+            Adaptation("zero_shot", prompt, decoder),
+            task,
+            seed=settings.seed,
+            slots=settings.slots,
+            on_progress=update,
+        )
+        for decoder in (model, tuned.model)
+    )
+
+    def share(correct: list[bool], kind: str | None) -> float:
+        chosen = [c for c, e in zip(correct, task.test, strict=True) if kind in (None, e.kind)]
+        return sum(chosen) / len(chosen)
+
+    result: dict[str, dict[str, Any]] = {
+        name or "all": {"before": share(before.correct, name), "after": share(after.correct, name)}
+        for name in (None, *dict.fromkeys(example.kind for example in task.test))
+    }
+    result["all"]["p_value"] = paired_p_value(before.correct, after.correct)
+    return result
+
+
+@functools.cache
+def count_compilations() -> list[float]:
+    """A list that grows by the seconds of every compilation from now on."""
+    import jax
+
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
