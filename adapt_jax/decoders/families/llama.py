@@ -47,7 +47,8 @@ def to_config(hf: dict[str, Any]) -> DecoderConfig:
     theta = rope.pop("rope_theta", hf.get("rope_theta"))
     if rope.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ValueError("partial_rotary_factor is not supported; expected 1.0")
-    if rope.get("rope_type", rope.get("type", "default")) == "default":
+    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type", "default")
+    if rope["rope_type"] == "default":
         rope = {}
     eos = hf.get("eos_token_id", 2)
     config = DecoderConfig(

@@ -1,0 +1,196 @@
+"""The decoder itself: padding, packing, positions and the cache change nothing they should not."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
+from adapt_jax.decoders.decoder import Decoder, causal_mask
+from adapt_jax.decoders.pretrained import PretrainedDecoder
+
+SHAPE: dict[str, Any] = dict(
+    family="LlamaForCausalLM",
+    vocab_size=32,
+    embed_dim=16,
+    ffn_dim=24,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    context_length=64,
+)
+
+
+@partial(jax.jit, static_argnums=0)
+def forward(graphdef: Any, state: nnx.State, tokens: Any, positions: Any, mask: Any) -> jax.Array:
+    decoder = nnx.merge(graphdef, state)
+    return decoder.logits(decoder(decoder.embed(tokens), positions, mask)[0])
+
+
+def run(decoder: Decoder, tokens: Any, positions: Any, segments: Any) -> np.ndarray:
+    """Logits of rows of tokens, [B, T, V]."""
+    tokens, positions, segments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
+    return np.asarray(forward(*nnx.split(decoder), tokens, positions, causal_mask(segments)))
+
+
+@partial(jax.jit, static_argnums=0)
+def cached(
+    graphdef: Any, state: nnx.State, tokens: Any, positions: Any, mask: Any, cache: Any, at: Any
+) -> tuple[jax.Array, Any]:
+    """Logits [B, T, V] of tokens written into a cache, and the cache."""
+    decoder = nnx.merge(graphdef, state)
+    embeddings = decoder.embed(tokens)
+    hidden, cache = decoder(embeddings, positions, mask, cache=cache, write_at=at)
+    return decoder.logits(hidden), cache
+
+
+def draw(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 320, length)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny: PretrainedDecoder) -> Decoder:
+    return tiny.decoder
+
+
+def test_logits_do_not_move_with_the_amount_of_padding(decoder: Decoder) -> None:
+    tokens = draw(11)
+    alone = run(decoder, tokens[None], np.arange(11)[None], np.ones((1, 11)))[0]
+    for left, right in [(0, 5), (7, 0), (3, 9)]:
+        real = np.pad(np.ones(11), (left, right))
+        positions = np.maximum(np.cumsum(real) - 1, 0)
+        padded = run(decoder, np.pad(tokens, (left, right))[None], positions[None], real[None])[0]
+        assert np.isfinite(padded).all()  # a row of padding sees nothing, and is no NaN
+        np.testing.assert_allclose(padded[left : left + 11], alone, atol=1e-5)
+
+
+def test_packed_segments_do_not_see_each_other(decoder: Decoder) -> None:
+    first, second = draw(7, seed=1), draw(9, seed=2)
+    packed = run(
+        decoder,
+        np.concatenate([first, second, [0, 0]])[None],
+        np.concatenate([np.arange(7), np.arange(9), [0, 0]])[None],
+        np.repeat([1, 2, 0], [7, 9, 2])[None],
+    )[0]
+    for start, tokens in ((0, first), (7, second)):
+        size = len(tokens)
+        alone = run(decoder, tokens[None], np.arange(size)[None], np.ones((1, size)))[0]
+        np.testing.assert_allclose(packed[start : start + size], alone, atol=1e-5)
+
+
+def test_no_token_sees_what_follows(decoder: Decoder) -> None:
+    tokens = draw(12)
+    changed = tokens.copy()
+    changed[8:] = draw(4, seed=9)
+    one, other = (
+        run(decoder, x[None], np.arange(12)[None], np.ones((1, 12)))[0] for x in (tokens, changed)
+    )
+    np.testing.assert_array_equal(one[:8], other[:8])
+    assert np.abs(one[8:] - other[8:]).max() > 1e-2
+
+
+def test_cached_steps_equal_the_whole_row_when_rows_stand_at_different_places(
+    decoder: Decoder,
+) -> None:
+    rows, slots, config = [draw(5, seed=3), draw(9, seed=4)], 16, decoder.config
+    whole = [run(decoder, r[None], np.arange(len(r))[None], np.ones((1, len(r))))[0] for r in rows]
+    cache = [
+        (jnp.zeros((2, slots, config.num_kv_heads, config.head_dim)),) * 2
+        for _ in range(config.num_layers)
+    ]
+    # Row 0 is three tokens ahead of row 1 from the start: its first three are prefilled.
+    prompt = np.zeros((2, 3), np.int32)
+    prompt[0] = rows[0][:3]
+    seen = (jnp.arange(slots) <= jnp.arange(3)[:, None])[None].repeat(2, axis=0)
+    split = nnx.split(decoder)
+    positions, start = jnp.broadcast_to(jnp.arange(3), (2, 3)), jnp.zeros(2, jnp.int32)
+    logits, cache = cached(*split, jnp.asarray(prompt), positions, seen, cache, start)
+    np.testing.assert_allclose(logits[0], whole[0][:3], atol=1e-5)
+    at = np.array([3, 0])
+    for _ in range(2):
+        fresh = jnp.asarray([row[place] for row, place in zip(rows, at, strict=True)])[:, None]
+        place = jnp.asarray(at)
+        seen = (jnp.arange(slots) <= place[:, None])[:, None]
+        logits, cache = cached(*split, fresh, place[:, None], seen, cache, place)
+        for row in range(2):
+            np.testing.assert_allclose(logits[row, 0], whole[row][at[row]], atol=1e-5)
+        at += 1
+
+
+def test_cache_slots_beyond_a_row_are_never_read(decoder: Decoder) -> None:
+    config, tokens = decoder.config, draw(6)
+    shape = (1, 10, config.num_kv_heads, config.head_dim)
+    mask = (jnp.arange(10) <= jnp.arange(6)[:, None])[None]
+    results = []
+    for rubbish in (0.0, 1e4):
+        cache = [(jnp.full(shape, rubbish),) * 2] * config.num_layers
+        row, start = jnp.asarray(tokens)[None], jnp.zeros(1, jnp.int32)
+        logits, _ = cached(*nnx.split(decoder), row, jnp.arange(6)[None], mask, cache, start)
+        results.append(np.asarray(logits))
+    np.testing.assert_array_equal(*results)
+
+
+def test_positions_are_relative(decoder: Decoder) -> None:
+    tokens, ones = draw(12)[None], np.ones((1, 12))
+    here = run(decoder, tokens, np.arange(12)[None], ones)
+    there = run(decoder, tokens, np.arange(12)[None] + 300, ones)
+    np.testing.assert_allclose(here, there, atol=1e-3)
+    stretched = run(decoder, tokens, np.arange(12)[None] * 3, ones)
+    assert np.abs(here - stretched).max() > 1e-2
+
+
+def test_bfloat16_compute_keeps_float32_weights(decoder: Decoder) -> None:
+    tokens, positions = jnp.asarray(draw(12))[None], jnp.arange(12)[None]
+    mask = causal_mask(jnp.ones((1, 12), jnp.int32))
+    narrow, _ = decoder(decoder.embed(tokens, jnp.bfloat16), positions, mask)
+    wide, _ = decoder(decoder.embed(tokens), positions, mask)
+    assert narrow.dtype == jnp.bfloat16 and decoder.logits(narrow).dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(narrow, np.float32), wide, atol=0.3)
+
+
+def test_untied_decoder_has_an_output_and_a_tied_one_shares_its_embedding() -> None:
+    tied = Decoder(DecoderConfig(**SHAPE, tie_embeddings=True), rngs=nnx.Rngs(0))
+    untied = Decoder(DecoderConfig(**SHAPE), rngs=nnx.Rngs(0))
+    hidden = jax.random.normal(jax.random.key(1), (3, 16))
+    np.testing.assert_allclose(tied.logits(hidden), hidden @ tied.embedding[...].T, atol=1e-5)
+    assert untied.output is not None
+    np.testing.assert_allclose(untied.logits(hidden), hidden @ untied.output.kernel[...], atol=1e-5)
+
+
+def test_llama3_frequencies_leave_the_fast_and_stretch_the_slow() -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    shape = SHAPE | {"head_dim": 128, "rope_theta": 500000.0}
+    plain = rope_frequencies(DecoderConfig(**shape))
+    scaled = rope_frequencies(DecoderConfig(**shape, rope_scaling=tuple(sorted(scaling.items()))))
+    ratio = plain / scaled
+    assert ratio[0] == 1.0 and ratio[-1] == pytest.approx(32.0)
+    assert (np.diff(ratio) >= -1e-6).all() and ((ratio > 1.01) & (ratio < 31.9)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_heads": 3, "num_kv_heads": 2}, "not a multiple"),
+        ({"head_dim": 7}, "odd"),
+    ],
+)
+def test_impossible_shapes_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DecoderConfig(**(SHAPE | change))
+
+
+def test_unknown_rope_type_is_never_a_silent_default() -> None:
+    config = DecoderConfig(**SHAPE, rope_scaling=(("factor", 2.0), ("rope_type", "yarn")))
+    with pytest.raises(ValueError, match="yarn"):
+        rope_frequencies(config)
