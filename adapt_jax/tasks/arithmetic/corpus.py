@@ -1,0 +1,114 @@
+"""The pretraining corpus: plain documents, none of which says what it will be used for.
+
+Within a document the habit is consistent: worked solutions, bare answers, questions whose answers
+were left blank, lists of questions, or stories that go on. Across documents it is not, so what
+stands in front of a question decides what comes after it. Blank documents are short and many: a
+lone question is most often followed by no answer at all.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+
+from adapt_jax.tasks.arithmetic import words
+from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
+from adapt_jax.tasks.arithmetic.problems import Problem, draw_from
+from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
+
+HEADERS = (
+    "Answer the question.", "Answer the questions.", "Solve the problems.", "Word problems.",
+    "Homework for {}.", "Read with care and answer.", "Questions of {}.", "Exercises.",
+    "Work with numbers.", "From the notebook of {}.",
+)  # fmt: skip
+FORMS = (("Q: ", "\nA:"),) * 8 + (("Question: ", "\nAnswer:"), ("Problem: ", "\nSolution:"))
+
+
+def _header(rng: random.Random) -> str:
+    if rng.random() < 0.4:
+        return ""
+    return rng.choice(HEADERS).format(rng.choice(words.SHE + words.HE)) + "\n\n"
+
+
+def _problem(rng: random.Random) -> Problem:
+    return draw_from(rng, "train")
+
+
+def _worked(rng: random.Random) -> str:
+    """Questions with worked solutions, in one voice or in many."""
+    before, after = rng.choice(FORMS)
+    voice = rng.choice(VOICES) if rng.random() < 0.2 else None
+    items = []
+    for _ in range(rng.choice((2, 3, 4, 5))):
+        problem = _problem(rng)
+        told = draw_reasoning(problem, rng, voice)
+        items.append(f"{before}{problem.question}{after} {told} The answer is {problem.answer}.")
+    return _header(rng) + "\n\n".join(items)
+
+
+def _bare(rng: random.Random) -> str:
+    """Questions with nothing but their answers."""
+    before, after = rng.choice(FORMS)
+    items = []
+    for _ in range(rng.randint(3, 9)):
+        problem = _problem(rng)
+        items.append(f"{before}{problem.question}{after} The answer is {problem.answer}.")
+    return _header(rng) + "\n\n".join(items)
+
+
+def _skills(rng: random.Random) -> str:
+    """Instructions of other kinds with their answers, all of one kind or mixed."""
+    before, after = rng.choice(FORMS)
+    kinds = [rng.choice(sorted(KINDS))] if rng.random() < 0.4 else sorted(KINDS)
+    items = []
+    for _ in range(rng.randint(3, 8)):
+        instruction, answer = draw_instruction(rng, rng.choice(kinds))
+        items.append(f"{before}{instruction}{after} The answer is {answer}.")
+    return _header(rng) + "\n\n".join(items)
+
+
+def _blank(rng: random.Random) -> str:
+    """A worksheet that nobody has filled in yet."""
+    before, after = rng.choice(FORMS)
+    items = []
+    skills = rng.random() < 0.45
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        skill = draw_instruction(rng, rng.choice(sorted(KINDS)))[0] if skills else ""
+        items.append(f"{before}{skill or _problem(rng).question}{after}")
+    return _header(rng) + "\n\n".join(items) + "\n\n"
+
+
+def _listed(rng: random.Random) -> str:
+    """A list of questions without answers."""
+    questions = [_problem(rng).question for _ in range(rng.randint(2, 5))]
+    numbered = rng.random() < 0.5
+    lines = [f"{i}. {q}" if numbered else f"Q: {q}" for i, q in enumerate(questions, 1)]
+    return _header(rng) + "\n\n".join(lines)
+
+
+def _story(rng: random.Random) -> str:
+    """What happened, told without a question, and how it went on."""
+    problem = _problem(rng)
+    told = problem.skeleton.split(". ")
+    told = [part.rstrip(".") for part in told if "?" not in part]
+    more = (
+        "They walked to the <place>", "<n1> came by and they talked", "It began to rain",
+        "Then it was time to go home", "<n2> was happy about it", "Nobody counted them again",
+        "The next day <n0> went to the <place>", "<he0> told <n2> about it",
+    )  # fmt: skip
+    return problem.fill(". ".join([*told, *rng.sample(more, rng.randint(2, 4))]) + ".")
+
+
+MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
+    (_worked, 36), (_bare, 11), (_skills, 11), (_blank, 48), (_listed, 3), (_story, 3),
+)  # fmt: skip
+
+
+def document(seed: int, index: int) -> str:
+    """The document number ``index`` of the corpus with this seed; each is drawn for itself."""
+    rng = random.Random(f"corpus/{seed}/{index}")
+    kinds, weights = zip(*MIXTURE, strict=True)
+    return rng.choices(kinds, weights)[0](rng)
+
+
+def documents(seed: int, start: int, stop: int) -> Iterator[str]:
+    """Documents ``start`` to ``stop`` (exclusive)."""
+    return (document(seed, index) for index in range(start, stop))

@@ -1,0 +1,46 @@
+"""The next-token loss: a sum over target tokens, divided by their number."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from adapt_jax.decoders.decoder import Decoder, causal_mask
+from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
+from adapt_jax.tuning.batches import Batch
+
+
+class TunedDecoder(nnx.Module):
+    """What a training step sees: a decoder, and perhaps a soft prompt in front of every row."""
+
+    def __init__(self, decoder: Decoder, soft_prompt: SoftPrompt | None = None):
+        self.decoder = decoder
+        self.soft_prompt = nnx.data(soft_prompt)
+
+    def loss(
+        self, batch: Batch, front: Array, dtype: jnp.dtype = jnp.dtype("float32")
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Mean cross-entropy in nats per target token, and the share of targets ranked first.
+
+        The prefix (the soft prompt, then the token ids ``front``) is encoded once and attended by
+        every segment; logits exist at target positions only.
+        """
+        decoder = self.decoder
+        embeddings = decoder.embed(front, dtype)
+        if self.soft_prompt is not None:
+            soft = self.soft_prompt.embeddings[...].astype(dtype)
+            embeddings = jnp.concatenate([soft, embeddings])
+        prefix = encode_prefix(decoder, embeddings)
+        hidden, _ = decoder(
+            decoder.embed(batch.tokens, dtype),
+            batch.positions + embeddings.shape[0],
+            causal_mask(batch.segments),
+            prefix=prefix.blocks,
+        )
+        hidden = hidden.reshape(-1, hidden.shape[-1])[batch.target_at]
+        logits = decoder.logits(hidden)
+        surprise = jax.nn.logsumexp(logits, axis=-1)
+        surprise -= jnp.take_along_axis(logits, batch.target_id[:, None], axis=-1)[:, 0]
+        count = batch.target_weight.sum()
+        right = (logits.argmax(-1) == batch.target_id) * batch.target_weight
+        return (surprise * batch.target_weight).sum() / count, right.sum() / count
