@@ -1,0 +1,149 @@
+"""Template: how an instruction, a question and an answer become the text a decoder reads."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapt_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from adapt_jax.tasks.task import Example
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """``text`` with each ``{name}`` of ``values`` replaced, in one pass: what is put in is never
+    read as a placeholder itself, so questions may hold braces."""
+    return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A solved question that stands in front of the one that is asked."""
+
+    question: str
+    answer: str
+    reasoning: str = ""
+    choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
+
+    @classmethod
+    def of(cls, example: "Example") -> "Demonstration":
+        return cls(example.question, example.answer, example.reasoning, example.choices)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The wording around instruction, question and answer.
+
+    ``front(...) + ask(question) + respond(answer, reasoning)`` is the whole text, with nothing
+    between the three. The default is the form of the few-shot chain-of-thought papers
+    (2201.11903, appendix G).
+
+    Attributes:
+        instruction: wraps ``{instruction}``; left out when a task has no instruction.
+        question: wraps ``{question}``, ending where the answer begins.
+        choice: one line for each of a question's choices, from ``{letter}`` and ``{choice}``;
+            the empty string shows none (many labels, named once in the instruction).
+        answer: wraps ``{answer}``.
+        reasoned: wraps ``{reasoning}`` and ``{answer}``; the words between are the marker by
+            which the answer is found again.
+        separator: between a demonstration and the next question.
+        stop: strings that end a generation; when empty, the beginning of a next question.
+
+    Raises:
+        UserError: for a placeholder that the field does not know, or one that it lacks.
+    """
+
+    instruction: str = "{instruction}\n\n"
+    question: str = "Q: {question}\nA:"
+    choice: str = "\n({letter}) {choice}"
+    answer: str = " The answer is {answer}."
+    reasoned: str = " {reasoning} The answer is {answer}."
+    separator: str = "\n\n"
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = {
+            "instruction": {"instruction"},
+            "question": {"question"},
+            "choice": {"letter", "choice"},
+            "answer": {"answer"},
+            "reasoned": {"reasoning", "answer"},
+            "separator": set(),
+        }
+        for field, names in known.items():
+            wording = getattr(self, field)
+            if not isinstance(wording, str):
+                raise UserError(f"template.{field}: expected a text, found {wording!r}")
+            found = set(PLACEHOLDER.findall(wording))
+            for name in sorted(found - names):
+                raise UserError(
+                    f"template.{field}: unknown placeholder {{{name}}}{nearest(name, names)}"
+                )
+            if field in ("question", "answer", "reasoned") and found < names:
+                lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
+                raise UserError(f"template.{field}: lacks {lacking}")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not stop:
+            opening = (self.separator + self.question.partition("{question}")[0]).rstrip()
+            stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
+        object.__setattr__(self, "stop", stop)
+
+    def front(
+        self, instruction: str, demonstrations: Sequence[Demonstration], reasoning: bool
+    ) -> str:
+        """Everything before the question: the instruction, then the demonstrations."""
+        parts = [fill(self.instruction, {"instruction": instruction})] if instruction else []
+        for shown in demonstrations:
+            parts.append(self.ask(shown.question, shown.choices))
+            parts.append(self.respond(shown.answer, shown.reasoning if reasoning else ""))
+            parts.append(self.separator)
+        return "".join(parts)
+
+    def ask(self, question: str, choices: Sequence[str] = ()) -> str:
+        """The question and its choices, ending where the answer begins.
+
+        Raises:
+            UserError: for more than 26 choices to show.
+        """
+        shown = choices if self.choice else ()
+        if len(shown) > len(LETTERS):
+            raise UserError(
+                f"{len(shown)} choices are more than letters: set template.choice to '' and the "
+                "answer parser to 'label'"
+            )
+        lines = (
+            fill(self.choice, {"letter": letter, "choice": choice})
+            for letter, choice in zip(LETTERS, shown, strict=False)
+        )
+        return fill(self.question, {"question": question + "".join(lines)})
+
+    def respond(self, answer: str, reasoning: str = "") -> str:
+        """The text that a decoder should write after the question."""
+        wording = self.reasoned if reasoning else self.answer
+        return fill(wording, {"answer": answer, "reasoning": reasoning})
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Generated text -> (reasoning, the text after the last marker).
+
+        The marker ("The answer is") is found in any letter case, at the start of a word. Where
+        it does not occur, or the template has none, both parts are the whole text.
+        """
+        for marker in self._markers():
+            start = r"(?<!\w)" if marker[0].isalnum() else ""
+            found = list(re.finditer(start + re.escape(marker), text, re.IGNORECASE))
+            if found:
+                return text[: found[-1].start()].strip(), text[found[-1].end() :]
+        return text, text
+
+    def _markers(self) -> list[str]:
+        """The words in front of ``{answer}``, with reasoning and without."""
+        before = (self.reasoned.partition("{answer}")[0], self.answer.partition("{answer}")[0])
+        markers = (text.rpartition("}")[2].strip() for text in before)
+        return [marker for marker in dict.fromkeys(markers) if marker]
