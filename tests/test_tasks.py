@@ -244,6 +244,14 @@ def test_the_embedded_task_loads_from_its_file() -> None:
     assert all(task.grade(example.answer, example) for example in task.test)
 
 
+def test_the_embedded_task_has_only_the_splits_that_are_asked_for() -> None:
+    config = {"name": "sums", "source": {"name": "arithmetic"}}
+    task = load_task({**config, "splits": {"test": 3, "train": 0}, "seed": 5})
+    assert [len(getattr(task, split)) for split in SPLITS] == [0, 0, 3]
+    with pytest.raises(UserError, match="the test split is empty"):
+        load_task({**config, "splits": {"train": 3}})
+
+
 @pytest.mark.parametrize(
     ("name", "test", "reasoning"),
     [

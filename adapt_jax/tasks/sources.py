@@ -247,7 +247,8 @@ def arithmetic(options: Mapping[str, Any], *, seed: int, folder: Path, sizes: Si
         if not isinstance(size, int):
             raise UserError(f"splits.{split}: the arithmetic source needs a number, not {size}")
         counts[split] = size
-    return splits(seed, **counts)
+    drawn = splits(seed, **counts)
+    return {split: drawn[split] for split in SPLITS if counts[split]}
 
 
 SOURCES: dict[str, Callable[..., Rows]] = {

@@ -159,8 +159,8 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     notes = _drop_leaks(divided)
     _unique_ids(divided, where)
     for split in SPLITS:
-        wanted = split == "test" or split in rows or sizes[split]
-        if not divided[split] and wanted and (split == "test" or sizes[split] != 0):
+        asked = sizes[split] != 0 and (split in rows or sizes[split] is not None)
+        if not divided[split] and (split == "test" or asked):
             why = f" ({'; '.join(notes)})" if notes else ""
             raise UserError(f"{where}: the {split} split is empty{why}")
     return Task(
