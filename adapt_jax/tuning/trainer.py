@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,32 +109,37 @@ def train(
         row_multiple=row_multiple,
     )
     update = optimizer(config)
-    state = TrainState(chosen, jax.jit(update.init)(chosen))
+    state = TrainState(chosen, update.init(chosen))  # not jitted: slots lie where parameters lie
+    if mesh is not None:
+        state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
     result = TrainingResult(trainable_parameters=count)
     checkpoints = Checkpoints(folder) if folder is not None and config.checkpoint_every else None
-    first = 0
+    first, run = 0, _identity(config, seed, front, examples)
     if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
         first, state, extra = found
+        _check_same_run(extra.get("run", run), run, checkpoints.folder)
         batches.set_state(extra["data"])
         result.losses = list(extra["losses"])
     step, tokens = make_step(graph, update), jnp.asarray(front, jnp.int32)
     began, pending, padding = time.perf_counter(), None, []
-    for index in range(first, config.steps):
-        batch = next(batches)
-        padding.append(float(np.mean(np.asarray(batch.segments) == 0)))
-        state, nats, _ = step(state, frozen, place_batch(batch), tokens)
-        if pending is not None:  # the one before: the device works while the host packs
-            _record(result, pending, config.steps, on_step)
-        pending = nats
-        last = index + 1 == config.steps
-        if last or (checkpoints is not None and (index + 1) % config.checkpoint_every == 0):
-            _record(result, pending, config.steps, on_step)
-            pending = None
-            if checkpoints is not None:
-                extra = {"data": batches.get_state(), "losses": result.losses}
-                checkpoints.save(index + 1, state, extra)
-    if checkpoints is not None:
-        checkpoints.close()
+    try:
+        for index in range(first, config.steps):
+            batch = next(batches)
+            padding.append(float(np.mean(np.asarray(batch.segments) == 0)))
+            state, nats, _ = step(state, frozen, place_batch(batch), tokens)
+            if pending is not None:  # the one before: the device works while the host packs
+                _record(result, pending, config.steps, on_step)
+            pending = nats
+            last = index + 1 == config.steps
+            if last or (checkpoints is not None and (index + 1) % config.checkpoint_every == 0):
+                _record(result, pending, config.steps, on_step)
+                pending = None
+                if checkpoints is not None:
+                    extra = {"data": batches.get_state(), "losses": result.losses, "run": run}
+                    checkpoints.save(index + 1, state, extra)
+    finally:  # also when interrupted: what was saved so far is written out
+        if checkpoints is not None:
+            checkpoints.close()
     result.seconds = time.perf_counter() - began
     result.padding_share = float(np.mean(padding)) if padding else 0.0
     result.dropped = batches.dropped
@@ -145,15 +151,38 @@ def train(
     return result
 
 
-def _record(
-    result: TrainingResult, nats: jax.Array, steps: int, on_step: OnStep | None
-) -> None:
+def _record(result: TrainingResult, nats: jax.Array, steps: int, on_step: OnStep | None) -> None:
     loss = float(nats)
     if not np.isfinite(loss):
         raise UserError(f"the loss of step {len(result.losses) + 1} is {loss}; try a lower rate")
     result.losses.append(loss)
     if on_step is not None:
         on_step(len(result.losses), steps, loss)
+
+
+def _identity(
+    config: TrainingConfig, seed: int, front: Sequence[int], examples: Sequence[TrainingExample]
+) -> dict[str, Any]:
+    """What must be the same for a run to go on from a checkpoint, as plain JSON."""
+    data = zlib.crc32(repr((tuple(front), examples[0] if len(examples) else None)).encode())
+    told = config.model_dump(exclude={"checkpoint_every"})
+    return {**told, "seed": seed, "examples": len(examples), "data": data}
+
+
+def _check_same_run(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
+    for key in here:
+        if there.get(key) != here[key]:
+            raise UserError(
+                f"{folder} holds a checkpoint of another run: {key} is {there.get(key)} there, "
+                f"{here[key]} here; go on with the same settings, or choose an empty folder"
+            )
+
+
+def _on_mesh(leaf: jax.Array, mesh: Mesh) -> jax.Array:
+    """Step counters and the like, which follow no parameter, lie everywhere."""
+    if isinstance(leaf.sharding, NamedSharding):
+        return leaf
+    return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
 
 
 def _batch_shardings(batch: Batch, mesh: Mesh) -> Batch:

@@ -1,0 +1,110 @@
+"""Packing: every token of every example arrives once, and segments know nothing of each other."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapt_jax.errors import UserError
+from adapt_jax.tuning.batches import Batches, TrainingExample, best_fit, pack
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> list[TrainingExample]:
+    lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=20))
+    made, next_token = [], 1
+    for number, length in enumerate(lengths):
+        start = draw(st.integers(0, length))
+        tokens = tuple(range(next_token, next_token + length))  # all different: none can hide
+        made.append(TrainingExample(str(number), tokens, start))
+        next_token += length
+    return made
+
+
+@settings(deadline=None)
+@given(examples(), st.integers(24, 60))
+def test_packing_loses_nothing_and_positions_restart(made, row_length):
+    rows = len(best_fit([len(example.tokens) for example in made], row_length))
+    targets = sum(example.targets for example in made)
+    batch, left_over = pack(made, rows, row_length, targets)
+    assert left_over == []
+    found = {}
+    for tokens, positions, segments in zip(
+        batch.tokens, batch.positions, batch.segments, strict=True
+    ):
+        for segment in range(1, segments.max() + 1):
+            inside = segments == segment
+            assert list(positions[inside]) == list(range(inside.sum()))
+            assert np.ptp(np.flatnonzero(inside)) == inside.sum() - 1
+            found[tokens[inside][0]] = tuple(int(token) for token in tokens[inside])
+        assert not tokens[segments == 0].any()
+    assert sorted(found.values()) == sorted(example.tokens for example in made)
+
+
+@settings(deadline=None)
+@given(examples(), st.integers(24, 60))
+def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(made, row_length):
+    rows = len(best_fit([len(example.tokens) for example in made], row_length))
+    targets = sum(example.targets for example in made)
+    batch, _ = pack(made, rows, row_length, targets + 5)
+    real = batch.target_weight > 0
+    pairs = zip(batch.tokens.reshape(-1)[batch.target_at[real]], batch.target_id[real], strict=True)
+    expected = [
+        (example.tokens[at - 1], example.tokens[at])
+        for example in made
+        for at in range(max(example.target_start, 1), len(example.tokens))
+    ]
+    assert sorted((int(a), int(b)) for a, b in pairs) == sorted(expected)
+    assert real.sum() == targets
+
+
+def test_what_does_not_fit_is_left_over_and_counted():
+    made = [TrainingExample(str(i), (i,) * 8, 4) for i in range(1, 5)]
+    batch, left_over = pack(made, rows=1, row_length=16, targets=100)
+    assert len(left_over) == 2 and (batch.segments > 0).sum() == 16
+    batch, left_over = pack(made, rows=2, row_length=16, targets=9)
+    assert len(left_over) == 2 and batch.target_weight.sum() == 8
+
+
+def test_every_epoch_holds_every_example_and_the_seed_decides_the_order():
+    made = [TrainingExample(str(i), (i, i, i), 1) for i in range(1, 9)]
+
+    def seen(seed, steps=4):
+        batches = Batches(made, 4, steps, seed=seed)
+        return [sorted(set(next(batches).tokens.reshape(-1)) - {0}) for _ in range(steps)]
+
+    first = seen(0)
+    assert sorted(first[0] + first[1]) == list(range(1, 9)) == sorted(first[2] + first[3])
+    assert first == seen(0) and first != seen(1)
+
+
+def test_a_restored_position_goes_on_with_the_same_batches():
+    made = [TrainingExample(str(i), (i,) * (1 + i % 5) + (9,), 1) for i in range(1, 30)]
+    batches = Batches(made, 4, 12, seed=3)
+    for _ in range(5):
+        next(batches)
+    state = batches.get_state()
+    rest = [next(batches) for _ in range(7)]
+    other = Batches(made, 4, 12, seed=3)
+    other.set_state(state)
+    for batch in rest:
+        again = next(other)
+        np.testing.assert_array_equal(batch.tokens, again.tokens)
+        np.testing.assert_array_equal(batch.target_id, again.target_id)
+
+
+def test_all_batches_of_a_run_share_one_shape_that_the_devices_divide():
+    made = [TrainingExample(str(i), tuple(range(1, 2 + i % 90)) + (7,), 1) for i in range(40)]
+    batches = Batches(made, 10, 8, seed=0, row_length=96, row_multiple=4)
+    shapes = {next(batches).tokens.shape for _ in range(8)}
+    assert len(shapes) == 1 and shapes.pop()[0] % 4 == 0
+    assert batches.dropped == 0
+
+
+def test_unusable_examples_are_refused():
+    with pytest.raises(UserError, match="no example to train on"):
+        Batches([], 4, 2, seed=0)
+    with pytest.raises(UserError, match="no example has a target"):
+        Batches([TrainingExample("a", (1, 2), 2)], 1, 1, seed=0)
+    with pytest.raises(UserError, match="row_length 4: an example has 6 tokens"):
+        Batches([TrainingExample("a", (1,) * 6, 2)], 1, 1, seed=0, row_length=4)
