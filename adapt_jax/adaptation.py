@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, save_pretrained
@@ -86,7 +87,9 @@ class Adaptation:
         asked = [prompt.template.ask(example.question, example.choices) for example in examples]
         front, questions = tokenize(self.model, prompt, asked)
         prefix = self.prefix(tuple(front))
-        engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots)
+        placed = self.model.decoder.embedding[...].sharding
+        mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+        engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
         requests = [
             Request(example.id, tuple(tokens))
             for example, tokens in zip(examples, questions, strict=True)
@@ -95,8 +98,7 @@ class Adaptation:
         for index, number, candidate in engine.run(requests):
             mine = collected.setdefault(index, {})
             mine[number] = self.read(candidate, examples[index])
-            too_long = candidate.finish_reason == "too_long"
-            if len(mine) < wanted and not too_long:
+            if len(mine) < wanted:
                 continue
             candidates = tuple(mine[number] for number in sorted(mine))
             result = vote(candidates, rule=prompt.vote)
@@ -113,7 +115,7 @@ class Adaptation:
                     prompt_tokens=len(prefix) + len(questions[index]),
                     generated_tokens=sum(len(c.token_ids) for c in candidates),
                     seconds=now - started,
-                    too_long=too_long,
+                    too_long=candidate.finish_reason == "too_long",
                 ),
             )
             started = now
