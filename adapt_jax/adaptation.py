@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, save_pretrained
@@ -88,7 +89,8 @@ class Adaptation:
         front, questions = tokenize(self.model, prompt, asked)
         prefix = self.prefix(tuple(front))
         placed = self.model.decoder.embedding[...].sharding
-        mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+        sharded = isinstance(placed, NamedSharding) and isinstance(placed.mesh, Mesh)
+        mesh = placed.mesh if sharded else None
         engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
         requests = [
             Request(example.id, tuple(tokens))
@@ -263,4 +265,4 @@ def read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> 
             f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "
             f"have size {model.config.embed_dim}"
         )
-    return SoftPrompt(embeddings, before_bos)
+    return SoftPrompt(jnp.asarray(embeddings), before_bos)

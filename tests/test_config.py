@@ -78,10 +78,16 @@ def test_an_override_leaves_the_given_mapping_alone():
     ("data", "line"),
     [
         ({"name": "x", "training": {"step": 3}}, "f: unknown key 'training.step'; did you mean"),
-        ({"name": "x", "mesh": {"tensors": 3}}, "f: unknown key 'mesh.tensors'; did you mean 'tens"),
+        (
+            {"name": "x", "mesh": {"tensors": 3}},
+            "f: unknown key 'mesh.tensors'; did you mean 'tens",
+        ),
         ({"nam": "x"}, "f: the key 'name' is missing"),
         ({"name": "x", "zzz": 1}, "f: unknown key 'zzz'; valid keys: training, mesh, name"),
-        ({"name": "x", "training": {"steps": "many"}}, "f: training.steps: Input should be a valid"),
+        (
+            {"name": "x", "training": {"steps": "many"}},
+            "f: training.steps: Input should be a valid",
+        ),
     ],
 )
 def test_the_mistake_is_told_with_its_key(data: dict, line: str):
@@ -92,7 +98,11 @@ def test_the_mistake_is_told_with_its_key(data: dict, line: str):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a: [1", "not valid YAML"), ("- a", "expected `key: value` lines, found list"), ("", "found")],
+    [
+        ("a: [1", "not valid YAML"),
+        ("- a", "expected `key: value` lines, found list"),
+        ("", "found"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str, expected: str):
     (tmp_path / "bad.yaml").write_text(text)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
-from adapt_jax.decoders.decoder import Decoder, causal_mask
+from adapt_jax.decoders.decoder import CHUNK, Decoder, attend, causal_mask
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 
 SHAPE: dict[str, Any] = dict(
@@ -194,3 +194,27 @@ def test_unknown_rope_type_is_never_a_silent_default() -> None:
     config = DecoderConfig(**SHAPE, rope_scaling=(("factor", 2.0), ("rope_type", "yarn")))
     with pytest.raises(ValueError, match="yarn"):
         rope_frequencies(config)
+
+
+def test_chunked_attention_equals_whole_attention() -> None:
+    rows, length, prefix = 2, 4 * CHUNK + 5, 6
+    keys = jax.random.split(jax.random.key(0), 5)
+    queries = jax.random.normal(keys[0], (rows, length, 4, 8))
+    own = [jax.random.normal(key, (rows, length, 2, 8)) for key in keys[1:3]]
+    front = [jax.random.normal(key, (prefix, 2, 8)) for key in keys[3:]]
+    # Rows packed differently, with padding at either end.
+    segments = np.repeat([[0, 1, 2, 3, 0]], rows, axis=0).repeat([3, 9, length - 40, 20, 8], axis=1)
+    segments[1] = np.roll(segments[1], 11)
+    mask, seen = causal_mask(jnp.asarray(segments)), jnp.arange(prefix) < 4
+    found = attend(queries, [(*front, seen), (*own, mask)])
+    scores = []
+    for block, allowed in ((front, seen), (own, mask[:, None])):
+        spread = jnp.repeat(jnp.broadcast_to(block[0], (rows, *block[0].shape[-3:])), 2, axis=2)
+        score = jnp.einsum("btnh,bsnh->bnts", queries, spread) * 8**-0.5
+        scores.append(jnp.where(allowed, score, -jnp.inf))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    values = [
+        jnp.repeat(jnp.broadcast_to(b[1], (rows, *b[1].shape[-3:])), 2, 2) for b in (front, own)
+    ]
+    expected = jnp.einsum("bnts,bsnh->btnh", weights, jnp.concatenate(values, axis=1))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -99,7 +99,7 @@ def _attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Arra
         scores.append(score)
     highest = jnp.stack([score.max(axis=-1) for score in scores]).max(axis=0)[..., None]
     highest = jax.lax.stop_gradient(highest)
-    mixed, total = 0.0, 0.0
+    mixed, total = jnp.zeros(()), jnp.zeros(())
     for score, (_, values, _) in zip(scores, blocks, strict=True):
         weights = jnp.exp(score - highest)
         equation = "bkqs,ksh->bkqh" if values.ndim == 3 else "bkqs,bksh->bkqh"

@@ -6,6 +6,7 @@ keys and values is exact: the same logits and gradients as repeating it in every
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ class Prefix:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def embeddings(self, decoder: Decoder, dtype=jnp.float32) -> Float[Array, "P D"]:
+    def embeddings(self, decoder: Decoder, dtype: Any = jnp.float32) -> Float[Array, "P D"]:
         """The prefix as input embeddings of this decoder."""
         rows = [
             part.embeddings[...].astype(dtype)

@@ -264,14 +264,15 @@ def read_tensor(
     if dtype is None and jax.default_backend() == "cpu":
         dtype = jnp.float32
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = (slice(None),) * len(shape) if index is None else index
         array = stored[index[::-1] if swapped else index]
         array = array.T if swapped else array
         return np.ascontiguousarray(array.astype(dtype or array.dtype))
 
     if place is not None:
         return jax.make_array_from_callback(shape, place, part)
-    return jnp.asarray(part((slice(None),) * len(shape)))
+    return jnp.asarray(part(None))
 
 
 def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -68,8 +68,8 @@ def paired_difference(
     low_2, high_2 = wilson_interval(both + only_second, total, z)
     margins = (both + only_first) * (only_second + neither)
     margins *= (both + only_second) * (only_first + neither)
-    cross = both * neither - only_first * only_second
-    cross = max(cross - total / 2, 0) if cross > 0 else cross  # the paper's continuity correction
+    cross = float(both * neither - only_first * only_second)
+    cross = max(cross - total / 2, 0.0) if cross > 0 else cross  # the paper's continuity correction
     phi = cross / math.sqrt(margins) if margins else 0.0
 
     def reach(a: float, b: float) -> float:

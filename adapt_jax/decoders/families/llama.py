@@ -28,7 +28,8 @@ TENSORS: tuple[tuple[str, str, bool], ...] = (
     ("model.norm.weight", "norm.scale", False),
     ("lm_head.weight", "output.kernel", True),
 )
-IGNORED = ("rotary_emb.inv_freq",)  # old checkpoints store what the config already says
+# Old checkpoints store what the config already says.
+IGNORED: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
 
 def to_config(hf: dict[str, Any]) -> DecoderConfig:

@@ -1,0 +1,206 @@
+"""Training: exact losses and gradients, frozen leaves untouched, the same on one device and eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.decoders.sharding import make_mesh
+from adapt_jax.errors import UserError
+from adapt_jax.tuning.batches import TrainingExample, pack
+from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.optimizers import TrainingConfig
+from adapt_jax.tuning.trainer import train
+
+SOFT = nnx.PathContains("soft_prompt")
+CONFIG = TrainingConfig(steps=8, batch_size=4, learning_rate=1e-2, warmup_steps=2, row_length=64)
+
+
+def made_examples(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    examples = []
+    for number in range(count):
+        tokens = rng.integers(3, 320, rng.integers(6, 30))
+        start = int(rng.integers(1, len(tokens) - 1))
+        examples.append(TrainingExample(str(number), tuple(tokens.tolist()), start))
+    return examples
+
+
+def soft_prompt(length=5, seed=1):
+    return SoftPrompt(np.random.default_rng(seed).normal(0, 0.2, (length, 32)))
+
+
+def leaves(model, chosen=nnx.Param):
+    state = nnx.state(model, chosen)
+    return {
+        str(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def gradients(model, loss):
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    value, grads = jax.value_and_grad(lambda p: loss(nnx.merge(graph, p, rest)))(params)
+    return float(value), jax.tree.leaves(grads)
+
+
+def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
+    examples, front = made_examples(), (0, 7, 8)
+    batch, left_over = pack(examples, 5, 64, 400)
+    assert not left_over and (batch.segments.max(axis=1) > 1).any()
+    model = TunedDecoder(tiny.decoder, soft_prompt())
+
+    def repeated(model):
+        total = 0.0
+        for example in examples:
+            tokens = jnp.asarray((*front, *example.tokens))
+            embedded = jnp.concatenate(
+                [model.soft_prompt.embeddings[...], model.decoder.embed(tokens)]
+            )
+            length = embedded.shape[0]
+            mask = jnp.tril(jnp.ones((1, length, length), bool))
+            hidden, _ = model.decoder(embedded[None], jnp.arange(length)[None], mask)
+            log_probs = jax.nn.log_softmax(model.decoder.logits(hidden[0]))
+            targets = example.tokens[example.target_start :]
+            at = length - len(targets) - 1 + np.arange(len(targets))
+            total -= log_probs[at, np.asarray(targets)].sum()
+        return total / sum(example.targets for example in examples)
+
+    front_ids = jnp.asarray(front)
+    packed_loss, packed = gradients(model, lambda model: model.loss(batch, front_ids)[0])
+    plain_loss, plain = gradients(model, repeated)
+    assert packed_loss == pytest.approx(plain_loss, abs=1e-5)
+    for ours, theirs in zip(packed, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_prompt_gradient_equals_that_of_peft(tiny, tiny_folder):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    reference = peft.get_peft_model(reference, settings)
+    examples, soft = made_examples(6), soft_prompt()
+    embedding = reference.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        embedding.copy_(torch.tensor(np.asarray(soft.embeddings[...])))
+    width = max(len(example.tokens) for example in examples)
+    ids = np.full((6, width), 2)
+    labels, mask = np.full((6, width), -100), np.zeros((6, width), int)
+    for row, example in enumerate(examples):
+        length = len(example.tokens)
+        ids[row, :length], mask[row, :length] = example.tokens, 1
+        labels[row, example.target_start : length] = example.tokens[example.target_start :]
+    arguments = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    loss = reference(**{name: torch.tensor(value) for name, value in arguments.items()}).loss
+    loss.backward()
+
+    batch, _ = pack(examples, 4, 64, 200)
+    model = TunedDecoder(tiny.decoder, soft)
+    graph, prompt, frozen = nnx.split(model, SOFT, ...)
+
+    def ours(prompt):
+        return nnx.merge(graph, prompt, frozen).loss(batch, jnp.zeros(0, jnp.int32))[0]
+
+    value, gradient = jax.value_and_grad(ours)(prompt)
+    assert float(value) == pytest.approx(loss.item(), abs=1e-5)
+    (gradient,) = jax.tree.leaves(gradient)
+    assert np.abs(gradient).max() > 1e-3
+    np.testing.assert_allclose(gradient, embedding.grad.numpy(), atol=1e-5)
+
+
+def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
+    model = TunedDecoder(tiny.decoder, soft_prompt())
+    before = leaves(model.decoder)
+    prompt_before = np.asarray(model.soft_prompt.embeddings[...])
+    config = CONFIG.model_copy(update={"steps": 30, "batch_size": 12, "weight_decay": 0.1})
+    seen = []
+    result = train(
+        model,
+        SOFT,
+        made_examples(),
+        config,
+        seed=0,
+        front=(0, 7),
+        on_step=lambda *a: seen.append(a),
+    )
+    assert result.losses[-1] < result.losses[0] - 0.1
+    assert result.trainable_parameters == 5 * 32
+    assert seen == [(i, 30, loss) for i, loss in enumerate(result.losses, 1)]
+    assert np.abs(np.asarray(model.soft_prompt.embeddings[...]) - prompt_before).max() > 1e-3
+    for path, leaf in leaves(model.decoder).items():
+        np.testing.assert_array_equal(leaf, before[path])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "sgd"])
+def test_every_optimizer_learns(tiny, optimizer):
+    rate = {"adamw": 1e-2, "adafactor": 3e-2, "lion": 3e-3, "sgd": 1.0}[optimizer]
+    config = CONFIG.model_copy(
+        update={"steps": 20, "batch_size": 12, "optimizer": optimizer, "learning_rate": rate}
+    )
+    result = train(TunedDecoder(tiny.decoder, soft_prompt()), SOFT, made_examples(), config, seed=0)
+    assert result.losses[-1] < result.losses[0] - 0.02
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_one_device_and_eight_give_the_same_losses(tiny, sizes, optimizer):
+    config = CONFIG.model_copy(update={"steps": 4, "batch_size": 12, "optimizer": optimizer})
+    mesh = make_mesh(*sizes)
+
+    def run(mesh):
+        model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
+        result = train(model, nnx.Param, made_examples(), config, seed=0, front=(0, 7), mesh=mesh)
+        return result.losses, leaves(model), model
+
+    alone, expected, _ = run(None)
+    together, found, model = run(mesh)
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+    for path, leaf in found.items():
+        np.testing.assert_allclose(leaf, expected[path], atol=2e-3)
+    kernel = model.decoder.layers[0].ffn.up.kernel[...]
+    ways = sizes[1] * sizes[2]
+    assert kernel.addressable_shards[0].data.size == kernel.size // ways
+
+
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tmp_path):
+    config = CONFIG.model_copy(update={"checkpoint_every": 3})
+
+    def run(folder, on_step=None, mesh=None, **changes):
+        model = TunedDecoder(nnx.clone(tiny.decoder))
+        changed = config.model_copy(update=changes)
+        result = train(
+            model, nnx.Param, made_examples(), changed,
+            seed=0, folder=folder, on_step=on_step, mesh=mesh,
+        )  # fmt: skip
+        return result.losses, leaves(model)
+
+    def stop_at_five(step, steps, loss):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    for mesh in (None, make_mesh(2, 2, 2)):
+        folder = tmp_path / ("mesh" if mesh else "plain")
+        expected_losses, expected = run(None, mesh=mesh)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, stop_at_five, mesh)
+        resumed = []
+        losses, found = run(folder, lambda step, *_: resumed.append(step), mesh)
+        assert resumed == [4, 5, 6, 7, 8]  # from the checkpoint of step 3
+        assert losses == expected_losses
+        for path, leaf in found.items():
+            np.testing.assert_array_equal(leaf, expected[path])
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
+        with pytest.raises(UserError, match="another run: learning_rate is 0.01 there, 0.5 here"):
+            run(folder, mesh=mesh, learning_rate=0.5)
+
+
+def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(tiny):
+    with pytest.raises(UserError, match="nothing is trainable"):
+        train(TunedDecoder(tiny.decoder), SOFT, made_examples(), CONFIG, seed=0)
+    broken = SoftPrompt(np.full((2, 32), np.nan))
+    with pytest.raises(UserError, match="the loss of step 1 is nan"):
+        train(TunedDecoder(tiny.decoder, broken), SOFT, made_examples(), CONFIG, seed=0)
