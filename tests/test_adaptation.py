@@ -7,13 +7,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adapt_jax.prompting.prompt import Prompt
 from scripted import scripted
 
 from adapt_jax import adaptation as module
 from adapt_jax.adaptation import DESCRIPTION, SOFT_PROMPT, WEIGHTS, Adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.errors import UserError
+from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Candidate, Decoding
 from adapt_jax.tasks.task import Example
 from adapt_jax.tasks.templates import Demonstration, Template

@@ -33,9 +33,7 @@ def _examples(seed: int, split: str, size: int) -> list[Example]:
     return list(examples.values())
 
 
-def instructions(
-    seed: int, kinds: Sequence[str], size: int, split: str = "train"
-) -> list[Example]:
+def instructions(seed: int, kinds: Sequence[str], size: int, split: str = "train") -> list[Example]:
     """``size`` instructions of each kind, from the train or the test part of all instructions."""
     rng = random.Random(f"{seed}/instructions/{split}")
     examples = []

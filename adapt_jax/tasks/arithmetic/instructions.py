@@ -20,7 +20,9 @@ def _expression(rng: random.Random) -> Drawn:
 
 def _digits(rng: random.Random) -> Drawn:
     number = rng.randint(1, 99)
-    ask = rng.choice(("Write the number {} in digits.", "Give {} in digits.", "Write {} as a number."))
+    ask = rng.choice(
+        ("Write the number {} in digits.", "Give {} in digits.", "Write {} as a number.")
+    )
     return ask.format(words.in_words(number)), str(number)
 
 
@@ -46,7 +48,9 @@ def _owner(rng: random.Random) -> Drawn:
 def _belonging(rng: random.Random) -> Drawn:
     owned, told = _belongings(rng)
     who, _, thing = rng.choice(owned)
-    return told + rng.choice((" What does {} have?", " Name the thing that {} has.")).format(who), thing
+    return told + rng.choice((" What does {} have?", " Name the thing that {} has.")).format(
+        who
+    ), thing
 
 
 def _color(rng: random.Random) -> Drawn:

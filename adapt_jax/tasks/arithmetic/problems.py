@@ -188,7 +188,9 @@ def _packs(draft: _Draft) -> None:
 def _double(draft: _Draft) -> None:
     times = draft.rng.choice((2, 2, 3)) if draft.count * 3 <= LIMIT else 2
     word = {2: "doubled", 3: "tripled"}[times]
-    draft.say(f"Then <he0> {word} the number of <his0> <o0>.", f"Later <his0> <o0> {word} in number.")
+    draft.say(
+        f"Then <he0> {word} the number of <his0> <o0>.", f"Later <his0> <o0> {word} in number."
+    )
     draft.count = draft.step(draft.count, "*", times, word)
     draft.last = "gain"
 
@@ -238,7 +240,9 @@ def _ask(draft: _Draft, room: int) -> str:
         draft.say(f"<n2> has {other} more <o0> than <n0>.")
         theirs = draft.step(count, "+", other, "as <n2> has")
         draft.step(count, "+", theirs, "together")
-        draft.say("How many <o0> do they have together?", "How many do <n0> and <n2> have in total?")
+        draft.say(
+            "How many <o0> do they have together?", "How many do <n0> and <n2> have in total?"
+        )
     elif ending == "share":
         parts = rng.choice(divisors)
         draft.step(count, "/", parts, "shared")

@@ -46,7 +46,9 @@ def _narrate(step: Step, rng: random.Random, first: bool) -> str:
     """The step as part of the story."""
     event, formula = step.event, _formula(step)
     if event == "in the <boxes>":
-        return rng.choice((f"The <boxes> hold {formula} <o0>.", f"In the <boxes> are {formula} <o0>."))
+        return rng.choice(
+            (f"The <boxes> hold {formula} <o0>.", f"In the <boxes> are {formula} <o0>.")
+        )
     if event == "of both colors":
         return rng.choice((f"There are {formula} <o0> of both colors.",
                            f"With both colors <n0> has {formula} <o0>."))  # fmt: skip
@@ -55,9 +57,13 @@ def _narrate(step: Step, rng: random.Random, first: bool) -> str:
     if event == "together":
         return rng.choice((f"Together they have {formula} <o0>.", f"Both have {formula} together."))
     if event == "shared":
-        return rng.choice((f"Shared equally, each gets {formula}.", f"Each part has {formula} <o0>."))
+        return rng.choice(
+            (f"Shared equally, each gets {formula}.", f"Each part has {formula} <o0>.")
+        )
     if event == "paid for":
-        return rng.choice((f"All of them are worth {formula} dollars.", f"That makes {formula} dollars."))
+        return rng.choice(
+            (f"All of them are worth {formula} dollars.", f"That makes {formula} dollars.")
+        )
     if event == "kept half":
         return rng.choice((f"Half of them leaves {formula} <o0>.", f"<he0> kept half: {formula}."))
     if event in ("doubled", "tripled"):

@@ -1,0 +1,81 @@
+"""Prompt: what stands in front of the question, and how the answer is generated and read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.sampling.engine import Decoding
+from adapt_jax.tasks.templates import Demonstration, Template
+
+
+class CannotRun(Exception):
+    """A rung has no place on this task or decoder; the message says why."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The wording of an adaptation.
+
+    Attributes:
+        reasoning: whether the demonstrations show theirs.
+        parser: name in tasks.answers.PARSERS.
+        vote: name in prompting.self_consistency.VOTES; with one candidate all rules agree.
+    """
+
+    template: Template = Template()
+    instruction: str = ""
+    demonstrations: tuple[Demonstration, ...] = ()
+    reasoning: bool = False
+    parser: str = "number"
+    decoding: Decoding = field(default_factory=Decoding)
+    vote: str = "distinct"
+
+    @property
+    def text(self) -> str:
+        """Everything in front of the question."""
+        return self.template.front(self.instruction, self.demonstrations, self.reasoning)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Prompt":
+        """What ``to_dict`` gave.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field of the template, a demonstration or the decoding is not known.
+        """
+        values = {field.name: saved[field.name] for field in fields(cls)}
+        shown = (Demonstration(**demonstration) for demonstration in values["demonstrations"])
+        values |= {
+            "template": Template(**values["template"]),
+            "demonstrations": tuple(shown),
+            "decoding": Decoding(**values["decoding"]),
+        }
+        return cls(**values)
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def tokenize(
+    model: PretrainedDecoder, prompt: Prompt, questions: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of what stands in front, and of each rendered question behind it.
+
+    Front and question together are exactly the tokens of the joint text: where a tokenizer merges
+    across the border, the shared front is cut back to what all questions have in common.
+
+    Args:
+        questions: as ``prompt.template.ask`` renders them.
+    """
+    front = model.encode(prompt.text)
+    joint = [model.encode(prompt.text + question) for question in questions]
+    shared = min((common_length(front, tokens[:-1]) for tokens in joint), default=len(front))
+    return front[:shared], [tokens[shared:] for tokens in joint]
