@@ -208,6 +208,20 @@ def test_rotary_buffers_of_old_checkpoints_are_left_unread(tmp_path: Path) -> No
     assert load_pretrained(folder).config.num_layers == 2
 
 
+def test_a_tied_file_may_repeat_its_embedding_but_not_contradict_it(
+    tmp_path: Path, tiny: PretrainedDecoder
+) -> None:
+    folder = write_tiny_llama(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, folder / "model.safetensors")
+    assert load_pretrained(folder).fingerprint == tiny.fingerprint
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match="not known to this config: lm_head.weight"):
+        load_pretrained(folder)
+
+
 @pytest.mark.parametrize("tensors", ["llama-2-7b", "llama-3.2-3b"])
 def test_every_tensor_of_real_checkpoints_has_its_parameter(tensors: str, shared: Path) -> None:
     folder = shared / "data" / "hf_checkpoints" / tensors

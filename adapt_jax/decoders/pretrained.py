@@ -99,6 +99,8 @@ def load_pretrained(
     places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
     with ExitStack() as stack:
         tensors = open_tensors(folder, stack)
+        if config.tie_embeddings:
+            drop_repeated_output(tensors, names)
         check_tensors(folder, tensors, expected, family.IGNORED)
         flat = []
         for key, variable in nnx.to_flat_state(abstract):
@@ -226,6 +228,20 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
             raise UserError(f"{file}: not readable as safetensors ({error})") from None
         tensors |= dict.fromkeys(opened.keys(), opened)
     return tensors
+
+
+def drop_repeated_output(
+    tensors: dict[str, Any], names: dict[tuple[Any, ...], tuple[str, bool]]
+) -> None:
+    """Some files of tied decoders repeat the embedding as the output: an equal copy is dropped.
+
+    One that differs stays, and is refused as surplus.
+    """
+    output, embedding = names["output", "kernel"][0], names["embedding",][0]
+    if output in tensors and embedding in tensors:
+        one, other = (tensors[name].get_tensor(name) for name in (output, embedding))
+        if np.array_equal(one, other):
+            del tensors[output]
 
 
 def check_tensors(
