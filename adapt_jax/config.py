@@ -189,4 +189,4 @@ def use_compilation_cache() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

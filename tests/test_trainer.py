@@ -1,4 +1,4 @@
-"""Training: exact losses and gradients, frozen leaves untouched, the same on one device and eight."""
+"""Training: exact losses and gradients, frozen leaves untouched, one device as eight."""
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +188,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
         with pytest.raises(KeyboardInterrupt):
             run(folder, stop_at_five, mesh)
         resumed = []
-        losses, found = run(folder, lambda step, *_: resumed.append(step), mesh)
+        losses, found = run(folder, lambda step, *_, seen=resumed: seen.append(step), mesh)
         assert resumed == [4, 5, 6, 7, 8]  # from the checkpoint of step 3
         assert losses == expected_losses
         for path, leaf in found.items():

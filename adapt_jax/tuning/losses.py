@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from adapt_jax.decoders.decoder import Decoder, causal_mask
@@ -18,7 +19,7 @@ class TunedDecoder(nnx.Module):
         self.soft_prompt = nnx.data(soft_prompt)
 
     def loss(
-        self, batch: Batch, front: Array, dtype: jnp.dtype = jnp.dtype("float32")
+        self, batch: Batch, front: Array, dtype: DTypeLike = jnp.float32
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
