@@ -15,6 +15,7 @@ from adapt_jax.decoders.decoder import causal_mask
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.families.llama import to_config, to_hf
 from adapt_jax.decoders.pretrained import (
+    EMBEDDED,
     PretrainedDecoder,
     load_pretrained,
     parameters,
@@ -409,6 +410,13 @@ def test_stories260k_equals_transformers(shared: Path) -> None:
     folder, tokens = shared / "models" / "stories260k", random_tokens(2, 200, 512)
     expected = reference_logits(folder, tokens)
     np.testing.assert_allclose(logits(load_pretrained(folder), tokens), expected, atol=1e-4)
+
+
+def test_the_embedded_decoder_equals_transformers() -> None:
+    model, tokens = load_pretrained("embedded"), random_tokens(2, 300)
+    assert EMBEDDED.is_dir() and model.path == "embedded"
+    expected = reference_logits(EMBEDDED, tokens)
+    np.testing.assert_allclose(logits(model, tokens), expected, atol=1e-4)
 
 
 def test_every_parameter_is_in_the_familys_table(tiny: PretrainedDecoder) -> None:
