@@ -89,8 +89,8 @@ class Adaptation:
         front, questions = tokenize(self.model, prompt, asked)
         prefix = self.prefix(tuple(front))
         placed = self.model.decoder.embedding[...].sharding
-        sharded = isinstance(placed, NamedSharding) and isinstance(placed.mesh, Mesh)
-        mesh = placed.mesh if sharded else None
+        mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+        mesh = mesh if isinstance(mesh, Mesh) else None
         engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
         requests = [
             Request(example.id, tuple(tokens))

@@ -285,7 +285,7 @@ def read_questions(path: Path) -> "list[Example]":
         choices = row.values.get("choices", [])
         if not isinstance(choices, list):
             raise UserError(f"{row.where}: 'choices' is no list: {choices!r}")
-        name = str(row.values.get("id", row.id))
+        name = str(row.values.get("id", row.number))
         if name in seen:
             raise UserError(f"{row.where}: the id {name!r} stands in an earlier line too")
         seen.add(name)

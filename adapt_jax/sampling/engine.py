@@ -133,13 +133,10 @@ class Rows:
     @staticmethod
     def idle(count: int) -> "Rows":
         """``count`` rows on the host, none of them active."""
-        numbers = [np.zeros(count, np.int32) for _ in range(4)]
-        return Rows(
-            *numbers,
-            example=np.zeros(count, np.uint32),
-            candidate=np.zeros(count, np.int32),
-            active=np.zeros(count, bool),
-        )
+        kinds: dict[str, Any] = {"example": np.uint32, "active": bool}
+        names = [one.name for one in fields(Rows)]
+        rows: dict[str, Any] = {n: np.zeros(count, kinds.get(n, np.int32)) for n in names}
+        return Rows(**rows)
 
 
 # The compiled functions. They take the weights as arguments and the decoder's structure as a
@@ -380,7 +377,7 @@ class Engine:
             for slot, text in list(writing.items()):
                 seen = len(text.tokens)
                 try:
-                    candidate = text.extend(
+                    done = text.extend(
                         self.model, self.decoding.stop, tokens[:, slot], scores[:, slot]
                     )
                 except ValueError:
@@ -388,13 +385,13 @@ class Engine:
                         f"request {requests[text.request].id!r}: the logits of {self.model.path} "
                         "are not finite; are its weights damaged, or its dtype too narrow?"
                     ) from None
-                if candidate is None:
+                if done is None:
                     generated += len(text.tokens) - seen
                     continue
-                generated += len(candidate.token_ids) - seen
+                generated += len(done.token_ids) - seen
                 finished += 1
                 del writing[slot]
-                yield text.request, text.candidate, candidate
+                yield text.request, text.candidate, done
             if on_progress is not None:
                 on_progress(finished, generated)
 
@@ -464,7 +461,11 @@ class Engine:
     ) -> Iterator[tuple[Any, ...]]:
         """Gives free slots to waiting candidates; yields what _fill must put where."""
         free = deque(slot for slot in range(count) if slot not in writing)
-        while free and (waiting or waiting.extend(next(batches, [])) or waiting):
+        while free:
+            if not waiting:
+                waiting.extend(next(batches, []))
+            if not waiting:
+                break
             encoded = waiting[0].encoded
             where, question = np.full(count, count, np.int32), np.zeros(count, np.int32)
             new, at = Rows.idle(count), 0

@@ -65,7 +65,8 @@ class PromptTuning(TuningMethod):
         room = model.config.context_length - self.length
         prepared = prepare(model, prompt, task.train, room=room).checked()
         rows = initial_rows(self, model, prepared.examples, seed)
-        tuned = TunedDecoder(model.decoder, SoftPrompt(rows))
+        soft_prompt = SoftPrompt(jnp.asarray(rows))
+        tuned = TunedDecoder(model.decoder, soft_prompt)
         result = train(
             tuned,
             nnx.PathContains("soft_prompt"),
@@ -77,7 +78,7 @@ class PromptTuning(TuningMethod):
             mesh=mesh,
             on_step=on_step,
         )
-        learned = jax.device_get(tuned.soft_prompt.embeddings[...])  # small: it need not be sharded
+        learned = jax.device_get(soft_prompt.embeddings[...])  # small: it need not be sharded
         return Tuned(
             prompt,
             model,
@@ -93,7 +94,7 @@ def real_tokens(model: PretrainedDecoder) -> list[int]:
     """The token ids that text can hold: no special ones, no rows added to pad the embedding."""
     count = min(len(model.tokenizer), model.config.vocab_size)
     special = {*model.tokenizer.all_special_ids, *model.config.eos_ids}
-    special |= {model.config.bos_id, model.config.pad_id}
+    special |= {i for i in (model.config.bos_id, model.config.pad_id) if i is not None}
     return [token for token in range(count) if token not in special]
 
 

@@ -87,7 +87,7 @@ def train(
         UserError: nothing to train, a batch that cannot be shared by the mesh, or a loss that is
             not a number (the step is named).
     """
-    graph, chosen, frozen = nnx.split(model, trainable, ...)
+    graph, chosen, frozen = nnx.split(model, trainable, ...)  # type: ignore[misc]
     count = sum(leaf.size for leaf in jax.tree.leaves(chosen))
     if count == 0:
         raise UserError("nothing is trainable: the chosen part of the decoder has no parameter")

@@ -254,8 +254,10 @@ def _ask(draft: _Draft, room: int) -> str:
     else:
         price = rng.randint(2, 8)
         draft.step(count, "*", price, "paid for")
-        draft.say(f"<he0> sells all of them for {price} dollars each. How many dollars does <he0> get?",
-                  f"Each <s0> costs {price} dollars. How many dollars are all of them worth?")  # fmt: skip
+        draft.say(f"<he0> sells all of them for {price} dollars each. "
+                  "How many dollars does <he0> get?",
+                  f"Each <s0> costs {price} dollars. "
+                  "How many dollars are all of them worth?")  # fmt: skip
         return "dollars"
     return "<o0>"
 
