@@ -68,10 +68,15 @@ if [ -z "$version" ]; then
     esac
 fi
 
-quoted() { # a command, so that a shell reads the same words again
-    local line
-    printf -v line '%q ' "$@"
-    echo "${line% }"
+quoted() { # a command line which a shell reads as these words
+    local word line=''
+    for word in "$@"; do
+        case $word in
+            '' | *[!A-Za-z0-9_./:=,@%+-]*) word="'$(sed "s/'/'\\\\''/g" <<<"$word")'" ;;
+        esac
+        line="$line $word"
+    done
+    echo "${line# }"
 }
 
 run() {
@@ -83,18 +88,19 @@ tpu() { # VERB ARGUMENTS...
 }
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-archive=$(basename "$(mktemp -u adapt_jax.XXXXXX)").tar.gz
+folder=/tmp
 if [ -z "$dry_run" ]; then
     command -v gcloud >/dev/null || fail "gcloud is not installed"
     git rev-parse --verify --quiet HEAD >/dev/null || fail "$PWD is no git repository with a commit"
-else
-    archive=adapt_jax.tar.gz
+    folder=$(mktemp -d)
 fi
+archive=$folder/adapt_jax.tar.gz
 
+ours='' # a TPU VM that another run made under this name is not deleted
 finish() {
     local status=$?
-    rm -f "$archive"
-    if [ -n "$delete" ]; then tpu delete "$name" --quiet || status=1; fi
+    if [ -z "$dry_run" ]; then rm -rf "$folder"; fi
+    if [ -n "$delete" ] && [ -n "$ours" ]; then tpu delete "$name" --quiet || status=1; fi
     exit "$status"
 }
 trap finish EXIT
@@ -103,12 +109,18 @@ run git archive --format=tar.gz --output="$archive" HEAD
 if [ -z "$reuse" ]; then
     tpu create "$name" --accelerator-type="$type" --version="$version" ${spot:+--spot}
 fi
+ours=1
 tpu scp "$archive" "$name:adapt_jax.tar.gz" --worker=all
 # uv brings a Python of its own, because the images come with an older one.
-tpu ssh "$name" --worker=all --command="set -e
-mkdir -p adapt_jax && tar xzf adapt_jax.tar.gz -C adapt_jax && cd adapt_jax
-curl -LsSf https://astral.sh/uv/install.sh | sh && export PATH=\$HOME/.local/bin:\$PATH
-uv python install 3.12 && export PYTHON=\$(uv python find --no-project --system 3.12)
-bash -c '. launch/common.sh && install tpu'"
+tpu ssh "$name" --worker=all --command='set -e
+curl -LsSf https://astral.sh/uv/install.sh | sh
+PATH=$HOME/.local/bin:$PATH
+uv python install 3.12
+PYTHON=$(uv python find --managed-python 3.12)
+export PYTHON
+mkdir -p adapt_jax
+tar xzf adapt_jax.tar.gz -C adapt_jax
+cd adapt_jax
+bash -c ". launch/common.sh && install tpu"'
 tpu ssh "$name" --worker=all --command="cd adapt_jax && $(quoted .venv/bin/python -m adapt_jax "$@")"
 tpu scp --recurse "$name:adapt_jax/runs" . --worker=0
