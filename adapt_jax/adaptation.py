@@ -237,6 +237,14 @@ class Adaptation:
         return cls(method, prompt, decoder, soft_prompt, tuned, folder)
 
 
+def mesh_of(model: PretrainedDecoder) -> Mesh | None:
+    """The mesh that the decoder lies on; None where it lies on one device."""
+    place = model.decoder.embedding[...].sharding
+    if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
+        return place.mesh
+    return None
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """adaptation.json, or a UserError that says what is wrong with it."""
     path = folder / DESCRIPTION

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from adapt_jax.errors import UserError, nearest
 from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
 from adapt_jax.tasks.arithmetic.problems import draw_from
-from adapt_jax.tasks.arithmetic.reasoning import draw_reasoning
+from adapt_jax.tasks.arithmetic.reasoning import PLAIN, draw_reasoning
 from adapt_jax.tasks.task import Example
 
 
@@ -27,7 +27,7 @@ def _examples(seed: int, split: str, size: int) -> list[Example]:
                 id=f"{split}-{len(examples)}",
                 question=question,
                 answer=str(problem.answer),
-                reasoning=draw_reasoning(problem, rng),
+                reasoning=draw_reasoning(problem, rng, rng.choice(PLAIN), regroup=0.0),
                 kind=f"{len(problem.steps)} steps",
             )
     return list(examples.values())

@@ -4,7 +4,8 @@ import random
 
 from adapt_jax.tasks.arithmetic.problems import Problem, Step
 
-VOICES = ("terse", "spoken", "narrated", "explained", "split")
+PLAIN = ("terse", "spoken", "narrated", "explained")
+VOICES = (*PLAIN, "split")
 
 SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 EXPLAINED = {
@@ -110,9 +111,14 @@ def _regroup(steps: list[Step]) -> list[Step]:
     return steps
 
 
-def draw_reasoning(problem: Problem, rng: random.Random, voice: str | None = None) -> str:
-    """A worked solution: in one voice, or (when none is given) in whatever voices come."""
-    steps = _regroup(problem.steps) if rng.random() < 0.3 else problem.steps
+def draw_reasoning(
+    problem: Problem, rng: random.Random, voice: str | None = None, regroup: float = 0.3
+) -> str:
+    """A worked solution: in one voice, or (when none is given) in whatever voices come.
+
+    Steps that can be joined are, with probability ``regroup``.
+    """
+    steps = _regroup(problem.steps) if rng.random() < regroup else problem.steps
     mixed = voice is None and rng.random() < 0.4
     chosen = voice or rng.choice(VOICES)
     told = []
