@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ ADAPTATION = "a saved adaptation, or the output folder of tune or compare (its b
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; whatever the user can mend is told in one line."""
+    choose_platform()
     try:
         arguments = list(sys.argv[1:] if argv is None else argv)
         known, overrides = split_overrides(arguments)
@@ -70,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 2
+
+
+def choose_platform() -> None:
+    """Says CPU where no accelerator is; an installed libtpu would look for its TPU, at length."""
+    devices = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in devices):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def parser() -> argparse.ArgumentParser:

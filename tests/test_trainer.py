@@ -1,4 +1,4 @@
-"""Training: exact losses and gradients, frozen leaves untouched, one device as eight."""
+"""Training: exact losses and gradients, frozen leaves untouched, one device or eight."""
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,9 @@ def test_one_device_and_eight_give_the_same_losses(tiny, sizes, optimizer):
     assert kernel.addressable_shards[0].data.size == kernel.size // ways
 
 
-def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tmp_path):
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tmp_path, sizes):
+    mesh = make_mesh(*sizes) if sizes else None
     config = CONFIG.model_copy(update={"checkpoint_every": 3})
 
     def run(folder, on_step=None, mesh=None, **changes):
@@ -182,20 +184,18 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
         if step == 5:
             raise KeyboardInterrupt
 
-    for mesh in (None, make_mesh(2, 2, 2)):
-        folder = tmp_path / ("mesh" if mesh else "plain")
-        expected_losses, expected = run(None, mesh=mesh)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, stop_at_five, mesh)
-        resumed = []
-        losses, found = run(folder, lambda step, *_, seen=resumed: seen.append(step), mesh)
-        assert resumed == [4, 5, 6, 7, 8]  # from the checkpoint of step 3
-        assert losses == expected_losses
-        for path, leaf in found.items():
-            np.testing.assert_array_equal(leaf, expected[path])
-        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
-        with pytest.raises(UserError, match="another run: learning_rate is 0.01 there, 0.5 here"):
-            run(folder, mesh=mesh, learning_rate=0.5)
+    expected_losses, expected = run(None, mesh=mesh)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_at_five, mesh)
+    resumed = []
+    losses, found = run(tmp_path, lambda step, *_: resumed.append(step), mesh)
+    assert resumed == [4, 5, 6, 7, 8]  # from the checkpoint of step 3
+    assert losses == expected_losses
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected[path])
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
+    with pytest.raises(UserError, match="another run: learning_rate is 0.01 there, 0.5 here"):
+        run(tmp_path, mesh=mesh, learning_rate=0.5)
 
 
 def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(tiny):

@@ -1,6 +1,5 @@
 """What is measured on judged questions. A new metric is one function with a name in METRICS."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,12 +97,10 @@ def repeat_share(task: Task, judged: Sequence[Judged]) -> float | None:
     """Share of answering candidates that repeat an earlier reasoning for the same answer."""
     if not sampled(judged):
         return None
-    repeats = total = 0
-    for row in judged:
-        answering = [c for c in row.answered.candidates if c.answer is not None]
-        seen = Counter((c.answer, " ".join(c.reasoning.lower().split())) for c in answering)
-        repeats, total = repeats + len(answering) - len(seen), total + len(answering)
-    return repeats / total if total else 0.0
+    votes = [row.answered.vote for row in judged]
+    answering = sum(len(row.answered.candidates) for row in judged)
+    answering -= sum(vote.abstained for vote in votes)
+    return sum(vote.repeats for vote in votes) / answering if answering else 0.0
 
 
 def abstained(task: Task, judged: Sequence[Judged]) -> float:
