@@ -22,7 +22,7 @@ def executed(output: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = {"FAST": "1", "OUTPUT_DIR": str(output), "IPYTHONDIR": str(output / "ipython")}
     client = NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        notebook, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
     return client.execute(env={**os.environ, **settings, "XLA_FLAGS": ""})
 
