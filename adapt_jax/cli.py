@@ -79,6 +79,7 @@ def choose_platform() -> None:
     devices = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")
     if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in devices):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed
 
 
 def parser() -> argparse.ArgumentParser:

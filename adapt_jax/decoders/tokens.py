@@ -28,7 +28,7 @@ def encode(
     Raises:
         UserError: the tokenizer knows a token for which the decoder has no embedding.
     """
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # we check lengths
     if bos:
         front = front_tokens(tokenizer)
         ids = ids if ids[: len(front)] == front else front + ids
