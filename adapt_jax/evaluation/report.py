@@ -224,6 +224,7 @@ def picture(rungs: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     tokens = [rung["prompt_tokens"] + rung["generated_tokens"] for rung in done]
     cost.barh(places, tokens, color=colors, height=0.62)
     cost.set_xscale("log")
+    cost.xaxis.set_minor_formatter("")  # labels of minor ticks would overlap
     cost.set_xlabel("tokens per question, prompt and generated")
     for axes in (accuracy, cost):
         axes.spines[["top", "right"]].set_visible(False)
