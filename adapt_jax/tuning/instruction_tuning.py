@@ -73,6 +73,8 @@ class InstructionTuning(TuningMethod):
         """
         prompt = self.prompt(task)
         seen, unseen = mixed(self, seed)
+        judged = {example.question for example in [*task.development, *task.test, *unseen]}
+        seen = [example for example in seen if example.question not in judged]
         prepared = reworded(model, prompt, [*task.train, *seen], seed).checked()
         decoder = own_copy(model.decoder, mesh)
         kept = cast(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
