@@ -2,13 +2,12 @@
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
-from pydantic import BaseModel
 
 from adapt_jax.adaptation import DESCRIPTION, Adaptation
 from adapt_jax.config import (
@@ -21,35 +20,14 @@ from adapt_jax.config import (
     use_compilation_cache,
 )
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
 from adapt_jax.evaluation.statistics import paired_difference, paired_p_value
-from adapt_jax.prompting.chain_of_thought import ChainOfThought
-from adapt_jax.prompting.few_shot import FewShot
+from adapt_jax.methods import METHODS, Adapted, Method, adapt, unknown_method
 from adapt_jax.prompting.prompt import CannotRun
-from adapt_jax.prompting.self_consistency import SelfConsistency
-from adapt_jax.prompting.zero_shot import ZeroShot
 from adapt_jax.tasks.task import Task, load_task
-from adapt_jax.tuning.fine_tuning import FineTuning
-from adapt_jax.tuning.instruction_tuning import InstructionTuning
-from adapt_jax.tuning.lora import LowRank
-from adapt_jax.tuning.prompt_tuning import PromptTuning
 
-Method = Any  # a rung's own options, with an ``adapt`` method
-PROMPTING: dict[str, type[BaseModel]] = {
-    "zero_shot": ZeroShot,
-    "few_shot": FewShot,
-    "chain_of_thought": ChainOfThought,
-    "self_consistency": SelfConsistency,
-}
-TUNING: dict[str, type[BaseModel]] = {
-    "prompt_tuning": PromptTuning,
-    "lora": LowRank,
-    "fine_tuning": FineTuning,
-    "instruction_tuning": InstructionTuning,
-}
-METHODS = PROMPTING | TUNING  # the ladder, from the lowest rung up
 RESULTS = "comparison.json"
 MEASURED = (  # what every rung has in RESULTS, null where it was skipped
     "accuracy",
@@ -62,47 +40,6 @@ MEASURED = (  # what every rung has in RESULTS, null where it was skipped
     "trainable_parameters",
     "train_seconds",
 )
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """An adaptation, and what it cost to make; ``unseen`` are kinds that its training left out."""
-
-    adaptation: Adaptation
-    trainable_parameters: int = 0
-    train_seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
-    unseen: Task | None = None
-
-
-def adapt(
-    name: str,
-    method: Method,
-    model: PretrainedDecoder,
-    task: Task,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    mesh: Mesh | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
-) -> Adapted:
-    """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
-
-    Args:
-        folder: of the training's checkpoints, where the rung trains.
-        on_step: told of each training step: its number, how many, the loss.
-
-    Raises:
-        CannotRun: with the reason why this rung has no place on this task or decoder.
-    """
-    if name in PROMPTING:
-        return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
-    tuned = method.adapt(model, task, seed=seed, folder=folder, mesh=mesh, on_step=on_step)
-    adaptation = Adaptation(
-        name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
-    )
-    cost = (tuned.trainable_parameters, tuned.train_seconds)
-    return Adapted(adaptation, *cost, tuned.details, tuned.unseen)
 
 
 @dataclass
@@ -286,11 +223,6 @@ def tune(
     return adapted.adaptation
 
 
-def unknown_method(name: str) -> str:
-    """What to say of a name that is no rung."""
-    return f"unknown method {name!r}{nearest(name, METHODS)}; the rungs are {', '.join(METHODS)}"
-
-
 def chosen_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
     """The rungs to climb with their options checked, in the ladder's order."""
     only = settings.only
@@ -359,25 +291,33 @@ def done(
 ) -> dict[str, Any]:
     """A rung as it stands in comparison.json.
 
-    ``p_value_vs_previous`` is McNemar's exact test against the last rung that ran, and
-    ``vs_chain_of_thought`` the paired difference in accuracy with its 95 % interval.
+    ``p_value_vs_previous`` is McNemar's exact test against the last rung that ran; the paired
+    differences in accuracy, to that one and to chain of thought, have their 95 % intervals.
     """
-    previous = list(earlier.values())[-1] if earlier else None
     rung: dict[str, Any] = {
         "method": name,
         "status": "done",
         "reason": None,
         **evaluation.to_dict(),
-        "p_value_vs_previous": previous and paired_p_value(previous.correct, evaluation.correct),
+        "p_value_vs_previous": None,
         "trainable_parameters": adapted.trainable_parameters,
         "train_seconds": round(adapted.train_seconds, 3),
         "training": adapted.details,
     }
+    if earlier:
+        previous = list(earlier)[-1]
+        reference = earlier[previous].correct
+        rung["p_value_vs_previous"] = paired_p_value(evaluation.correct, reference)
+        rung["vs_previous"] = {"method": previous} | against(evaluation, reference)
     if "chain_of_thought" in earlier:
-        reference = earlier["chain_of_thought"].correct
-        difference, low, high = paired_difference(evaluation.correct, reference)
-        rung["vs_chain_of_thought"] = {"difference": difference, "ci95": [low, high]}
+        rung["vs_chain_of_thought"] = against(evaluation, earlier["chain_of_thought"].correct)
     return rung
+
+
+def against(evaluation: Evaluation, reference: list[bool]) -> dict[str, Any]:
+    """The paired difference in accuracy, positive where the evaluation is the better one."""
+    difference, low, high = paired_difference(evaluation.correct, reference)
+    return {"difference": difference, "ci95": [low, high]}
 
 
 def unseen_kinds(

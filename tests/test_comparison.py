@@ -11,9 +11,10 @@ from scripted import scripted
 import adapt_jax
 from adapt_jax import adaptation as adaptation_module
 from adapt_jax.adaptation import Adaptation
-from adapt_jax.comparison import MEASURED, METHODS, Comparison, compare, tune
+from adapt_jax.comparison import MEASURED, Comparison, compare, tune
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.methods import METHODS
 from adapt_jax.tasks.task import load_task
 
 TRAINING = {"steps": 3, "batch_size": 4, "warmup_steps": 0}
@@ -191,6 +192,8 @@ def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monk
     result = compare(config, tmp_path / "run", progress=False)
     assert [rung["accuracy"] for rung in result.rungs] == [0.0, 1.0] and result.best == "few_shot"
     assert result["few_shot"]["p_value_vs_previous"] == pytest.approx(2 / 2**30)
+    assert result["few_shot"]["vs_previous"]["difference"] == 1.0
+    assert result["few_shot"]["vs_previous"]["method"] == "zero_shot"
 
 
 def test_the_best_rung_is_the_cheaper_one_of_equals():

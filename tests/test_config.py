@@ -132,7 +132,8 @@ def test_a_value_that_is_no_yaml_is_named():
     ids=lambda path: path.stem,
 )
 def test_the_comparisons_that_come_along_are_valid(path: Path):
-    from adapt_jax.comparison import METHODS, chosen_methods
+    from adapt_jax.comparison import chosen_methods
+    from adapt_jax.methods import METHODS
 
     settings, where, _ = load_config(CompareConfig, path)
     assert list(chosen_methods(settings, where)) == list(METHODS)
@@ -143,7 +144,7 @@ def test_the_comparisons_that_come_along_are_valid(path: Path):
     "path", sorted((REPOSITORY / "configs" / "tune").glob("*")), ids=lambda path: path.stem
 )
 def test_the_tuning_configurations_that_come_along_are_valid(path: Path):
-    from adapt_jax.comparison import TUNING
+    from adapt_jax.methods import TUNING
 
     settings, where, _ = load_config(TuneConfig, path)
     options = dict(settings.method)

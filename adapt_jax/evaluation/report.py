@@ -28,7 +28,6 @@ from adapt_jax.evaluation.evaluate import Evaluation
 Update = Callable[..., None]  # (done, total, note=""): how far a stage has come
 WIDE = 124  # columns of a table that goes into a file, where no terminal sets the width
 EVERY = 15.0  # seconds between two plain lines of progress
-SURE = 0.05  # the p-value below which a difference is taken for real
 
 
 def new_console() -> Console:
@@ -94,28 +93,30 @@ def describe(rung: Mapping[str, Any]) -> str:
         return f"{rung['method']}: skipped, {rung['reason']}"
     low, high = rung["ci95"]
     text = f"{rung['method']}: {percent(rung['accuracy'])} ({percent(low)} to {percent(high)})"
-    if rung["p_value_vs_previous"] is not None:
-        text += f", p = {rung['p_value_vs_previous']:.2g} against the rung below"
+    if rung.get("vs_previous"):
+        text += f", against {rung['vs_previous']['method']} {difference(rung)}"
     return text
 
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "accuracy": lambda rung: percent(rung["accuracy"]),
-    "95 % interval": lambda rung: f"{100 * rung['ci95'][0]:.1f} – {100 * rung['ci95'][1]:.1f}",
-    "p vs below": lambda rung: p_value(rung["p_value_vs_previous"]),
-    "prompt tokens": lambda rung: f"{rung['prompt_tokens']:,.0f}",
-    "generated tokens": lambda rung: f"{rung['generated_tokens']:,.1f}",
-    "seconds / question": lambda rung: f"{rung['seconds']:.4f}",
-    "trained parameters": lambda rung: f"{rung['trainable_parameters']:,}",
-    "training seconds": lambda rung: f"{rung['train_seconds']:,.0f}",
+    "95 %\ninterval": lambda rung: f"{100 * rung['ci95'][0]:.1f}–{100 * rung['ci95'][1]:.1f}",
+    "against the\nrung below": lambda rung: difference(rung),
+    "prompt\ntokens": lambda rung: f"{rung['prompt_tokens']:,.0f}",
+    "generated\ntokens": lambda rung: f"{rung['generated_tokens']:,.1f}",
+    "seconds /\nquestion": lambda rung: f"{rung['seconds']:.4f}",
+    "trained\nparameters": lambda rung: f"{rung['trainable_parameters']:,}",
+    "training\nseconds": lambda rung: f"{rung['train_seconds']:,.0f}",
 }
 
 
-def p_value(value: float | None) -> str:
-    """Two digits are enough."""
-    if value is None:
+def difference(rung: Mapping[str, Any]) -> str:
+    """ "+12.5, p < 0.001": percentage points over the rung below, and McNemar's p-value."""
+    against = rung.get("vs_previous")
+    if not against:
         return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    p = rung["p_value_vs_previous"]
+    return f"{100 * against['difference']:+.1f}, p " + ("< 0.001" if p < 0.001 else f"= {p:.3f}")
 
 
 def table(rungs: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -123,7 +124,7 @@ def table(rungs: Sequence[Mapping[str, Any]], title: str) -> Table:
     result = Table(title=title, title_justify="left", caption_justify="left")
     result.add_column("rung", no_wrap=True)
     for name in COLUMNS:
-        result.add_column(name, justify="right")
+        result.add_column(name, justify="right", no_wrap=True)
     best = max((r["accuracy"] for r in rungs if r["status"] == "done"), default=None)
     for rung in rungs:
         if rung["status"] == "done":
@@ -223,7 +224,9 @@ def picture(rungs: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     accuracy.set_xlabel("accuracy in %, with 95 % interval")
     tokens = [rung["prompt_tokens"] + rung["generated_tokens"] for rung in done]
     cost.barh(places, tokens, color=colors, height=0.62)
-    cost.set_xscale("log")
+    for place, count in enumerate(tokens):
+        cost.text(count + 0.02 * max(tokens), place, f"{count:,.0f}", va="center", fontsize=9)
+    cost.set_xlim(0, 1.2 * max(tokens))
     cost.xaxis.set_minor_formatter("")  # labels of minor ticks would overlap
     cost.set_xlabel("tokens per question, prompt and generated")
     for axes in (accuracy, cost):

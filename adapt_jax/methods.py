@@ -1,0 +1,86 @@
+"""The rungs of the ladder by name, and one way to call them all.
+
+A new rung is a file in prompting/ or tuning/, and a line here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from pydantic import BaseModel
+
+from adapt_jax.adaptation import Adaptation
+from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.errors import nearest
+from adapt_jax.prompting.chain_of_thought import ChainOfThought
+from adapt_jax.prompting.few_shot import FewShot
+from adapt_jax.prompting.self_consistency import SelfConsistency
+from adapt_jax.prompting.zero_shot import ZeroShot
+from adapt_jax.tasks.task import Task
+from adapt_jax.tuning.fine_tuning import FineTuning
+from adapt_jax.tuning.instruction_tuning import InstructionTuning
+from adapt_jax.tuning.lora import LowRank
+from adapt_jax.tuning.prompt_tuning import PromptTuning
+
+Method = Any  # a rung's own options, with an ``adapt`` method
+PROMPTING: dict[str, type[BaseModel]] = {
+    "zero_shot": ZeroShot,
+    "few_shot": FewShot,
+    "chain_of_thought": ChainOfThought,
+    "self_consistency": SelfConsistency,
+}
+TUNING: dict[str, type[BaseModel]] = {
+    "prompt_tuning": PromptTuning,
+    "lora": LowRank,
+    "fine_tuning": FineTuning,
+    "instruction_tuning": InstructionTuning,
+}
+METHODS = PROMPTING | TUNING  # the ladder, from the lowest rung up
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adaptation, and what it cost to make; ``unseen`` are kinds that its training left out."""
+
+    adaptation: Adaptation
+    trainable_parameters: int = 0
+    train_seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+    unseen: Task | None = None
+
+
+def adapt(
+    name: str,
+    method: Method,
+    model: PretrainedDecoder,
+    task: Task,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    mesh: Mesh | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Adapted:
+    """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
+
+    Args:
+        folder: of the training's checkpoints, where the rung trains.
+        on_step: told of each training step: its number, how many, the loss.
+
+    Raises:
+        CannotRun: with the reason why this rung has no place on this task or decoder.
+    """
+    if name in PROMPTING:
+        return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
+    tuned = method.adapt(model, task, seed=seed, folder=folder, mesh=mesh, on_step=on_step)
+    adaptation = Adaptation(
+        name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
+    )
+    cost = (tuned.trainable_parameters, tuned.train_seconds)
+    return Adapted(adaptation, *cost, tuned.details, tuned.unseen)
+
+
+def unknown_method(name: str) -> str:
+    """What to say of a name that is no rung."""
+    return f"unknown method {name!r}{nearest(name, METHODS)}; the rungs are {', '.join(METHODS)}"
