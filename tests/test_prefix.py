@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.decoder import Decoder, causal_mask
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, bucket, encode_prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
 
-from adapt_jax.decoders.decoder import causal_mask
+from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.families.llama import to_config, to_hf
 from adapt_jax.decoders.pretrained import (

@@ -11,7 +11,7 @@ from conftest import write_tiny_llama
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from adapt_jax.decoders.decoder import causal_mask
+from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.pretrained import (
     PretrainedDecoder,

@@ -41,6 +41,10 @@ def make():
     soft_prompt = SoftPrompt(jnp.zeros((16, 128)))
     return TunedDecoder(Decoder(config, rngs=nnx.Rngs(0)), soft_prompt)
 
+def memory(compiled):
+    found = compiled.memory_analysis()
+    return {"arguments": found.argument_size_in_bytes, "temporary": found.temp_size_in_bytes}
+
 told = {}
 filters = {"prompt_tuning": nnx.PathContains("soft_prompt"), "fine_tuning": nnx.Param}
 for name, chosen in filters.items():
@@ -55,7 +59,7 @@ for name, chosen in filters.items():
     batch = Batch(grid, grid, grid, flat, flat, weights)
     front = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=everywhere)
     compiled = make_step(graph, update).lower(state, frozen, batch, front).compile()
-    told[name] = compiled.memory_analysis().temp_size_in_bytes
+    told[name] = memory(compiled)
 
 graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 weights = placed(weights, shardings(weights, mesh))
@@ -69,7 +73,7 @@ seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
 compiled = engine._decode.lower(
     graph, Sampling(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
 ).compile()
-told["decoding"] = compiled.memory_analysis().temp_size_in_bytes
+told["decoding"] = memory(compiled)
 print(json.dumps(told))
 """
 
@@ -88,4 +92,5 @@ def test_training_and_decoding_steps_compile_for_a_tpu_slice():
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert set(told) == {"prompt_tuning", "fine_tuning", "decoding"}
-    assert all(0 < size < 2**30 for size in told.values()), told  # temporaries, bytes per device
+    for size in told.values():  # bytes per device; a small step may do with on-chip memory
+        assert 0 < size["arguments"] < 2**30 and 0 <= size["temporary"] < 2**30, told

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.decoder import causal_mask
+from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.errors import UserError

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.decoder import Block, Decoder, KeysValues
+from adapt_jax.decoders.attention import Block, KeysValues
+from adapt_jax.decoders.decoder import Decoder
 
 BUCKET = 128  # prefix lengths are padded to multiples of this, so that compiled code is reused
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from adapt_jax.decoders import sharding
-from adapt_jax.decoders.decoder import KeysValues, causal_mask
+from adapt_jax.decoders.attention import KeysValues, causal_mask
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, bucket, encode_prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.errors import UserError, nearest

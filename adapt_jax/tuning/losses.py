@@ -6,7 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.decoder import Decoder, causal_mask
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
 from adapt_jax.tuning.batches import Batch
 
