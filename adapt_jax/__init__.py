@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
     from adapt_jax.prompting.prompt import Prompt as Prompt
     from adapt_jax.prompting.self_consistency import vote as vote
-    from adapt_jax.sampling.engine import Candidate as Candidate
-    from adapt_jax.sampling.engine import Decoding as Decoding
+    from adapt_jax.sampling.decoding import Candidate as Candidate
+    from adapt_jax.sampling.decoding import Decoding as Decoding
     from adapt_jax.sampling.engine import generate as generate
     from adapt_jax.tasks.task import Example as Example
     from adapt_jax.tasks.task import Task as Task
@@ -45,7 +45,8 @@ ROOMS = {
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "prompting.prompt": ("Prompt",),
     "prompting.self_consistency": ("vote",),
-    "sampling.engine": ("Candidate", "Decoding", "generate"),
+    "sampling.decoding": ("Candidate", "Decoding"),
+    "sampling.engine": ("generate",),
     "tasks.task": ("Example", "Task", "load_task"),
     "tasks.templates": ("Demonstration", "Template"),
 }

@@ -26,7 +26,8 @@ from adapt_jax.evaluation.evaluate import OnProgress
 from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.self_consistency import vote
-from adapt_jax.sampling.engine import Candidate, Engine, Request
+from adapt_jax.sampling.decoding import Candidate, Request
+from adapt_jax.sampling.engine import Engine
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.task import Example
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
 from adapt_jax.decoders.attention import CHUNK, attend, causal_mask
+from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 

@@ -18,7 +18,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
 from adapt_jax.decoders.sharding import MESH_AXES, row_sharding, shardings
-from adapt_jax.sampling import engine
+from adapt_jax.sampling import steps
 from adapt_jax.sampling.logits import Sampling
 from adapt_jax.tuning.batches import Batch
 from adapt_jax.tuning.losses import TunedDecoder
@@ -66,11 +66,11 @@ weights = placed(weights, shardings(weights, mesh))
 encode = lambda w, e: encode_prefix(nnx.merge(graph, w), e, 100)
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
 one = jax.ShapeDtypeStruct((8, 128, 2, 32), jnp.float32, sharding=rows)
-state = engine.Rows.idle(8)
+state = steps.Rows.idle(8)
 state = placed(state, jax.tree.map(lambda x: rows, state))
 seed = jax.eval_shape(lambda: jax.random.key(0))
 seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
-compiled = engine._decode.lower(
+compiled = steps.decode.lower(
     graph, Sampling(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
 ).compile()
 told["decoding"] = memory(compiled)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapt_jax.prompting.self_consistency import Vote, vote
-from adapt_jax.sampling.engine import Candidate
+from adapt_jax.sampling.decoding import Candidate
 from adapt_jax.tasks.task import Example, Task
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.sampling.engine import Decoding
+from adapt_jax.sampling.decoding import Decoding
 from adapt_jax.tasks.templates import Demonstration, Template
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from adapt_jax.config import Strict
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.engine import Decoding
+from adapt_jax.sampling.decoding import Decoding
 from adapt_jax.tasks.task import Task
 
 

@@ -16,7 +16,7 @@ from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.sharding import shardings
 from adapt_jax.errors import UserError
 from adapt_jax.prompting.prompt import CannotRun, Prompt, tokenize
-from adapt_jax.sampling.engine import Decoding
+from adapt_jax.sampling.decoding import Decoding
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tuning.batches import TrainingExample
 from adapt_jax.tuning.optimizers import TrainingConfig

@@ -1,0 +1,140 @@
+"""What runs on the device: prefix and questions encoded, slots filled, slots decoded.
+
+The compiled functions take the weights as arguments and the decoder's structure as a static one,
+so that engines over the same shapes share them.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adapt_jax.decoders.attention import KeysValues, causal_mask
+from adapt_jax.decoders.prefix import PrefixCache, encode_prefix
+from adapt_jax.sampling.logits import Sampling, choose, draw_keys, log_probability
+
+CHUNK = 8  # decoding steps on the device between two looks by the host
+
+Cache = list[KeysValues]  # per layer keys and values [B, S, K, H] of question and text, no prefix
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """What the device knows of each slot, beside its cache. A slot that was never filled is idle.
+
+    ``token`` is the newest one: its keys and values belong to column ``length`` of the cache and
+    are not there yet.
+    """
+
+    token: Int[Array, " B"]
+    length: Int[Array, " B"]  # columns of the cache in use
+    written: Int[Array, " B"]  # new tokens so far
+    limit: Int[Array, " B"]  # new tokens at most
+    example: Int[Array, " B"]  # crc32 of the request's id
+    candidate: Int[Array, " B"]
+    active: Bool[Array, " B"]
+
+    @staticmethod
+    def idle(count: int) -> "Rows":
+        """``count`` rows on the host, none of them active."""
+        kinds: dict[str, Any] = {"example": np.uint32, "active": bool}
+        names = [one.name for one in fields(Rows)]
+        rows: dict[str, Any] = {n: np.zeros(count, kinds.get(n, np.int32)) for n in names}
+        return Rows(**rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_front(
+    graph: Any, weights: Any, embeddings: Float[Array, "P D"], length: Int[Array, ""]
+) -> PrefixCache:
+    return encode_prefix(nnx.merge(graph, weights), embeddings, length)
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_questions(
+    graph: Any,
+    weights: Any,
+    prefix: PrefixCache,
+    tokens: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
+) -> Cache:
+    """Keys and values [R, T, K, H] of each row's first ``lengths`` tokens; the rest is padding."""
+    decoder = nnx.merge(graph, weights)
+    places = jnp.arange(tokens.shape[1])
+    segments = (places < lengths[:, None]).astype(jnp.int32)
+    positions = jnp.broadcast_to(prefix.length + places, tokens.shape)
+    embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
+    return decoder(embeddings, positions, causal_mask(segments), prefix=prefix.blocks)[1]
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def fill(
+    cache: Cache,
+    rows: Rows,
+    where: Int[Array, " B"],
+    encoded: Cache,
+    question: Int[Array, " B"],
+    new: Rows,
+) -> tuple[Cache, Rows]:
+    """Puts row ``question[i]`` of ``encoded`` and row ``i`` of ``new`` into slot ``where[i]``.
+
+    Nothing is put where ``where`` is beyond the last slot.
+    """
+
+    def put(kept: Array, fresh: Array) -> Array:
+        return kept.at[where].set(fresh, mode="drop")
+
+    def put_columns(kept: Array, fresh: Array) -> Array:
+        columns = min(kept.shape[1], fresh.shape[1])  # padding may be longer than the cache
+        return kept.at[where, :columns].set(fresh[question, :columns], mode="drop")
+
+    return jax.tree.map(put_columns, cache, encoded), jax.tree.map(put, rows, new)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
+def decode(
+    graph: Any,
+    sampling: Sampling,
+    eos: tuple[int, ...],
+    weights: Any,
+    prefix: PrefixCache,
+    cache: Cache,
+    rows: Rows,
+    seed: Key[Array, ""],
+) -> tuple[Cache, Rows, Int[Array, "CHUNK B"], Float[Array, "CHUNK B"]]:
+    """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
+    decoder = nnx.merge(graph, weights)
+    columns = jnp.arange(cache[0][0].shape[1])
+
+    def step(carry: tuple[Cache, Rows], _: None) -> tuple[tuple[Cache, Rows], tuple[Array, Array]]:
+        cache, rows = carry
+        hidden, cache = decoder(
+            decoder.embed(rows.token, decoder.embedding[...].dtype)[:, None],
+            (prefix.length + rows.length)[:, None],
+            (columns <= rows.length[:, None])[:, None],
+            prefix=prefix.blocks,
+            cache=cache,
+            write_at=jnp.where(rows.active, rows.length, columns.size),  # beyond: not written
+        )
+        logits = decoder.logits(hidden[:, 0])
+        keys = draw_keys(seed, rows.example, rows.candidate, rows.written)
+        token = choose(logits, keys, sampling).astype(jnp.int32)
+        one = rows.active.astype(jnp.int32)
+        ended = jnp.isin(token, jnp.asarray(eos, jnp.int32)) | (rows.written + one >= rows.limit)
+        after = replace(
+            rows,
+            token=token,
+            length=rows.length + one,
+            written=rows.written + one,
+            active=rows.active & ~ended,
+        )
+        return (cache, after), (token, log_probability(logits, token))
+
+    (cache, rows), news = jax.lax.scan(step, (cache, rows), length=CHUNK)
+    return cache, rows, *news
