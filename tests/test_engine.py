@@ -60,6 +60,25 @@ def test_a_candidate_does_not_depend_on_who_is_asked_beside_it_or_in_which_order
     assert len(texts) > 1  # candidates differ
 
 
+def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not_move(tiny):
+    requests = [Request(f"id{i}", draws(5 + i, i)) for i in range(12)]
+    decoding = Decoding(max_new_tokens=9, temperature=1.0, candidates=6)
+    engine = Engine(tiny, Prefix(), decoding, seed=0, slots=4)
+    everything = {(i, n): c.token_ids for i, n, c in engine.run(requests)}
+    found, entered = {}, []
+
+    def enough(index: int) -> bool:
+        return index % 2 == 0 and {(index, 0), (index, 1)} <= found.keys()
+
+    for index, number, candidate in engine.run(requests, enough=enough):
+        found[index, number] = candidate.token_ids
+        entered.append(number)
+    assert found.items() <= everything.items()
+    assert {(i, n) for i in range(12) for n in range(6 if i % 2 else 2)} <= found.keys()
+    assert len(found) < len(everything) - 6 * 2  # what was written beside the second is lost
+    assert np.mean(entered[:8]) < np.mean(entered[-8:])  # breadth first
+
+
 def test_sampled_tokens_follow_the_decoders_own_distribution(tiny):
     tokens = draws(6, 3)
     positions, segments = jnp.arange(6)[None], jnp.ones((1, 6, 6), bool)

@@ -76,7 +76,10 @@ class Engine:
         self.encoded_prefix = encode_front(self.graph, self.weights, embeddings, len(prefix))
 
     def run(
-        self, requests: Sequence[Request], on_progress: Callable[[int, int], None] | None = None
+        self,
+        requests: Sequence[Request],
+        on_progress: Callable[[int, int], None] | None = None,
+        enough: Callable[[int], bool] | None = None,
     ) -> Iterator[tuple[int, int, Candidate]]:
         """Yields (request index, candidate index, candidate) as they finish, in no set order.
 
@@ -85,6 +88,10 @@ class Engine:
 
         Args:
             on_progress: called with (candidates finished, tokens generated) after each chunk.
+            enough: whether the request of this index needs no more candidates; asked when one of
+                its candidates has been yielded. Those that wait or are being written are dropped
+                then, and candidates enter breadth first: the lowest numbers of many requests
+                before the higher ones of each.
 
         Raises:
             UserError: for a request without tokens, and for logits that are not finite.
@@ -104,13 +111,19 @@ class Engine:
         count = self._slot_count(total)
         longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
         cache, rows = self._empty(count, bucket(longest, COLUMNS))
-        batches = self._batches(requests, fitting, min(ROWS, count))
+        breadth = 1 if enough is None else max(1, count // min(ROWS, count))
+        batches = self._batches(requests, fitting, min(ROWS, count), breadth)
         waiting: deque[Waiting] = deque()
         writing: dict[int, Writing] = {}  # by slot
         finished = generated = 0
-        while finished < total:
-            for update in self._refill(count, requests, writing, waiting, batches):
+        while True:
+            for update in self._refill(
+                count, requests, writing, waiting, batches, enough is not None
+            ):
                 cache, rows = fill(cache, rows, *update)
+            if not writing:
+                return
+            retired: set[int] = set()
             cache, rows, *news = decode(
                 self.graph,
                 self.decoding.sampling,
@@ -140,6 +153,14 @@ class Engine:
                 finished += 1
                 del writing[slot]
                 yield text.request, text.candidate, done
+                if enough is not None and enough(text.request):
+                    retired.add(text.request)
+            if retired:
+                kept = [one for one in waiting if one.request not in retired]
+                waiting.clear()
+                waiting.extend(kept)
+                for slot in [s for s, text in writing.items() if text.request in retired]:
+                    del writing[slot]
             if on_progress is not None:
                 on_progress(finished, generated)
 
@@ -172,9 +193,9 @@ class Engine:
         return cache, jax.tree.map(place, Rows.idle(count))
 
     def _batches(
-        self, requests: Sequence[Request], indices: list[int], size: int
+        self, requests: Sequence[Request], indices: list[int], size: int, breadth: int
     ) -> Iterator[list[Waiting]]:
-        """Encodes the questions, ``size`` at a time, and yields their candidates.
+        """Encodes the questions, ``size`` at a time, and yields the candidates of ``breadth`` such.
 
         The last token of a question is left out: it is the first that a slot reads.
         """
@@ -184,15 +205,22 @@ class Engine:
 
         for length, group in groupby(sorted(indices, key=padded), padded):
             same = list(group)
-            for start in range(0, len(same), size):
-                batch = same[start : start + size]
-                tokens, lengths = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
-                for row, index in enumerate(batch):
-                    question = requests[index].tokens[:-1]
-                    tokens[row, : len(question)], lengths[row] = question, len(question)
-                encoded = encode_questions(
-                    self.graph, self.weights, self.encoded_prefix, tokens, lengths
-                )
+            for first in range(0, len(same), size * breadth):
+                batch, parts = same[first : first + size * breadth], []
+                for start in range(0, len(batch), size):
+                    tokens, lengths = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+                    for row, index in enumerate(batch[start : start + size]):
+                        question = requests[index].tokens[:-1]
+                        tokens[row, : len(question)], lengths[row] = question, len(question)
+                    parts.append(
+                        encode_questions(
+                            self.graph, self.weights, self.encoded_prefix, tokens, lengths
+                        )
+                    )
+                parts += parts[-1:] * (breadth - len(parts))  # one shape, so that fill is reused
+                encoded = parts[0]
+                if breadth > 1:
+                    encoded = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
                 yield [
                     Waiting(index, candidate, encoded, row)
                     for row, index in enumerate(batch)
@@ -206,12 +234,18 @@ class Engine:
         writing: dict[int, Writing],
         waiting: deque[Waiting],
         batches: Iterator[list[Waiting]],
+        breadth_first: bool,
     ) -> Iterator[tuple[Any, ...]]:
         """Gives free slots to waiting candidates; yields what _fill must put where."""
         free = deque(slot for slot in range(count) if slot not in writing)
         while free:
-            if not waiting:
+            few = breadth_first and len({one.request for one in waiting}) < count // 2
+            if not waiting or few:
                 waiting.extend(next(batches, []))
+            if few:  # more questions stand open: their first candidates go before later ones
+                ordered = sorted(waiting, key=lambda one: one.candidate)
+                waiting.clear()
+                waiting.extend(ordered)
             if not waiting:
                 break
             encoded = waiting[0].encoded
