@@ -13,7 +13,8 @@ from adapt_jax.errors import UserError
 from adapt_jax.tuning.checkpoints import Checkpoints
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
-from adapt_jax.tuning.trainer import TrainState, train
+from adapt_jax.tuning.step import TrainState
+from adapt_jax.tuning.trainer import train
 
 
 def made_state(length=3, mesh=None, scale=1.0):

@@ -23,7 +23,7 @@ from adapt_jax.sampling.logits import Sampling
 from adapt_jax.tuning.batches import Batch
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
-from adapt_jax.tuning.trainer import TrainState, make_step
+from adapt_jax.tuning.step import TrainState, make_step
 
 topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
 mesh = Mesh(np.array(topology.devices).reshape(2, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3)

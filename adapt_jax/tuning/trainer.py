@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -21,6 +20,7 @@ from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample
 from adapt_jax.tuning.checkpoints import Checkpoints
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+from adapt_jax.tuning.step import TrainState, make_step
 
 OnStep = Callable[[int, int, float], None]  # step (from 1), of how many, loss
 
@@ -34,32 +34,6 @@ class TrainingResult:
     seconds: float = 0.0
     padding_share: float = 0.0
     dropped: int = 0
-
-
-@jax.tree_util.register_dataclass
-@dataclass
-class TrainState:
-    """What changes from step to step; frozen weights are not in it."""
-
-    trainable: Any
-    slots: Any  # the optimizer's
-
-
-def make_step(graph: nnx.GraphDef, update: optax.GradientTransformation) -> Callable[..., Any]:
-    """The training step, compiled: gradients exist for the trainable state only."""
-
-    def loss(trainable: Any, frozen: Any, batch: Batch, front: jax.Array) -> Any:
-        model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-        return model.loss(batch, front)
-
-    def step(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
-        (nats, accuracy), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.trainable, frozen, batch, front
-        )
-        changes, slots = update.update(gradients, state.slots, state.trainable)
-        return TrainState(optax.apply_updates(state.trainable, changes), slots), nats, accuracy
-
-    return jax.jit(step, donate_argnums=0)
 
 
 def train(
