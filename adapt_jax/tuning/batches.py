@@ -133,7 +133,8 @@ class Batches:
         data = grain.MapDataset.source(examples)  # type: ignore[arg-type]
         if shape is None:
             data = data.shuffle(seed=seed)
-        data = data.repeat().batch(batch_size, batch_fn=list)
+        epochs = -(-steps * batch_size // len(examples))  # endless would overflow Grain's length
+        data = data.repeat(epochs).batch(batch_size, batch_fn=list)
         self.shape = shape or _shape_for(data, steps, row_length, row_multiple)
         self._iterator = iter(data.map(self._pack).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
