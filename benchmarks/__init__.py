@@ -1,0 +1,1 @@
+"""Timings against the peers, each as its users would use it."""

@@ -1,0 +1,80 @@
+"""The decoders that are timed: Llama shapes with 32,000 tokens of vocabulary and random weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+VOCAB = 32_000
+# parameters with the tied embedding: 15.2 and 58.3 million
+SIZES = {
+    "15M": {"hidden_size": 288, "intermediate_size": 768, "layers": 6, "heads": 6},
+    "60M": {"hidden_size": 512, "intermediate_size": 2048, "layers": 10, "heads": 8},
+}
+
+
+def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
+    """Writes a random float32 Llama of this size as a Hugging Face folder, and returns it.
+
+    The tokenizer knows a word per token id: ``t0`` to ``t31999``, white space between them.
+    """
+    shape = SIZES[size]
+    embed, ffn, heads = shape["hidden_size"], shape["intermediate_size"], shape["heads"]
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCAB,
+        "hidden_size": embed,
+        "intermediate_size": ffn,
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": embed // heads,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "dtype": "float32",
+    }
+    draws = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        draw = draws.standard_normal((rows, columns), np.float32)
+        return draw * np.float32(columns**-0.5)
+
+    tensors = {
+        "model.embed_tokens.weight": matrix(VOCAB, embed),
+        "model.norm.weight": np.ones(embed, np.float32),
+    }
+    for layer in range(shape["layers"]):
+        front = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{front}{norm}.weight"] = np.ones(embed, np.float32)
+        for name in "qkvo":
+            tensors[f"{front}self_attn.{name}_proj.weight"] = matrix(embed, embed)
+        for name in ("gate", "up"):
+            tensors[f"{front}mlp.{name}_proj.weight"] = matrix(ffn, embed)
+        tensors[f"{front}mlp.down_proj.weight"] = matrix(embed, ffn)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    vocabulary = {f"t{number}": number for number in range(VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "t1",
+        "eos_token": "t2",
+        "pad_token": "t0",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    return folder
