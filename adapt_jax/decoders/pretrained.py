@@ -23,6 +23,7 @@ from adapt_jax.decoders import sharding, tokens
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import FAMILIES, Family, tensor_names
+from adapt_jax.decoders.tensors import ParameterPath, Shape, Stored
 from adapt_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -94,19 +95,21 @@ def load_pretrained(
     family, config = read_config(folder)
     decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graphdef, abstract = nnx.split(decoder)
-    names = tensor_names(family, config.num_layers)
-    expected = {key: (*names[key], value.shape) for key, value in parameters(decoder).items()}
+    stored = tensor_names(family, config)
+    shapes = {key: value.shape for key, value in parameters(decoder).items()}
     places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
     with ExitStack() as stack:
         tensors = open_tensors(folder, stack)
         if config.tie_embeddings:
-            drop_repeated_output(tensors, names)
+            drop_repeated_output(tensors, stored)
+        expected = {
+            name: stored[key].tensor_shape(shapes) for key in shapes for name in stored[key].names
+        }
         check_tensors(folder, tensors, expected, family.IGNORED)
         flat = []
         for key, variable in nnx.to_flat_state(abstract):
-            name, swapped, shape = expected[tuple(key)]
             place = None if places is None else places[key].get_value()
-            array = read_tensor(tensors[name], name, shape, swapped, dtype, place)
+            array = read_parameter(tensors, stored[tuple(key)], tuple(key), shapes, dtype, place)
             flat.append((key, variable.replace(array)))
     state = nnx.from_flat_state(flat)
     return PretrainedDecoder(nnx.merge(graphdef, state), read_tokenizer(folder), str(path))
@@ -125,14 +128,20 @@ def save_pretrained(model: PretrainedDecoder, folder: str | Path, *, dtype: Any 
             no tensor for (low-rank factors are merged into the kernels first).
     """
     folder, family = Path(folder), FAMILIES[model.config.family]
-    names = tensor_names(family, model.config.num_layers)
+    stored = tensor_names(family, model.config)
     tensors: dict[str, np.ndarray] = {}
-    for key, parameter in parameters(model.decoder).items():
-        if key not in names:
+    written = parameters(model.decoder)
+    for key in written:
+        if key not in stored:
             raise UserError(f"{folder}: no Hugging Face tensor for {'.'.join(map(str, key))}")
-        name, swapped = names[key]
-        array = np.asarray(jax.device_get(parameter)).astype(dtype or parameter.dtype)
-        tensors[name] = np.ascontiguousarray(array.T if swapped else array)
+        if key == stored[key].parts[0]:
+            parts = {part: written[part] for part in stored[key].parts}
+            tensors |= stored[key].write(
+                {
+                    part: np.asarray(jax.device_get(value)).astype(dtype or value.dtype)
+                    for part, value in parts.items()
+                }
+            )
     hf = family.to_hf(model.config) | {"dtype": str(next(iter(tensors.values())).dtype)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,14 +239,12 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return tensors
 
 
-def drop_repeated_output(
-    tensors: dict[str, Any], names: dict[tuple[Any, ...], tuple[str, bool]]
-) -> None:
+def drop_repeated_output(tensors: dict[str, Any], stored: dict[ParameterPath, Stored]) -> None:
     """Some files of tied decoders repeat the embedding as the output: an equal copy is dropped.
 
     One that differs stays, and is refused as surplus.
     """
-    output, embedding = names["output", "kernel"][0], names["embedding",][0]
+    output, embedding = stored["output", "kernel"].names[0], stored["embedding",].names[0]
     if output in tensors and embedding in tensors:
         one, other = (tensors[name].get_tensor(name) for name in (output, embedding))
         if np.array_equal(one, other):
@@ -247,11 +254,16 @@ def drop_repeated_output(
 def check_tensors(
     folder: Path,
     tensors: dict[str, Any],
-    expected: dict[tuple[Any, ...], tuple[str, bool, tuple[int, ...]]],
+    shapes: dict[str, Shape],
     ignored: tuple[str, ...],
 ) -> None:
-    """Refuses, in one message, weights that are not exactly what the config implies."""
-    shapes = {name: shape[::-1] if swapped else shape for name, swapped, shape in expected.values()}
+    """Refuses, in one message, weights that are not exactly what the config implies.
+
+    Args:
+        tensors: the open file of each tensor that is there.
+        shapes: what must be there.
+        ignored: ends of names that may be there.
+    """
     missing = sorted(shapes.keys() - tensors.keys())
     surplus = sorted(name for name in tensors.keys() - shapes.keys() if not name.endswith(ignored))
     problems = [
@@ -272,18 +284,22 @@ def check_tensors(
         raise UserError(f"{folder}: weights and config.json disagree: {'; '.join(problems)}")
 
 
-def read_tensor(
-    file: Any, name: str, shape: tuple[int, ...], swapped: bool, dtype: Any, place: Any
+def read_parameter(
+    files: dict[str, Any],
+    stored: Stored,
+    path: ParameterPath,
+    shapes: dict[ParameterPath, Shape],
+    dtype: Any,
+    place: Any,
 ) -> jax.Array:
-    """One tensor as the decoder wants it; with a place, each device's part is read on its own."""
-    stored = file.get_slice(name)
+    """One parameter; with a place, each device's part is read on its own."""
+    shape = shapes[path]
+    tensors = {name: files[name].get_slice(name) for name in stored.names}
     if dtype is None and jax.default_backend() == "cpu":
         dtype = jnp.float32
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        index = (slice(None),) * len(shape) if index is None else index
-        array = stored[index[::-1] if swapped else index]
-        array = array.T if swapped else array
+        array = stored.read(path, shapes, tensors, index or (slice(None),) * len(shape))
         return np.ascontiguousarray(array.astype(dtype or array.dtype))
 
     if place is not None:

@@ -7,7 +7,7 @@ from adapt_jax.decoders.config import DecoderConfig, rope_frequencies
 LAYER, ATTENTION, FFN = "model.layers.{n}.", "layers.{n}.attention.", "layers.{n}.ffn."
 
 # Hugging Face keeps a projection as [out, in], the decoder as [in, out]: its axes are swapped.
-TENSORS: tuple[tuple[str, str, bool], ...] = (
+TENSORS: tuple[tuple[Any, ...], ...] = (
     ("model.embed_tokens.weight", "embedding", False),
     (LAYER + "input_layernorm.weight", "layers.{n}.attention_norm.scale", False),
     (LAYER + "self_attn.q_proj.weight", ATTENTION + "query.kernel", True),
