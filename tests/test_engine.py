@@ -79,6 +79,19 @@ def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not
     assert np.mean(entered[:8]) < np.mean(entered[-8:])  # breadth first
 
 
+def test_what_is_left_of_an_interrupted_run_comes_out_to_the_bit(tiny):
+    requests = [Request(f"id{i}", draws(5 + 3 * i, i)) for i in range(20)]
+    decoding = Decoding(max_new_tokens=9, temperature=1.0, candidates=2)
+    engine = Engine(tiny, Prefix((draws(9),)), decoding, seed=0, slots=8)
+    everything = {(i, n): (c.token_ids, c.log_probability) for i, n, c in engine.run(requests)}
+    done = {0, 1, 4, 5, 6, 7, 8, 13, 19}
+    left = {
+        (i, n): (c.token_ids, c.log_probability)
+        for i, n, c in engine.run(requests, enough=lambda _: False, answered=done)
+    }
+    assert left == {key: said for key, said in everything.items() if key[0] not in done}
+
+
 def test_sampled_tokens_follow_the_decoders_own_distribution(tiny):
     tokens = draws(6, 3)
     positions, segments = jnp.arange(6)[None], jnp.ones((1, 6, 6), bool)

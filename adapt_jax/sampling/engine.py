@@ -8,7 +8,7 @@ in. Shapes never change on the way, so nothing compiles twice.
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
@@ -80,6 +80,7 @@ class Engine:
         requests: Sequence[Request],
         on_progress: Callable[[int, int], None] | None = None,
         enough: Callable[[int], bool] | None = None,
+        answered: Collection[int] = (),
     ) -> Iterator[tuple[int, int, Candidate]]:
         """Yields (request index, candidate index, candidate) as they finish, in no set order.
 
@@ -92,6 +93,8 @@ class Engine:
                 its candidates has been yielded. Those that wait or are being written are dropped
                 then, and candidates enter breadth first: the lowest numbers of many requests
                 before the higher ones of each.
+            answered: indices of requests that were answered before. They are not written again, but
+                count towards the shapes, so that the others come out to the bit as beside them.
 
         Raises:
             UserError: for a request without tokens, and for logits that are not finite.
@@ -103,6 +106,8 @@ class Engine:
             if self.limit(request) >= 1:
                 fitting.append(index)
                 continue
+            if index in answered:
+                continue
             for candidate in range(self.decoding.candidates):
                 yield index, candidate, Candidate("", (), 0.0, "too_long")
         total = len(fitting) * self.decoding.candidates
@@ -112,7 +117,8 @@ class Engine:
         longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
         cache, rows = self._empty(count, bucket(longest, COLUMNS))
         breadth = 1 if enough is None else max(1, count // min(ROWS, count))
-        batches = self._batches(requests, fitting, min(ROWS, count), breadth)
+        left = [index for index in fitting if index not in answered]
+        batches = self._batches(requests, left, min(ROWS, count), breadth)
         waiting: deque[Waiting] = deque()
         writing: dict[int, Writing] = {}  # by slot
         finished = generated = 0
