@@ -1,4 +1,8 @@
-"""The command line: parse, call, print. Exit code 0 is success, 2 a mistake of the user."""
+"""The command line: parse, call, print.
+
+Exit code 0 is success, 2 a mistake of the user, 75 (EX_TEMPFAIL) a training that was asked to stop
+and goes on when the same command is given again.
+"""
 
 import argparse
 import json
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.errors import UserError
+from adapt_jax.tuning.interruption import RESTART, Interrupted, interruptible
 
 if TYPE_CHECKING:
     from adapt_jax.adaptation import Adaptation
@@ -40,10 +45,17 @@ the same questions, and is judged against the rung below. Writes into the output
   --methods.few_shot.demonstrations 4 --methods.lora null
   --only few_shot,lora      run these rungs and no others
 """
+RESTARTS = f"""\
+Killed at any moment and started again by the same command, the training goes on from its last
+checkpoint and ends as if nothing had been. SIGTERM or Ctrl-C saves first and leaves with exit code
+{RESTART}, on which a launcher may start the command again (a second Ctrl-C leaves at once).
+Checkpoints come as often as they cost less than 2 % of the time, or every
+`training.checkpoint_every` steps."""
 TUNE = f"""\
 Makes one adaptation, by the rung that `method:` in the file names, and saves it in
-OUTPUT-DIR/adaptation. Started again, an interrupted training goes on from its last checkpoint
-(`training.checkpoint_every`).
+OUTPUT-DIR/adaptation. OUTPUT-DIR/training holds the metrics of every step and the checkpoints.
+
+{RESTARTS}
 
 {OVERRIDES}\
   --method.training.steps 500
@@ -60,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(known)
         if overrides and options.command not in ("compare", "tune", "evaluate", "pretrain"):
             raise UserError(f"unknown option --{next(iter(overrides))} of {options.command}")
-        options.run(options, overrides)
+        with interruptible():
+            options.run(options, overrides)
         return 0
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
@@ -68,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if problem.filename is None:
             raise
         print(f"error: {problem.filename}: {problem.strerror}", file=sys.stderr)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return RESTART
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -128,7 +144,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--choice", action="append", default=[], help="an answer to choose; repeat it")
     sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
 
-    sub = command("pretrain", run_pretrain, "train a decoder from scratch on a generated corpus")
+    summary = "train a decoder from scratch on a generated corpus"
+    sub = command("pretrain", run_pretrain, summary, f"{summary.capitalize()}.\n\n{RESTARTS}")
     sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress")
@@ -366,9 +383,7 @@ def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     use_compilation_cache()
     output = Path(options.output_dir or Path("runs") / Path(options.config).stem)
     with Display(not options.quiet).stage("pretraining") as update:
-        result = pretrain(
-            config, output, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}")
-        )
+        result = pretrain(config, output, update)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
     print(f"saved: {output}")
 

@@ -150,7 +150,7 @@ def compare(
                     task,
                     seed=settings.seed,
                     mesh=mesh,
-                    on_step=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),  # noqa: B023
+                    on_step=update,
                 )
         except CannotRun as reason:
             result.rungs.append(skipped(name, str(reason)))
@@ -187,10 +187,11 @@ def tune(
     """Adapts a decoder by one rung, and saves the adaptation in ``output_dir/adaptation``.
 
     A training that was interrupted goes on from its last checkpoint in ``output_dir/training``
-    (written every ``checkpoint_every`` steps).
+    and ends as if it had not been.
 
     Raises:
         UserError: for whatever the user can mend, a rung that cannot run on this task included.
+        Interrupted: SIGTERM or Ctrl-C stopped the training; it has saved.
     """
     settings, where, folder = load_config(TuneConfig, config, overrides)
     options = dict(settings.method)
@@ -211,7 +212,8 @@ def tune(
                 seed=settings.seed,
                 folder=output / "training",
                 mesh=mesh,
-                on_step=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),
+                on_step=update,
+                about=about(settings),
             )
     except CannotRun as reason:
         raise UserError(f"{where}: {name} cannot run on {task.name}: {reason}") from None
@@ -221,6 +223,13 @@ def tune(
         f"in {adapted.train_seconds:.0f} seconds"
     )
     return adapted.adaptation
+
+
+def about(settings: TuneConfig) -> dict[str, Any]:
+    """What makes a run what it is; not where it runs, nor what the trainer tells by itself."""
+    told = settings.model_dump(exclude={"decoder", "seed", "output_dir", "slots", "mesh"})
+    told["method"].pop("training", None)
+    return told
 
 
 def chosen_methods(settings: CompareConfig, where: str) -> dict[str, Method]:

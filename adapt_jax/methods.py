@@ -3,12 +3,9 @@
 A new rung is a file in prompting/ or tuning/, and a line here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from jax.sharding import Mesh
 from pydantic import BaseModel
 
 from adapt_jax.adaptation import Adaptation
@@ -23,6 +20,7 @@ from adapt_jax.tuning.fine_tuning import FineTuning
 from adapt_jax.tuning.instruction_tuning import InstructionTuning
 from adapt_jax.tuning.lora import LowRank
 from adapt_jax.tuning.prompt_tuning import PromptTuning
+from adapt_jax.tuning.trainer import Run
 
 Method = Any  # a rung's own options, with an ``adapt`` method
 PROMPTING: dict[str, type[BaseModel]] = {
@@ -58,22 +56,19 @@ def adapt(
     task: Task,
     *,
     seed: int = 0,
-    folder: Path | None = None,
-    mesh: Mesh | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
+    **run: Unpack[Run],
 ) -> Adapted:
     """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
 
     Args:
-        folder: of the training's checkpoints, where the rung trains.
-        on_step: told of each training step: its number, how many, the loss.
+        run: how to train, where the rung trains (see tuning.trainer.Run).
 
     Raises:
         CannotRun: with the reason why this rung has no place on this task or decoder.
     """
     if name in PROMPTING:
         return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
-    tuned = method.adapt(model, task, seed=seed, folder=folder, mesh=mesh, on_step=on_step)
+    tuned = method.adapt(model, task, seed=seed, **run)
     adaptation = Adaptation(
         name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
     )

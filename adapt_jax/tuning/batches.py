@@ -134,28 +134,34 @@ class Batches:
         if shape is None:
             data = data.shuffle(seed=seed)
         epochs = -(-steps * batch_size // len(examples))  # endless would overflow Grain's length
-        data = data.repeat(epochs).batch(batch_size, batch_fn=list)
-        self.shape = shape or _shape_for(data, steps, row_length, row_multiple)
-        self._iterator = iter(data.map(self._pack).to_iter_dataset(
+        self._data = data.repeat(epochs).batch(batch_size, batch_fn=list)
+        self.shape = shape or _shape_for(self._data, steps, row_length, row_multiple)
+        self._iterator = iter(self._data.map(self._pack).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
 
-    def _pack(self, examples: list[TrainingExample]) -> Batch:
+    def _pack(self, examples: list[TrainingExample]) -> tuple[Batch, int]:
         batch, left_over = pack(
             examples, self.shape.rows, self.shape.row_length, self.shape.targets
         )
-        self.dropped += len(left_over)
-        return batch
+        return batch, len(left_over)
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        batch, left_over = next(self._iterator)
+        self.dropped += left_over  # here, and not in _pack, which is ahead of who takes the batches
+        return batch
+
+    def members(self, step: int) -> list[TrainingExample]:
+        """The examples of a step (from 0), wherever the iterator stands."""
+        return self._data[step]
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands, as plain JSON."""
-        return self._iterator.get_state()
+        """Where the iterator stands and what was dropped until there, as plain JSON."""
+        return {"order": self._iterator.get_state(), "dropped": self.dropped}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a saved position."""
-        self._iterator.set_state(state)
+        self._iterator.set_state(state["order"])
+        self.dropped = state["dropped"]
 
 
 def _shape_for(data: Any, steps: int, row_length: int | None, row_multiple: int) -> Shape:

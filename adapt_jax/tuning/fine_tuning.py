@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.pretrained import PretrainedDecoder, parameters
@@ -15,7 +13,7 @@ from adapt_jax.tasks.task import Task
 from adapt_jax.tuning.examples import Tuned, TuningMethod, cast, own_copy, prepare, told
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
-from adapt_jax.tuning.trainer import OnStep, train
+from adapt_jax.tuning.trainer import Run, train
 
 # Parts by name, as expressions that are searched in a parameter's path (layers.0.ffn.up.kernel).
 PARTS = {
@@ -46,9 +44,7 @@ class FineTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        folder: Path | None = None,
-        mesh: Mesh | None = None,
-        on_step: OnStep | None = None,
+        **run: Unpack[Run],
     ) -> Tuned:
         """Trains a copy of the decoder on the task's training examples.
 
@@ -59,7 +55,7 @@ class FineTuning(TuningMethod):
         prompt = self.prompt(task)
         chosen = select(model.decoder, self.train)
         prepared = prepare(model, prompt, task.train).checked()
-        decoder = own_copy(model.decoder, mesh)
+        decoder = own_copy(model.decoder, run.get("mesh"))
         kept = cast(decoder, chosen, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
@@ -68,9 +64,7 @@ class FineTuning(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
-            folder=folder,
-            mesh=mesh,
-            on_step=on_step,
+            **run,
         )
         cast(decoder, chosen, kept)
         return Tuned(

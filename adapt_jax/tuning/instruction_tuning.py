@@ -7,11 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 from pydantic import Field
 
 from adapt_jax.decoders.pretrained import PretrainedDecoder
@@ -23,7 +22,7 @@ from adapt_jax.tuning.batches import TrainingExample
 from adapt_jax.tuning.examples import Prepared, Tuned, TuningMethod, cast, own_copy, prepare, told
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
-from adapt_jax.tuning.trainer import OnStep, train
+from adapt_jax.tuning.trainer import Run, train
 
 INSTRUCTION = "Answer the question."  # in front of unseen kinds, when they are judged
 
@@ -61,9 +60,7 @@ class InstructionTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        folder: Path | None = None,
-        mesh: Mesh | None = None,
-        on_step: OnStep | None = None,
+        **run: Unpack[Run],
     ) -> Tuned:
         """Trains a copy of the decoder; ``Tuned.unseen`` holds the kinds to judge it on.
 
@@ -76,7 +73,7 @@ class InstructionTuning(TuningMethod):
         judged = {example.question for example in [*task.development, *task.test, *unseen]}
         seen = [example for example in seen if example.question not in judged]
         prepared = reworded(model, prompt, [*task.train, *seen], seed).checked()
-        decoder = own_copy(model.decoder, mesh)
+        decoder = own_copy(model.decoder, run.get("mesh"))
         kept = cast(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
@@ -84,9 +81,7 @@ class InstructionTuning(TuningMethod):
             prepared.examples,
             self.training,
             seed=seed,
-            folder=folder,
-            mesh=mesh,
-            on_step=on_step,
+            **run,
         )
         cast(decoder, nnx.Param, kept)
         kinds = sorted({example.kind for example in unseen})

@@ -1,12 +1,10 @@
 """LoRA: low-rank updates beside frozen kernels, merged into them in the end (2106.09685)."""
 
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from pydantic import Field
 
@@ -16,7 +14,7 @@ from adapt_jax.tasks.task import Task
 from adapt_jax.tuning.examples import Tuned, TuningMethod, own_copy, prepare, told
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
-from adapt_jax.tuning.trainer import OnStep, train
+from adapt_jax.tuning.trainer import Run, train
 
 Module = Literal["query", "key", "value", "output", "gate", "up", "down"]
 ROOMS = {"gate": "ffn", "up": "ffn", "down": "ffn"}  # the others are in "attention"
@@ -61,9 +59,7 @@ class LowRank(TuningMethod):
         task: Task,
         *,
         seed: int,
-        folder: Path | None = None,
-        mesh: Mesh | None = None,
-        on_step: OnStep | None = None,
+        **run: Unpack[Run],
     ) -> Tuned:
         """Trains the low-rank factors and merges them into the kernels of a copy of the decoder.
 
@@ -72,7 +68,7 @@ class LowRank(TuningMethod):
         """
         prompt = self.prompt(task)
         prepared = prepare(model, prompt, task.train).checked()
-        decoder = own_copy(model.decoder, mesh)
+        decoder = own_copy(model.decoder, run.get("mesh"))
         attach(decoder, self.modules, self.rank, self.alpha, nnx.Rngs(seed))
         result = train(
             TunedDecoder(decoder),
@@ -81,9 +77,7 @@ class LowRank(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
-            folder=folder,
-            mesh=mesh,
-            on_step=on_step,
+            **run,
         )
         merge(decoder)
         return Tuned(

@@ -12,6 +12,7 @@ class TrainingConfig(BaseModel):
 
     ``batch_size`` counts examples of a step; ``learning_rate`` is the schedule's peak. The 0.3 of
     the prompt tuning paper belongs to Adafactor without parameter scaling on T5 (2104.08691).
+    ``checkpoint_every`` counts steps, 0 is never; not given, the clock decides (see checkpoints).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -26,7 +27,8 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     row_length: int | None = Field(None, gt=1)
-    checkpoint_every: int = Field(0, ge=0)
+    checkpoint_every: int | None = Field(None, ge=0)
+    keep_checkpoints: int = Field(2, gt=0)
 
 
 def schedule(config: TrainingConfig) -> optax.Schedule:

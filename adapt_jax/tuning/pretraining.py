@@ -107,7 +107,7 @@ def pretrain(
     """Makes tokenizer and decoder, trains, and writes a Hugging Face folder.
 
     Beside the folder's usual files it writes ``loss_curve.json`` (nats per token of every step).
-    An interrupted run goes on where its last checkpoint stands (``training.checkpoint_every``).
+    An interrupted run goes on where its last checkpoint stands.
     """
     from adapt_jax.tasks.arithmetic import corpus
 
@@ -140,8 +140,9 @@ def pretrain(
         training,
         seed=config.seed,
         shape=Shape(config.rows, row_length, config.rows * row_length),
-        folder=folder / "run" if training.checkpoint_every else None,
+        folder=folder / "training",
         on_step=on_step,
+        about=config.model_dump(exclude={"training", "seed"}),
     )
     save_pretrained(PretrainedDecoder(decoder, tokenizer, str(folder)), folder)
     curve = [round(float(np.float32(loss)), 5) for loss in result.losses]

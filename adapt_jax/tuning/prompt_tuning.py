@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Float
 from pydantic import Field
 
@@ -22,7 +20,7 @@ from adapt_jax.tuning.batches import TrainingExample
 from adapt_jax.tuning.examples import Tuned, TuningMethod, prepare, told
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
-from adapt_jax.tuning.trainer import OnStep, train
+from adapt_jax.tuning.trainer import Run, train
 
 COMMON = 5000  # rows that "sampled_vocabulary" draws from (2104.08691, section 3.2)
 
@@ -50,9 +48,7 @@ class PromptTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        folder: Path | None = None,
-        mesh: Mesh | None = None,
-        on_step: OnStep | None = None,
+        **run: Unpack[Run],
     ) -> Tuned:
         """Trains a soft prompt on the task's training examples; the decoder stays as it is.
 
@@ -74,9 +70,7 @@ class PromptTuning(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
-            folder=folder,
-            mesh=mesh,
-            on_step=on_step,
+            **run,
         )
         learned = jax.device_get(soft_prompt.embeddings[...])  # small: it need not be sharded
         return Tuned(

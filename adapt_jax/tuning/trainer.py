@@ -3,10 +3,11 @@
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,31 @@ from adapt_jax.decoders.sharding import row_sharding, shardings
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample
 from adapt_jax.tuning.checkpoints import Checkpoints
+from adapt_jax.tuning.interruption import Interrupted, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.metrics_log import MetricsLog, Row
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
 
-OnStep = Callable[[int, int, float], None]  # step (from 1), of how many, loss
+OnStep = Callable[[int, int, str], None]  # step (from 1), of how many, how it goes
+DIVERGING = 10  # steps in a row
+NAMED = 8  # examples of a bad batch
+HOW_OFTEN = {"checkpoint_every", "keep_checkpoints"}  # settings that change nothing in the result
+
+
+class Run(TypedDict, total=False):
+    """What a run is given by whoever starts it; a tuning method hands it on to ``train``.
+
+    folder: where metrics and checkpoints go; a run that was interrupted there goes on.
+    mesh: where the decoder lies and the batches go.
+    on_step: told after each step.
+    about: settings that make the run what it is, as plain JSON; a checkpoint of others is refused.
+    """
+
+    folder: Path | None
+    mesh: Mesh | None
+    on_step: OnStep | None
+    about: Mapping[str, Any] | None
 
 
 @dataclass
@@ -44,22 +65,28 @@ def train(
     *,
     seed: int,
     front: Sequence[int] = (),
+    shape: Shape | None = None,
     folder: Path | None = None,
     mesh: Mesh | None = None,
-    shape: Shape | None = None,
     on_step: OnStep | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Trains the part of ``model`` that the filter ``trainable`` selects, in place.
+
+    A run with a folder survives its process: killed at any moment and called again with the same
+    arguments, it goes on from its last checkpoint and ends, on as many devices, with the same
+    parameters to the bit and the same metrics.jsonl (but for what the clock says).
 
     Args:
         trainable: an nnx filter, for example ``nnx.Param`` or ``nnx.PathContains("soft_prompt")``.
         front: token ids that stand, as shared prefix, in front of every example.
-        folder: where metrics and checkpoints go; a run that was interrupted there goes on.
         shape: for sources without end (see batches.Batches).
+        folder, mesh, on_step, about: see Run.
 
     Raises:
-        UserError: nothing to train, a batch that cannot be shared by the mesh, or a loss that is
-            not a number (the step is named).
+        UserError: nothing to train, a batch that cannot be shared by the mesh, a loss that is
+            not a number (step and examples are named), or a folder of another run.
+        Interrupted: SIGTERM or Ctrl-C came; all is saved.
     """
     graph, chosen, frozen = nnx.split(model, trainable, ...)  # type: ignore[misc]
     count = sum(leaf.size for leaf in jax.tree.leaves(chosen))
@@ -86,70 +113,127 @@ def train(
     state = TrainState(chosen, update.init(chosen))  # not jitted: slots lie where parameters lie
     if mesh is not None:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
-    result = TrainingResult(trainable_parameters=count)
-    checkpoints = Checkpoints(folder) if folder is not None and config.checkpoint_every else None
-    first, run = 0, _identity(config, seed, front, examples)
-    if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
-        first, state, extra = found
-        _check_same_run(extra.get("run", run), run, checkpoints.folder)
-        batches.set_state(extra["data"])
-        result.losses = list(extra["losses"])
     step, tokens = make_step(graph, update), jnp.asarray(front, jnp.int32)
-    began, pending, padding = time.perf_counter(), None, []
-    try:
+
+    with ExitStack() as stack:
+        checkpoints, first = None, 0
+        asked_to_stop: Callable[[], str | None] = str  # never
+        if folder is not None and config.checkpoint_every != 0:
+            every, keep = config.checkpoint_every, config.keep_checkpoints
+            checkpoints = stack.enter_context(Checkpoints(folder, every=every, keep=keep))
+            asked_to_stop = stack.enter_context(stop_signals())
+            run = _identity(config, seed, front, examples, chosen, frozen, about)
+            if (found := checkpoints.restore(state, run)) is not None:
+                first, state = found.step, found.state
+                batches.set_state(found.extra["data"])
+        log = stack.enter_context(MetricsLog(folder, first))
+        waiting: Row = {}  # of the step before: the device works while the host packs
+        clock = time.perf_counter()
+
+        def settle() -> None:
+            """Waits for the step whose row is waiting, if one is, and writes its row."""
+            nonlocal clock
+            if waiting:
+                row = _settled(waiting, log.rows, batches)
+                before, clock = clock, time.perf_counter()
+                log.write(row | {"time": {"seconds": round(clock - before, 6)}})
+                waiting.clear()
+                if on_step is not None:
+                    on_step(row["step"], config.steps, f"loss {row['loss']:.3f}")
+
         for index in range(first, config.steps):
             batch = next(batches)
-            padding.append(float(np.mean(np.asarray(batch.segments) == 0)))
-            state, nats, _ = step(state, frozen, place_batch(batch), tokens)
-            if pending is not None:  # the one before: the device works while the host packs
-                _record(result, pending, config.steps, on_step)
-            pending = nats
-            last = index + 1 == config.steps
-            if last or (checkpoints is not None and (index + 1) % config.checkpoint_every == 0):
-                _record(result, pending, config.steps, on_step)
-                pending = None
-                if checkpoints is not None:
-                    extra = {"data": batches.get_state(), "losses": result.losses, "run": run}
-                    checkpoints.save(index + 1, state, extra)
-    finally:  # also when interrupted: what was saved so far is written out
-        if checkpoints is not None:
-            checkpoints.close()
-    result.seconds = time.perf_counter() - began
-    result.padding_share = float(np.mean(padding)) if padding else 0.0
-    result.dropped = batches.dropped
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = ({"step": i, "loss": loss} for i, loss in enumerate(result.losses, 1))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            state, nats, accuracy = step(state, frozen, place_batch(batch), tokens)
+            settle()
+            waiting |= {"step": index + 1, "loss": nats, "accuracy": accuracy, **_counts(batch)}
+            last, stopping = index + 1 == config.steps, asked_to_stop()
+            if checkpoints is not None and (last or stopping or checkpoints.due(index + 1)):
+                settle()
+                log.sync()
+                extra = {"data": batches.get_state(), "run": run, "seed": seed}
+                checkpoints.save(index + 1, state, extra)
+            if stopping and not last:
+                raise Interrupted(
+                    f"stopped by {stopping} after step {index + 1} of {config.steps}, saved in "
+                    f"{folder}; the same command goes on from there"
+                )
+        settle()
     nnx.update(model, state.trainable)
-    return result
+    return TrainingResult(
+        losses=[row["loss"] for row in log.rows],
+        trainable_parameters=count,
+        seconds=sum(row["time"]["seconds"] for row in log.rows),
+        padding_share=float(np.mean([row["padding"] for row in log.rows])),
+        dropped=batches.dropped,
+    )
 
 
-def _record(result: TrainingResult, nats: jax.Array, steps: int, on_step: OnStep | None) -> None:
-    loss = float(nats)
-    if not np.isfinite(loss):
-        raise UserError(f"the loss of step {len(result.losses) + 1} is {loss}; try a lower rate")
-    result.losses.append(loss)
-    if on_step is not None:
-        on_step(len(result.losses), steps, loss)
+def _counts(batch: Batch) -> Row:
+    """What a batch holds: tokens and targets, and the share of its places that is padding."""
+    tokens = int(np.count_nonzero(batch.segments))
+    return {
+        "tokens": tokens,
+        "targets": int(np.count_nonzero(batch.target_weight)),
+        "padding": round(1 - tokens / np.size(batch.segments), 6),
+    }
+
+
+def _settled(row: Row, rows: Sequence[Row], batches: Batches) -> Row:
+    """The row with the numbers from the device.
+
+    Raises:
+        UserError: the loss is no number, or the run diverges: each of the last DIVERGING losses is
+            more than twice what it was at first, and more than 1 nat above it.
+    """
+    row = row | {"loss": float(row["loss"]), "accuracy": float(row["accuracy"])}
+    step, loss = row["step"], row["loss"]
+    recent = [*(earlier["loss"] for earlier in rows[1 - DIVERGING :]), loss]
+    first = rows[0]["loss"] if rows else loss
+    diverging = len(recent) == DIVERGING and min(recent) > max(2 * first, first + 1)
+    if np.isfinite(loss) and not diverging:
+        return row
+    names = [example.id for example in batches.members(step - 1)]
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
+    what = f"the loss of step {step} is {loss:.4g}"
+    if diverging:
+        what += f", it was {first:.4g} at first: the run diverges"
+    raise UserError(f"{what}; its batch holds the examples {shown}; try a lower learning rate")
 
 
 def _identity(
-    config: TrainingConfig, seed: int, front: Sequence[int], examples: Sequence[TrainingExample]
+    config: TrainingConfig,
+    seed: int,
+    front: Sequence[int],
+    examples: Sequence[TrainingExample],
+    chosen: Any,
+    frozen: Any,
+    about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, as plain JSON."""
-    data = zlib.crc32(repr((tuple(front), examples[0] if len(examples) else None)).encode())
-    told = config.model_dump(exclude={"checkpoint_every"})
-    return {**told, "seed": seed, "examples": len(examples), "data": data}
+    trained = config.model_dump(exclude=HOW_OFTEN)
+    told = {**(about or {}), "training": trained, "seed": seed}
+    known = examples if isinstance(examples, list) else [examples[0]] if len(examples) else []
+    data = zlib.crc32(repr((tuple(front), known)).encode())
+    return {
+        **flat(json.loads(json.dumps(told))),
+        "examples": f"{len(examples)} (digest {data:08x})",
+        "weights": f"of digest {_digest((chosen, frozen)):08x}",
+    }
 
 
-def _check_same_run(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
-    for key in here:
-        if there.get(key) != here[key]:
-            raise UserError(
-                f"{folder} holds a checkpoint of another run: {key} is {there.get(key)} there, "
-                f"{here[key]} here; go on with the same settings, or choose an empty folder"
-            )
+def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    result: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+        result |= inner
+    return result
+
+
+def _digest(tree: Any) -> int:
+    """Of the shapes and the largest weights: the same wherever they lie, and quick to compute."""
+    largest = [(leaf.shape, float(jnp.abs(leaf).max())) for leaf in jax.tree.leaves(tree)]
+    return zlib.crc32(repr(largest).encode())
 
 
 def _on_mesh(leaf: jax.Array, mesh: Mesh) -> jax.Array:

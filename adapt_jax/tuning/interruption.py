@@ -1,0 +1,54 @@
+"""Being asked to stop: the trainer saves and leaves, so that the same command goes on later."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+RESTART = 75  # the exit code that says "start me again" (EX_TEMPFAIL of sysexits.h)
+
+
+class Interrupted(Exception):
+    """A command was asked to stop and may be started again; it leaves with RESTART."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], str | None]]:
+    """Yields a function that says which signal has asked to stop, if any: SIGTERM or Ctrl-C.
+
+    A second Ctrl-C does not wait.
+    """
+    heard: list[str] = []
+
+    def hear(number: int, frame: Any) -> None:
+        if heard and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        heard.append(signal.Signals(number).name)
+
+    with _handled(hear, signal.SIGTERM, signal.SIGINT):
+        yield lambda: heard[0] if heard else None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM raises Interrupted, where nobody inside listens with ``stop_signals``."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interrupted("stopped by SIGTERM; the same command begins again or goes on")
+
+    with _handled(interrupt, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Installs a handler for a while. Outside of the main thread there are no signals to hear."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
