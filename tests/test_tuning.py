@@ -284,9 +284,9 @@ def test_instruction_tuning_trains_on_the_mixture_and_holds_kinds_out(tiny):
 
 def test_a_local_file_of_instructions_is_a_mixture(tiny, tmp_path):
     rows = [
-        {"instruction": "Say it again.", "input": f"word {n}", "output": f"word {n}", "kind": kind}
-        for n in range(4)
+        {"instruction": "Say it again.", "input": word, "output": word, "kind": kind}
         for kind in ("repeat", "echo")
+        for word in (f"word {kind} {n}" for n in range(4))
     ]
     rows.append({"instruction": TASK.test[0].question, "output": "8"})
     file = tmp_path / "mixture.jsonl"
