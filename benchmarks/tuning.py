@@ -1,0 +1,211 @@
+"""A training step against the peer's, on the same 32 examples and the same weights.
+
+    python -m benchmarks.tuning --method prompt_tuning --size 15M --peer peft
+
+Each side is a process of its own; they step in turn, and the last line is JSON: seconds of a step
+(forward, backward, update; median of three after a warm-up), their ratio, the seconds until the
+first step was done, and the resident memory at its highest minus that after loading, in MiB.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.shapes import SIZES, VOCAB, write_llama
+
+METHODS = ("prompt_tuning", "lora", "fine_tuning")
+PEERS = {"peft": ("prompt_tuning", "lora"), "transformers": ("fine_tuning",)}
+EXAMPLES, MEAN, SOFT, RANK = 32, 141, 100, 16
+RATE = {"prompt_tuning": 1e-2, "lora": 1e-3, "fine_tuning": 1e-5}
+Step = Callable[[], float]  # one step of training; its loss
+
+
+def make_examples(seed: int = 0) -> list[tuple[list[int], int]]:
+    """(tokens, first target) of 32 examples: 4,512 tokens, log-normal lengths, half are targets."""
+    draws = np.random.default_rng(seed)
+    raw = draws.lognormal(0.0, 0.5, EXAMPLES)
+    lengths = np.maximum(np.round(raw / raw.sum() * EXAMPLES * MEAN).astype(int), 16)
+    lengths[lengths.argmax()] += EXAMPLES * MEAN - lengths.sum()
+    return [(draws.integers(3, VOCAB, size).tolist(), size // 2) for size in lengths.tolist()]
+
+
+def ours(method: str, folder: Path) -> Step:
+    """A training step of this project, as its trainer makes it."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from adapt_jax.decoders.prefix import SoftPrompt
+    from adapt_jax.decoders.pretrained import load_pretrained
+    from adapt_jax.tuning.batches import Batches, TrainingExample
+    from adapt_jax.tuning.lora import LowRank, attach
+    from adapt_jax.tuning.losses import TunedDecoder
+    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+    from adapt_jax.tuning.step import TrainState, make_step
+
+    decoder = load_pretrained(folder).decoder
+    soft_prompt, chosen = None, nnx.Param
+    if method == "prompt_tuning":
+        soft_prompt = SoftPrompt(decoder.embed(jnp.arange(3, 3 + SOFT)))
+        chosen = nnx.PathContains("soft_prompt")
+    if method == "lora":
+        attach(decoder, LowRank().modules, RANK, 2.0 * RANK, nnx.Rngs(0))
+        chosen = nnx.PathContains("lora")
+    model = TunedDecoder(decoder, soft_prompt)
+    config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
+    examples = [
+        TrainingExample(str(number), tuple(tokens), start)
+        for number, (tokens, start) in enumerate(make_examples())
+    ]
+    batches = Batches(examples, EXAMPLES, config.steps, seed=0)
+    graph, trainable, frozen = nnx.split(model, chosen, ...)
+    update = optimizer(config)
+    state = TrainState(trainable, update.init(trainable))
+    step, front = make_step(graph, update), jnp.zeros(0, jnp.int32)
+    print(f"packed into {batches.shape}", file=sys.stderr)
+
+    def run() -> float:
+        nonlocal state
+        state, loss, _ = step(state, frozen, jax.device_put(next(batches)), front)
+        return float(jax.block_until_ready((state, loss))[1])
+
+    return run
+
+
+def peer(method: str, folder: Path) -> Step:
+    """The step of a user of transformers and PEFT: padded on the right to the longest."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if method != "fine_tuning":
+        import peft
+
+        settings = {
+            "prompt_tuning": peft.PromptTuningConfig(
+                task_type="CAUSAL_LM", num_virtual_tokens=SOFT
+            ),
+            "lora": peft.LoraConfig(
+                task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"
+            ),
+        }
+        model = peft.get_peft_model(model, settings[method])
+    model.train()
+    rate = RATE[method]
+    chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    update = torch.optim.AdamW(chosen, lr=rate)
+    examples = make_examples()
+    width = max(len(tokens) for tokens, _ in examples)
+    ids, mask = torch.zeros((2, EXAMPLES, width), dtype=torch.long)
+    labels = torch.full((EXAMPLES, width), -100)
+    for row, (tokens, start) in enumerate(examples):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+        labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
+    print(f"padded to {tuple(ids.shape)}", file=sys.stderr)
+
+    def run() -> float:
+        update.zero_grad()
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        update.step()
+        return float(loss.detach())
+
+    return run
+
+
+def resident(key: str) -> float:
+    """Resident memory of this process in MiB: now (VmRSS) or at its highest (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def serve(side: str, method: str, folder: Path) -> None:
+    """Makes one side ready, then answers each line read with a step: JSON a line."""
+    step = {"ours": ours, "peer": peer}[side](method, folder)
+    loaded = resident("VmRSS")
+    print(json.dumps({"loaded_mib": loaded}), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        loss = step()
+        told = {"s": time.perf_counter() - began, "loss": loss, "mib": resident("VmHWM") - loaded}
+        print(json.dumps(told), flush=True)
+
+
+class Side:
+    """One side in its own process."""
+
+    def __init__(self, side: str, method: str, folder: Path):
+        command = [sys.executable, "-m", "benchmarks.tuning", "--serve", side]
+        command += ["--method", method, "--folder", str(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.read()
+
+    def read(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a side ended with code {self.process.wait()}")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def step(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        print("step", file=self.process.stdin, flush=True)
+        return self.read()
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def compare(method: str, size: str, steps: int) -> dict[str, float]:
+    """Both sides in turn."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_llama(Path(temporary), size)
+        sides = {name: Side(name, method, folder) for name in ("ours", "peer")}
+        first = {name: side.step() for name, side in sides.items()}
+        told = [{name: side.step() for name, side in sides.items()} for _ in range(steps)]
+        for side in sides.values():
+            side.close()
+    losses = {name: first[name]["loss"] for name in sides}
+    print(f"loss of the first step: {losses}", file=sys.stderr)
+    seconds = {name: statistics.median(step[name]["s"] for step in told) for name in sides}
+    return {
+        "ours_s": round(seconds["ours"], 3),
+        "peer_s": round(seconds["peer"], 3),
+        "ratio": round(seconds["peer"] / seconds["ours"], 2),
+        "ours_compile_s": round(first["ours"]["s"] - seconds["ours"], 2),
+        "ours_peak_mib": round(told[-1]["ours"]["mib"], 1),
+        "peer_peak_mib": round(told[-1]["peer"]["mib"], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--size", choices=SIZES, default="15M")
+    parser.add_argument("--peer", choices=PEERS, help="peft or transformers, by the method")
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
+    parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.serve, options.method, options.folder)
+    if options.peer and options.method not in PEERS[options.peer]:
+        parser.error(f"{options.peer} is measured with: {', '.join(PEERS[options.peer])}")
+    print(json.dumps(compare(options.method, options.size, options.steps)))
+    return None
+
+
+if __name__ == "__main__":
+    main()
