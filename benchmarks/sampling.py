@@ -65,18 +65,21 @@ def main() -> None:
 
     import numpy as np
 
-    from benchmarks.checkpoints import VOCABULARY, write_llama
+    from benchmarks.shapes import VOCAB, write_llama
 
     draws = np.random.default_rng(1)
     settings = vars(options) | {
-        "prefix": draws.integers(3, VOCABULARY, options.prefix).tolist(),
+        "prefix": draws.integers(3, VOCAB, options.prefix).tolist(),
         "questions": draws.integers(
-            3, VOCABULARY, (options.questions, options.question_tokens)
+            3, VOCAB, (options.questions, options.question_tokens)
         ).tolist(),
         "threads": len(os.sched_getaffinity(0)),
     }
     with tempfile.TemporaryDirectory() as temporary:
-        settings["folder"] = str(write_llama(Path(temporary) / options.size, options.size))
+        folder = write_llama(Path(temporary) / options.size, options.size)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
+        settings["folder"] = str(folder)
         mine = run_side([sys.executable, "-m", "benchmarks.sampling", "--ours"], settings)
         result = {
             "ours_s": mine["median_s"],

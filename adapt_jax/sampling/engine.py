@@ -176,8 +176,9 @@ class Engine:
         return min(self.decoding.max_new_tokens, room)
 
     def _slot_count(self, total: int) -> int:
-        """No more slots than are needed, a power of two, and a whole number per device."""
-        count = min(self.slots, 1 << (total - 1).bit_length())
+        """No more slots than are needed, rounded to four sizes per doubling, whole per device."""
+        step = max(1, 1 << (total - 1).bit_length() >> 3)
+        count = min(self.slots, bucket(total, step))
         if self.mesh is None:
             return count
         return bucket(count, self.mesh.shape["data"] * self.mesh.shape["fsdp"])

@@ -32,19 +32,76 @@ def restrict(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        last = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
+        # the least of them: asking for the last column would make XLA sort the whole row
+        last = jnp.min(jax.lax.top_k(logits, sampling.top_k)[0], axis=-1, keepdims=True)
         logits = jnp.where(logits < last, -jnp.inf, logits)
     if sampling.top_p < 1:
-        ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-        shares = jax.nn.softmax(ordered, axis=-1)
-        needed = jnp.cumsum(shares, axis=-1) - shares < sampling.top_p  # share of those before it
-        needed = needed.at[..., 0].set(True)
-        last = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < last, -jnp.inf, logits)
+        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        logits = jnp.where(weights < nucleus(weights, sampling.top_p), -jnp.inf, logits)
     if sampling.min_p > 0:
         last = jnp.max(logits, axis=-1, keepdims=True) + math.log(sampling.min_p)
         logits = jnp.where(logits < last, -jnp.inf, logits)
     return logits
+
+
+def nucleus(weights: Float[Array, "*B V"], share: float) -> Float[Array, "*B 1"]:
+    """The least weight that is kept: those above it reach less than ``share`` of the sum.
+
+    Found by bisection over the bits of a float, which are ordered as the floats are; 31 passes
+    over a row take a twentieth of the time that sorting it takes (32,000 tokens, CPU).
+
+    Args:
+        weights: from 0 to 1; the largest of a row is 1.
+    """
+    enough = share * jnp.sum(weights, axis=-1, keepdims=True)
+
+    def above(bits: Array) -> Array:  # whether the weights above this one reach the share
+        least = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        return jnp.sum(jnp.where(weights > least, weights, 0), axis=-1, keepdims=True) >= enough
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds  # low reaches the share, high does not
+        middle = low + (high - low) // 2
+        reached = above(middle)
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    one = jax.lax.bitcast_convert_type(jnp.ones_like(enough), jnp.int32)
+    _, high = jax.lax.fori_loop(0, 31, halve, (jnp.full_like(one, -1), one))
+    return jax.lax.bitcast_convert_type(high, jnp.float32)
+
+
+def likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+    """The first of the highest. In two passes, which vectorise; XLA's argmax does not on a CPU."""
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    places = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    found = jnp.min(jnp.where(logits == highest, places, logits.shape[-1] - 1), axis=-1)
+    return found.astype(jnp.int32)
+
+
+def draw(logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
+    """One token per row in proportion to the exponentials, with the row's own key.
+
+    Gumbel noise on two levels: the best of the blocks, each with the logarithm of its sum, then
+    the best token within it. The distribution is that of noise on every token (a block's perturbed
+    maximum is its log-sum plus such noise), for two square roots of the noise.
+    """
+    size = logits.shape[-1]
+    root = math.isqrt(size - 1) + 1
+    blocks = next((count for count in range(root, 4 * root) if size % count == 0), root)
+    each = -(-size // blocks)
+    # a block is a column, so that sums run along the rows: those vectorise
+    logits = jnp.pad(logits, ((0, 0), (0, blocks * each - size)), constant_values=-jnp.inf)
+    grid = logits.reshape(-1, each, blocks)
+    highest = jnp.max(grid, axis=(1, 2))
+    sums = jnp.log(jnp.sum(jnp.exp(grid - highest[:, None, None]), axis=1))
+
+    def one(key: Key[Array, ""], sums: Array, grid: Array) -> Array:
+        first, second = jax.random.split(key)
+        block = likeliest(sums + jax.random.gumbel(first, (blocks,)))
+        column = jax.lax.dynamic_index_in_dim(grid, block, axis=1, keepdims=False)
+        return likeliest(column + jax.random.gumbel(second, (each,))) * blocks + block
+
+    return jax.vmap(one)(keys, sums, grid)
 
 
 def choose(
@@ -52,8 +109,8 @@ def choose(
 ) -> Int[Array, " B"]:
     """One token per row, drawn with the row's own key (and by nothing else)."""
     if sampling.temperature == 0:
-        return jnp.argmax(logits, axis=-1)
-    return jax.vmap(jax.random.categorical)(keys, restrict(logits, sampling))
+        return likeliest(logits)
+    return draw(restrict(logits, sampling), keys)
 
 
 def log_probability(logits: Float[Array, "B V"], tokens: Int[Array, " B"]) -> Float[Array, " B"]:
