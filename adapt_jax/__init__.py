@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from adapt_jax.evaluation.evaluate import Evaluation as Evaluation
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
     from adapt_jax.prompting.prompt import Prompt as Prompt
-    from adapt_jax.prompting.self_consistency import vote as vote
+    from adapt_jax.prompting.voting import maj_at_k as maj_at_k
+    from adapt_jax.prompting.voting import vote as vote
     from adapt_jax.sampling.decoding import Candidate as Candidate
     from adapt_jax.sampling.decoding import Decoding as Decoding
     from adapt_jax.sampling.engine import generate as generate
@@ -44,7 +45,7 @@ ROOMS = {
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "prompting.prompt": ("Prompt",),
-    "prompting.self_consistency": ("vote",),
+    "prompting.voting": ("maj_at_k", "vote"),
     "sampling.decoding": ("Candidate", "Decoding"),
     "sampling.engine": ("generate",),
     "tasks.task": ("Example", "Task", "load_task"),

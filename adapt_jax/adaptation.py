@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import OnProgress
 from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.prompting.prompt import Prompt, tokenize
-from adapt_jax.prompting.self_consistency import vote
+from adapt_jax.prompting.voting import Poll, vote
 from adapt_jax.sampling.decoding import Candidate, Request
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.tasks.answers import read_answer
@@ -75,12 +75,24 @@ class Adaptation:
         return [answers[index] for index in range(len(examples))]
 
     def stream(
-        self, examples: Sequence[Example], *, seed: int = 0, slots: int = 128
+        self,
+        examples: Sequence[Example],
+        *,
+        seed: int = 0,
+        slots: int = 128,
+        answered: Collection[int] = (),
+        on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Answered]]:
-        """(index, answer) of each example as soon as its last candidate is finished.
+        """(index, answer) of each example as soon as it is decided.
 
         The text of a candidate depends on the seed, the example's id and the candidate's number
-        alone, not on who is asked beside it.
+        alone, not on who is asked beside it. Where the prompt has a ``stop_at``, a question that
+        is decided gets no more candidates.
+
+        Args:
+            answered: indices of examples that an earlier run has answered, and that are not asked
+                again; the others come out to the bit as they would beside them.
+            on_tokens: told of (candidates finished, tokens generated) every few steps.
         """
         if not examples:
             return
@@ -97,13 +109,13 @@ class Adaptation:
             Request(example.id, tuple(tokens))
             for example, tokens in zip(examples, questions, strict=True)
         ]
-        collected: dict[int, dict[int, Candidate]] = {}
-        for index, number, candidate in engine.run(requests):
-            mine = collected.setdefault(index, {})
-            mine[number] = self.read(candidate, examples[index])
-            if len(mine) < wanted:
+        polls = [Poll(wanted, prompt.stop_at, prompt.vote) for _ in examples]
+        enough = None if prompt.stop_at is None else lambda index: polls[index].decided
+        run = engine.run(requests, on_tokens, enough, answered)
+        for index, number, candidate in run:
+            if not polls[index].add(number, self.read(candidate, examples[index])):
                 continue
-            candidates = tuple(mine[number] for number in sorted(mine))
+            candidates = polls[index].candidates
             result = vote(candidates, rule=prompt.vote)
             reasonings = (c.reasoning for c in candidates if c.answer == result.answer)
             now = time.perf_counter()
@@ -118,6 +130,7 @@ class Adaptation:
                     prompt_tokens=len(prefix) + len(questions[index]),
                     generated_tokens=sum(len(c.token_ids) for c in candidates),
                     seconds=now - started,
+                    saved=wanted - len(candidates),
                     too_long=candidate.finish_reason == "too_long",
                 ),
             )

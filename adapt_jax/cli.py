@@ -254,10 +254,8 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
         judged = evaluate(
             adaptation, task, seed=options.seed, slots=options.slots, on_progress=update
         )
-    for name, value in judged.to_dict().items():
-        if name != "ci95":
-            print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
-    print("{:<18} {:.4f} to {:.4f}".format("95 % interval", *judged.ci95))
+    for line in report.describe_evaluation(judged):
+        print(line)
     if options.output_dir:
         output = Path(options.output_dir)
         description = {"task": task.name, "method": adaptation.method, "seed": options.seed}

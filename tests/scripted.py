@@ -1,6 +1,6 @@
 """A stand-in for the sampling engine that says what a test tells it to say."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from adapt_jax.sampling.engine import Candidate, Decoding, Request
@@ -13,9 +13,17 @@ def scripted(say: Callable[[str, int], str | Candidate]) -> type:
         def __init__(self, model: Any, prefix: Any, decoding: Decoding, **options: Any):
             self.decoding = decoding
 
-        def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, int, Candidate]]:
+        def run(
+            self,
+            requests: Sequence[Request],
+            on_progress: Any = None,
+            enough: Callable[[int], bool] | None = None,
+            answered: Collection[int] = (),
+        ) -> Iterator[tuple[int, int, Candidate]]:
             for number in reversed(range(self.decoding.candidates)):
                 for index, request in enumerate(requests):
+                    if index in answered or (enough is not None and enough(index)):
+                        continue
                     said = say(request.id, number)
                     if isinstance(said, str):
                         said = Candidate(said, (5, 6, 7), -1.0, "stop")

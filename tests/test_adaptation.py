@@ -201,6 +201,26 @@ def test_candidates_vote_with_their_distinct_reasonings(tiny, monkeypatch):
     assert answered.generated_tokens == 18
 
 
+def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny):
+    from adapt_jax.prompting.voting import needed
+
+    sampled = prompt(candidates=9, temperature=0.3)
+    examples = [replace(e, question=e.question + " (a) 1 (b) 2" * int(e.id)) for e in EXAMPLES]
+    everything = Adaptation("self_consistency", sampled, tiny)
+    stopping = replace(everything, prompt=replace(sampled, stop_at=0.7))
+    # what a random decoder writes is hardly ever an answer: let the first letters be one
+    for one in (everything, stopping):
+        one.read = lambda c, _: replace(c, answer=c.text[:1], reasoning=c.text)
+    whole = everything.answer(examples, slots=16)
+    counts = [needed(one.candidates, 0.7) for one in whole]
+    assert min(counts) < 9
+    for slots in (4, 16):
+        stopped = stopping.answer(examples, slots=slots)
+        assert [len(one.candidates) for one in stopped] == counts
+        assert [one.saved for one in stopped] == [9 - count for count in counts]
+        assert texts(stopped) == [t[:n] for t, n in zip(texts(whole), counts, strict=True)]
+
+
 def test_a_candidate_that_ran_out_of_length_abstains(tiny, monkeypatch):
     cut = Candidate(" 2 + 3 = 5. The answer is 5", (1,), -1.0, "length")
     monkeypatch.setattr(module, "Engine", scripted(lambda *_: cut))

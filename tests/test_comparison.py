@@ -93,7 +93,10 @@ def test_costs_are_those_of_the_technique(ladder: Comparison):
     assert ladder["prompt_tuning"]["trainable_parameters"] == 4 * 32
     assert ladder["fine_tuning"]["trainable_parameters"] > ladder["lora"]["trainable_parameters"]
     assert sampled["generated_tokens"] > ladder["chain_of_thought"]["generated_tokens"]
-    assert 0 <= sampled["accuracy_majority"] <= 1 and 0 <= sampled["repeat_share"] <= 1
+    for name in ("accuracy_majority", "repeat_share", "abstained_candidates", "agreement"):
+        assert 0 <= sampled[name] <= 1
+    assert sampled["maj_at_k"].keys() == sampled["distinct_at_k"].keys() == {"1", "2", "3"}
+    assert sampled["saved_share"] == 0
     assert "accuracy_majority" not in zero
 
 
@@ -222,6 +225,10 @@ def test_tune_saves_one_adaptation_and_resumes(tiny_folder: Path, tmp_path: Path
     assert Adaptation.load(tuned.folder).method == "lora"
 
 
+def sampling(**options) -> dict:
+    return {"methods": {"self_consistency": options}}
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -231,6 +238,10 @@ def test_tune_saves_one_adaptation_and_resumes(tiny_folder: Path, tmp_path: Path
             "methods.lora: unknown key 'rang'; did you mean 'rank'",
         ),
         ({"methods": {"lora": None}}, "no rung to climb"),
+        (sampling(candidates=0), "self_consistency: candidates: Input should be greater than 0"),
+        (sampling(temperature=0), "20 candidates at temperature 0 would all be the same"),
+        (sampling(stop_at=0.5), "stop_at: expected a probability above 0.5 and below 1, or null"),
+        (sampling(vote="majorty"), "unknown rule 'majorty'; did you mean 'majority'?; known:"),
         ({"only": "zero_shot,lorra"}, "unknown method 'lorra'; did you mean 'lora'?"),
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
         ({"decoder": "no/where"}, "no/where"),

@@ -32,7 +32,7 @@ class Evaluation:
     """Judged questions and what METRICS says of them; ``ci95`` is Wilson's interval."""
 
     judged: tuple[Judged, ...]
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | dict[str, float] | None]
     ci95: tuple[float, float]
 
     @property

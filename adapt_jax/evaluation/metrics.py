@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapt_jax.prompting.self_consistency import Vote, vote
+from adapt_jax.prompting.voting import Vote, maj_at_k, vote
 from adapt_jax.sampling.decoding import Candidate
 from adapt_jax.tasks.task import Example, Task
 
@@ -15,8 +15,9 @@ class Answered:
 
     ``answer`` is canonical, None where every candidate abstained; ``reasoning`` is that of the
     first candidate which gave the answer. ``prompt_tokens`` counts everything in front of the
-    answer, soft prompt included; ``generated_tokens`` sums over the candidates; ``seconds`` is
-    this question's share of the wall-clock time, compilation included.
+    answer, soft prompt included; ``generated_tokens`` sums over the candidates that count, and
+    ``saved`` is how many early stopping did without; ``seconds`` is this question's share of the
+    wall-clock time, compilation included.
     """
 
     example_id: str
@@ -27,6 +28,7 @@ class Answered:
     prompt_tokens: int
     generated_tokens: int
     seconds: float
+    saved: int = 0
     too_long: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,6 +42,7 @@ class Answered:
                 "confidence": self.vote.confidence,
                 "counts": {str(answer): count for answer, count in self.vote.counts.items()},
                 "abstained": self.vote.abstained,
+                "repeats": self.vote.repeats,
             },
             "candidates": [
                 {
@@ -53,6 +56,7 @@ class Answered:
             ],
             "prompt_tokens": self.prompt_tokens,
             "generated_tokens": self.generated_tokens,
+            "candidates_saved": self.saved,
             "seconds": round(self.seconds, 6),
             "too_long": self.too_long,
         }
@@ -67,7 +71,7 @@ class Judged:
     correct: bool
 
 
-Metric = Callable[[Task, Sequence[Judged]], float | None]
+Metric = Callable[[Task, Sequence[Judged]], float | dict[str, float] | None]
 
 
 def mean(values: Sequence[float | bool]) -> float:
@@ -103,9 +107,58 @@ def repeat_share(task: Task, judged: Sequence[Judged]) -> float | None:
     return sum(vote.repeats for vote in votes) / answering if answering else 0.0
 
 
+def at_k(task: Task, judged: Sequence[Judged], rule: str) -> dict[str, float] | None:
+    """Accuracy by the number of candidates that vote, without bias (voting.maj_at_k).
+
+    Where questions were stopped early, only the candidates that all of them have are looked at:
+    how many more one has depends on what they say.
+    """
+    if not sampled(judged):
+        return None
+    share = min(len(row.answered.candidates) for row in judged)
+    curves = []
+    for row in judged:
+        candidates = row.answered.candidates[:share]
+        answers = {c.answer for c in candidates if c.answer is not None}
+        right = {answer for answer in answers if task.grade(answer, row.example)}
+        curves.append(maj_at_k(candidates, right, rule=rule))
+    return {str(k): mean([curve[k] for curve in curves]) for k in curves[0]}
+
+
+def majority_at_k(task: Task, judged: Sequence[Judged]) -> dict[str, float] | None:
+    """maj@k: what the paper's majority of k candidates gives, ties shared."""
+    return at_k(task, judged, "majority")
+
+
+def distinct_at_k(task: Task, judged: Sequence[Judged]) -> dict[str, float] | None:
+    """The same for the vote that counts distinct reasonings."""
+    return at_k(task, judged, "distinct")
+
+
+def agreement(task: Task, judged: Sequence[Judged]) -> float | None:
+    """The winner's share of the vote, mean over the questions: how sure the candidates are."""
+    return mean([row.answered.vote.confidence for row in judged]) if sampled(judged) else None
+
+
+def saved_share(task: Task, judged: Sequence[Judged]) -> float | None:
+    """Share of the candidates that early stopping did without."""
+    if not sampled(judged):
+        return None
+    saved = sum(row.answered.saved for row in judged)
+    return saved / (saved + sum(len(row.answered.candidates) for row in judged))
+
+
 def abstained(task: Task, judged: Sequence[Judged]) -> float:
     """Share of questions to which no candidate gave an answer that can be read."""
     return mean([row.answered.answer is None for row in judged])
+
+
+def abstained_candidates(task: Task, judged: Sequence[Judged]) -> float | None:
+    """Share of the candidates that gave no answer that can be read, the cut off among them."""
+    if not sampled(judged):
+        return None
+    silent = sum(row.answered.vote.abstained for row in judged)
+    return silent / sum(len(row.answered.candidates) for row in judged)
 
 
 def cut_off(task: Task, judged: Sequence[Judged]) -> float:
@@ -137,8 +190,13 @@ def seconds(task: Task, judged: Sequence[Judged]) -> float:
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "accuracy_majority": accuracy_majority,
+    "maj_at_k": majority_at_k,
+    "distinct_at_k": distinct_at_k,
+    "agreement": agreement,
+    "saved_share": saved_share,
     "repeat_share": repeat_share,
     "abstained": abstained,
+    "abstained_candidates": abstained_candidates,
     "cut_off": cut_off,
     "too_long": too_long,
     "prompt_tokens": prompt_tokens,

@@ -142,11 +142,15 @@ def table(rungs: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 
 def describe_votes(rung: Mapping[str, Any]) -> str:
-    """The other vote, and how often candidates repeat each other."""
-    return (
+    """The other vote, how often candidates repeat each other or say nothing, what was saved."""
+    text = (
         f"{rung['method']}: {percent(rung['accuracy_majority'])} by plain majority; "
-        f"{percent(rung['repeat_share'])} of the candidates repeat another's reasoning"
+        f"{percent(rung['repeat_share'])} of the candidates repeat another's reasoning, "
+        f"{percent(rung['abstained_candidates'])} give no answer"
     )
+    if rung["saved_share"]:
+        text += f"; early stopping saved {percent(rung['saved_share'])} of the candidates"
+    return text
 
 
 def describe_kinds(rung: Mapping[str, Any]) -> str:
@@ -156,6 +160,17 @@ def describe_kinds(rung: Mapping[str, Any]) -> str:
         for kind, judged in rung["unseen_kinds"].items()
     )
     return f"{rung['method']}: kinds it has not seen, before → after: {kinds}"
+
+
+def describe_evaluation(evaluation: Evaluation) -> Iterator[str]:
+    """Everything that was measured, a line each."""
+    for name, value in evaluation.to_dict().items():
+        if isinstance(value, dict):
+            curve = ", ".join(f"{k}: {share:.4f}" for k, share in value.items())
+            yield f"{name:<20} {curve}"
+        elif name != "ci95":
+            yield f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value}"
+    yield "{:<20} {:.4f} to {:.4f}".format("95 % interval", *evaluation.ci95)
 
 
 def write_text(path: Path, text: str) -> None:

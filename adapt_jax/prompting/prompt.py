@@ -8,6 +8,8 @@ from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.sampling.decoding import Decoding
 from adapt_jax.tasks.templates import Demonstration, Template
 
+LATER = {"stop_at"}  # fields that adaptations did not have at first
+
 
 class CannotRun(Exception):
     """A rung has no place on this task or decoder; the message says why."""
@@ -20,7 +22,8 @@ class Prompt:
     Attributes:
         reasoning: whether the demonstrations show theirs.
         parser: name in tasks.answers.PARSERS.
-        vote: name in prompting.self_consistency.VOTES; with one candidate all rules agree.
+        vote: name in prompting.voting.VOTES; with one candidate all rules agree.
+        stop_at: see prompting.voting.settled; None draws all candidates.
     """
 
     template: Template = Template()
@@ -30,6 +33,7 @@ class Prompt:
     parser: str = "number"
     decoding: Decoding = field(default_factory=Decoding)
     vote: str = "distinct"
+    stop_at: float | None = None
 
     @property
     def text(self) -> str:
@@ -45,10 +49,11 @@ class Prompt:
         """What ``to_dict`` gave.
 
         Raises:
-            KeyError: a field is missing.
+            KeyError: a field is missing, and it is none of LATER.
             TypeError: a field of the template, a demonstration or the decoding is not known.
         """
-        values = {field.name: saved[field.name] for field in fields(cls)}
+        names = [field.name for field in fields(cls) if field.name not in LATER - saved.keys()]
+        values = {name: saved[name] for name in names}
         shown = (Demonstration(**demonstration) for demonstration in values["demonstrations"])
         values |= {
             "template": Template(**values["template"]),
