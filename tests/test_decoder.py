@@ -101,7 +101,7 @@ def test_cached_steps_equal_the_whole_row_when_rows_stand_at_different_places(
     rows, slots, config = [draw(5, seed=3), draw(9, seed=4)], 16, decoder.config
     whole = [run(decoder, r[None], np.arange(len(r))[None], np.ones((1, len(r))))[0] for r in rows]
     cache = [
-        (jnp.zeros((2, slots, config.num_kv_heads, config.head_dim)),) * 2
+        (jnp.zeros((2, config.num_kv_heads, slots, config.head_dim)),) * 2
         for _ in range(config.num_layers)
     ]
     # Row 0 is three tokens ahead of row 1 from the start: its first three are prefilled.
@@ -125,7 +125,7 @@ def test_cached_steps_equal_the_whole_row_when_rows_stand_at_different_places(
 
 def test_cache_slots_beyond_a_row_are_never_read(decoder: Decoder) -> None:
     config, tokens = decoder.config, draw(6)
-    shape = (1, 10, config.num_kv_heads, config.head_dim)
+    shape = (1, config.num_kv_heads, 10, config.head_dim)
     mask = (jnp.arange(10) <= jnp.arange(6)[:, None])[None]
     results = []
     for rubbish in (0.0, 1e4):
@@ -207,7 +207,8 @@ def test_chunked_attention_equals_whole_attention() -> None:
     segments = np.repeat([[0, 1, 2, 3, 0]], rows, axis=0).repeat([3, 9, length - 40, 20, 8], axis=1)
     segments[1] = np.roll(segments[1], 11)
     mask, seen = causal_mask(jnp.asarray(segments)), jnp.arange(prefix) < 4
-    found = attend(queries, [(*front, seen), (*own, mask)])
+    headed = [[jnp.swapaxes(x, -3, -2) for x in block] for block in (front, own)]
+    found = attend(queries, [(*headed[0], seen), (*headed[1], mask)])
     scores = []
     for block, allowed in ((front, seen), (own, mask[:, None])):
         spread = jnp.repeat(jnp.broadcast_to(block[0], (rows, *block[0].shape[-3:])), 2, axis=2)

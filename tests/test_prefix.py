@@ -133,7 +133,7 @@ def test_prefix_and_cache_together(decoder: Decoder, soft: jax.Array, tokens: ja
             write_at=at,
         )
 
-    shape = (ROWS, 12, decoder.config.num_kv_heads, decoder.config.head_dim)
+    shape = (ROWS, decoder.config.num_kv_heads, 12, decoder.config.head_dim)
     slots = [(jnp.zeros(shape), jnp.zeros(shape))] * decoder.config.num_layers
     hidden = []
     for place in range(TOKENS):

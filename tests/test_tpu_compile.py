@@ -65,7 +65,7 @@ graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(
 weights = placed(weights, shardings(weights, mesh))
 encode = lambda w, e: encode_prefix(nnx.merge(graph, w), e, 100)
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
-one = jax.ShapeDtypeStruct((8, 128, 2, 32), jnp.float32, sharding=rows)
+one = jax.ShapeDtypeStruct((8, 2, 128, 32), jnp.float32, sharding=rows)
 state = steps.Rows.idle(8)
 state = placed(state, jax.tree.map(lambda x: rows, state))
 seed = jax.eval_shape(lambda: jax.random.key(0))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-KeysValues = tuple[Array, Array]  # keys and values of one layer: [B, S, K, H], or [P, K, H] shared
+KeysValues = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
 Block = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
 
 CHUNK = 64  # queries that are attended at once, at least
@@ -18,7 +18,7 @@ MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no N
 def attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Array, "B T N H"]:
     """Softmax attention over several blocks of keys that share **one** softmax.
 
-    A block whose keys have no row axis ([P, K, H], the prefix) is shared by all rows: it is
+    A block whose keys have no row axis ([K, P, H], the prefix) is shared by all rows: it is
     stored and read once. Masks are [S], or [B, T, S]; None means that all may look. The last
     block is a row's own. Where it has as many keys as there are queries it is causal, so the
     queries go in up to eight chunks, each against the keys up to its end: half the work, and
@@ -26,46 +26,56 @@ def attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Array
     """
     *shared, (keys, values, mask) = blocks
     tokens = queries.shape[1]
-    if keys.shape[-3] != tokens or tokens < 2 * CHUNK:
+    if keys.shape[-2] != tokens or tokens < 2 * CHUNK:
         return _attend(queries, blocks)
     size = max(CHUNK, -(-tokens // 8))
     mixed = []
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)
         seen = None if mask is None else mask[:, start:stop, :stop]
-        own = (keys[:, :stop], values[:, :stop], seen)
+        own = (keys[:, :, :stop], values[:, :, :stop], seen)
         mixed.append(_attend(queries[:, start:stop], [*shared, own]))
     return jnp.concatenate(mixed, axis=1)
 
 
 def _attend(queries: Float[Array, "B T N H"], blocks: list[Block]) -> Float[Array, "B T N H"]:
+    """Each block's scores stay in the order in which its product yields them.
+
+    That is [B, K] first for a row's own keys, but [K, B] for shared ones, where all rows go into
+    one product for each head. Only the sums, which are small, are turned to a common order.
+    """
     rows, tokens, heads, size = queries.shape
-    kv_heads = blocks[0][0].shape[-2]
+    kv_heads = blocks[0][0].shape[-3]
     group = heads // kv_heads
     grouped = queries.reshape(rows, tokens, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(rows, kv_heads, group * tokens, size) * size**-0.5
+
+    def turned(x: Array, keys: Array) -> Array:  # between [B, K] and the order of this block
+        return jnp.swapaxes(x, 0, 1) if keys.ndim == 3 else x
+
+    def product(equation: str, x: Array, y: Array) -> Array:
+        wide = x.reshape(kv_heads, -1, x.shape[-1]) if y.ndim == 3 else x
+        out = jnp.einsum(equation, wide, y, preferred_element_type=jnp.float32)
+        return out.reshape(*x.shape[:3], -1)
+
     scores = []
     for keys, _, mask in blocks:
-        turned = jnp.swapaxes(keys, -3, -2)
-        equation = "bkqh,ksh->bkqs" if keys.ndim == 3 else "bkqh,bksh->bkqs"
-        score = jnp.einsum(equation, grouped, turned, preferred_element_type=jnp.float32)
+        score = product("...qh,...sh->...qs", turned(grouped, keys), keys)
         if mask is not None:
-            score = score.reshape(rows, kv_heads, group, tokens, -1)
-            score = jnp.where(mask if mask.ndim == 1 else mask[:, None, None], score, MASKED)
-            score = score.reshape(rows, kv_heads, group * tokens, -1)
+            split = score.reshape(*score.shape[:2], group, tokens, -1)
+            seen = mask if mask.ndim == 1 else turned(mask[:, None], keys)[:, :, None]
+            score = jnp.where(seen, split, MASKED).reshape(score.shape)
         scores.append(score)
-    highest = jnp.stack([score.max(axis=-1) for score in scores]).max(axis=0)[..., None]
-    highest = jax.lax.stop_gradient(highest)
+    highest = [turned(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)]
+    top = jax.lax.stop_gradient(jnp.stack(highest).max(axis=0))
     mixed, total = jnp.zeros(()), jnp.zeros(())
-    for score, (_, values, _) in zip(scores, blocks, strict=True):
-        weights = jnp.exp(score - highest)
-        equation = "bkqs,ksh->bkqh" if values.ndim == 3 else "bkqs,bksh->bkqh"
-        turned = jnp.swapaxes(values, -3, -2)
-        part = jnp.einsum(
-            equation, weights.astype(values.dtype), turned, preferred_element_type=jnp.float32
-        )
-        mixed, total = mixed + part, total + weights.sum(axis=-1, keepdims=True)
-    out = (mixed / total).astype(queries.dtype).reshape(rows, kv_heads, group, tokens, size)
+    for score, (keys, values, _) in zip(scores, blocks, strict=True):
+        weights = jnp.exp(score - turned(top, keys)[..., None])
+        part = product("...qs,...sh->...qh", weights.astype(values.dtype), values)
+        mixed = mixed + turned(part, keys)
+        total = total + turned(weights.sum(axis=-1), keys)
+    out = (mixed / total[..., None]).astype(queries.dtype)
+    out = out.reshape(rows, kv_heads, group, tokens, size)
     return out.transpose(0, 3, 1, 2, 4).reshape(queries.shape)
 
 

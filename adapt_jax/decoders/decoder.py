@@ -77,10 +77,12 @@ class Attention(nnx.Module):
         queries = rotate(self.query(x).reshape(rows, tokens, -1, self.head_dim), angles)
         keys = rotate(self.key(x).reshape(rows, tokens, -1, self.head_dim), angles)
         values = self.value(x).reshape(rows, tokens, -1, self.head_dim)
+        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)  # [B, K, T, H]
         if cache is not None and write_at is not None:
-            row, column = jnp.arange(rows)[:, None], write_at[:, None] + jnp.arange(tokens)
-            keys = cache[0].at[row, column].set(keys.astype(cache[0].dtype))
-            values = cache[1].at[row, column].set(values.astype(cache[1].dtype))
+            row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
+            where = row, head, (write_at[:, None] + jnp.arange(tokens))[:, None]
+            keys = cache[0].at[where].set(keys.astype(cache[0].dtype))
+            values = cache[1].at[where].set(values.astype(cache[1].dtype))
         own: Block = (keys, values, mask)
         mixed = attend(queries, [own] if prefix is None else [prefix, own])
         return self.output(mixed.reshape(rows, tokens, -1)), (keys, values)
@@ -151,7 +153,7 @@ class Decoder(nnx.Module):
             positions: absolute position of each token, the prefix counted.
             mask: which of the S keys each token sees; S is T, or the cache's slots.
             prefix: per layer keys and values that all rows see (prefix.PrefixCache.blocks).
-            cache: per layer [B, S, K, H]; new keys go to slots ``write_at`` and on, and the
+            cache: per layer [B, K, S, H]; new keys go to slots ``write_at`` and on, and the
                 updated cache is what comes back. Without it the fresh keys come back.
         """
         frequencies = jnp.asarray(rope_frequencies(self.config))

@@ -57,7 +57,7 @@ class Prefix:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a prefix, per layer [P, K, H]; the first ``length`` of P are real."""
+    """Keys and values of a prefix, per layer [K, P, H]; the first ``length`` of P are real."""
 
     layers: list[KeysValues]
     length: Int[Array, ""] | int

@@ -186,7 +186,7 @@ class Engine:
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
         """Idle slots, spread over the mesh where there is one."""
         config = self.model.config
-        shape = (count, columns, config.num_kv_heads, config.head_dim)
+        shape = (count, config.num_kv_heads, columns, config.head_dim)
 
         def place(x: Array) -> Array:
             axes = ["rows", *(None for _ in x.shape[1:])]

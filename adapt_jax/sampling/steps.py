@@ -20,7 +20,7 @@ from adapt_jax.sampling.logits import Sampling, choose, draw_keys, log_probabili
 
 CHUNK = 8  # decoding steps on the device between two looks by the host
 
-Cache = list[KeysValues]  # per layer keys and values [B, S, K, H] of question and text, no prefix
+Cache = list[KeysValues]  # per layer keys and values [B, K, S, H] of question and text, no prefix
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,7 @@ def encode_questions(
     tokens: Int[Array, "R T"],
     lengths: Int[Array, " R"],
 ) -> Cache:
-    """Keys and values [R, T, K, H] of each row's first ``lengths`` tokens; the rest is padding."""
+    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens; the rest is padding."""
     decoder = nnx.merge(graph, weights)
     places = jnp.arange(tokens.shape[1])
     segments = (places < lengths[:, None]).astype(jnp.int32)
@@ -91,8 +91,8 @@ def fill(
         return kept.at[where].set(fresh, mode="drop")
 
     def put_columns(kept: Array, fresh: Array) -> Array:
-        columns = min(kept.shape[1], fresh.shape[1])  # padding may be longer than the cache
-        return kept.at[where, :columns].set(fresh[question, :columns], mode="drop")
+        columns = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
+        return kept.at[where, :, :columns].set(fresh[question, :, :columns], mode="drop")
 
     return jax.tree.map(put_columns, cache, encoded), jax.tree.map(put, rows, new)
 
@@ -110,7 +110,7 @@ def decode(
 ) -> tuple[Cache, Rows, Int[Array, "CHUNK B"], Float[Array, "CHUNK B"]]:
     """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
     decoder = nnx.merge(graph, weights)
-    columns = jnp.arange(cache[0][0].shape[1])
+    columns = jnp.arange(cache[0][0].shape[2])
 
     def step(carry: tuple[Cache, Rows], _: None) -> tuple[tuple[Cache, Rows], tuple[Array, Array]]:
         cache, rows = carry
