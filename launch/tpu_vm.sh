@@ -12,7 +12,8 @@ usage: launch/tpu_vm.sh --name NAME --zone ZONE --type TYPE [options] -- COMMAND
 
 It creates the TPU VM, copies the last commit of this repository to every worker, installs it
 there with the tpu extra, runs `adapt-jax COMMAND ARGUMENTS` on all of them, and copies runs/ of
-the first worker back into this repository. Paths are taken from the repository's root.
+the first worker back into this repository. Paths are taken from the repository's root. A training
+that was asked to stop has saved and leaves with exit code 75: there it is started again.
 
   --name NAME        of the TPU VM
   --zone ZONE        for instance us-west4-a
@@ -122,5 +123,7 @@ mkdir -p adapt_jax
 tar xzf adapt_jax.tar.gz -C adapt_jax
 cd adapt_jax
 bash -c ". launch/common.sh && install tpu"'
-tpu ssh "$name" --worker=all --command="cd adapt_jax && $(quoted .venv/bin/python -m adapt_jax "$@")"
+command=$(quoted .venv/bin/python -m adapt_jax "$@")
+tpu ssh "$name" --worker=all --command="cd adapt_jax
+while $command; status=\$?; [ \$status = 75 ]; do echo 'stopped, starting again'; done; exit \$status"
 tpu scp --recurse "$name:adapt_jax/runs" . --worker=0

@@ -76,7 +76,27 @@ def test_the_command_reaches_the_workers_word_for_word() -> None:
         if word.startswith("--command=cd")
     )
     there = shlex.split(remote)  # the second shell, on the worker
-    assert there == "cd adapt_jax && .venv/bin/python -m adapt_jax ask runs/a".split() + [question]
+    begun = "cd adapt_jax while .venv/bin/python -m adapt_jax ask runs/a".split()
+    assert there[: len(begun) + 1] == [*begun, question + ";"]
+
+
+@pytest.mark.parametrize(("codes", "last"), [("75 75 0", 0), ("75 3", 3), ("0", 0), ("2 0", 2)])
+def test_a_training_that_was_asked_to_stop_is_started_again(
+    tmp_path: Path, codes: str, last: int
+) -> None:
+    remote = next(
+        word.removeprefix("--command=")
+        for command in dry_run(*SLICE, "--", "tune", "c.yaml")
+        for word in command
+        if word.startswith("--command=cd")
+    )
+    python = tmp_path / "adapt_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
+    python.write_text('#!/bin/sh\ncode=$(head -n 1 ../codes)\nsed -i 1d ../codes\nexit "$code"\n')
+    python.chmod(0o755)
+    assert bash("-c", remote, cwd=tmp_path).returncode == last
+    assert len((tmp_path / "codes").read_text().split()) == (1 if codes == "2 0" else 0)
 
 
 @pytest.mark.parametrize(

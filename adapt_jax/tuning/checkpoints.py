@@ -214,6 +214,8 @@ class Checkpoints:
             for key in sorted(there.keys() | here.keys())
             if run is not None and there.get(key) != here.get(key)
         ]
+        if differing:  # then the shapes differ too, as a consequence
+            return differing
         saved = self._manager.item_metadata(step).state
         shapes = {name: tuple(leaf.shape) for name, leaf in saved.items()}
         ours = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
