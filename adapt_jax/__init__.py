@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapt_jax.decoders.prefix import SoftPrompt as SoftPrompt
     from adapt_jax.decoders.pretrained import PretrainedDecoder as PretrainedDecoder
     from adapt_jax.decoders.pretrained import load_pretrained as load_pretrained
-    from adapt_jax.decoders.pretrained import save_pretrained as save_pretrained
+    from adapt_jax.decoders.saving import save_pretrained as save_pretrained
     from adapt_jax.errors import UserError as UserError
     from adapt_jax.evaluation.evaluate import Evaluation as Evaluation
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
@@ -41,7 +41,8 @@ ROOMS = {
     "adaptation": ("Adaptation",),
     "comparison": ("Comparison", "compare", "tune"),
     "decoders.prefix": ("Prefix", "SoftPrompt"),
-    "decoders.pretrained": ("PretrainedDecoder", "load_pretrained", "save_pretrained"),
+    "decoders.pretrained": ("PretrainedDecoder", "load_pretrained"),
+    "decoders.saving": ("save_pretrained",),
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "prompting.prompt": ("Prompt",),

@@ -20,7 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
-from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, save_pretrained
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import OnProgress
 from adapt_jax.evaluation.metrics import Answered

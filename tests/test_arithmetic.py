@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt_jax.config import checked, read_yaml
-from adapt_jax.decoders.pretrained import EMBEDDED, load_pretrained
+from adapt_jax.decoders.folders import EMBEDDED
+from adapt_jax.decoders.pretrained import load_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.tasks.arithmetic import KINDS, corpus, instructions, problems, splits, words
 from adapt_jax.tasks.arithmetic.instructions import draw_instruction

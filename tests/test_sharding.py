@@ -13,12 +13,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.decoders.pretrained import (
-    PretrainedDecoder,
-    load_pretrained,
-    parameters,
-    save_pretrained,
-)
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.decoders.sharding import make_mesh, row_sharding, sharding, shardings
 from adapt_jax.errors import UserError
 

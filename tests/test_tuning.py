@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, save_pretrained
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.prompting.prompt import CannotRun, Prompt, tokenize
 from adapt_jax.tasks.task import Example, Task

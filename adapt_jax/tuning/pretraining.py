@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.pretrained import PretrainedDecoder, save_pretrained
+from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.tuning.batches import Shape, TrainingExample
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
