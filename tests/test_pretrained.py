@@ -393,7 +393,7 @@ def test_stories260k_writes_its_golden_text(shared: Path) -> None:
         )
         return cache, jnp.argmax(decoder.logits(hidden[0, 0]))
 
-    shape = (1, length, model.config.num_kv_heads, model.config.head_dim)
+    shape = (1, model.config.num_kv_heads, length, model.config.head_dim)
     cache = [(jnp.zeros(shape), jnp.zeros(shape))] * model.config.num_layers
     ids = [bos]
     for position in range(length - 1):
