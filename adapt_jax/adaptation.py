@@ -24,6 +24,7 @@ from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import OnProgress
+from adapt_jax.evaluation.journal import identity
 from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import Poll, vote
@@ -50,6 +51,14 @@ class Adaptation:
     soft_prompt: SoftPrompt | None = None
     tuned: bool = False
     folder: Path | None = None
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits over all that its answers depend on."""
+        soft = self.soft_prompt
+        learned = b"" if soft is None else np.asarray(soft.embeddings[...]).tobytes()
+        before_bos = soft is not None and soft.before_bos
+        return identity(self.model.fingerprint, self.prompt, learned, before_bos)
 
     def prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """The soft prompt on its side of BOS, and these tokens."""

@@ -18,7 +18,6 @@ from adapt_jax.tuning.interruption import RESTART, Interrupted, interruptible
 if TYPE_CHECKING:
     from adapt_jax.adaptation import Adaptation
     from adapt_jax.evaluation.metrics import Answered
-    from adapt_jax.tasks.task import Example
 
 ABOUT = """\
 How should I adapt a pretrained decoder to my task, and how far does each technique get me?
@@ -40,6 +39,9 @@ the same questions, and is judged against the rung below. Writes into the output
   ladder.png                the same as a picture
   predictions/METHOD.jsonl  every question with its candidates, answer and vote
   adaptations/METHOD        the adaptation, to be asked, evaluated, or used from Python
+Interrupted at any moment and started again by the same command, it goes on where it stood and ends
+with the same files, but for seconds, train_seconds and compilations. Rungs that stand there are
+climbed anew only where something they depend on has changed, or with --fresh.
 
 {OVERRIDES}\
   --methods.few_shot.demonstrations 4 --methods.lora null
@@ -117,13 +119,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("config", metavar="CONFIG", help="such as configs/ladder.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
+    sub.add_argument("--fresh", action="store_true", help="climb anew what was climbed before")
 
     sub = command("tune", run_tune, "make one adaptation and save it", TUNE)
     sub.add_argument("config", metavar="CONFIG", help="such as configs/tune/lora.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
-    sub = command("evaluate", run_evaluate, "judge a saved adaptation on the test split of a task")
+    summary = "judge a saved adaptation on the test split of a task"
+    sub = command("evaluate", run_evaluate, summary, EVALUATE)
     add_adaptation(sub)
     sub.add_argument("task", metavar="TASK", help="such as configs/tasks/arithmetic.yaml")
     sub.add_argument(
@@ -152,10 +156,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+EVALUATE = """\
+Judges a saved adaptation on the test split of a task. With --output-dir it writes evaluation.json
+and predictions.jsonl; until then answers are kept in predictions.partial.jsonl as they come.
+Interrupted at any moment and started again by the same command, it goes on where it stood and ends
+with the same files, but for the seconds in them."""
 PREDICT = """\
-Answers every line of IN.jsonl and appends to OUT.jsonl as the answers come. A line is an object
-with "question", and optionally "id" and "choices". Questions that OUT.jsonl already holds are not
-asked again, so an interrupted run is simply started once more."""
+Answers every line of IN.jsonl and appends to OUT.jsonl as the answers come; when all are there,
+they are put in the order of the questions. A line is an object with "question", and optionally
+"id" and "choices". Questions that OUT.jsonl already holds are not asked again: an interrupted run
+is simply started once more, and ends with the same file, but for the seconds in it."""
 
 
 def add_adaptation(sub: argparse.ArgumentParser) -> None:
@@ -174,6 +184,7 @@ def add_answering(sub: argparse.ArgumentParser) -> None:
 OWN = {  # options of the commands themselves, and whether they take a value
     "--help": False,
     "--quiet": False,
+    "--fresh": False,
     "--show-reasoning": False,
     "--output-dir": True,
     "--choice": True,
@@ -218,7 +229,11 @@ def run_compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from adapt_jax.evaluation.report import new_console
 
     comparison = compare(
-        options.config, options.output_dir, overrides=overrides, progress=not options.quiet
+        options.config,
+        options.output_dir,
+        overrides=overrides,
+        progress=not options.quiet,
+        fresh=options.fresh,
     )
     console = new_console()
     console.print(comparison.table())
@@ -242,6 +257,7 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     from adapt_jax.config import override, read_yaml
     from adapt_jax.evaluation import report
     from adapt_jax.evaluation.evaluate import evaluate
+    from adapt_jax.evaluation.journal import Journal, identity
     from adapt_jax.tasks.task import load_task
 
     of_task = {key.removeprefix("task."): value for key, value in overrides.items()}
@@ -250,99 +266,44 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     content = override(read_yaml(options.task), of_task, options.task)
     task = load_task(content, Path(options.task).parent)
     adaptation = open_adaptation(options.adaptation, options.decoder)
+    output, journal = Path(options.output_dir or "."), None
+    if options.output_dir:
+        work = identity(adaptation.identity, task, options.seed)
+        journal = Journal(output / "predictions.partial.jsonl", work)
     with report.Display(not options.quiet).stage("answering") as update:
         judged = evaluate(
-            adaptation, task, seed=options.seed, slots=options.slots, on_progress=update
+            adaptation,
+            task,
+            seed=options.seed,
+            slots=options.slots,
+            on_progress=update,
+            journal=journal,
         )
     for line in report.describe_evaluation(judged):
         print(line)
-    if options.output_dir:
-        output = Path(options.output_dir)
+    if journal is not None:
         description = {"task": task.name, "method": adaptation.method, "seed": options.seed}
         report.write_json(output / "evaluation.json", description | judged.to_dict())
         report.write_predictions(output / "predictions.jsonl", judged)
+        journal.remove()
         print(f"results: {output}")
 
 
 def run_predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax predict"""
-    from adapt_jax.evaluation import report
+    from adapt_jax.evaluation.report import Display
+    from adapt_jax.predict import predict
 
-    source, target = Path(options.input), Path(options.output)
-    examples = read_questions(source)
-    if source.resolve() == target.resolve():
-        raise UserError(f"{target}: is the input; expected another file for the answers")
-    answered = read_answered(target)
-    waiting = [e for e in examples if (e.id, e.question) not in answered]
-    adaptation = open_adaptation(options.adaptation, options.decoder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stream = adaptation.stream(waiting, seed=options.seed, slots=options.slots)
-    with (
-        target.open("a", encoding="utf-8") as out,
-        report.Display(not options.quiet).stage("answering") as update,
-    ):
-        for count, (index, said) in enumerate(stream, 1):
-            row = {"question": waiting[index].question} | said.to_dict()
-            out.write(report.json_lines([row]))
-            out.flush()  # what is answered is kept, whatever happens next
-            update(count, len(waiting))
-    kept = len(examples) - len(waiting)
-    print(f"{len(waiting)} questions answered, {kept} kept from before: {target}")
-
-
-def read_questions(path: Path) -> "list[Example]":
-    """The questions of a JSONL file; the id is the line number where a line has none.
-
-    Raises:
-        UserError: naming the line, for one that is no object with a question, or a repeated id.
-    """
-    from adapt_jax.tasks.sources import read_jsonl
-    from adapt_jax.tasks.task import Example
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    examples, seen = [], set[str]()
-    for row in read_jsonl(path):
-        question = row.values.get("question")
-        if not isinstance(question, str) or not question.strip():
-            has = ", ".join(row.values) or "nothing"
-            raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")
-        choices = row.values.get("choices", [])
-        if not isinstance(choices, list):
-            raise UserError(f"{row.where}: 'choices' is no list: {choices!r}")
-        name = str(row.values.get("id", row.number))
-        if name in seen:
-            raise UserError(f"{row.where}: the id {name!r} stands in an earlier line too")
-        seen.add(name)
-        examples.append(Example(name, question, choices=tuple(map(str, choices))))
-    if not examples:
-        raise UserError(f"{path}: holds no question")
-    return examples
-
-
-def read_answered(path: Path) -> set[tuple[str, str]]:
-    """(id, question) of what an earlier run has answered; a last line cut off is taken away.
-
-    Raises:
-        UserError: naming the line, when the file holds something else.
-    """
-    if not path.exists():
-        return set()
-    whole, newline, rest = path.read_text(encoding="utf-8").rpartition("\n")
-    answered = set()
-    for number, line in enumerate(whole.split("\n") if whole else [], 1):
-        try:
-            row = json.loads(line)
-            answered.add((row["id"], row["question"]))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{path}, line {number}: not an answer of an earlier run; choose another file"
-            ) from None
-    if rest:
-        if not rest.startswith('{"question"'):
-            raise UserError(f"{path}: not the answers of an earlier run; choose another file")
-        path.write_text(whole + newline, encoding="utf-8")
-    return answered
+    with Display(not options.quiet).stage("answering") as update:
+        answered, kept = predict(
+            lambda: open_adaptation(options.adaptation, options.decoder),
+            Path(options.input),
+            Path(options.output),
+            seed=options.seed,
+            slots=options.slots,
+            on_progress=update,
+        )
+    print(f"{answered} questions answered, {kept} kept from before: {options.output}")
 
 
 def run_ask(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

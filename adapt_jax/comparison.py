@@ -3,13 +3,14 @@
 import functools
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from adapt_jax.adaptation import DESCRIPTION, Adaptation
+from adapt_jax import rungs
+from adapt_jax.adaptation import Adaptation
 from adapt_jax.config import (
     CompareConfig,
     Overrides,
@@ -22,24 +23,11 @@ from adapt_jax.config import (
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
-from adapt_jax.evaluation.evaluate import Evaluation, evaluate
-from adapt_jax.evaluation.statistics import paired_difference, paired_p_value
-from adapt_jax.methods import METHODS, Adapted, Method, adapt, unknown_method
+from adapt_jax.methods import METHODS, Method, adapt, unknown_method
 from adapt_jax.prompting.prompt import CannotRun
 from adapt_jax.tasks.task import Task, load_task
 
 RESULTS = "comparison.json"
-MEASURED = (  # what every rung has in RESULTS, null where it was skipped
-    "accuracy",
-    "ci95",
-    "n",
-    "p_value_vs_previous",
-    "prompt_tokens",
-    "generated_tokens",
-    "seconds",
-    "trainable_parameters",
-    "train_seconds",
-)
 
 
 @dataclass
@@ -103,6 +91,11 @@ class Comparison:
         n = self.done[0]["n"] if self.done else 0
         return f"{self.task}, {n} test questions, decoder {self.decoder}, seed {self.seed}"
 
+    def put(self, rung: dict[str, Any]) -> None:
+        """Adds a rung at its place in the ladder, or replaces it."""
+        found = {one["method"]: one for one in [*self.rungs, rung]}
+        self.rungs = [found[name] for name in METHODS if name in found]
+
     def write(self) -> None:
         """comparison.json and the picture, each whole or as it was."""
         report.write_json(self.output_dir / RESULTS, self.to_dict())
@@ -115,15 +108,22 @@ def compare(
     *,
     overrides: Overrides | None = None,
     progress: bool = True,
+    fresh: bool = False,
 ) -> Comparison:
     """Climbs the ladder on the test split of a task.
 
     Writes ``comparison.json`` (rewritten after every rung), ``ladder.png``,
     ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
 
+    Interrupted at any moment and called again, it goes on where it stood and ends with the same
+    files, but for ``seconds``, ``train_seconds`` and ``compilations``. A rung that was finished
+    there is not climbed again while nothing that it depends on has changed (its options, the task,
+    the decoder, the seed); where something has, it is replaced.
+
     Args:
         config: a YAML file such as configs/ladder.yaml, or the mapping that it holds.
         overrides: values of dotted keys, ``{"task.seed": 7}``.
+        fresh: climb every rung anew, whatever the output folder holds.
 
     Raises:
         UserError: for whatever the user can mend; nothing is written before all input is checked.
@@ -133,47 +133,44 @@ def compare(
     display = report.Display(progress)
     task, model, mesh = open_run(settings, folder)
     output = output_folder(output_dir, settings, config)
-    clear(output)
     result = Comparison(task.name, settings.decoder, settings.seed, output, notes=task.notes)
     for note in task.notes:
         display.line(note)
-    judged: dict[str, Evaluation] = {}
+    folders = {
+        name: rungs.Folder(output, name, rungs.identify(name, method, model, task, settings.seed))
+        for name, method in methods.items()
+    }
+    known = {} if fresh else rungs.kept(output / RESULTS, folders)
+    rungs.clear(output, {} if fresh else folders, known)
+    result.rungs = list(known.values())
+    if known:
+        result.write()
+    else:
+        (output / RESULTS).unlink(missing_ok=True)
+    correct: dict[str, list[bool]] = {}
     compilations = count_compilations()
     for name, method in methods.items():
         compiled = len(compilations)
         try:
-            with display.stage(f"{name}: adapting") as update:
-                adapted = adapt(
-                    name,
-                    method,
-                    model,
-                    task,
-                    seed=settings.seed,
-                    mesh=mesh,
-                    on_step=update,
+            if name in known:
+                rung, right = known[name], folders[name].correct()
+            else:
+                rung, right = rungs.climb(
+                    folders[name], method, model, task, settings, mesh, display
                 )
+                rung["compilations"] = len(compilations) - compiled
         except CannotRun as reason:
-            result.rungs.append(skipped(name, str(reason)))
+            rung = rungs.skipped(name, str(reason))
         else:
-            with display.stage(f"{name}: answering") as update:
-                evaluation = evaluate(
-                    adapted.adaptation,
-                    task,
-                    seed=settings.seed,
-                    slots=settings.slots,
-                    on_progress=update,
-                )
-            rung = done(name, adapted, evaluation, judged)
-            if adapted.unseen is not None:
-                with display.stage(f"{name}: kinds it has not seen") as update:
-                    rung["unseen_kinds"] = unseen_kinds(adapted, model, settings, update)
-            rung["compilations"] = len(compilations) - compiled
-            judged[name] = evaluation
-            result.rungs.append(rung)
-            adapted.adaptation.save(output / "adaptations" / name)
-            report.write_predictions(output / "predictions" / f"{name}.jsonl", evaluation)
+            rung = {key: value for key, value in rung.items() if key not in rungs.RELATIONS}
+            rung |= rungs.relations(right, correct)
+            correct[name] = right
+        result.put(rung)
         result.write()
-        display.line(report.describe(result.rungs[-1]))
+        shutil.rmtree(folders[name].unfinished, ignore_errors=True)
+        from_before = " (from an earlier run)" if name in known else ""
+        display.line(report.describe(rung) + from_before)
+    shutil.rmtree(output / "unfinished", ignore_errors=True)
     return result
 
 
@@ -278,95 +275,6 @@ def output_folder(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; expected a folder for the results")
     return folder
-
-
-def clear(output: Path) -> None:
-    """Takes away what an earlier comparison left in this folder, and nothing else."""
-    (output / RESULTS).unlink(missing_ok=True)
-    for name in METHODS:
-        (output / "predictions" / f"{name}.jsonl").unlink(missing_ok=True)
-        if (output / "adaptations" / name / DESCRIPTION).exists():
-            shutil.rmtree(output / "adaptations" / name)
-
-
-def skipped(name: str, reason: str) -> dict[str, Any]:
-    """A rung that could not run."""
-    rung: dict[str, Any] = {"method": name, "status": "skipped", "reason": reason}
-    return rung | dict.fromkeys(MEASURED)
-
-
-def done(
-    name: str, adapted: Adapted, evaluation: Evaluation, earlier: Mapping[str, Evaluation]
-) -> dict[str, Any]:
-    """A rung as it stands in comparison.json.
-
-    ``p_value_vs_previous`` is McNemar's exact test against the last rung that ran; the paired
-    differences in accuracy, to that one and to chain of thought, have their 95 % intervals.
-    """
-    rung: dict[str, Any] = {
-        "method": name,
-        "status": "done",
-        "reason": None,
-        **evaluation.to_dict(),
-        "p_value_vs_previous": None,
-        "trainable_parameters": adapted.trainable_parameters,
-        "train_seconds": round(adapted.train_seconds, 3),
-        "training": adapted.details,
-    }
-    if earlier:
-        previous = list(earlier)[-1]
-        reference = earlier[previous].correct
-        rung["p_value_vs_previous"] = paired_p_value(evaluation.correct, reference)
-        rung["vs_previous"] = {"method": previous} | against(evaluation, reference)
-    if "chain_of_thought" in earlier:
-        rung["vs_chain_of_thought"] = against(evaluation, earlier["chain_of_thought"].correct)
-    return rung
-
-
-def against(evaluation: Evaluation, reference: list[bool]) -> dict[str, Any]:
-    """The paired difference in accuracy, positive where the evaluation is the better one."""
-    difference, low, high = paired_difference(evaluation.correct, reference)
-    return {"difference": difference, "ci95": [low, high]}
-
-
-def unseen_kinds(
-    adapted: Adapted, model: PretrainedDecoder, settings: RunConfig, update: report.Update
-) -> dict[str, dict[str, Any]]:
-    """Zero-shot accuracy on kinds of instruction that the training left out, before and after.
-
-    Returns:
-        per kind, and for "all" of them together with McNemar's p-value, the shares answered right.
-    """
-    task, tuned = adapted.unseen, adapted.adaptation
-    assert task is not None
-    prompt = replace(
-        tuned.prompt,
-        template=task.template,
-        instruction=task.instruction,
-        demonstrations=(),
-        parser=task.parser,
-    )
-    before, after = (
-        evaluate(
-            Adaptation("zero_shot", prompt, decoder),
-            task,
-            seed=settings.seed,
-            slots=settings.slots,
-            on_progress=update,
-        )
-        for decoder in (model, tuned.model)
-    )
-
-    def share(correct: list[bool], kind: str | None) -> float:
-        chosen = [c for c, e in zip(correct, task.test, strict=True) if kind in (None, e.kind)]
-        return sum(chosen) / len(chosen)
-
-    result: dict[str, dict[str, Any]] = {
-        name or "all": {"before": share(before.correct, name), "after": share(after.correct, name)}
-        for name in (None, *dict.fromkeys(example.kind for example in task.test))
-    }
-    result["all"]["p_value"] = paired_p_value(before.correct, after.correct)
-    return result
 
 
 @functools.cache

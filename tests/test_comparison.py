@@ -11,10 +11,11 @@ from scripted import scripted
 import adapt_jax
 from adapt_jax import adaptation as adaptation_module
 from adapt_jax.adaptation import Adaptation
-from adapt_jax.comparison import MEASURED, Comparison, compare, tune
+from adapt_jax.comparison import Comparison, compare, tune
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.methods import METHODS
+from adapt_jax.rungs import MEASURED
 from adapt_jax.tasks.task import load_task
 
 TRAINING = {"steps": 3, "batch_size": 4, "warmup_steps": 0}

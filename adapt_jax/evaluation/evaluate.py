@@ -1,29 +1,32 @@
 """Judges an adaptation on labelled questions."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapt_jax.errors import UserError
+from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.metrics import METRICS, Answered, Judged
 from adapt_jax.evaluation.statistics import wilson_interval
 from adapt_jax.tasks.task import Example, Task
 
-OnProgress = Callable[[int, int], None]  # (questions done, questions in all)
+OnProgress = Callable[..., None]  # (questions done, questions in all, note)
 
 
 class Answers(Protocol):
     """Whatever answers questions: an Adaptation, or a stand-in."""
 
-    def answer(
+    def stream(
         self,
         examples: Sequence[Example],
         *,
         seed: int = 0,
         slots: int = 128,
-        on_progress: OnProgress | None = None,
-    ) -> list[Answered]:
-        """One Answered per example, in their order."""
+        answered: Collection[int] = (),
+        on_tokens: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Answered]]:
+        """(index, answer) of each example that is not ``answered``, in any order."""
         ...
 
 
@@ -64,10 +67,15 @@ def evaluate(
     seed: int = 0,
     slots: int = 128,
     on_progress: OnProgress | None = None,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Answers the examples (the task's test split unless given) and judges every answer.
 
     A question that does not fit the context, or to which nothing readable was said, is wrong.
+
+    Args:
+        journal: where answers are written as they come. Those that it holds from an interrupted
+            run are not asked again, and the result is the same but for its times.
 
     Raises:
         UserError: when there is no example.
@@ -75,10 +83,49 @@ def evaluate(
     examples = task.test if examples is None else examples
     if not examples:
         raise UserError(f"task {task.name!r}: nothing to evaluate on, the split is empty")
-    answered = adaptation.answer(examples, seed=seed, slots=slots, on_progress=on_progress)
+    if journal is None:
+        answered = answer_all(adaptation, examples, {}, seed, slots, on_progress)
+    else:
+        known = journal.read(examples)
+        with journal.write(known):
+            answered = answer_all(adaptation, examples, known, seed, slots, on_progress, journal)
     judged = tuple(
         Judged(example, said, task.grade(said.answer, example))
         for example, said in zip(examples, answered, strict=True)
     )
     metrics = {name: metric(task, judged) for name, metric in METRICS.items()}
     return Evaluation(judged, metrics, wilson_interval(sum(j.correct for j in judged), len(judged)))
+
+
+def pace(tokens: int, began: float) -> str:
+    """ "2,640 tokens/s" since ``began``, a reading of time.monotonic."""
+    rate = tokens / max(time.monotonic() - began, 1e-9)
+    return f"{rate:,.0f} tokens/s" if tokens else ""
+
+
+def answer_all(
+    adaptation: Answers,
+    examples: Sequence[Example],
+    known: Mapping[int, Answered],
+    seed: int,
+    slots: int,
+    on_progress: OnProgress | None,
+    journal: Journal | None = None,
+) -> list[Answered]:
+    """One answer per example in their order: those that are known, and what the others get."""
+    said, began = dict(known), time.monotonic()
+
+    def tell(candidates: int = 0, tokens: int = 0) -> None:
+        if on_progress is not None:
+            on_progress(len(said), len(examples), pace(tokens, began))
+
+    tell()
+    stream = adaptation.stream(
+        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=tell
+    )
+    for index, one in stream:
+        said[index] = one
+        if journal is not None:
+            journal.add(one)
+    tell()
+    return [said[index] for index in range(len(examples))]

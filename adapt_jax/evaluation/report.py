@@ -70,14 +70,21 @@ class Display:
             yield self.plain(name)
 
     def plain(self, name: str) -> Update:
-        """Prints at most one line every EVERY seconds."""
-        last = time.monotonic()
+        """Prints at most one line every EVERY seconds, with the time left by the pace so far."""
+        last = began = time.monotonic()
+        first: int | None = None  # what an earlier run has done says nothing about the pace
 
         def update(done: int, total: int, note: str = "") -> None:
-            nonlocal last
-            if time.monotonic() - last >= EVERY:
-                last = time.monotonic()
-                self.line(f"  {name} {done}/{total} {note}".rstrip())
+            nonlocal last, first
+            first = done if first is None else first
+            now = time.monotonic()
+            if now - last >= EVERY:
+                last = now
+                parts = [f"{done}/{total}", note]
+                if done > first:
+                    left = round((now - began) * (total - done) / (done - first))
+                    parts.append(f"{left // 60}:{left % 60:02d} left")
+                self.line(f"  {name} " + ", ".join(filter(None, parts)))
 
         return update
 

@@ -1,0 +1,78 @@
+"""Answers on disk as they come: what lets an interrupted evaluation go on where it stood."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapt_jax.evaluation.metrics import Answered
+from adapt_jax.prompting.voting import Vote
+from adapt_jax.sampling.decoding import Candidate
+from adapt_jax.tasks.task import Example
+
+
+def identity(*parts: Any) -> str:
+    """16 hex digits that tell one piece of work from another by all that it depends on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """A file of answers, a line each, in the order in which they came; its first line says whose.
+
+    Killed at any moment it holds all answers but the one that was being written. A journal of
+    other work (``identity``) that stands there is written anew.
+    """
+
+    def __init__(self, path: Path, identity: str):
+        self.path, self.head = path, json.dumps({"journal": identity})
+
+    def read(self, examples: Sequence[Example]) -> dict[int, Answered]:
+        """What was answered before, by the index of the example; a line cut short is left out."""
+        try:
+            head, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        except (OSError, UnicodeDecodeError):
+            return {}
+        index_of = {example.id: index for index, example in enumerate(examples)}
+        known: dict[int, Answered] = {}
+        try:
+            for line in lines if head == self.head else ():
+                answered = _from_row(json.loads(line))
+                known[index_of[answered.example_id]] = answered
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass  # what follows a damaged line is asked again
+        return known
+
+    @contextmanager
+    def write(self, known: dict[int, Answered]) -> Iterator["Journal"]:
+        """Opens the file to add answers to those that are known."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_name(f".{self.path.name}.new")
+        lines = [self.head, *(_to_line(answered) for answered in known.values())]
+        whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        whole.replace(self.path)
+        with self.path.open("a", encoding="utf-8") as self.file:
+            yield self
+
+    def add(self, answered: Answered) -> None:
+        """One more answer, kept from now on whatever happens."""
+        self.file.write(_to_line(answered) + "\n")
+        self.file.flush()
+
+    def remove(self) -> None:
+        """Takes the file away: what it held has found its place."""
+        self.path.unlink(missing_ok=True)
+
+
+def _to_line(answered: Answered) -> str:
+    return json.dumps(asdict(answered), ensure_ascii=False)
+
+
+def _from_row(row: dict[str, Any]) -> Answered:
+    candidates = tuple(
+        Candidate(**one | {"token_ids": tuple(one["token_ids"])}) for one in row["candidates"]
+    )
+    vote = Vote(**row["vote"] | {"tied": tuple(row["vote"]["tied"])})
+    return Answered(**row | {"candidates": candidates, "vote": vote})
