@@ -1,17 +1,70 @@
 """DecoderConfig: every way in which the decoder families differ, as plain fields."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
+from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.rope import Rope
+
+NORMS = ("rms", "rms_plus_one", "layer")
+RESIDUALS = ("sequential", "parallel", "parallel_shared")
+QK_NORMS = (None, "head", "projection")
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """In what layers of one decoder differ.
+
+    Attributes:
+        rope: how positions turn queries and keys; None leaves them as they are.
+        window: how many tokens a token sees, itself included; None: all that stand before it.
+        experts: whether its feed-forward part is a mixture of experts.
+    """
+
+    rope: Rope | None = Rope()
+    window: int | None = None
+    experts: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts (1701.06538): each token goes through a few of many feed-forward parts.
+
+    Attributes:
+        count: how many there are.
+        per_token: how many a token goes through.
+        ffn_dim: F of one.
+        normalized: whether the weights of a token's experts are scaled to add up to one.
+    """
+
+    count: int
+    per_token: int
+    ffn_dim: int
+    normalized: bool = True
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """The shape of a decoder. A family file translates a Hugging Face ``config.json`` into it.
 
-    Fields named ``*_dim`` are sizes of one vector; ``context_length`` is in tokens and counts the
-    prefix. ``rope_scaling`` is the checkpoint's own dictionary (``rope_type`` and its numbers).
+    Attributes:
+        family: the architecture that ``config.json`` names, a key of FAMILIES.
+        context_length: in tokens, the prefix counted. It is what the decoder is declared for:
+            rotary frequencies that depend on the total length (Rope.limit) are chosen by it.
+        layer_kinds: one for each layer, or a single one for all.
+        norm: "rms" (1910.07467), "rms_plus_one" (the stored scale is one less) or "layer".
+        norm_bias: whether norms add a bias.
+        qk_norm: norm of queries and keys: None, of each "head", or of the whole "projection".
+        pre_norm, post_norm: norms before, and after, attention and feed-forward part.
+        residual: "sequential"; "parallel": attention and feed-forward part read the same input;
+            "parallel_shared": and through the same norm.
+        activation: a name in ACTIVATIONS. ``gated``: times a second projection (2002.05202).
+        attention_scale: of the scores; None is head_dim to the power of -1/2.
+        attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
+        query_growth: (beta, length): queries grow by 1 + beta·log(1 + position // length).
+        embedding_scale: of token embeddings; ``Decoder.embed`` applies it, so that learned
+            embeddings live after it. ``input_scale``: of all input embeddings, learned ones too.
+        residual_scale: of what attention and feed-forward part add. ``logit_divisor``: of logits.
+        learned_positions: how many there are; 0 for none (rotary decoders).
     """
 
     family: str
@@ -23,13 +76,30 @@ class DecoderConfig:
     num_kv_heads: int
     head_dim: int
     context_length: int
+    layer_kinds: tuple[LayerKind, ...] = (LayerKind(),)
+    norm: str = "rms"
     norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    rope_scaling: tuple[tuple[str, Any], ...] = ()
-    tie_embeddings: bool = False
-    attention_bias: bool = False
+    norm_bias: bool = False
+    qk_norm: str | None = None
+    pre_norm: bool = True
+    post_norm: bool = False
+    residual: str = "sequential"
+    activation: str = "silu"
+    gated: bool = True
+    experts: Experts | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
     mlp_bias: bool = False
-    num_experts: int = 0
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    query_growth: tuple[float, int] | None = None
+    embedding_scale: float = 1.0
+    input_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    learned_positions: int = 0
+    tie_embeddings: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
@@ -40,34 +110,37 @@ class DecoderConfig:
                 f"num_attention_heads {self.num_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_kv_heads}"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embeddings need pairs")
+        if len(self.layer_kinds) not in (1, self.num_layers):
+            raise ValueError(
+                f"layer_types has {len(self.layer_kinds)} entries for {self.num_layers} layers"
+            )
+        for name, known in (
+            ("norm", NORMS),
+            ("residual", RESIDUALS),
+            ("qk_norm", QK_NORMS),
+            ("activation", ACTIVATIONS),
+        ):
+            if (value := getattr(self, name)) not in known:
+                said = "hidden_act" if name == "activation" else name
+                raise ValueError(
+                    f"{said} {value!r} is not supported; supported: {', '.join(map(str, known))}"
+                )
+        for kind in set(self.layer_kinds):
+            if kind.rope is not None:
+                if self.head_dim % 2:
+                    raise ValueError(
+                        f"head_dim {self.head_dim} is odd; rotary embeddings need pairs"
+                    )
+                kind.rope.frequencies(self.head_dim)
+            if kind.window is not None and kind.window < 1:
+                raise ValueError(f"sliding_window {kind.window}; expected at least 1")
+            if kind.experts and self.experts is None:
+                raise ValueError("a layer has experts, but their number is not given")
+        if self.experts is not None and not 0 < self.experts.per_token <= self.experts.count:
+            raise ValueError(
+                f"num_experts_per_tok {self.experts.per_token}; expected 1 to {self.experts.count}"
+            )
 
-
-ROPE_TYPES = ("default", "linear", "llama3")
-
-
-def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-    """Radians per position of each rotated pair, [H/2].
-
-    RoFormer (2104.09864, section 3.4.2) with the checkpoint's theta; ``linear`` is position
-    interpolation (2306.15595); ``llama3`` stretches long wavelengths only (Llama 3.1 model card).
-
-    Raises:
-        ValueError: for a ``rope_type`` that is not implemented (never a silent default).
-    """
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-    frequencies = (1.0 / (np.float32(config.rope_theta) ** exponents)).astype(np.float32)
-    scaling = dict(config.rope_scaling)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return frequencies
-    if kind == "linear":
-        return frequencies / np.float32(scaling["factor"])
-    if kind == "llama3":
-        factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        wavelength = 2 * np.pi / frequencies
-        smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
-        return ((1 - smooth) * frequencies / factor + smooth * frequencies).astype(np.float32)
-    raise ValueError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+    def layer(self, index: int) -> LayerKind:
+        """What kind of layer this is, counted from 0."""
+        return self.layer_kinds[index if len(self.layer_kinds) > 1 else 0]

@@ -127,6 +127,7 @@ def load_decoder(
     """
     decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graphdef, abstract = nnx.split(decoder)
+    tensors = {family.canonical(name): tensor for name, tensor in tensors.items()}
     stored = tensor_names(family, config)
     shapes = {key: value.shape for key, value in parameters(decoder).items()}
     if config.tie_embeddings:
@@ -240,8 +241,7 @@ def disagreements(
         damaged: some files could not be read, so nothing is known of what is missing.
     """
     missing = [] if damaged else sorted(shapes.keys() - tensors.keys())
-    ignored = family.IGNORED
-    surplus = sorted(n for n in tensors.keys() - shapes.keys() if not n.endswith(ignored))
+    surplus = sorted(n for n in tensors.keys() - shapes.keys() if not family.ignores(n))
     found = [
         f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("not known to this config", surplus))

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.config import DecoderConfig, LayerKind
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.tuning.batches import Shape, TrainingExample
 from adapt_jax.tuning.losses import TunedDecoder
@@ -122,7 +123,8 @@ def pretrain(
             bos_id=tokenizer.bos_token_id,
             eos_ids=(tokenizer.eos_token_id,),
             pad_id=tokenizer.pad_token_id,
-            **config.decoder.model_dump(),
+            layer_kinds=(LayerKind(Rope(theta=config.decoder.rope_theta)),),
+            **config.decoder.model_dump(exclude={"rope_theta"}),
         ),
         rngs=nnx.Rngs(config.seed),
     )

@@ -1,0 +1,35 @@
+"""Gemma 3 (2503.19786), text: q/k norms, five sliding layers to a full one, two thetas.
+
+A multimodal checkpoint is read without its vision tower and written as the text decoder that it is.
+"""
+
+from dataclasses import replace
+
+from adapt_jax.decoders.families import gemma2
+from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.rope import Rope
+
+FAMILY = replace(
+    gemma2.FAMILY,
+    architecture="Gemma3ForCausalLM",
+    model_type="gemma3_text",
+    fields={
+        **gemma2.FAMILY.fields,
+        "context_length": ("max_position_embeddings", 131072),
+        "logit_softcap": ("final_logit_softcapping", None),
+    },
+    fixed={"norm": "rms_plus_one", "post_norm": True, "qk_norm": "head"},
+    layers=Layers(
+        rope=Rope(theta=1e6),
+        sliding_rope=Rope(theta=1e4),
+        sliding_theta="rope_local_base_freq",
+        window=lambda hf: hf.get("sliding_window", 4096),
+        slides=lambda hf, layer: (layer + 1) % hf.get("sliding_window_pattern", 6) != 0,
+    ),
+    ignored=("*rotary_emb.inv_freq", "*vision_tower.*", "*multi_modal_projector.*"),
+    renamed=(
+        ("language_model.model.", "model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("model.language_model.", "model."),
+    ),
+)

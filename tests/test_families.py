@@ -1,0 +1,325 @@
+"""Every family against transformers: the same logits, gradients, texts; nothing of it by accident.
+
+Each case is a row of data: a ``config.json`` with the sizes of ``SIZES``. Weights are random, with
+a standard deviation of 0.2: with small ones an error in the rotary positions hides. Everything but
+the engine runs op by op, so that the cases share their compilations.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_tokenizer
+from flax import nnx
+
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.families import tensor_names
+from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.pretrained import (
+    PretrainedDecoder,
+    load_pretrained,
+    parameters,
+    read_config,
+)
+from adapt_jax.sampling.engine import Decoding, Engine, Request
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 5000.0,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+    "rope_theta": 5000.0,
+}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5, 2.0],
+    "long_factor": [2.0, 3.0, 5.0],
+    "rope_theta": 5000.0,
+    "partial_rotary_factor": 0.75,
+}
+FULL, SLIDING = "full_attention", "sliding_attention"
+TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 100.0}}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+GPT2 = {
+    "vocab_size": 320,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 8192,
+    "n_inner": 80,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
+# name -> (model type, fields beside SIZES)
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, llama3": ("llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-3}),
+    "llama, yarn, biases": (
+        "llama",
+        {"rope_parameters": YARN, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
+    "llama, linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 300.0}},
+    ),
+    "llama, dynamic": (
+        "llama",
+        {
+            "rope_parameters": {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 300.0},
+            "max_position_embeddings": 256,
+        },
+    ),
+    "mistral": ("mistral", {"sliding_window": 9, "head_dim": 16}),
+    "ministral": (
+        "ministral",
+        {"head_dim": 8, "sliding_window": 9, "layer_types": [SLIDING, FULL]},
+    ),
+    "qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "qwen3": ("qwen3", {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {"head_dim": 16, "mlp_only_layers": [1], "norm_topk_prob": True, **EXPERTS},
+    ),
+    "qwen3_moe, not normalized": (
+        "qwen3_moe",
+        {"head_dim": 8, "use_sliding_window": True, "sliding_window": 9, **EXPERTS},
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": 9}),
+    "gemma": ("gemma", {"head_dim": 16, "num_key_value_heads": 1}),
+    "gemma2": (
+        "gemma2",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "rope_parameters": TWO_ROPES,
+            "layer_types": [SLIDING, FULL],
+        },
+    ),
+    "phi3": ("phi3", {"sliding_window": 9}),
+    "phi3, longrope": (
+        "phi3",
+        {"rope_parameters": LONG, "original_max_position_embeddings": 128},
+    ),
+    "olmo2": ("olmo2", {"rope_parameters": LLAMA3}),
+    "olmo3": (
+        "olmo3",
+        {"sliding_window": 9, "rope_parameters": TWO_ROPES, "layer_types": [SLIDING, FULL]},
+    ),
+    "smollm3": (
+        "smollm3",
+        {"no_rope_layers": [1, 0], "use_sliding_window": True, "sliding_window": 9},
+    ),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "gpt2": ("gpt2", GPT2),
+    "gpt_neox": ("gpt_neox", {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}}),
+    "gpt_neox, sequential": (
+        "gpt_neox",
+        {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new"},
+    ),
+}
+PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
+
+
+def make(folder: Path, name: str, **changes: Any) -> Any:
+    """Writes a random checkpoint of a case with transformers; returns the PyTorch model."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    model_type, fields = CASES[name]
+    sizes = {} if model_type == "gpt2" else SIZES
+    config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes, **fields, **changes}))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            scale = "norm" in key or "ln_" in key
+            centre = 1.0 if scale and key.endswith("weight") and value.ndim == 1 else 0.0
+            value.copy_(torch.randn(value.shape) * 0.2 + centre)
+        model.tie_weights()
+    model.save_pretrained(folder)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder, the PyTorch model and the decoder of a case, made once."""
+    kept: dict[str, tuple[Path, Any, PretrainedDecoder]] = {}
+
+    def get(name: str) -> tuple[Path, Any, PretrainedDecoder]:
+        if name not in kept:
+            folder = tmp_path_factory.mktemp("family")
+            model = make(folder, name)
+            kept[name] = folder, model, load_pretrained(folder)
+        return kept[name]
+
+    return get
+
+
+def tokens(rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(3, 320, (rows, length)).astype(np.int32)
+
+
+def run(decoder: Decoder, ids: np.ndarray, real: np.ndarray | None = None) -> jax.Array:
+    """Logits [B, T, V]; ``real`` is 1 where a token is no padding."""
+    real = np.ones_like(ids) if real is None else real
+    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    hidden, _ = decoder(
+        decoder.embed(jnp.asarray(ids)), jnp.asarray(positions), causal_mask(jnp.asarray(real))
+    )
+    return decoder.logits(hidden)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
+    name: str, made: Any
+) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    ids, real = tokens(3, 48), np.ones((3, 48), np.int32)
+    real[1, :11], real[2, -7:] = 0, 0  # padded on the left, on the right
+    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    targets = np.roll(ids, -1, axis=1)
+    counted = (real * np.roll(real, -1, axis=1)).astype(np.float32)
+    counted[:, -1] = 0
+
+    embeds = model.get_input_embeddings()(torch.tensor(ids)).detach().requires_grad_()
+    theirs = model(
+        inputs_embeds=embeds,
+        attention_mask=torch.tensor(real),
+        position_ids=torch.tensor(positions),
+    ).logits
+    surprise = torch.nn.functional.cross_entropy(
+        theirs.flatten(0, 1), torch.tensor(targets, dtype=torch.long).flatten(), reduction="none"
+    )
+    (surprise * torch.tensor(counted).flatten()).sum().backward()
+
+    decoder = ours.decoder
+
+    def loss(x: jax.Array) -> Any:
+        mask = causal_mask(jnp.asarray(real))
+        logits = decoder.logits(decoder(x, jnp.asarray(positions), mask)[0])
+        logs = jax.nn.log_softmax(logits)
+        said = jnp.take_along_axis(logs, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return -(said * counted).sum(), logits
+
+    (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(decoder.embed(jnp.asarray(ids)))
+    expected, seen = theirs.detach().numpy(), real.astype(bool)
+    scale = np.abs(expected[seen]).max()
+    assert np.std(expected[seen]) > 0.1  # weights large enough to show an error
+    np.testing.assert_allclose(np.asarray(logits)[seen], expected[seen], atol=1e-4 * scale, rtol=0)
+    slope = embeds.grad.numpy()
+    np.testing.assert_allclose(
+        np.asarray(gradient)[seen], slope[seen], atol=1e-3 * np.abs(slope).max(), rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    ids = tokens(1, 4200)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids), logits_to_keep=64).logits.numpy()
+    found = run(ours.decoder, ids)[:, -64:]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made: Any) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    questions = [(7, 19, 33), (88, 3, 150, 151, 9, 30, 222)]
+    engine = Engine(ours, Prefix((PROMPT,)), Decoding(max_new_tokens=64), seed=0)
+    requests = [Request(str(number), question) for number, question in enumerate(questions)]
+    found = {index: candidate.token_ids for index, _, candidate in engine.run(requests)}
+    for index, question in enumerate(questions):
+        ids = torch.tensor([[*PROMPT, *question]])
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            whole = model.generate(
+                ids, attention_mask=mask, max_new_tokens=64, do_sample=False, pad_token_id=2
+            )
+        assert found[index] == tuple(whole[0, ids.shape[1] :].tolist())
+
+
+CHECKPOINTS = (
+    "llama-2-7b",
+    "llama-3.2-3b",
+    "mistral-devstral-24b",
+    "qwen2.5-14b-cogito",
+    "qwen3-1.7b",
+    "gemma-2b-it",
+    "gemma3-27b-medgemma",
+    "phi3-mini-slerp",
+)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
+    checkpoint: str, shared: Path
+) -> None:
+    folder = shared / "data" / "hf_checkpoints" / checkpoint
+    family, config = read_config(folder)
+    decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    stored = tensor_names(family, config)
+    expected = {name for path in parameters(decoder) for name in stored[path].names}
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    real = {family.canonical(name) for name in index["weight_map"] if not family.ignores(name)}
+    if config.tie_embeddings:
+        real.discard("lm_head.weight")
+    assert real == expected
