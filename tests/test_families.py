@@ -20,13 +20,9 @@ from flax import nnx
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import tensor_names
+from adapt_jax.decoders.folders import read_config
 from adapt_jax.decoders.prefix import Prefix
-from adapt_jax.decoders.pretrained import (
-    PretrainedDecoder,
-    load_pretrained,
-    parameters,
-    read_config,
-)
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
 from adapt_jax.sampling.engine import Decoding, Engine, Request
 
 SIZES: dict[str, Any] = {
