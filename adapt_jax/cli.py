@@ -320,8 +320,10 @@ def show_reasoning(said: "Answered") -> None:
     counts = sorted(said.vote.counts.items(), key=lambda counted: -counted[1])
     for answer, count in counts:
         mine = [c.reasoning for c in said.candidates if c.answer == answer]
-        print(f"{answer}: {count:g} {'vote' if count == 1 else 'votes'} ({said.vote.rule})")
-        for reasoning in dict.fromkeys(mine):
+        counted = f"{count:g} {'vote' if count == 1 else 'votes'}"
+        counted = f"{100 * count:.1f} %" if said.vote.rule == "likelihood" else counted
+        print(f"{answer}: {counted} ({said.vote.rule})")
+        for reasoning in filter(None, dict.fromkeys(mine)):
             repeats = mine.count(reasoning)
             print(f"  - {reasoning}" + (f"  (x{repeats})" if repeats > 1 else ""))
     silent = [c.text.strip() for c in said.candidates if c.answer is None]

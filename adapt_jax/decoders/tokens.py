@@ -45,3 +45,9 @@ def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """The text of token ids, without special tokens and without any tidying of spaces."""
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text if isinstance(text, str) else "".join(text)
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.decoders.tokens import common_length
+from adapt_jax.prompting.choices import Scoring
 from adapt_jax.sampling.decoding import Decoding
 from adapt_jax.tasks.templates import Demonstration, Template
 
-LATER = {"stop_at"}  # fields that adaptations did not have at first
+LATER = {"stop_at", "scoring"}  # fields that adaptations did not have at first
 
 
 class CannotRun(Exception):
@@ -24,6 +26,7 @@ class Prompt:
         parser: name in tasks.answers.PARSERS.
         vote: name in prompting.voting.VOTES; with one candidate all rules agree.
         stop_at: see prompting.voting.settled; None draws all candidates.
+        scoring: answers are chosen among given ones by their likelihood; None writes them.
     """
 
     template: Template = Template()
@@ -34,6 +37,7 @@ class Prompt:
     decoding: Decoding = field(default_factory=Decoding)
     vote: str = "distinct"
     stop_at: float | None = None
+    scoring: Scoring | None = None
 
     @property
     def text(self) -> str:
@@ -60,13 +64,9 @@ class Prompt:
             "demonstrations": tuple(shown),
             "decoding": Decoding(**values["decoding"]),
         }
+        if values.get("scoring") is not None:
+            values["scoring"] = Scoring(**values["scoring"])
         return cls(**values)
-
-
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def tokenize(
