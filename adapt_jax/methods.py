@@ -3,22 +3,27 @@
 A new rung is a file in prompting/ or tuning/, and a line here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
+import jax
 from pydantic import BaseModel
 
 from adapt_jax.adaptation import Adaptation
+from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.errors import nearest
+from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.prompting.chain_of_thought import ChainOfThought
 from adapt_jax.prompting.few_shot import FewShot
+from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.prompting.self_consistency import SelfConsistency
 from adapt_jax.prompting.zero_shot import ZeroShot
 from adapt_jax.tasks.task import Task
 from adapt_jax.tuning.fine_tuning import FineTuning
 from adapt_jax.tuning.instruction_tuning import InstructionTuning
 from adapt_jax.tuning.lora import LowRank
+from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.prompt_tuning import PromptTuning
 from adapt_jax.tuning.trainer import Run
 
@@ -68,7 +73,17 @@ def adapt(
     """
     if name in PROMPTING:
         return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
-    tuned = method.adapt(model, task, seed=seed, **run)
+
+    def judge(prompt: Prompt, now: TunedDecoder) -> float:
+        """Accuracy on the development split, as the training stands."""
+        soft_prompt = now.soft_prompt
+        if soft_prompt is not None:  # from the mesh, if it lies there
+            embeddings = jax.device_get(soft_prompt.embeddings[...])
+            soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
+        adaptation = Adaptation(name, prompt, replace(model, decoder=now.decoder), soft_prompt)
+        return evaluate(adaptation, task, task.development, seed=seed).accuracy
+
+    tuned = method.adapt(model, task, seed=seed, **{"judge": judge, **run})
     adaptation = Adaptation(
         name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
     )

@@ -21,6 +21,7 @@ from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tuning.batches import TrainingExample
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.trainer import TrainingResult
+from adapt_jax.tuning.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,21 @@ class TuningMethod(Strict):
             parser=task.parser,
             decoding=Decoding(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
         )
+
+    def validation(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, *, room: int | None = None
+    ) -> Validation | None:
+        """The task's development split as training sees it, where the training validates.
+
+        Raises:
+            CannotRun: when the task has no development split that can be used.
+        """
+        if not self.training.validate_every:
+            return None
+        if not task.development:
+            raise CannotRun("training.validate_every needs a development split, the task has none")
+        prepared = prepare(model, prompt, task.development, room=room).checked()
+        return Validation(prepared.examples, prompt)
 
 
 @dataclass(frozen=True)
@@ -182,5 +198,6 @@ def told(prepared: Prepared, result: TrainingResult, **more: Any) -> dict[str, A
         "dropped_too_long": prepared.too_long,
         "dropped_without_answer": prepared.without_answer,
         "padding_share": round(result.padding_share, 4),
+        **({"best": result.best.to_dict()} if result.best is not None else {}),
         **more,
     }

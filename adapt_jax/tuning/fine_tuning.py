@@ -64,6 +64,7 @@ class FineTuning(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
+            validation=self.validation(model, prompt, task),
             **run,
         )
         cast(decoder, chosen, kept)

@@ -23,6 +23,7 @@ from adapt_jax.tuning.examples import Prepared, Tuned, TuningMethod, cast, own_c
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.trainer import Run, train
+from adapt_jax.tuning.validation import Validation
 
 INSTRUCTION = "Answer the question."  # in front of unseen kinds, when they are judged
 
@@ -81,6 +82,7 @@ class InstructionTuning(TuningMethod):
             prepared.examples,
             self.training,
             seed=seed,
+            validation=self.validation(model, prompt, task),
             **run,
         )
         cast(decoder, nnx.Param, kept)
@@ -94,6 +96,15 @@ class InstructionTuning(TuningMethod):
             unseen=_unseen(task, unseen) if unseen else None,
             details=told(prepared, result, mixture=self.mixture, held_out=kinds),
         )
+
+    def validation(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, *, room: int | None = None
+    ) -> Validation | None:
+        """The development split, whole: there is no front that all share."""
+        shared = super().validation(model, prompt, task, room=room)
+        if shared is None:
+            return None
+        return replace(shared, examples=prepare(model, prompt, task.development).whole())
 
 
 def mixed(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Example]]:

@@ -77,6 +77,7 @@ class LowRank(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
+            validation=self.validation(model, prompt, task),
             **run,
         )
         merge(decoder)

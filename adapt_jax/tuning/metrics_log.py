@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """One JSON object per step, appended as the run goes; what the clock says is under "time".
+    """One JSON object per step or validation, appended as the run goes; times are under "time".
 
     Without a folder the rows are only held in memory.
     """
@@ -36,8 +35,18 @@ class MetricsLog:
         if self._file is not None:
             self._file.close()
 
+    @property
+    def steps(self) -> list[Row]:
+        """The rows of training steps; those of validations stand between them."""
+        return [row for row in self.rows if "loss" in row]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step."""
+        return [row["loss"] for row in self.steps]
+
     def write(self, row: Row) -> None:
-        """Adds the row of the next step."""
+        """Adds a row."""
         self.rows.append(row)
         if self._file is not None:
             self._file.write(_line(row))
@@ -64,8 +73,3 @@ def read_rows(path: Path) -> list[Row]:
 
 def _line(row: Row) -> str:
     return json.dumps(row) + "\n"
-
-
-def losses(rows: Sequence[Row]) -> list[float]:
-    """The loss of every step."""
-    return [row["loss"] for row in rows]

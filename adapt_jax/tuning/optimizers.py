@@ -13,6 +13,8 @@ class TrainingConfig(BaseModel):
     ``batch_size`` counts examples of a step; ``learning_rate`` is the schedule's peak. The 0.3 of
     the prompt tuning paper belongs to Adafactor without parameter scaling on T5 (2104.08691).
     ``checkpoint_every`` counts steps, 0 is never; not given, the clock decides (see checkpoints).
+    ``validate_every`` so many steps the development split is measured by ``metric``, and the best
+    step is what the training yields; after ``patience`` validations without a better one it ends.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -29,6 +31,9 @@ class TrainingConfig(BaseModel):
     row_length: int | None = Field(None, gt=1)
     checkpoint_every: int | None = Field(None, ge=0)
     keep_checkpoints: int = Field(2, gt=0)
+    validate_every: int = Field(0, ge=0)
+    metric: Literal["loss", "accuracy"] = "loss"
+    patience: int | None = Field(None, gt=0)
 
 
 def schedule(config: TrainingConfig) -> optax.Schedule:

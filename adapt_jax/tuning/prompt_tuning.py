@@ -70,6 +70,7 @@ class PromptTuning(TuningMethod):
             self.training,
             seed=seed,
             front=prepared.front,
+            validation=self.validation(model, prompt, task, room=room),
             **run,
         )
         learned = jax.device_get(soft_prompt.embeddings[...])  # small: it need not be sharded

@@ -24,6 +24,7 @@ from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import MetricsLog, Row
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.validation import Best, Judge, Validation, Validator
 
 OnStep = Callable[[int, int, str], None]  # step (from 1), of how many, how it goes
 DIVERGING = 10  # steps in a row
@@ -38,23 +39,26 @@ class Run(TypedDict, total=False):
     mesh: where the decoder lies and the batches go.
     on_step: told after each step.
     about: settings that make the run what it is, as plain JSON; a checkpoint of others is refused.
+    judge: answers the development questions, for ``training.metric: accuracy``.
     """
 
     folder: Path | None
     mesh: Mesh | None
     on_step: OnStep | None
     about: Mapping[str, Any] | None
+    judge: Judge | None
 
 
 @dataclass
 class TrainingResult:
-    """What a run did: loss in nats per target token of every step, and its cost."""
+    """What a run did: loss in nats per target token of every step, its best step, its cost."""
 
     losses: list[float] = field(default_factory=list)
     trainable_parameters: int = 0
     seconds: float = 0.0
     padding_share: float = 0.0
     dropped: int = 0
+    best: Best | None = None
 
 
 def train(
@@ -70,6 +74,8 @@ def train(
     mesh: Mesh | None = None,
     on_step: OnStep | None = None,
     about: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
+    validation: Validation | None = None,
 ) -> TrainingResult:
     """Trains the part of ``model`` that the filter ``trainable`` selects, in place.
 
@@ -81,7 +87,9 @@ def train(
         trainable: an nnx filter, for example ``nnx.Param`` or ``nnx.PathContains("soft_prompt")``.
         front: token ids that stand, as shared prefix, in front of every example.
         shape: for sources without end (see batches.Batches).
-        folder, mesh, on_step, about: see Run.
+        folder, mesh, on_step, about, judge: see Run.
+        validation: the development split, for ``config.validate_every``; what is trained comes
+            back as it was at the best step, without it as it was at the last.
 
     Raises:
         UserError: nothing to train, a batch that cannot be shared by the mesh, a loss that is
@@ -114,6 +122,9 @@ def train(
     if mesh is not None:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
     step, tokens = make_step(graph, update), jnp.asarray(front, jnp.int32)
+    best, best_weights, validator = Best(config.metric), None, None
+    if validation is not None and config.validate_every:
+        validator = Validator(validation, config, batches.shape, graph, judge, place_batch)
 
     with ExitStack() as stack:
         checkpoints, first = None, 0
@@ -126,6 +137,9 @@ def train(
             if (found := checkpoints.restore(state, run)) is not None:
                 first, state = found.step, found.state
                 batches.set_state(found.extra["data"])
+                best = Best(**found.extra["validation"])
+                if best.step is not None:
+                    best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
         log = stack.enter_context(MetricsLog(folder, first))
         waiting: Row = {}  # of the step before: the device works while the host packs
         clock = time.perf_counter()
@@ -134,23 +148,39 @@ def train(
             """Waits for the step whose row is waiting, if one is, and writes its row."""
             nonlocal clock
             if waiting:
-                row = _settled(waiting, log.rows, batches)
+                row = _settled(waiting, log.losses, batches)
                 before, clock = clock, time.perf_counter()
                 log.write(row | {"time": {"seconds": round(clock - before, 6)}})
                 waiting.clear()
                 if on_step is not None:
                     on_step(row["step"], config.steps, f"loss {row['loss']:.3f}")
 
+        def exhausted() -> bool:
+            return config.patience is not None and best.stale >= config.patience
+
         for index in range(first, config.steps):
+            if exhausted():
+                break
             batch = next(batches)
             state, nats, accuracy = step(state, frozen, place_batch(batch), tokens)
             settle()
             waiting |= {"step": index + 1, "loss": nats, "accuracy": accuracy, **_counts(batch)}
-            last, stopping = index + 1 == config.steps, asked_to_stop()
-            if checkpoints is not None and (last or stopping or checkpoints.due(index + 1)):
+            last, improved = index + 1 == config.steps, False
+            if validator is not None and (last or (index + 1) % config.validate_every == 0):
+                settle()
+                measured = validator.measure(state.trainable, frozen, tokens)
+                if improved := best.better(index + 1, measured[f"development_{config.metric}"]):
+                    best_weights = jax.tree.map(jnp.copy, state.trainable)
+                log.write({"step": index + 1, **measured, "best_step": best.step})
+                last, clock = last or exhausted(), time.perf_counter()
+            stopping = asked_to_stop()
+            if checkpoints is not None and (
+                last or improved or stopping or checkpoints.due(index + 1)
+            ):
                 settle()
                 log.sync()
                 extra = {"data": batches.get_state(), "run": run, "seed": seed}
+                extra |= {"best": best.step, "validation": best.to_dict()}
                 checkpoints.save(index + 1, state, extra)
             if stopping and not last:
                 raise Interrupted(
@@ -158,13 +188,14 @@ def train(
                     f"{folder}; the same command goes on from there"
                 )
         settle()
-    nnx.update(model, state.trainable)
+    nnx.update(model, state.trainable if best_weights is None else best_weights)
     return TrainingResult(
-        losses=[row["loss"] for row in log.rows],
+        losses=log.losses,
         trainable_parameters=count,
-        seconds=sum(row["time"]["seconds"] for row in log.rows),
-        padding_share=float(np.mean([row["padding"] for row in log.rows])),
+        seconds=sum(row["time"]["seconds"] for row in log.steps),
+        padding_share=float(np.mean([row["padding"] for row in log.steps])),
         dropped=batches.dropped,
+        best=best if validator is not None else None,
     )
 
 
@@ -178,7 +209,7 @@ def _counts(batch: Batch) -> Row:
     }
 
 
-def _settled(row: Row, rows: Sequence[Row], batches: Batches) -> Row:
+def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
     """The row with the numbers from the device.
 
     Raises:
@@ -187,8 +218,7 @@ def _settled(row: Row, rows: Sequence[Row], batches: Batches) -> Row:
     """
     row = row | {"loss": float(row["loss"]), "accuracy": float(row["accuracy"])}
     step, loss = row["step"], row["loss"]
-    recent = [*(earlier["loss"] for earlier in rows[1 - DIVERGING :]), loss]
-    first = rows[0]["loss"] if rows else loss
+    recent, first = [*earlier[1 - DIVERGING :], loss], [*earlier, loss][0]
     diverging = len(recent) == DIVERGING and min(recent) > max(2 * first, first + 1)
     if np.isfinite(loss) and not diverging:
         return row
