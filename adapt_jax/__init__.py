@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from adapt_jax.errors import UserError as UserError
     from adapt_jax.evaluation.evaluate import Evaluation as Evaluation
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
+    from adapt_jax.exchange import export_adaptation as export_adaptation
+    from adapt_jax.exchange import import_adapter as import_adapter
     from adapt_jax.prompting.prompt import Prompt as Prompt
     from adapt_jax.prompting.voting import maj_at_k as maj_at_k
     from adapt_jax.prompting.voting import vote as vote
@@ -45,6 +47,7 @@ ROOMS = {
     "decoders.saving": ("save_pretrained",),
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "exchange": ("export_adaptation", "import_adapter"),
     "prompting.prompt": ("Prompt",),
     "prompting.voting": ("maj_at_k", "vote"),
     "sampling.decoding": ("Candidate", "Decoding"),

@@ -2,6 +2,7 @@
 
 adaptation.json          template, instruction, demonstrations, decoding, vote, which decoder
 soft_prompt.safetensors  learned embeddings, where there are any
+adapter_*                low-rank updates, where there are any, as PEFT reads them too
 weights/                 a Hugging Face folder, where the weights themselves were tuned
 """
 
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from adapt_jax.decoders.low_rank import LowRankUpdates
+from adapt_jax.decoders.peft_folders import read_adapter, write_low_rank
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.decoders.saving import save_pretrained
@@ -43,14 +46,16 @@ DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors"
 class Adaptation:
     """A decoder and what stands in front of the question.
 
-    ``tuned`` says that the weights of ``model`` are this adaptation's own and are saved with it;
-    ``folder`` is where it was saved last, or read from.
+    ``low_rank`` are updates that are already merged into ``model``; they are saved in its place.
+    ``tuned`` says that all the weights of ``model`` are this adaptation's own and are saved with
+    it; ``folder`` is where it was saved last, or read from.
     """
 
     method: str
     prompt: Prompt
     model: PretrainedDecoder
     soft_prompt: SoftPrompt | None = None
+    low_rank: LowRankUpdates | None = None
     tuned: bool = False
     folder: Path | None = None
 
@@ -281,15 +286,18 @@ class Adaptation:
             "format": FORMAT,
             "method": self.method,
             "decoder": str(path.resolve()) if path.is_dir() else self.model.path,
-            "fingerprint": self.model.fingerprint,
+            "fingerprint": self.low_rank.decoder if self.low_rank else self.model.fingerprint,
             "prompt": self.prompt.to_dict(),
             "soft_prompt": self.soft_prompt is not None,
             "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
+            "low_rank": self.low_rank is not None,
             "tuned": self.tuned,
         }
         if self.soft_prompt is not None:
             embeddings = np.asarray(self.soft_prompt.embeddings[...], np.float32)
             save_file({"prompt_embeddings": embeddings}, folder / SOFT_PROMPT)
+        if self.low_rank is not None:
+            write_low_rank(folder, self.low_rank, self.model)
         if self.tuned:
             save_pretrained(self.model, folder / WEIGHTS)
         text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -317,6 +325,7 @@ class Adaptation:
             tuned, decoder = description["tuned"], decoder or description["decoder"]
             has_soft_prompt = description["soft_prompt"]
             before_bos = description["before_bos"]
+            has_low_rank = description.get("low_rank", False)
         except (KeyError, TypeError) as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
         if tuned:
@@ -331,7 +340,13 @@ class Adaptation:
         soft_prompt = None
         if has_soft_prompt:
             soft_prompt = read_soft_prompt(folder / SOFT_PROMPT, decoder, before_bos)
-        return cls(method, prompt, decoder, soft_prompt, tuned, folder)
+        low_rank = None
+        if has_low_rank:
+            low_rank = read_adapter(folder, decoder).low_rank
+            if low_rank is None:
+                raise UserError(f"{folder}: {DESCRIPTION} tells of low-rank updates, found none")
+            decoder = low_rank.merged(decoder)
+        return cls(method, prompt, decoder, soft_prompt, low_rank, tuned, folder)
 
 
 def mesh_of(model: PretrainedDecoder) -> Mesh | None:

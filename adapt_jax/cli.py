@@ -27,6 +27,7 @@ How should I adapt a pretrained decoder to my task, and how far does each techni
   adapt-jax tune configs/tune/lora.yaml          make one adaptation; it lands in runs/lora
   adapt-jax evaluate runs/lora configs/tasks/arithmetic.yaml
   adapt-jax predict runs/lora questions.jsonl answers.jsonl
+  adapt-jax export runs/lora exported            for transformers, or PEFT (--format peft)
 """
 OVERRIDES = """\
 Any key of the file can be overridden, by its path and with a YAML value:
@@ -148,6 +149,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--choice", action="append", default=[], help="an answer to choose; repeat it")
     sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
 
+    sub = command("export", run_export, "write an adaptation for what others serve", EXPORT)
+    add_adaptation(sub)
+    sub.add_argument("folder", metavar="DIR", help="a new folder")
+    sub.add_argument("--format", help="hf (weights) or peft (adapter); default: what it can be")
+    sub.add_argument("--dtype", help="of hf weights: float32, bfloat16 or float16")
+    sub.add_argument("--max-shard-size", default="5GB", help="of a file of hf weights")
+
+    sub = command("import", run_import, "make an adaptation of a PEFT adapter")
+    sub.add_argument("adapter", metavar="PEFT_FOLDER", help="prompt tuning or LoRA")
+    sub.add_argument("folder", metavar="DIR", help="where the adaptation goes")
+    sub.add_argument("--decoder", metavar="PATH", help="default: what the adapter names")
+    sub.add_argument("--task", help="a task file: how questions are asked and answers read")
+
     summary = "train a decoder from scratch on a generated corpus"
     sub = command("pretrain", run_pretrain, summary, f"{summary.capitalize()}.\n\n{RESTARTS}")
     sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
@@ -161,6 +175,9 @@ Judges a saved adaptation on the test split of a task. With --output-dir it writ
 and predictions.jsonl; until then answers are kept in predictions.partial.jsonl as they come.
 Interrupted at any moment and started again by the same command, it goes on where it stood and ends
 with the same files, but for the seconds in them."""
+EXPORT = """\
+Writes full or merged weights as a Hugging Face folder (--format hf), or the soft prompt or the
+low-rank updates alone as a PEFT adapter (--format peft). README.md in it says how to ask."""
 PREDICT = """\
 Answers every line of IN.jsonl and appends to OUT.jsonl as the answers come; when all are there,
 they are put in the order of the questions. A line is an object with "question", and optionally
@@ -190,6 +207,7 @@ OWN = {  # options of the commands themselves, and whether they take a value
     "--choice": True,
 }
 OWN_OF_ANSWERING = {"--seed": True, "--slots": True, "--decoder": True}
+OWN_OF_EXCHANGE = {name: True for name in ("--format", "--dtype", "--max-shard-size", "--task")}
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -201,6 +219,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     own = dict(OWN)
     if arguments and arguments[0] not in ("compare", "tune", "pretrain"):
         own |= OWN_OF_ANSWERING  # there they are keys of the configuration
+    if arguments and arguments[0] in ("export", "import"):
+        own |= OWN_OF_EXCHANGE
     rest, overrides, waiting = [], {}, list(arguments)
     while waiting:
         argument = waiting.pop(0)
@@ -331,6 +351,30 @@ def show_reasoning(said: "Answered") -> None:
         print(f"no answer: {len(silent)}")
         for text in dict.fromkeys(silent):
             print(f"  - {text}")
+
+
+def run_export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax export"""
+    from adapt_jax.exchange import export_adaptation
+
+    folder = export_adaptation(
+        open_adaptation(options.adaptation, options.decoder),
+        options.folder,
+        format=options.format,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+    )
+    print(f"exported: {folder} (how to ask: {folder / 'README.md'})")
+
+
+def run_import(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """adapt-jax import"""
+    from adapt_jax.exchange import import_adapter
+    from adapt_jax.tasks.task import load_task
+
+    task = None if options.task is None else load_task(options.task)
+    adaptation = import_adapter(options.adapter, options.decoder, task=task)
+    print(f"saved: {adaptation.save(options.folder)}")
 
 
 def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -85,7 +85,12 @@ def adapt(
 
     tuned = method.adapt(model, task, seed=seed, **{"judge": judge, **run})
     adaptation = Adaptation(
-        name, tuned.prompt, tuned.model, tuned.soft_prompt, tuned=tuned.model is not model
+        name,
+        tuned.prompt,
+        tuned.model,
+        tuned.soft_prompt,
+        tuned.low_rank,
+        tuned=tuned.model is not model and tuned.low_rank is None,
     )
     cost = (tuned.trainable_parameters, tuned.train_seconds)
     return Adapted(adaptation, *cost, tuned.details, tuned.unseen)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from adapt_jax.decoders.low_rank import LowRankUpdates
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
@@ -18,7 +19,7 @@ from adapt_jax.tasks.templates import Template
 from adapt_jax.tuning.examples import prepare
 from adapt_jax.tuning.fine_tuning import FineTuning, select
 from adapt_jax.tuning.instruction_tuning import InstructionTuning, mixed
-from adapt_jax.tuning.lora import LowRank, attach, merge
+from adapt_jax.tuning.lora import LowRank, attach, detach
 from adapt_jax.tuning.prompt_tuning import PromptTuning, initial_rows, real_tokens
 
 TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
@@ -178,7 +179,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
         return np.asarray(decoder.logits(hidden))
 
     plain = logits(decoder)
-    attach(decoder, ["query", "down"], 4, 8.0, nnx.Rngs(0))
+    attach(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
     np.testing.assert_array_equal(logits(decoder), plain)
     lora = decoder.layers[1].ffn.down.lora
     assert lora.a[...].shape == (64, 4) and lora.b[...].shape == (4, 32) and lora.scale == 2.0
@@ -189,15 +190,30 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
             linear.lora.b[...] = noise.astype(jnp.float32)
     tuned = logits(decoder)
     assert np.abs(tuned - plain).max() > 0.1
-    merge(decoder)
+    updates = LowRankUpdates(detach(decoder, 8.0), tiny.fingerprint)
     assert decoder.layers[0].attention.query.lora is None
-    np.testing.assert_allclose(logits(decoder), tuned, atol=2e-4)
+    np.testing.assert_array_equal(logits(decoder), plain)
+    np.testing.assert_allclose(logits(updates.merged(tiny).decoder), tuned, atol=2e-4)
+
+
+def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
+    decoder = nnx.clone(tiny.decoder)
+    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach(decoder, 2.0)) == 2 * 7
+    for layer in decoder.layers:
+        layer.ffn.gate = None  # as in GPT-2
+    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach(decoder, 2.0)) == 2 * 6
+    with pytest.raises(UserError, match="no layer of this decoder has gate .found: query"):
+        attach(decoder, ["query", "gate"], 2, 1.0, nnx.Rngs(0))
 
 
 def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
     before = weights(tiny)
-    method = LowRank(rank=2, modules=["query", "up"], training=TRAINING)
+    method = LowRank(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
     tuned = method.adapt(tiny, TASK, seed=0)
+    assert tuned.low_rank is not None and tuned.low_rank.decoder == tiny.fingerprint
+    assert tuned.low_rank.merged(tiny).fingerprint == tuned.model.fingerprint
     assert_unchanged(tiny, before)
     assert tuned.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
     assert tuned.trainable_parameters == 2 * (2 * (32 + 32) + 2 * (32 + 64))

@@ -73,22 +73,38 @@ class Stored:
         if self.groups == 1:
             return self._sliced(tensor, (*index[:-1], slice(offset + start, offset + stop)))
         whole = self._sliced(tensor, (*index[:-1], slice(None)))
+        return self.part(path, shapes, whole)[..., start:stop]
+
+    def part(
+        self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], whole: np.ndarray
+    ) -> np.ndarray:
+        """What belongs to the parameter at ``path`` along the last axis of ``whole``, all parts'.
+
+        The axes before it are taken as they are: a low-rank factor has others than the parameter.
+        """
+        sizes = [shapes[part][-1] for part in self.parts]
+        at = self.parts.index(path)
+        offset, size = sum(sizes[:at]), sizes[at]
         grouped = whole.reshape(*whole.shape[:-1], self.groups, -1)
         mine = slice(offset // self.groups, (offset + size) // self.groups)
-        return grouped[..., mine].reshape(*whole.shape[:-1], size)[..., start:stop]
+        return grouped[..., mine].reshape(*whole.shape[:-1], size)
 
     def _sliced(self, tensor: Any, index: Index) -> np.ndarray:
         array = tensor[self.turned(index)]
         return np.swapaxes(array, -1, -2) if self.swapped else array
 
+    def joined(self, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
+        """All parts along their last axis, in the order of the tensor: undoes ``part``."""
+        arrays = [parts[part] for part in self.parts]
+        if len(arrays) == 1:
+            return arrays[0]
+        grouped = [array.reshape(*array.shape[:-1], self.groups, -1) for array in arrays]
+        whole = np.concatenate(grouped, axis=-1)
+        return whole.reshape(*whole.shape[:-2], -1)
+
     def write(self, parameters: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors, by name, of all parameters that share them."""
-        parts = [parameters[part] for part in self.parts]
-        if self.groups > 1:
-            parts = [part.reshape(*part.shape[:-1], self.groups, -1) for part in parts]
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        if self.groups > 1:
-            whole = whole.reshape(*whole.shape[:-2], -1)
+        whole = self.joined(parameters)
         if self.swapped:
             whole = np.swapaxes(whole, -1, -2)
         pieces: Iterable[np.ndarray] = whole if len(self.names) > 1 else [whole]

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from adapt_jax.config import Strict
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.low_rank import LowRankUpdates
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.sharding import shardings
@@ -29,7 +30,8 @@ class Tuned:
     """What a tuning method yields.
 
     ``model`` is the very object that was given where its weights stayed as they were, and a new
-    one with the tuned weights otherwise. ``losses`` are nats per target token of every step;
+    one with the tuned weights otherwise (``low_rank`` is what was merged into them, where that is
+    all). ``losses`` are nats per target token of every step;
     ``details`` fit into JSON. ``unseen`` is a task of kinds that the training left out, for those
     methods that leave kinds out.
     """
@@ -40,6 +42,7 @@ class Tuned:
     train_seconds: float
     losses: list[float]
     soft_prompt: SoftPrompt | None = None
+    low_rank: LowRankUpdates | None = None
     unseen: Task | None = None
     details: dict[str, Any] = field(default_factory=dict)
 

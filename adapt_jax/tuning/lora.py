@@ -1,15 +1,19 @@
 """LoRA: low-rank updates beside frozen kernels, merged into them in the end (2106.09685)."""
 
-from typing import ClassVar, Literal, Unpack
+from typing import Annotated, ClassVar, Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from adapt_jax.decoders.decoder import Decoder, Linear
+from adapt_jax.decoders.low_rank import Factors, LowRankUpdates
 from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.decoders.tensors import ParameterPath
+from adapt_jax.errors import UserError
 from adapt_jax.tasks.task import Task
 from adapt_jax.tuning.examples import Tuned, TuningMethod, own_copy, prepare, told
 from adapt_jax.tuning.losses import TunedDecoder
@@ -36,22 +40,21 @@ class LoRA(nnx.Module):
         wide = x.astype(jnp.float32)
         return (wide @ self.a[...] @ self.b[...] * self.scale).astype(x.dtype)
 
-    def update(self) -> Float[Array, "I O"]:
-        """What the kernel gains."""
-        return self.a[...] @ self.b[...] * self.scale
-
 
 class LowRank(TuningMethod):
-    """Rank-``rank`` updates of the ``modules`` of every layer, scaled by alpha / rank."""
+    """Rank-``rank`` updates of the ``modules`` of every layer, or of ``all`` its projections.
+
+    They are scaled by alpha / rank; ``rank_stabilized``: by alpha / sqrt(rank) (2312.03732), so
+    that a higher rank does not learn more slowly.
+    """
 
     name: ClassVar[str] = "lora"
 
     training: TrainingConfig = TrainingConfig(learning_rate=3e-3)
     rank: int = Field(8, gt=0)
     alpha: float = Field(16.0, gt=0)
-    modules: list[Module] = Field(
-        ["query", "key", "value", "output", "gate", "up", "down"], min_length=1
-    )
+    rank_stabilized: bool = False
+    modules: Literal["all"] | Annotated[list[Module], Field(min_length=1)] = "all"
 
     def adapt(
         self,
@@ -65,11 +68,13 @@ class LowRank(TuningMethod):
 
         Raises:
             CannotRun: the task has no training examples, or none that fit the context.
+            UserError: a module that no layer of this decoder has.
         """
         prompt = self.prompt(task)
         prepared = prepare(model, prompt, task.train).checked()
         decoder = own_copy(model.decoder, run.get("mesh"))
-        attach(decoder, self.modules, self.rank, self.alpha, nnx.Rngs(seed))
+        power = 0.5 if self.rank_stabilized else 1
+        attach(decoder, self.modules, self.rank, self.alpha / self.rank**power, nnx.Rngs(seed))
         result = train(
             TunedDecoder(decoder),
             nnx.PathContains("lora"),
@@ -80,32 +85,60 @@ class LowRank(TuningMethod):
             validation=self.validation(model, prompt, task),
             **run,
         )
-        merge(decoder)
+        factors = detach(decoder, self.alpha)
+        updates = LowRankUpdates(factors, model.fingerprint, self.rank_stabilized)
         return Tuned(
             prompt,
-            PretrainedDecoder(decoder, model.tokenizer, model.path),
+            updates.merged(PretrainedDecoder(decoder, model.tokenizer, model.path)),
             result.trainable_parameters,
             result.seconds,
             result.losses,
-            details=told(prepared, result, rank=self.rank, alpha=self.alpha, modules=self.modules),
+            low_rank=updates,
+            details=told(
+                prepared,
+                result,
+                rank=self.rank,
+                alpha=self.alpha,
+                rank_stabilized=self.rank_stabilized,
+                modules=self.modules,
+            ),
         )
 
 
 def attach(
-    decoder: Decoder, modules: list[Module], rank: int, alpha: float, rngs: nnx.Rngs
+    decoder: Decoder,
+    modules: Literal["all"] | list[Module],
+    rank: int,
+    scale: float,
+    rngs: nnx.Rngs,
 ) -> None:
-    """Gives the chosen projections of every layer their factors; the output does not change yet."""
+    """Gives the chosen projections of every layer their factors; the output does not change yet.
+
+    Raises:
+        UserError: a module that no layer has. (The experts of a mixture are no projections.)
+    """
+    wanted = get_args(Module) if modules == "all" else modules
+    found = set()
     for layer in decoder.layers:
-        for name in modules:
-            linear: Linear = getattr(getattr(layer, ROOMS.get(name, "attention")), name)
-            linear.lora = LoRA(linear, rank, alpha / rank, rngs)
+        for name in wanted:
+            linear = getattr(getattr(layer, ROOMS.get(name, "attention")), name, None)
+            if isinstance(linear, Linear):
+                linear.lora = LoRA(linear, rank, scale, rngs)
+                found.add(name)
+    if lacking := [name for name in wanted if name not in found and modules != "all"]:
+        has = ", ".join(name for name in get_args(Module) if name in found)
+        raise UserError(
+            f"lora.modules: no layer of this decoder has {', '.join(lacking)}"
+            + f" (found: {has})" * bool(found)
+        )
 
 
-def merge(decoder: Decoder) -> None:
-    """Adds every update to its kernel, in float32, and takes the factors off."""
-    for _, module in nnx.iter_modules(decoder):
+def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, Factors]:
+    """Takes the factors off; by the path of the kernel that they belong to."""
+    factors: dict[ParameterPath, Factors] = {}
+    for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
-            kernel = module.kernel[...]
-            merged = kernel.astype(jnp.float32) + module.lora.update()
-            module.kernel[...] = merged.astype(kernel.dtype)
+            a, b = (np.asarray(jax.device_get(one[...])) for one in (module.lora.a, module.lora.b))
+            factors[*path, "kernel"] = Factors(a, b, alpha)
             module.lora = None
+    return factors
