@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from adapt_jax.decoders.families import FAMILIES, tensor_names
+from adapt_jax.decoders.families import FAMILIES, Family, tensor_names
 from adapt_jax.decoders.folders import read_json
 from adapt_jax.decoders.low_rank import Factors, LowRankUpdates
 from adapt_jax.decoders.prefix import SoftPrompt
@@ -268,7 +268,7 @@ def _read_low_rank(
     factors: dict[ParameterPath, Factors] = {}
     stabilized = bool(config.get("use_rslora"))
     for module, pair in pairs.items():
-        one = by_name.get(family_name(family, f"{module}.weight"))
+        one = by_name.get(family.canonical(f"{module}.weight"))
         if one is None or len(one.names) > 1:
             problems.append(f"{module}: no module of {model.path}")
         elif pair.keys() != {"A", "B"}:
@@ -296,11 +296,6 @@ def _read_low_rank(
     if problems:
         raise UserError(f"{folder}: cannot be represented here: {listed(problems)}")
     return Adapter(None, LowRankUpdates(factors, model.fingerprint, stabilized), replaced)
-
-
-def family_name(family: Any, name: str) -> str:
-    """The name that the family's table has for a tensor."""
-    return str(family.canonical(name)) if hasattr(family, "canonical") else name
 
 
 def _unknown_options(config: Mapping[str, Any]) -> list[str]:
@@ -339,15 +334,14 @@ def _replaced(
     whole: Mapping[str, np.ndarray],
     by_name: Mapping[str, Stored],
     shapes: Mapping[ParameterPath, Any],
-    family: Any,
+    family: Family,
     model: PretrainedDecoder,
     problems: list[str],
 ) -> dict[ParameterPath, np.ndarray]:
     """Whole parameters (modules_to_save, bias), by path; what does not fit is noted."""
     replaced: dict[ParameterPath, np.ndarray] = {}
     for name, array in whole.items():
-        named = family_name(family, name)
-        one = by_name.get(named)
+        one = by_name.get(family.canonical(name))
         if one is None or len(one.names) > 1:
             problems.append(f"{name}: no parameter of {model.path}")
         elif array.shape != one.tensor_shape(shapes):

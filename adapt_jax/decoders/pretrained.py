@@ -103,41 +103,26 @@ def load_pretrained(
     read = attempt(lambda: folders.read_config(folder), problems)
     tokenizer = attempt(lambda: folders.read_tokenizer(folder), problems) if read else None
     with ExitStack() as stack:
-        tensors = open_tensors(folder, stack, problems)
-        if read is None or tokenizer is None:
+        tensors, damages = open_tensors(folder, stack)
+        problems += damages
+        if read is not None:
+            wrong = unfitting(*read, tensors, damaged=bool(damages))
+            problems += [f"{folder}: weights and config.json disagree: {wrong}"] * bool(wrong)
+        if read is None or tokenizer is None or problems:
             raise UserError("; ".join(problems))
-        decoder = load_decoder(folder, *read, tensors, problems, dtype, mesh)
+        decoder = load_decoder(*read, tensors, dtype, mesh)
     name = str(path) if revision is None or "@" in str(path) else f"{path}@{revision}"
     return PretrainedDecoder(decoder, tokenizer, name)
 
 
 def load_decoder(
-    folder: Path,
-    family: Family,
-    config: DecoderConfig,
-    tensors: dict[str, FileTensor],
-    problems: list[str],
-    dtype: Any,
-    mesh: Mesh | None,
+    family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], dtype: Any, mesh: Any
 ) -> Decoder:
-    """The decoder that a config tells, with these tensors for its weights.
-
-    Raises:
-        UserError: with the ``problems`` found so far, and those of the tensors.
-    """
-    decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(decoder)
-    tensors = {family.canonical(name): tensor for name, tensor in tensors.items()}
+    """The decoder that a config tells, with these tensors for its weights."""
+    graphdef, abstract = nnx.split(blank(config))
     stored = tensor_names(family, config)
-    shapes = {key: value.shape for key, value in parameters(decoder).items()}
-    if config.tie_embeddings:
-        drop_repeated_output(tensors, stored)
-    expected = {
-        name: stored[key].tensor_shape(shapes) for key in shapes for name in stored[key].names
-    }
-    problems += disagreements(tensors, expected, family, damaged=bool(problems))
-    if problems:
-        raise UserError(f"{folder}: {'; '.join(problems)}")
+    tensors = {family.canonical(name): tensor for name, tensor in tensors.items()}
+    shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
     places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
     here = SingleDeviceSharding(jax.devices()[0])
     flat = []
@@ -151,6 +136,11 @@ def load_decoder(
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
+def blank(config: DecoderConfig) -> Decoder:
+    """A decoder of shapes alone."""
+    return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+
+
 def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
     """What the call returns; a mistake of the user's is noted instead of raised."""
     try:
@@ -160,47 +150,35 @@ def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
         return None
 
 
-def open_tensors(folder: Path, stack: ExitStack, problems: list[str]) -> dict[str, FileTensor]:
-    """Every tensor of a folder by name, none of them read yet; what is wrong is noted."""
-    index = folder / folders.INDEX
+def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor], list[str]]:
+    """Every tensor of a folder by name, none of them read yet; and all that is damaged."""
+    index, problems = folder / folders.INDEX, list[str]()
     named: dict[str, str] = {}
-    if index.is_file() and not (folder / folders.WEIGHTS).is_file():
-        named = attempt(lambda: folders.weight_map(index), problems) or {}
-        files = sorted(set(named.values()))
-    else:
-        files = [folders.WEIGHTS]
-        if not (folder / folders.WEIGHTS).is_file():
+    files = [folders.WEIGHTS]
+    if not (folder / folders.WEIGHTS).is_file():
+        if not index.is_file():
             pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
             found = f" (pickled weights such as {pickles[0]} are never opened)" if pickles else ""
             expected = f"expected {folders.WEIGHTS} or {folders.INDEX}"
-            problems.append(f"{folder}: no weights; {expected}{found}")
-            return {}
+            return {}, [f"{folder}: no weights; {expected}{found}"]
+        named = attempt(lambda: folders.weight_map(index), problems) or {}
+        files = sorted(set(named.values()))
     tensors: dict[str, FileTensor] = {}
     for name in files:
+        file = folder / name
         try:
-            opened = stack.enter_context((folder / name).open("rb", buffering=0))
-            held = tensors_in(folder / name, opened.fileno())
+            held = tensors_in(file, stack.enter_context(file.open("rb", buffering=0)).fileno())
         except OSError as error:
-            problems.append(f"{folder / name}: cannot be read ({error.strerror})")
+            problems.append(f"{file}: cannot be read ({error.strerror})")
         except Damaged as damage:
-            problems.append(
-                f"{folder / name}: not readable as safetensors: {listed(damage.problems)}"
-            )
+            problems.append(f"{file}: not readable as safetensors: {listed(damage.problems)}")
         else:
-            twice = [
-                f"{tensor} (also in {tensors[tensor].file.name})"
-                for tensor in held
-                if tensor in tensors
-            ]
-            absent = [
-                tensor for tensor, file in named.items() if file == name and tensor not in held
-            ]
-            if twice:
-                problems.append(f"{folder / name}: holds again {listed(twice)}")
-            if absent:
-                problems.append(f"{folder / name}: lacks what {index.name} says: {listed(absent)}")
+            twice = [f"{one} (also in {tensors[one].file.name})" for one in held if one in tensors]
+            absent = [one for one, where in named.items() if where == name and one not in held]
+            problems += [f"{file}: holds again {listed(twice)}"] * bool(twice)
+            problems += [f"{file}: lacks what {index.name} says: {listed(absent)}"] * bool(absent)
             tensors |= held
-    return tensors
+    return tensors, problems
 
 
 def listed(names: Sequence[str], shown: int = 20) -> str:
@@ -209,53 +187,52 @@ def listed(names: Sequence[str], shown: int = 20) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def drop_repeated_output(
-    tensors: dict[str, FileTensor], stored: Mapping[ParameterPath, Stored]
-) -> None:
-    """Some files of tied decoders repeat the embedding as the output: an equal copy is dropped.
+def same(one: FileTensor, other: FileTensor) -> bool:
+    """Whether two tensors are equal, read strip by strip.
 
-    One that differs stays, and is refused as surplus.
+    Some files of tied decoders repeat the embedding as the output.
     """
-    names = (stored["output", "kernel"].names[0], stored["embedding",].names[0])
-    if not all(name in tensors for name in names):
-        return
-    output, embedding = (tensors[name] for name in names)
-    if output.shape == embedding.shape and {output.dtype, embedding.dtype} <= FLOATS.keys():
-        step = max(1, STRIP // nbytes(output.shape[1:], FLOATS[output.dtype]))
-        strips = [(slice(at, at + step), slice(None)) for at in range(0, output.shape[0], step)]
-        if all(np.array_equal(output[strip], embedding[strip]) for strip in strips):
-            del tensors[names[0]]
+    if one.shape != other.shape or not {one.dtype, other.dtype} <= FLOATS.keys():
+        return False
+    step = max(1, STRIP // max(nbytes(one.shape[1:], FLOATS[one.dtype]), 1))
+    strips = [(slice(at, at + step), slice(None)) for at in range(0, one.shape[0], step)]
+    return all(np.array_equal(one[strip], other[strip]) for strip in strips)
 
 
-def disagreements(
-    tensors: Mapping[str, FileTensor],
-    shapes: Mapping[str, Shape],
-    family: Family,
-    damaged: bool,
-) -> list[str]:
-    """All in which weights are not exactly what the config implies.
+def unfitting(
+    family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], damaged: bool
+) -> str:
+    """All in which weights are not exactly what the config implies; empty where they are.
 
     Args:
-        shapes: of the tensors that must be there.
-        family: says which tensors may be there, unread.
+        tensors: what is there; a repeated output is taken out.
         damaged: some files could not be read, so nothing is known of what is missing.
     """
-    missing = [] if damaged else sorted(shapes.keys() - tensors.keys())
-    surplus = sorted(n for n in tensors.keys() - shapes.keys() if not family.ignores(n))
+    stored = tensor_names(family, config)
+    held = {path: value.shape for path, value in parameters(blank(config)).items()}
+    shapes = {name: stored[key].tensor_shape(held) for key in held for name in stored[key].names}
+    named = {family.canonical(name): name for name in tensors}
+    if config.tie_embeddings:
+        output, embedding = stored["output", "kernel"].names[0], stored["embedding",].names[0]
+        if output in named and embedding in named:
+            if same(tensors[named[output]], tensors[named[embedding]]):
+                del tensors[named.pop(output)]
+    missing = [] if damaged else sorted(shapes.keys() - named.keys())
+    surplus = sorted(named[n] for n in named.keys() - shapes.keys() if not family.ignores(n))
     found = [
         f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("not known to this config", surplus))
         if names
     ]
     wrong = []
-    for name in sorted(shapes.keys() & tensors.keys()):
-        tensor = tensors[name]
+    for name in sorted(shapes.keys() & named.keys()):
+        tensor = tensors[named[name]]
         if tensor.dtype not in FLOATS:
             wrong.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
         elif tensor.shape != shapes[name]:
             wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(shapes[name])}")
     found += [listed(wrong)] if wrong else []
-    return [f"weights and config.json disagree: {'; '.join(found)}"] if found else []
+    return "; ".join(found)
 
 
 def read_parameter(
