@@ -1,6 +1,5 @@
 """The next-token loss: a sum over target tokens, divided by their number."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -10,6 +9,7 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
 from adapt_jax.tuning.batches import Batch
+from adapt_jax.tuning.cross_entropy import PLAIN, Objective, cross_entropy
 
 
 class TunedDecoder(nnx.Module):
@@ -20,12 +20,23 @@ class TunedDecoder(nnx.Module):
         self.soft_prompt = nnx.data(soft_prompt)
 
     def loss(
-        self, batch: Batch, front: Array, dtype: DTypeLike = jnp.float32
+        self,
+        batch: Batch,
+        front: Array,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        count: Float[Array, ""] | None = None,
+        objective: Objective = PLAIN,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
         The prefix (the soft prompt, then the token ids ``front``) is encoded once and attended by
         every segment; logits exist at target positions only.
+
+        Args:
+            dtype: what is computed in; losses and softmax are float32 always.
+            count: what the sums are divided by, where the batch is a part of a larger one; the
+                weight of its own targets, when not given.
         """
         decoder = self.decoder
         embeddings = decoder.embed(front, dtype)
@@ -40,9 +51,8 @@ class TunedDecoder(nnx.Module):
             prefix=prefix.blocks,
         )
         hidden = hidden.reshape(-1, hidden.shape[-1])[batch.target_at]
-        logits = decoder.logits(hidden)
-        surprise = jax.nn.logsumexp(logits, axis=-1)
-        surprise -= jnp.take_along_axis(logits, batch.target_id[:, None], axis=-1)[:, 0]
-        count = batch.target_weight.sum()
-        right = (logits.argmax(-1) == batch.target_id) * batch.target_weight
-        return (surprise * batch.target_weight).sum() / count, right.sum() / count
+        nats, right = cross_entropy(
+            decoder, hidden, batch.target_id, batch.target_weight, objective
+        )
+        count = batch.target_weight.sum() if count is None else count
+        return nats / count, right / count
