@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from adapt_jax.tuning.trackers import TRACKERS, Tracker
 
 Row = dict[str, Any]
 NAME = "metrics.jsonl"
@@ -15,10 +18,15 @@ class MetricsLog:
     Without a folder the rows are only held in memory.
     """
 
-    def __init__(self, folder: Path | None, step: int = 0):
-        """Goes on after ``step``: rows of later steps, which will be taken again, are removed."""
+    def __init__(self, folder: Path | None, step: int = 0, track: Sequence[str] = ()):
+        """Goes on after ``step``: rows of later steps, which will be taken again, are removed.
+
+        Args:
+            track: names in TRACKERS, for runs with a folder.
+        """
         self.rows: list[Row] = []
         self._file = None
+        self._trackers: list[Tracker] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / NAME
@@ -27,11 +35,14 @@ class MetricsLog:
             whole.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
             os.replace(whole, path)
             self._file = path.open("a", encoding="utf-8")
+            self._trackers = [TRACKERS[name](folder, self.rows) for name in track]
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: Any) -> None:
+        for tracker in self._trackers:
+            tracker.close()
         if self._file is not None:
             self._file.close()
 
@@ -51,6 +62,8 @@ class MetricsLog:
         if self._file is not None:
             self._file.write(_line(row))
             self._file.flush()
+        for tracker in self._trackers:
+            tracker.write(row)
 
     def sync(self) -> None:
         """Returns when all rows are on the disk: a checkpoint never is ahead of its log."""
@@ -73,3 +86,35 @@ def read_rows(path: Path) -> list[Row]:
 
 def _line(row: Row) -> str:
     return json.dumps(row) + "\n"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The loss of every step, smoothed over a fiftieth of the run, and of the validations."""
+    from matplotlib.figure import Figure  # drawn without pyplot: needs no display, keeps no state
+
+    steps = [row for row in rows if "loss" in row]
+    checked = [row for row in rows if "development_loss" in row]
+    if not steps:
+        return
+    at, loss = [row["step"] for row in steps], [row["loss"] for row in steps]
+    weight, smooth = 1 / max(1, len(loss) / 50), [loss[0]]
+    for value in loss[1:]:
+        smooth.append(smooth[-1] + weight * (value - smooth[-1]))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(at, loss, color="#3b76a8", alpha=0.3, linewidth=0.8)
+    axes.plot(at, smooth, color="#3b76a8", label="training")
+    if checked:
+        places = [row["step"] for row in checked]
+        values = [row["development_loss"] for row in checked]
+        axes.plot(places, values, "o-", color="#d1793b", label="development")
+        best = checked[-1]["best_step"]
+        axes.axvline(best, color="#888", linestyle=":", label=f"best step, {best}")
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats per target token")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#ddd", linewidth=0.6)
+    axes.legend(frameon=False)
+    whole = path.with_name(f".new.{path.name}")
+    figure.savefig(whole, dpi=130)
+    os.replace(whole, path)

@@ -34,6 +34,7 @@ class TrainingConfig(BaseModel):
     validate_every: int = Field(0, ge=0)
     metric: Literal["loss", "accuracy"] = "loss"
     patience: int | None = Field(None, gt=0)
+    track: list[Literal["tensorboard", "wandb"]] = []
 
 
 def schedule(config: TrainingConfig) -> optax.Schedule:

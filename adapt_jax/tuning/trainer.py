@@ -21,15 +21,17 @@ from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample
 from adapt_jax.tuning.checkpoints import Checkpoints
 from adapt_jax.tuning.interruption import Interrupted, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
-from adapt_jax.tuning.metrics_log import MetricsLog, Row
+from adapt_jax.tuning.metrics_log import MetricsLog, Row, draw
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.throughput import Work, peak_flops
 from adapt_jax.tuning.validation import Best, Judge, Validation, Validator
 
 OnStep = Callable[[int, int, str], None]  # step (from 1), of how many, how it goes
 DIVERGING = 10  # steps in a row
+RECENT = 20  # steps that the pace is taken from
 NAMED = 8  # examples of a bad batch
-HOW_OFTEN = {"checkpoint_every", "keep_checkpoints"}  # settings that change nothing in the result
+HOW_OFTEN = {"checkpoint_every", "keep_checkpoints", "track"}  # they change nothing in the result
 
 
 class Run(TypedDict, total=False):
@@ -140,7 +142,10 @@ def train(
                 best = Best(**found.extra["validation"])
                 if best.step is not None:
                     best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
-        log = stack.enter_context(MetricsLog(folder, first))
+        log = stack.enter_context(MetricsLog(folder, first, config.track))
+        work, peak = Work(chosen, frozen, _prefix_length(model, front)), 0.0
+        if folder is not None or on_step is not None:
+            peak = peak_flops()
         waiting: Row = {}  # of the step before: the device works while the host packs
         clock = time.perf_counter()
 
@@ -150,10 +155,10 @@ def train(
             if waiting:
                 row = _settled(waiting, log.losses, batches)
                 before, clock = clock, time.perf_counter()
-                log.write(row | {"time": {"seconds": round(clock - before, 6)}})
+                log.write(row | {"time": _pace(row, clock - before, work, peak)})
                 waiting.clear()
                 if on_step is not None:
-                    on_step(row["step"], config.steps, f"loss {row['loss']:.3f}")
+                    on_step(row["step"], config.steps, _note(log.steps, config.steps))
 
         def exhausted() -> bool:
             return config.patience is not None and best.stale >= config.patience
@@ -178,6 +183,7 @@ def train(
                 last or improved or stopping or checkpoints.due(index + 1)
             ):
                 settle()
+                _check_finite(state.trainable, index + 1)
                 log.sync()
                 extra = {"data": batches.get_state(), "run": run, "seed": seed}
                 extra |= {"best": best.step, "validation": best.to_dict()}
@@ -188,6 +194,8 @@ def train(
                     f"{folder}; the same command goes on from there"
                 )
         settle()
+        if folder is not None:
+            draw(log.rows, folder / "loss.png")
     nnx.update(model, state.trainable if best_weights is None else best_weights)
     return TrainingResult(
         losses=log.losses,
@@ -209,6 +217,35 @@ def _counts(batch: Batch) -> Row:
     }
 
 
+def _prefix_length(model: TunedDecoder, front: Sequence[int]) -> int:
+    """Tokens that a step computes once for all rows."""
+    soft_prompt = model.soft_prompt
+    return len(front) + (0 if soft_prompt is None else len(soft_prompt))
+
+
+def _pace(row: Row, seconds: float, work: Work, peak: float) -> Row:
+    """What the clock says of a step."""
+    flops = work.flops(row["tokens"], row["targets"])
+    return {
+        "seconds": round(seconds, 6),
+        "tokens_per_second": round(row["tokens"] / seconds, 1),
+        "peak_share": round(flops / seconds / peak, 5) if peak else None,
+    }
+
+
+def _note(rows: Sequence[Row], steps: int) -> str:
+    """The last step in a few words; pace and time left are of the last RECENT steps."""
+    recent = rows[-RECENT:]
+    seconds = sum(row["time"]["seconds"] for row in recent)
+    pace = sum(row["tokens"] for row in recent) / seconds
+    share = sum(row["time"]["peak_share"] * row["time"]["seconds"] for row in recent) / seconds
+    left = (steps - rows[-1]["step"]) * seconds / len(recent)
+    return (
+        f"loss {rows[-1]['loss']:.3f}, {pace:,.0f} tokens/s, {100 * share:.0f} % of peak, "
+        f"{left / 60:.0f} min left"
+    )
+
+
 def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
     """The row with the numbers from the device.
 
@@ -228,6 +265,15 @@ def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
     if diverging:
         what += f", it was {first:.4g} at first: the run diverges"
     raise UserError(f"{what}; its batch holds the examples {shown}; try a lower learning rate")
+
+
+def _check_finite(trainable: Any, step: int) -> None:
+    """A checkpoint of weights that are no numbers would take the place of a good one."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(trainable)):
+        raise UserError(
+            f"after step {step} some trained weights are not finite; the checkpoint before it is "
+            "kept; try a lower learning rate"
+        )
 
 
 def _identity(

@@ -1,0 +1,87 @@
+"""How fast a training goes, and what share of the machine's peak that is."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Floating point operations per second of one device in bfloat16, dense, by what its kind contains;
+# from the vendors' data sheets.
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+SIZE = 1024  # of the matrices that are multiplied where the peak is not known
+
+
+@functools.cache
+def peak_flops() -> float:
+    """Operations per second that all devices of this run can do, at best.
+
+    Of a device that PEAKS does not know, such as a CPU, it is measured: the best of five products
+    of float32 matrices. Simulated devices share one CPU, which is counted once.
+    """
+    device = jax.devices()[0]
+    for kind, peak in PEAKS.items():
+        if kind in device.device_kind:
+            return peak * jax.device_count()
+    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(matrix).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        multiply(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * SIZE**3 / min(seconds) * (jax.device_count() if device.platform != "cpu" else 1)
+
+
+class Work:
+    """How many floating point operations a training step takes.
+
+    With N weights in the layers' matrices, N' of them trained, H weights in the output matrix (H'
+    if it is trained), T tokens of a step, the shared prefix counted once, and M targets:
+
+        4 (N T + H M) + 2 (N' T + H' M)
+
+    Forward 2, the gradient of what goes in 2, the gradient of the weights 2, for each weight and
+    token: 6 N T in all for full training, 4 N T where the decoder is frozen. Attention scores and
+    rematerialisation are not counted (2204.02311, appendix B, counts the first).
+    """
+
+    def __init__(self, trainable: Any, frozen: Any, prefix: int):
+        """Args: the two parts of a TunedDecoder's state, and the prefix's length in tokens."""
+        inner, output = _matrices(trainable)
+        frozen_inner, frozen_output = _matrices(frozen)
+        self.trained, self.all = (inner, output), (inner + frozen_inner, output + frozen_output)
+        self.prefix = prefix
+
+    def flops(self, tokens: int, targets: int) -> float:
+        """Operations of a step on so many tokens of examples and targets among them."""
+        tokens += self.prefix
+        (trained, trained_output), (inner, output) = self.trained, self.all
+        every = 4 * (inner * tokens + output * targets)
+        return every + 2 * (trained * tokens + trained_output * targets)
+
+
+def _matrices(state: Any) -> tuple[int, int]:
+    """Weights in the layers' matrices, and in the output matrix (a tied embedding is one)."""
+    inner = output = embedding = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if leaf.ndim < 2:
+            continue
+        if ".layers." in name:
+            inner += leaf.size
+        elif "decoder.output" in name:
+            output += leaf.size
+        elif "decoder.embedding" in name:
+            embedding += leaf.size
+    return inner, output or embedding
