@@ -18,11 +18,13 @@ from conftest import tiny_tokenizer
 from flax import nnx
 
 from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.families import tensor_names
+from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.folders import read_config
 from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.sampling.engine import Decoding, Engine, Request
 
 SIZES: dict[str, Any] = {
@@ -42,16 +44,16 @@ LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
+    "original_max_position_embeddings": 128,
     "rope_theta": 5000.0,
 }
 YARN = {
     "rope_type": "yarn",
     "factor": 8.0,
-    "original_max_position_embeddings": 64,
-    "beta_fast": 4.0,
+    "original_max_position_embeddings": 1024,
+    "beta_fast": 10.0,
     "beta_slow": 1.0,
-    "rope_theta": 5000.0,
+    "rope_theta": 100.0,
 }
 LONG = {
     "rope_type": "longrope",
@@ -60,8 +62,9 @@ LONG = {
     "rope_theta": 5000.0,
     "partial_rotary_factor": 0.75,
 }
+HALF_TURNED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
 FULL, SLIDING = "full_attention", "sliding_attention"
-TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 100.0}}
+TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 GPT2 = {
     "vocab_size": 320,
@@ -156,12 +159,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gpt2": ("gpt2", GPT2),
-    "gpt_neox": ("gpt_neox", {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}}),
+    "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_TURNED}),
     "gpt_neox, sequential": (
         "gpt_neox",
-        {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new"},
+        {
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "hidden_act": "gelu_new",
+            "rope_parameters": HALF_TURNED,
+        },
     ),
 }
+# The first case of each family; the others differ in what has nothing to do with decoding.
+FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
+ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
 
@@ -171,7 +182,9 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     model_type, fields = CASES[name]
-    sizes = {} if model_type == "gpt2" else SIZES
+    sizes = {} if model_type == "gpt2" else dict(SIZES)
+    if model_type == "gpt_neox":
+        del sizes["num_key_value_heads"]
     config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes, **fields, **changes}))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -262,7 +275,7 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*FIRST, *ROPES])
 def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> None:
     import torch
 
@@ -274,7 +287,7 @@ def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> Non
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*FIRST, "llama, dynamic", "phi3, longrope"])
 def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made: Any) -> None:
     import torch
 
@@ -319,3 +332,153 @@ def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
     if config.tie_embeddings:
         real.discard("lm_head.weight")
     assert real == expected
+
+
+# What of config.json changes no logits: training, bookkeeping, other names of the same.
+INERT = {
+    *("architectures", "model_type", "transformers_version", "dtype", "use_cache", "torch_dtype"),
+    *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp", "is_decoder"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
+    *("router_aux_loss_coef", "router_jitter_noise", "no_rope_layer_interval", "ffn_dim"),
+    *("rope_type",),  # has cases of its own
+}
+# Silent where another field has told already, or where nothing depends on them.
+TOLD_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern"}
+SILENT = {
+    "qwen3": {"use_sliding_window"},  # layer_types has told
+    "qwen3_moe": {"use_sliding_window"},  # there is no window
+    "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
+    "phi3": {"original_max_position_embeddings"},  # no LongRoPE
+    "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
+}
+OTHER: dict[str, Any] = {
+    "hidden_act": "relu",
+    "hidden_activation": "relu",
+    "activation_function": "relu",
+    "layer_types": lambda types: [FULL if name == SLIDING else SLIDING for name in types],
+    "no_rope_layers": lambda layers: [1 - layer for layer in layers],
+    "mlp_only_layers": lambda layers: [0] if layers != [0] else [],
+    "attn_logit_softcapping": lambda cap: 1.0 if cap is None else cap / 2,
+    "final_logit_softcapping": lambda cap: 1.0 if cap is None else cap / 2,
+    "use_bidirectional_attention": True,
+    "norm_topk_prob": lambda told: not told,
+    "truncate": lambda told: not told,
+    "partial_rotary_factor": lambda share: share / 2,
+    "rms_norm_eps": 0.3,
+    "layer_norm_eps": 0.3,
+    "layer_norm_epsilon": 0.3,
+    "num_experts_per_tok": lambda count: count - 1,
+    "sliding_window": lambda window: window - 4,
+    "low_freq_factor": lambda factor: factor * 2,
+}
+
+
+def altered(value: Any, name: str) -> Any:
+    """Another value for a field of ``config.json``."""
+    if name in OTHER:
+        return OTHER[name](value) if callable(OTHER[name]) else OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [2 * number for number in value]
+    return 2 * value
+
+
+def fields(hf: dict[str, Any], at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of every field of ``config.json`` that ought to change the logits."""
+    found: list[tuple[str, ...]] = []
+    for name, value in hf.items():
+        if isinstance(value, dict):
+            found += fields(value, (*at, name))
+        elif name not in INERT and (value is not None or name.endswith("capping")):
+            found.append((*at, name))
+    return found
+
+
+MOVED: set[tuple[str, ...]] = set()  # what was seen to move the logits, in any case
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -> None:
+    folder, _, ours = made(name)
+    family, hf = FAMILIES[ours.config.family], json.loads((folder / "config.json").read_text())
+    silent = set()
+    for path in fields(hf):
+        other = copy.deepcopy(hf)
+        inner = other
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = altered(inner[path[-1]], path[-1])
+        try:
+            config = family.to_config(other)
+        except (ValueError, KeyError, IndexError):
+            continue  # refused by name
+        differ = tuple(
+            one for one in vars(config) if getattr(config, one) != getattr(ours.config, one)
+        )
+        if differ == ("context_length",):
+            continue  # how long a text may be
+        kinds = {kind.rope.kind for kind in config.layer_kinds if kind.rope}
+        key = (*differ, *((path[-1], *sorted(kinds)) if "layer_kinds" in differ else ()))
+        if differ and key in MOVED:
+            continue
+        if differ and moves(ours.decoder, config):
+            MOVED.add(key)
+        else:
+            silent.add(".".join(path))
+    assert silent <= TOLD_ELSEWHERE | SILENT.get(name, set())
+
+
+def moves(decoder: Decoder, config: DecoderConfig) -> bool:
+    """Whether the decoder's weights are refused by another config, or yield other logits."""
+    other = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    shapes = [{key: x.shape for key, x in parameters(one).items()} for one in (decoder, other)]
+    if shapes[0] != shapes[1]:
+        return True
+    other = nnx.merge(nnx.split(other)[0], nnx.split(decoder)[1])
+    limits = [kind.rope.limit for kind in config.layer_kinds if kind.rope]
+    for length in (40, 300) if any(limits) else (40,):
+        one, two = (np.asarray(run(one, tokens(1, length))) for one in (decoder, other))
+        if np.abs(one - two).max() > 1e-3 * np.abs(one).max():
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
+    name: str, made: Any, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _, model, ours = made(name)
+    save_pretrained(ours, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    there = again.state_dict()
+    assert all(torch.equal(value, there[key]) for key, value in model.state_dict().items())
+    ids = torch.tensor(tokens(1, 40))
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+    assert read_config(tmp_path)[1] == ours.config
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_config_leaves_out_means_what_transformers_takes_it_to_mean(name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    model_type = CASES[name][0]
+    sizes = {key: value for key, value in SIZES.items() if not key.endswith("_id")}
+    del sizes["max_position_embeddings"]
+    if model_type == "gpt2":
+        sizes = {key: value for key, value in GPT2.items() if key in ("vocab_size", "n_embd")}
+        sizes |= {"n_layer": 2, "n_head": 4}
+    theirs = CONFIG_MAPPING[model_type](**sizes).to_dict()
+    family = next(one for one in FAMILIES.values() if one.model_type == model_type)
+    if theirs.get("head_dim", 0) is None:
+        del theirs["head_dim"]
+    assert family.to_config(sizes) == family.to_config(theirs)

@@ -14,11 +14,12 @@ FAMILY = replace(
     architecture="Gemma3ForCausalLM",
     model_type="gemma3_text",
     fields={
-        **gemma2.FAMILY.fields,
+        **{key: gemma2.FAMILY.fields[key] for key in gemma2.FAMILY.fields if "softcap" not in key},
         "context_length": ("max_position_embeddings", 131072),
         "logit_softcap": ("final_logit_softcapping", None),
     },
     fixed={"norm": "rms_plus_one", "post_norm": True, "qk_norm": "head"},
+    must_be={**gemma2.FAMILY.must_be, "attn_logit_softcapping": (None,)},
     layers=Layers(
         rope=Rope(theta=1e6),
         sliding_rope=Rope(theta=1e4),

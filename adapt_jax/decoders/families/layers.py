@@ -107,7 +107,7 @@ class Layers:
         if ORIGINAL in taken:
             original = hf.get(ORIGINAL) or self.original or numbers.get(ORIGINAL) or longest
             numbers[ORIGINAL] = original
-        if LONGEST in taken:
+        if LONGEST in taken and not (kind == "yarn" and "factor" in numbers):
             numbers[LONGEST] = longest
         fraction = _first(given.get("partial_rotary_factor"), hf.get(self.fraction or "-"))
         if not self.fraction and fraction not in (None, 1.0) and kind != "proportional":
