@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adapt_jax.prompting.voting import vote as vote
     from adapt_jax.sampling.decoding import Candidate as Candidate
     from adapt_jax.sampling.decoding import Decoding as Decoding
-    from adapt_jax.sampling.engine import generate as generate
+    from adapt_jax.sampling.generate import generate as generate
     from adapt_jax.tasks.task import Example as Example
     from adapt_jax.tasks.task import Task as Task
     from adapt_jax.tasks.task import load_task as load_task
@@ -51,7 +51,7 @@ ROOMS = {
     "prompting.prompt": ("Prompt",),
     "prompting.voting": ("maj_at_k", "vote"),
     "sampling.decoding": ("Candidate", "Decoding"),
-    "sampling.engine": ("generate",),
+    "sampling.generate": ("generate",),
     "tasks.task": ("Example", "Task", "load_task"),
     "tasks.templates": ("Demonstration", "Template"),
 }

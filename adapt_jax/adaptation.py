@@ -80,7 +80,7 @@ class Adaptation:
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int = 128,
+        slots: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> list[Answered]:
         """Answers every example, in their order."""
@@ -96,7 +96,7 @@ class Adaptation:
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int = 128,
+        slots: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Answered]]:

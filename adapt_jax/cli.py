@@ -194,7 +194,9 @@ def add_adaptation(sub: argparse.ArgumentParser) -> None:
 def add_answering(sub: argparse.ArgumentParser) -> None:
     """Options of commands that answer many questions."""
     sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
-    sub.add_argument("--slots", type=int, default=128, help="sequences decoded side by side")
+    sub.add_argument(
+        "--slots", type=int, help="sequences decoded side by side (default: what memory allows)"
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -22,7 +22,7 @@ def predict(
     target: Path,
     *,
     seed: int = 0,
-    slots: int = 128,
+    slots: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[int, int]:
     """Answers every question of ``source`` that ``target`` has no answer to.

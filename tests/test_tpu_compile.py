@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
+from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, encode_prefix
 from adapt_jax.decoders.sharding import MESH_AXES, row_sharding, shardings
 from adapt_jax.sampling import steps
 from adapt_jax.sampling.logits import Sampling
@@ -63,7 +63,10 @@ for name, chosen in filters.items():
 
 graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 weights = placed(weights, shardings(weights, mesh))
-encode = lambda w, e: encode_prefix(nnx.merge(graph, w), e, 100)
+def encode(w, e):
+    cache = encode_prefix(nnx.merge(graph, w), e, 100)
+    return PrefixCaches(cache.layers, jnp.full(1, 100), jnp.zeros(128, jnp.int32))
+
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
 one = jax.ShapeDtypeStruct((8, 2, 128, 32), jnp.float32, sharding=rows)
 state = steps.Rows.idle(8)

@@ -5,11 +5,13 @@ Prompt tuning, few-shot and chain of thought differ only in the prefix (2104.086
 keys and values is exact: the same logits and gradients as repeating it in every row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -69,6 +71,56 @@ class PrefixCache:
         if self.padded == 0:
             return None
         mask = jnp.arange(self.padded) < self.length
+        return [(keys, values, mask) for keys, values in self.layers]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PrefixCaches:
+    """Prefixes side by side, for rows of which each has its own: the mixed-task batch of
+    2104.08691, section 3. All rows attend to all of them, and a mask hides what is not theirs.
+
+    Attributes:
+        layers: per layer keys and values [K, P, H], P over all prefixes.
+        lengths: of each of the M prefixes.
+        owner: to which of them a column belongs; -1 is padding.
+    """
+
+    layers: list[KeysValues]
+    lengths: Int[Array, " M"]
+    owner: Int[Array, " P"]
+
+    @staticmethod
+    def of(caches: Sequence[PrefixCache]) -> "PrefixCaches":
+        """These, in their order. Lengths must be known (not traced)."""
+        real = [int(cache.length) for cache in caches]
+        lengths = jnp.asarray(real, jnp.int32)
+        if len(caches) == 1:
+            columns = jnp.arange(caches[0].padded)
+            return PrefixCaches(caches[0].layers, lengths, jnp.where(columns < real[0], 0, -1))
+        owner = np.repeat(np.arange(len(real)), real)
+        padding = bucket(owner.size) - owner.size
+        owner = np.pad(owner, (0, padding), constant_values=-1)
+        filled = [cache for cache in caches if cache.padded]
+
+        def joined(layer: int, which: int) -> Array:
+            parts = [c.layers[layer][which][:, : int(c.length)] for c in filled]
+            return jnp.pad(jnp.concatenate(parts, axis=1), ((0, 0), (0, padding), (0, 0)))
+
+        layers = range(len(filled[0].layers) if filled else 0)
+        return PrefixCaches(
+            [(joined(layer, 0), joined(layer, 1)) for layer in layers],
+            lengths,
+            jnp.asarray(owner, jnp.int32),
+        )
+
+    def blocks(self, which: Int[Array, " B"], tokens: int) -> list[Block] | None:
+        """Per layer, in the form that Decoder takes, for rows of ``tokens`` behind ``which``."""
+        if not self.layers:
+            return None
+        mask = self.owner == 0
+        if self.lengths.shape[0] > 1:
+            mask = jnp.repeat((self.owner == which[:, None])[:, None], tokens, axis=1)
         return [(keys, values, mask) for keys, values in self.layers]
 
 

@@ -22,7 +22,7 @@ class Answers(Protocol):
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int = 128,
+        slots: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Answered]]:
@@ -65,7 +65,7 @@ def evaluate(
     examples: Sequence[Example] | None = None,
     *,
     seed: int = 0,
-    slots: int = 128,
+    slots: int | None = None,
     on_progress: OnProgress | None = None,
     journal: Journal | None = None,
 ) -> Evaluation:

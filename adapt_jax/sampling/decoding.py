@@ -12,7 +12,7 @@ class Decoding:
 
     Attributes:
         max_new_tokens: after the question; the context may leave less.
-        temperature, top_k, top_p, min_p: see logits.Sampling.
+        temperature, top_k, top_p, min_p, repetition_penalty: see logits.Sampling.
         candidates: texts per question.
         stop: strings that end a text, and are not part of it; EOS always does.
 
@@ -25,6 +25,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     candidates: int = 1
     stop: tuple[str, ...] = ()
 
@@ -38,6 +39,11 @@ class Decoding:
             (self.top_k < 0, "top_k", "0 (off) or more"),
             (not 0 < self.top_p <= 1, "top_p", "above 0, at most 1 (off)"),
             (not 0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1"),
+            (
+                not 0 < self.repetition_penalty < float("inf"),
+                "repetition_penalty",
+                "above 0 (1 is off)",
+            ),
             ("" in self.stop, "stop", "no empty string, which would end every text"),
         ]
         for is_wrong, name, expected in wrong:
@@ -52,15 +58,21 @@ class Decoding:
     @property
     def sampling(self) -> Sampling:
         """The part that the compiled step depends on."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+        return Sampling(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty
+        )
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question as tokens, to be answered behind the prefix. Draws depend on its ``id``."""
+    """A question as tokens, to be answered behind a prefix. Draws depend on its ``id``.
+
+    ``prefix`` says behind which, where the engine was given several.
+    """
 
     id: str
     tokens: tuple[int, ...]
+    prefix: int = 0
 
 
 @dataclass(frozen=True)

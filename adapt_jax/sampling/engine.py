@@ -9,7 +9,6 @@ in. Shapes never change on the way, so nothing compiles twice.
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -21,59 +20,70 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from adapt_jax.decoders import sharding
-from adapt_jax.decoders.prefix import Prefix, bucket
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, bucket
 from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.errors import UserError
 from adapt_jax.sampling.candidates import Waiting, Writing
 from adapt_jax.sampling.decoding import Candidate, Decoding, Request
+from adapt_jax.sampling.memory import BUSY, room_for_slots, slot_bytes
 from adapt_jax.sampling.steps import Cache, Rows, decode, encode_front, encode_questions, fill
 
-COLUMNS = 64  # a slot's cache is a multiple of this, so that compiled code is reused
+COLUMNS = 32  # a slot's cache is a multiple of this, so that compiled code is reused
 ROWS = 16  # questions encoded at a time
+FRONT = 64  # prefixes are padded to multiples of this
 SHORTEST = 32  # questions are padded to this length or its doubles, by their own length alone
 
 
 class Engine:
-    """Generates candidates for many requests behind one prefix.
+    """Generates candidates for many requests, each behind its prefix.
 
     For one compiled shape the texts depend on (seed, request id, candidate) alone: not on the
     slot, on who sits in the other slots, or on the order of the requests.
 
     Args:
-        prefix: what stands before every request; encoded once, here.
+        prefix: what stands before every request, or several of which each request names its own;
+            encoded once, here.
         slots: candidates that are written at the same time (fewer, where fewer are asked for).
+            When not given, as many as fit into memory, up to a number that keeps a device busy.
         mesh: slots are spread over its ``data`` and ``fsdp`` axes; the weights lie where
             load_pretrained(mesh=...) put them.
 
     Raises:
-        UserError: when there is no slot, or the prefix alone fills the decoder's context.
+        UserError: when there is no slot, no prefix, or one that alone fills the context.
     """
 
     def __init__(
         self,
         model: PretrainedDecoder,
-        prefix: Prefix,
+        prefix: Prefix | Sequence[Prefix],
         decoding: Decoding,
         *,
         seed: int,
-        slots: int = 128,
+        slots: int | None = None,
         mesh: Mesh | None = None,
     ):
-        if slots < 1:
+        if slots is not None and slots < 1:
             raise UserError(f"slots: {slots}; expected at least 1")
-        if len(prefix) >= model.config.context_length:
-            raise UserError(
-                f"what stands in front of the question has {len(prefix)} tokens, but the context "
-                f"of {model.path} holds {model.config.context_length}"
-            )
-        self.model, self.prefix, self.decoding = model, prefix, decoding
+        self.prefixes = (prefix,) if isinstance(prefix, Prefix) else tuple(prefix)
+        if not self.prefixes:
+            raise UserError("prefix: none was given; expected at least one, which may be empty")
+        for one in self.prefixes:
+            if len(one) >= model.config.context_length:
+                raise UserError(
+                    f"what stands in front of the question has {len(one)} tokens, but the context "
+                    f"of {model.path} holds {model.config.context_length}"
+                )
+        self.model, self.decoding = model, decoding
         self.slots, self.mesh = slots, mesh
         self.graph, self.weights = nnx.split(model.decoder)
         self.dtype = model.decoder.embedding[...].dtype
         self.seed = jax.random.key(seed)
-        padding = ((0, bucket(len(prefix)) - len(prefix)), (0, 0))
-        embeddings = jnp.pad(prefix.embeddings(model.decoder, self.dtype), padding)
-        self.encoded_prefix = encode_front(self.graph, self.weights, embeddings, len(prefix))
+        self.encoded_prefixes = PrefixCaches.of([self._encode(one) for one in self.prefixes])
+
+    def _encode(self, prefix: Prefix) -> PrefixCache:
+        padding = ((0, bucket(len(prefix), FRONT) - len(prefix)), (0, 0))
+        embeddings = jnp.pad(prefix.embeddings(self.model.decoder, self.dtype), padding)
+        return encode_front(self.graph, self.weights, embeddings, len(prefix))
 
     def run(
         self,
@@ -97,12 +107,18 @@ class Engine:
                 count towards the shapes, so that the others come out to the bit as beside them.
 
         Raises:
-            UserError: for a request without tokens, and for logits that are not finite.
+            UserError: for a request without tokens, for logits that are not finite, and for slots
+                that do not fit into memory.
         """
         fitting = []
         for index, request in enumerate(requests):
             if not request.tokens:
                 raise UserError(f"request {request.id!r}: has no tokens")
+            if not 0 <= request.prefix < len(self.prefixes):
+                raise UserError(
+                    f"request {request.id!r}: stands behind prefix {request.prefix}; "
+                    f"there are {len(self.prefixes)}"
+                )
             if self.limit(request) >= 1:
                 fitting.append(index)
                 continue
@@ -113,12 +129,14 @@ class Engine:
         total = len(fitting) * self.decoding.candidates
         if not total:
             return
-        count = self._slot_count(total)
         longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
-        cache, rows = self._empty(count, bucket(longest, COLUMNS))
+        columns = bucket(longest, COLUMNS)
+        count = self._slot_count(total, columns)
+        cache, rows = self._empty(count, columns)
         breadth = 1 if enough is None else max(1, count // min(ROWS, count))
         left = [index for index in fitting if index not in answered]
-        batches = self._batches(requests, left, min(ROWS, count), breadth)
+        size = min(ROWS, count, 1 << (len(fitting) - 1).bit_length())
+        batches = self._batches(requests, left, size, breadth)
         waiting: deque[Waiting] = deque()
         writing: dict[int, Writing] = {}  # by slot
         finished = generated = 0
@@ -135,7 +153,7 @@ class Engine:
                 self.decoding.sampling,
                 self.model.config.eos_ids,
                 self.weights,
-                self.encoded_prefix,
+                self.encoded_prefixes,
                 cache,
                 rows,
                 self.seed,
@@ -172,16 +190,26 @@ class Engine:
 
     def limit(self, request: Request) -> int:
         """How many new tokens this request may get."""
-        room = self.model.config.context_length - len(self.prefix) - len(request.tokens)
+        front = len(self.prefixes[request.prefix])
+        room = self.model.config.context_length - front - len(request.tokens)
         return min(self.decoding.max_new_tokens, room)
 
-    def _slot_count(self, total: int) -> int:
+    def _slot_count(self, total: int, columns: int) -> int:
         """No more slots than are needed, rounded to four sizes per doubling, whole per device."""
+        devices = 1
+        if self.mesh is not None:
+            devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        each = slot_bytes(self.model.config, columns, np.dtype(self.dtype).itemsize)
+        fitting = room_for_slots(each, devices)
+        if self.slots is not None and self.slots > fitting:
+            raise UserError(
+                f"slots: {self.slots} do not fit into memory, at {each / 2**20:.1f} MiB each; "
+                f"{fitting} would"
+            )
         step = max(1, 1 << (total - 1).bit_length() >> 3)
-        count = min(self.slots, bucket(total, step))
-        if self.mesh is None:
-            return count
-        return bucket(count, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        wanted = BUSY if self.slots is None else self.slots
+        count = min(wanted, bucket(total, step), max(1, fitting))
+        return bucket(count, devices)
 
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
         """Idle slots, spread over the mesh where there is one."""
@@ -197,7 +225,11 @@ class Engine:
             (place(jnp.zeros(shape, self.dtype)), place(jnp.zeros(shape, self.dtype)))
             for _ in range(config.num_layers)
         ]
-        return cache, jax.tree.map(place, Rows.idle(count))
+        return cache, jax.tree.map(place, self._idle(count))
+
+    def _idle(self, count: int) -> Rows:
+        penalty = self.decoding.repetition_penalty != 1
+        return Rows.idle(count, self.model.config.vocab_size if penalty else 0)
 
     def _batches(
         self, requests: Sequence[Request], indices: list[int], size: int, breadth: int
@@ -216,12 +248,19 @@ class Engine:
                 batch, parts = same[first : first + size * breadth], []
                 for start in range(0, len(batch), size):
                     tokens, lengths = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+                    which = np.zeros(size, np.int32)
                     for row, index in enumerate(batch[start : start + size]):
                         question = requests[index].tokens[:-1]
                         tokens[row, : len(question)], lengths[row] = question, len(question)
+                        which[row] = requests[index].prefix
                     parts.append(
                         encode_questions(
-                            self.graph, self.weights, self.encoded_prefix, tokens, lengths
+                            self.graph,
+                            self.weights,
+                            self.encoded_prefixes,
+                            which,
+                            tokens,
+                            lengths,
                         )
                     )
                 parts += parts[-1:] * (breadth - len(parts))  # one shape, so that fill is reused
@@ -243,7 +282,7 @@ class Engine:
         batches: Iterator[list[Waiting]],
         breadth_first: bool,
     ) -> Iterator[tuple[Any, ...]]:
-        """Gives free slots to waiting candidates; yields what _fill must put where."""
+        """Gives free slots to waiting candidates; yields what fill must put where."""
         free = deque(slot for slot in range(count) if slot not in writing)
         while free:
             few = breadth_first and len({one.request for one in waiting}) < count // 2
@@ -257,7 +296,7 @@ class Engine:
                 break
             encoded = waiting[0].encoded
             where, question = np.full(count, count, np.int32), np.zeros(count, np.int32)
-            new, at = Rows.idle(count), 0
+            new, at = self._idle(count), 0
             while free and waiting and waiting[0].encoded is encoded:
                 one, slot = waiting.popleft(), free.popleft()
                 request = requests[one.request]
@@ -266,51 +305,11 @@ class Engine:
                 new.token[at], new.length[at] = request.tokens[-1], len(request.tokens) - 1
                 new.limit[at], new.candidate[at] = self.limit(request), one.candidate
                 new.example[at], new.active[at] = zlib.crc32(request.id.encode()), True
+                new.prefix[at] = request.prefix
+                if new.seen.size:
+                    front = self.prefixes[request.prefix].parts
+                    told = [part for part in front if isinstance(part, tuple)]
+                    for tokens in (*told, request.tokens):
+                        new.seen[at, list(tokens)] = True
                 at += 1
             yield where, encoded, question, new
-
-
-def generate(
-    model: PretrainedDecoder,
-    prompts: Sequence[str],
-    decoding: Decoding | None = None,
-    *,
-    prefix: Prefix | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> list[list[Candidate]]:
-    """Continues each prompt; one list of candidates per prompt.
-
-    Args:
-        prompts: whole texts, or what follows ``prefix`` (then BOS, if any, stands there).
-        decoding: how; or give its fields by name, as in ``generate(model, ["Once"], top_k=5)``.
-
-    Raises:
-        UserError: for a prompt longer than the context, and whatever Decoding refuses.
-    """
-    try:
-        decoding = replace(decoding or Decoding(), **options)
-    except TypeError:
-        known = [option.name for option in fields(Decoding)]
-        wrong = next(name for name in options if name not in known)
-        raise UserError(
-            f"generate: no option {wrong!r}; it has: {', '.join(known)}{nearest(wrong, known)}"
-        ) from None
-    if isinstance(prompts, str):
-        raise UserError("generate: prompts is a single text; expected a list of texts")
-    tokens = [model.encode(prompt, bos=prefix is None) for prompt in prompts]
-    requests = [Request(p, tuple(t)) for p, t in zip(prompts, tokens, strict=True)]
-    candidates: list[list[Candidate]] = [
-        [Candidate("", (), 0.0, "")] * decoding.candidates for _ in prompts
-    ]
-    for index, number, candidate in Engine(model, prefix or Prefix(), decoding, seed=seed).run(
-        requests
-    ):
-        if candidate.finish_reason == "too_long":
-            raise UserError(
-                f"prompt {index + 1} has {len(tokens[index])} tokens, with its prefix "
-                f"{len(tokens[index]) + len(prefix or ())}; the context of {model.path} holds "
-                f"{model.config.context_length}"
-            )
-        candidates[index][number] = candidate
-    return candidates

@@ -1,11 +1,11 @@
-"""From logits to tokens: temperature, then top-k, top-p and min-p; one draw per row."""
+"""From logits to tokens: repetition penalty, temperature, top-k, top-p, min-p; one draw per row."""
 
 import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,26 @@ class Sampling:
         top_k: keep the k likeliest tokens (1805.04833, section 5.3); 0 keeps all.
         top_p: keep the likeliest tokens that together reach this share (1904.09751, section 3.1).
         min_p: keep tokens at least this fraction as likely as the likeliest (2407.01082).
+        repetition_penalty: divides the positive logits of tokens that stand in the prompt or were
+            generated, and multiplies their negative ones (1909.05858, section 4.1); 1 is off.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
-def restrict(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V"]:
+def penalize(
+    logits: Float[Array, "B V"], seen: Bool[Array, "B V"], penalty: float
+) -> Float[Array, "B V"]:
+    """Logits with those of ``seen`` tokens lowered, for a penalty above 1."""
+    lowered = jnp.where(logits > 0, logits / penalty, logits * penalty)
+    return jnp.where(seen, lowered, logits)
+
+
+def restrict(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:
     """Logits after temperature and truncation: what is cut off is minus infinity.
 
     Each truncation sees what the one before it left. Tokens as likely as the last one that is
@@ -32,9 +43,7 @@ def restrict(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        # the least of them: asking for the last column would make XLA sort the whole row
-        last = jnp.min(jax.lax.top_k(logits, sampling.top_k)[0], axis=-1, keepdims=True)
-        logits = jnp.where(logits < last, -jnp.inf, logits)
+        logits = jnp.where(logits < highest(logits, sampling.top_k), -jnp.inf, logits)
     if sampling.top_p < 1:
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
         logits = jnp.where(weights < nucleus(weights, sampling.top_p), -jnp.inf, logits)
@@ -44,7 +53,29 @@ def restrict(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "
     return logits
 
 
-def nucleus(weights: Float[Array, "*B V"], share: float) -> Float[Array, "*B 1"]:
+def columns(logits: Float[Array, "B V"]) -> Float[Array, "B E C"]:
+    """A row as a grid whose columns are blocks of tokens; what is filled up is minus infinity.
+
+    Sums and maxima of a column run along the rows of the grid: those vectorise.
+    """
+    size = logits.shape[-1]
+    least = 4 * math.isqrt(size)
+    count = next((count for count in range(least, 2 * least) if size % count == 0), least)
+    filled = jnp.pad(logits, ((0, 0), (0, -size % count)), constant_values=-jnp.inf)
+    return filled.reshape(-1, filled.shape[-1] // count, count)
+
+
+def highest(logits: Float[Array, "B V"], count: int) -> Float[Array, "B 1"]:
+    """The logit of rank ``count``; all that are as high or higher lie in as many columns."""
+    grid = columns(logits)
+    if grid.shape[-1] > count:
+        _, chosen = jax.lax.top_k(jnp.max(grid, axis=1), count)
+        logits = jnp.take_along_axis(grid, chosen[:, None], axis=2).reshape(len(logits), -1)
+    # the least of them: asking for the last one would make XLA sort the whole row
+    return jnp.min(jax.lax.top_k(logits, count)[0], axis=-1, keepdims=True)
+
+
+def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
     """The least weight that is kept: those above it reach less than ``share`` of the sum.
 
     Found by bisection over the bits of a float, which are ordered as the floats are; 31 passes
@@ -72,28 +103,23 @@ def nucleus(weights: Float[Array, "*B V"], share: float) -> Float[Array, "*B 1"]
 
 def likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     """The first of the highest. In two passes, which vectorise; XLA's argmax does not on a CPU."""
-    highest = jnp.max(logits, axis=-1, keepdims=True)
+    top = jnp.max(logits, axis=-1, keepdims=True)
     places = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    found = jnp.min(jnp.where(logits == highest, places, logits.shape[-1] - 1), axis=-1)
+    found = jnp.min(jnp.where(logits == top, places, logits.shape[-1] - 1), axis=-1)
     return found.astype(jnp.int32)
 
 
 def draw(logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
     """One token per row in proportion to the exponentials, with the row's own key.
 
-    Gumbel noise on two levels: the best of the blocks, each with the logarithm of its sum, then
-    the best token within it. The distribution is that of noise on every token (a block's perturbed
-    maximum is its log-sum plus such noise), for two square roots of the noise.
+    Gumbel noise on two levels: the best of the columns, each with the logarithm of its sum, then
+    the best token within it. The distribution is that of noise on every token (the perturbed
+    maximum of a column is its log-sum plus such noise), for a fraction of the noise.
     """
-    size = logits.shape[-1]
-    root = math.isqrt(size - 1) + 1
-    blocks = next((count for count in range(root, 4 * root) if size % count == 0), root)
-    each = -(-size // blocks)
-    # a block is a column, so that sums run along the rows: those vectorise
-    logits = jnp.pad(logits, ((0, 0), (0, blocks * each - size)), constant_values=-jnp.inf)
-    grid = logits.reshape(-1, each, blocks)
-    highest = jnp.max(grid, axis=(1, 2))
-    sums = jnp.log(jnp.sum(jnp.exp(grid - highest[:, None, None]), axis=1))
+    grid = columns(logits)
+    _, each, blocks = grid.shape
+    top = jnp.max(grid, axis=(1, 2), keepdims=True)
+    sums = jnp.log(jnp.sum(jnp.exp(grid - top), axis=1))
 
     def one(key: Key[Array, ""], sums: Array, grid: Array) -> Array:
         first, second = jax.random.split(key)

@@ -15,8 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from adapt_jax.decoders.attention import KeysValues, causal_mask
-from adapt_jax.decoders.prefix import PrefixCache, encode_prefix
-from adapt_jax.sampling.logits import Sampling, choose, draw_keys, log_probability
+from adapt_jax.decoders.prefix import PrefixCache, PrefixCaches, encode_prefix
+from adapt_jax.sampling.logits import Sampling, choose, draw_keys, log_probability, penalize
 
 CHUNK = 8  # decoding steps on the device between two looks by the host
 
@@ -38,14 +38,17 @@ class Rows:
     limit: Int[Array, " B"]  # new tokens at most
     example: Int[Array, " B"]  # crc32 of the request's id
     candidate: Int[Array, " B"]
+    prefix: Int[Array, " B"]  # which one the row stands behind
     active: Bool[Array, " B"]
+    seen: Bool[Array, "B V"]  # tokens that stand before; V is 0 where no penalty asks for it
 
     @staticmethod
-    def idle(count: int) -> "Rows":
+    def idle(count: int, vocabulary: int = 0) -> "Rows":
         """``count`` rows on the host, none of them active."""
         kinds: dict[str, Any] = {"example": np.uint32, "active": bool}
         names = [one.name for one in fields(Rows)]
         rows: dict[str, Any] = {n: np.zeros(count, kinds.get(n, np.int32)) for n in names}
+        rows["seen"] = np.zeros((count, vocabulary), bool)
         return Rows(**rows)
 
 
@@ -60,17 +63,19 @@ def encode_front(
 def encode_questions(
     graph: Any,
     weights: Any,
-    prefix: PrefixCache,
+    prefix: PrefixCaches,
+    which: Int[Array, " R"],
     tokens: Int[Array, "R T"],
     lengths: Int[Array, " R"],
 ) -> Cache:
-    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens; the rest is padding."""
+    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens, behind its prefix."""
     decoder = nnx.merge(graph, weights)
     places = jnp.arange(tokens.shape[1])
     segments = (places < lengths[:, None]).astype(jnp.int32)
-    positions = jnp.broadcast_to(prefix.length + places, tokens.shape)
+    positions = prefix.lengths[which][:, None] + places
+    blocks = prefix.blocks(which, tokens.shape[1])
     embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    return decoder(embeddings, positions, causal_mask(segments), prefix=prefix.blocks)[1]
+    return decoder(embeddings, positions, causal_mask(segments), prefix=blocks)[1]
 
 
 @partial(jax.jit, donate_argnums=(0, 1))
@@ -103,7 +108,7 @@ def decode(
     sampling: Sampling,
     eos: tuple[int, ...],
     weights: Any,
-    prefix: PrefixCache,
+    prefix: PrefixCaches,
     cache: Cache,
     rows: Rows,
     seed: Key[Array, ""],
@@ -111,20 +116,26 @@ def decode(
     """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
     decoder = nnx.merge(graph, weights)
     columns = jnp.arange(cache[0][0].shape[2])
+    blocks, front = prefix.blocks(rows.prefix, 1), prefix.lengths[rows.prefix]
 
     def step(carry: tuple[Cache, Rows], _: None) -> tuple[tuple[Cache, Rows], tuple[Array, Array]]:
         cache, rows = carry
         hidden, cache = decoder(
             decoder.embed(rows.token, decoder.embedding[...].dtype)[:, None],
-            (prefix.length + rows.length)[:, None],
+            (front + rows.length)[:, None],
             (columns <= rows.length[:, None])[:, None],
-            prefix=prefix.blocks,
+            prefix=blocks,
             cache=cache,
             write_at=jnp.where(rows.active, rows.length, columns.size),  # beyond: not written
         )
         logits = decoder.logits(hidden[:, 0])
         keys = draw_keys(seed, rows.example, rows.candidate, rows.written)
-        token = choose(logits, keys, sampling).astype(jnp.int32)
+        seen, told = rows.seen, logits
+        if sampling.repetition_penalty != 1:
+            told = penalize(logits, seen, sampling.repetition_penalty)
+        token = choose(told, keys, sampling).astype(jnp.int32)
+        if sampling.repetition_penalty != 1:
+            seen = seen.at[jnp.arange(token.size), token].set(True)
         one = rows.active.astype(jnp.int32)
         ended = jnp.isin(token, jnp.asarray(eos, jnp.int32)) | (rows.written + one >= rows.limit)
         after = replace(
@@ -133,6 +144,7 @@ def decode(
             length=rows.length + one,
             written=rows.written + one,
             active=rows.active & ~ended,
+            seen=seen,
         )
         return (cache, after), (token, log_probability(logits, token))
 

@@ -1,0 +1,57 @@
+"""Text in, candidates out: the engine in one call."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.errors import UserError, nearest
+from adapt_jax.sampling.decoding import Candidate, Decoding, Request
+from adapt_jax.sampling.engine import Engine
+
+
+def generate(
+    model: PretrainedDecoder,
+    prompts: Sequence[str],
+    decoding: Decoding | None = None,
+    *,
+    prefix: Prefix | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[list[Candidate]]:
+    """Continues each prompt; one list of candidates per prompt.
+
+    Args:
+        prompts: whole texts, or what follows ``prefix`` (then BOS, if any, stands there).
+        decoding: how; or give its fields by name, as in ``generate(model, ["Once"], top_k=5)``.
+
+    Raises:
+        UserError: for a prompt longer than the context, and whatever Decoding refuses.
+    """
+    try:
+        decoding = replace(decoding or Decoding(), **options)
+    except TypeError:
+        known = [option.name for option in fields(Decoding)]
+        wrong = next(name for name in options if name not in known)
+        raise UserError(
+            f"generate: no option {wrong!r}; it has: {', '.join(known)}{nearest(wrong, known)}"
+        ) from None
+    if isinstance(prompts, str):
+        raise UserError("generate: prompts is a single text; expected a list of texts")
+    tokens = [model.encode(prompt, bos=prefix is None) for prompt in prompts]
+    requests = [Request(p, tuple(t)) for p, t in zip(prompts, tokens, strict=True)]
+    candidates: list[list[Candidate]] = [
+        [Candidate("", (), 0.0, "")] * decoding.candidates for _ in prompts
+    ]
+    for index, number, candidate in Engine(model, prefix or Prefix(), decoding, seed=seed).run(
+        requests
+    ):
+        if candidate.finish_reason == "too_long":
+            raise UserError(
+                f"prompt {index + 1} has {len(tokens[index])} tokens, with its prefix "
+                f"{len(tokens[index]) + len(prefix or ())}; the context of {model.path} holds "
+                f"{model.config.context_length}"
+            )
+        candidates[index][number] = candidate
+    return candidates
