@@ -108,7 +108,7 @@ def answer_all(
     examples: Sequence[Example],
     known: Mapping[int, Answered],
     seed: int,
-    slots: int,
+    slots: int | None,
     on_progress: OnProgress | None,
     journal: Journal | None = None,
 ) -> list[Answered]:
