@@ -65,7 +65,7 @@ graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(
 weights = placed(weights, shardings(weights, mesh))
 def encode(w, e):
     cache = encode_prefix(nnx.merge(graph, w), e, 100)
-    return PrefixCaches(cache.layers, jnp.full(1, 100), jnp.zeros(128, jnp.int32))
+    return PrefixCaches(cache.layers, jnp.full(1, 100), jnp.zeros(128, jnp.int32), jnp.arange(128))
 
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
 one = jax.ShapeDtypeStruct((8, 2, 128, 32), jnp.float32, sharding=rows)

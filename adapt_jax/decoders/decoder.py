@@ -223,6 +223,7 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "B T S"] | None,
         *,
         prefix: list[Block] | None = None,
+        prefix_positions: Int[Array, " P"] | None = None,
         cache: list[KeysValues] | None = None,
         write_at: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
@@ -234,6 +235,7 @@ class Decoder(nnx.Module):
                 them sees stand at consecutive positions, and so do a row's slots of the cache.
             mask: which of the S keys each token sees; S is T, or the cache's slots.
             prefix: per layer keys and values that all rows see (prefix.PrefixCache.blocks).
+            prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
             cache: per layer [B, K, S, H]; new keys go to slots ``write_at`` and on, and the
                 updated cache is what comes back. Without it the fresh keys come back.
         """
@@ -244,7 +246,7 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions].astype(x.dtype)
         kinds = {config.layer(index) for index in range(config.num_layers)}
         turns = self._turns(kinds, positions, mask, alone=prefix is None and cache is None)
-        masks = self._masks(kinds, positions, mask, prefix, cache, write_at)
+        masks = self._masks(kinds, positions, mask, prefix, prefix_positions, cache, write_at)
         growth = None
         if config.query_growth is not None:
             beta, length = config.query_growth
@@ -290,6 +292,7 @@ class Decoder(nnx.Module):
         positions: Array,
         mask: Array | None,
         prefix: list[Block] | None,
+        prefix_positions: Array | None,
         cache: list[KeysValues] | None,
         write_at: Array | None,
     ) -> dict[int | None, list[Array | None]]:
@@ -299,7 +302,10 @@ class Decoder(nnx.Module):
         if cache is not None and write_at is not None:
             slots = jnp.arange(cache[0][0].shape[2])
             own = (positions[:, 0] - write_at)[:, None] + slots
-        places = [own] if prefix is None else [jnp.arange(prefix[0][0].shape[1]), own]
+        places = [own]
+        if prefix is not None:
+            counted = jnp.arange(prefix[0][0].shape[1])
+            places.insert(0, counted if prefix_positions is None else prefix_positions)
         most = sum(place.shape[-1] for place in places)
         masks: dict[int | None, list[Array | None]] = {}
         for window in {kind.window for kind in kinds}:

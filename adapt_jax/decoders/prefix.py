@@ -84,11 +84,13 @@ class PrefixCaches:
         layers: per layer keys and values [K, P, H], P over all prefixes.
         lengths: of each of the M prefixes.
         owner: to which of them a column belongs; -1 is padding.
+        positions: where in its prefix a column stands.
     """
 
     layers: list[KeysValues]
     lengths: Int[Array, " M"]
     owner: Int[Array, " P"]
+    positions: Int[Array, " P"]
 
     @staticmethod
     def of(caches: Sequence[PrefixCache]) -> "PrefixCaches":
@@ -97,10 +99,11 @@ class PrefixCaches:
         lengths = jnp.asarray(real, jnp.int32)
         if len(caches) == 1:
             columns = jnp.arange(caches[0].padded)
-            return PrefixCaches(caches[0].layers, lengths, jnp.where(columns < real[0], 0, -1))
-        owner = np.repeat(np.arange(len(real)), real)
-        padding = bucket(owner.size) - owner.size
-        owner = np.pad(owner, (0, padding), constant_values=-1)
+            owner = jnp.where(columns < real[0], 0, -1)
+            return PrefixCaches(caches[0].layers, lengths, owner, columns)
+        padding = bucket(sum(real)) - sum(real)
+        owners = np.pad(np.repeat(np.arange(len(real)), real), (0, padding), constant_values=-1)
+        places = np.pad(np.concatenate([np.arange(length) for length in real]), (0, padding))
         filled = [cache for cache in caches if cache.padded]
 
         def joined(layer: int, which: int) -> Array:
@@ -111,7 +114,8 @@ class PrefixCaches:
         return PrefixCaches(
             [(joined(layer, 0), joined(layer, 1)) for layer in layers],
             lengths,
-            jnp.asarray(owner, jnp.int32),
+            jnp.asarray(owners, jnp.int32),
+            jnp.asarray(places, jnp.int32),
         )
 
     def blocks(self, which: Int[Array, " B"], tokens: int) -> list[Block] | None:

@@ -75,7 +75,13 @@ def encode_questions(
     positions = prefix.lengths[which][:, None] + places
     blocks = prefix.blocks(which, tokens.shape[1])
     embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    return decoder(embeddings, positions, causal_mask(segments), prefix=blocks)[1]
+    return decoder(
+        embeddings,
+        positions,
+        causal_mask(segments),
+        prefix=blocks,
+        prefix_positions=prefix.positions,
+    )[1]
 
 
 @partial(jax.jit, donate_argnums=(0, 1))
@@ -125,6 +131,7 @@ def decode(
             (front + rows.length)[:, None],
             (columns <= rows.length[:, None])[:, None],
             prefix=blocks,
+            prefix_positions=prefix.positions,
             cache=cache,
             write_at=jnp.where(rows.active, rows.length, columns.size),  # beyond: not written
         )
