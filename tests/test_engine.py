@@ -165,9 +165,9 @@ def test_each_row_stands_behind_its_own_prefix(make_tiny_llama, tmp_path, window
         config |= {"sliding_window": window, "attention_bias": None, "mlp_bias": None}
     model = adapt_jax.load_pretrained(make_tiny_llama(tmp_path / "llama", **config))
     soft = SoftPrompt(0.2 * jax.random.normal(jax.random.key(3), (5, 32)))
-    fronts = [Prefix((draws(70, 5),)), Prefix((soft, draws(2, 6))), Prefix()]
-    requests = [Request(str(i), draws(9 + 30 * i, i), prefix=i % 3) for i in range(4)]
-    decoding = Decoding(max_new_tokens=8)
+    fronts = [Prefix((draws(60, 5),)), Prefix((soft, draws(2, 6)))]
+    requests = [Request(str(i), draws(9 + 5 * i, i), prefix=i % 2) for i in range(4)]
+    decoding = Decoding(max_new_tokens=5)
     mixed = {i: c for i, _, c in Engine(model, fronts, decoding, seed=0).run(requests)}
     for index, request in enumerate(requests):
         alone = Engine(model, fronts[request.prefix], decoding, seed=0)
@@ -207,7 +207,8 @@ def test_slots_are_filled_again_without_compiling_again(tiny):
     before = steps.decode._cache_size()
     greedy(tiny, requests, front, slots=3, max_new_tokens=11)
     assert steps.decode._cache_size() <= before + 1
-    sizes = [one._cache_size() for one in (steps.decode, steps.fill, steps.encode_questions)]
+    compiled = (steps.decode, steps.fill, steps.encode_questions)
+    sizes = [one._cache_size() for one in compiled]
     again = [Request(f"other{i}", draws(25, 50 + i)) for i in range(9)]
     greedy(tiny, again, front[::-1], slots=3, max_new_tokens=11)
     assert sizes == [
@@ -223,7 +224,7 @@ def test_logits_that_are_not_finite_name_the_example(tiny_folder):
 
 
 def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda: 10 * 2**20)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 2**20)
     with pytest.raises(UserError, match=r"slots: 5000 do not fit.*; \d+ would"):
         greedy(tiny, [Request("q", (5,))], slots=5000, max_new_tokens=2)
     engine = Engine(tiny, Prefix(), Decoding(), seed=0)
