@@ -24,7 +24,7 @@ from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
 from adapt_jax.methods import METHODS, Method, adapt, unknown_method
-from adapt_jax.prompting.prompt import CannotRun
+from adapt_jax.prompting.prompt import CannotRun, suited
 from adapt_jax.tasks.task import Task, load_task
 
 RESULTS = "comparison.json"
@@ -199,6 +199,8 @@ def tune(
     task, model, mesh = open_run(settings, folder)
     output = output_folder(output_dir, settings, config)
     display = report.Display(progress)
+    for note in task.notes:
+        display.line(note)
     try:
         with display.stage(f"{name}: adapting") as update:
             adapted = adapt(
@@ -259,7 +261,8 @@ def open_run(settings: RunConfig, folder: Path) -> tuple[Task, PretrainedDecoder
         from adapt_jax.decoders.sharding import make_mesh
 
         mesh = make_mesh(**settings.mesh.model_dump())
-    return task, load_pretrained(settings.decoder, mesh=mesh), mesh
+    model = load_pretrained(settings.decoder, mesh=mesh)
+    return suited(task, model), model, mesh
 
 
 def output_folder(

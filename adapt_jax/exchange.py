@@ -82,7 +82,7 @@ def export_adaptation(
         elif adaptation.low_rank is not None:
             write_low_rank(new, adaptation.low_rank, adaptation.model)
         prompt = adaptation.prompt.to_dict()
-        text = json.dumps(prompt | {"text": adaptation.prompt.text}, indent=2, ensure_ascii=False)
+        text = json.dumps(prompt, indent=2, ensure_ascii=False)
         (new / "prompt.json").write_text(text + "\n", encoding="utf-8")
         (new / "README.md").write_text(how_to_ask(adaptation, chosen), encoding="utf-8")
         os.chmod(new, 0o755)  # mkdtemp's folders are private
@@ -107,16 +107,15 @@ def how_to_ask(adaptation: Adaptation, format: str) -> str:
             f"model = AutoModelForCausalLM.from_pretrained({source})",
             "model = PeftModel.from_pretrained(model, folder)",
         ]
-    asked = prompt.template.ask("QUESTION").replace("QUESTION", "{question}", 1)
+    text = prompt.written(model, prompt.template.ask("your question"))
+    bos = ", add_special_tokens=False" if prompt.template.chat else ""
     lines = [
         *imports,
         'folder = "."  # where this file lies',
         f"tokenizer = AutoTokenizer.from_pretrained({source})",
         *load,
-        f"front = {prompt.text!r}",
-        f"asked = {asked!r}",
-        'text = front + asked.replace("{question}", "your question")',
-        'inputs = tokenizer(text, return_tensors="pt")',
+        f"text = {text!r}",
+        f'inputs = tokenizer(text{bos}, return_tensors="pt")',
         f"said = model.generate(**inputs, max_new_tokens={decoding.max_new_tokens}, "
         f"{_sampled(decoding)})",
         'print(tokenizer.decode(said[0, inputs["input_ids"].shape[1]:]))',

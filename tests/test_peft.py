@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
+from test_families import make
 
 from adapt_jax.adaptation import Adaptation
 from adapt_jax.decoders.low_rank import Factors, LowRankUpdates
@@ -45,7 +46,7 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
             6.0,
         )
         for path, value in parameters(model.decoder).items()
-        if path[-1] == "kernel" and path[-2] in names
+        if path[-1] == "kernel" and path[-2] in names and path[0] == "layers"
     }
     return LowRankUpdates(factors, model.fingerprint, stabilized)
 
@@ -275,3 +276,83 @@ def test_an_adaptation_by_lora_saves_factors_and_answers_as_before(
     other = load_pretrained(write_tiny_llama(tmp_path / "other", seed=4))
     with pytest.raises(UserError, match="belongs to another decoder"):
         Adaptation.load(folder, other)
+
+
+FUSED = ("phi3", "gpt2", "gpt_neox")
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(folder, decoder) of a family, made once by transformers."""
+    made: dict[str, tuple[Path, PretrainedDecoder]] = {}
+
+    def get(name: str) -> tuple[Path, PretrainedDecoder]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("family")
+            make(folder, name)
+            made[name] = folder, load_pretrained(folder)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_updates_of_fused_parts_leave_as_one_block(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    made = updates(model, "query", "value", "output", "up")
+    write_low_rank(tmp_path, made, model)
+    assert theirs(folder, tmp_path, model) == ours(made.merged(model)) != ours(model)
+    again = read_adapter(tmp_path, model).low_rank
+    assert again is not None
+    merged, expected = (parameters(one.merged(model).decoder) for one in (again, made))
+    for path, kernel in expected.items():
+        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_adapters_of_fused_modules_come_in(name: str, families: Any, tmp_path: Path) -> None:
+    folder, model = families(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    assert ours(adaptation.model) == theirs(folder, tmp_path / "in", model) != ours(model)
+    assert adaptation.low_rank is not None
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    first, second = (load_file(tmp_path / one / TENSORS) for one in ("in", "out"))
+    assert first.keys() == second.keys()  # what came in as one block leaves as that block
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["gemma", "gpt2"])
+def test_soft_prompts_live_behind_the_embeddings_scale(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    write_soft_prompt(tmp_path, soft(model), model)
+    assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
+
+
+def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
+    families: Any, tmp_path: Path
+) -> None:
+    folder, model = families("qwen3_moe")
+    made = updates(model, "query", "key")
+    write_low_rank(tmp_path / "out", made, model)
+    assert theirs(folder, tmp_path / "out", model) == ours(made.merged(model)) != ours(model)
+    with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
+        write_low_rank(tmp_path / "up", updates(model, "up"), model)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    with pytest.raises(UserError, match=r"target_parameters .*experts: no module of"):
+        read_adapter(tmp_path / "in", model)
+
+
+def test_factors_of_the_output_come_in_and_leave(families: Any, tmp_path: Path) -> None:
+    folder, model = families("gpt_neox")
+    peft_adapter(folder, tmp_path / "in", target_modules=["lm_head", "dense"])
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.low_rank is not None
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert theirs(folder, tmp_path / "out", model) == expected

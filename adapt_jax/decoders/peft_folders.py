@@ -91,10 +91,11 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
     shapes = {path: value.shape for path, value in parameters(model.decoder).items()}
     modules: dict[str, Stored] = {}
     for path in updates.factors:
-        one = stored[path]
-        if len(one.names) > 1 or len(shapes[path]) != 2:
-            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}")
-        modules[one.names[0].removesuffix(".weight")] = one
+        one, mixed = stored[path], model.config.experts is not None and "ffn" in path
+        if mixed or len(one.names) > 1 or len(shapes[path]) != 2:
+            why = ", which it would take for the experts'" if mixed else ""
+            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
+        modules[_module(path, one)] = one
     tensors, ranks, alphas = {}, {}, {}
     for module, one in modules.items():
         fused = _fused(one, updates, shapes)
@@ -102,12 +103,8 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
         tensors[f"{BASE}{module}.lora_B.weight"] = fused.b.T
         ranks[module], alphas[module] = fused.rank, fused.alpha
     rank, alpha = (Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, alphas))
-    every = {
-        name.removesuffix(".weight")
-        for path in shapes
-        for name in stored[path].names
-        if path[-1] == "kernel"
-    }
+    kernels = (path for path in shapes if path[-1] == "kernel")
+    every = {_module(path, stored[path]) for path in kernels}
     config = {
         **_common(model, "LORA"),
         "alpha_pattern": {m: _plain(a) for m, a in alphas.items() if a != alpha},
@@ -125,6 +122,11 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
         "use_rslora": updates.rank_stabilized,
     }
     _write(folder, config, tensors)
+
+
+def _module(path: ParameterPath, one: Stored) -> str:
+    """The module of a kernel; whatever files call the output, transformers calls it lm_head."""
+    return "lm_head" if path[0] == "output" else one.names[0].removesuffix(".weight")
 
 
 def _fused(one: Stored, updates: LowRankUpdates, shapes: Mapping[ParameterPath, Any]) -> Factors:

@@ -1,6 +1,6 @@
-"""Text to token ids and back, with BOS exactly once."""
+"""Text to token ids and back, with BOS exactly once; conversations as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from adapt_jax.errors import UserError
@@ -51,3 +51,56 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with in common."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer says how a conversation is written."""
+    try:
+        return bool(tokenizer.get_chat_template())
+    except ValueError:  # it has none, or several without a default
+        return False
+
+
+def chat_text(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping[str, str]], *, answering: bool
+) -> str:
+    """A conversation as the tokenizer's own chat template writes it, BOS included where it has one.
+
+    The words of a system's turn go in front of the first question where the template has no place
+    for them (it refuses the role, or leaves them out).
+
+    Args:
+        turns: {"role", "content"} each; the system's, if any, is the first.
+        answering: whether the beginning of the answer's turn follows.
+
+    Raises:
+        UserError: there is no chat template, or it refuses these turns.
+    """
+    from jinja2 import TemplateError
+
+    if not has_chat_template(tokenizer):
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected template plain"
+        )
+
+    def written(turns: Sequence[Mapping[str, str]]) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=answering
+            )
+        )
+
+    system, rest = turns[0], list(turns[1:])
+    try:
+        if system["role"] != "system":
+            return written(turns)
+        try:
+            text = written(turns)
+        except TemplateError:
+            text = ""
+        if system["content"].strip() not in text or not text:
+            joined = f"{system['content']}\n\n{rest[0]['content']}"
+            text = written([{**rest[0], "content": joined}, *rest[1:]])
+        return text
+    except TemplateError as error:
+        raise UserError(f"{tokenizer.name_or_path}: its chat template refuses: {error}") from None

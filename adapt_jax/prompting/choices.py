@@ -105,12 +105,12 @@ def tokenize_options(
     """
     template: Template = prompt.template
     lead = template.answer.partition("{answer}")[0].rstrip()
-    front = model.encode(prompt.text)
+    front = prompt.front(model)
     rows: list[tuple[int, list[list[int]]]] = []
     for example, options in asked:
-        text = prompt.text + template.ask(example.question, example.choices)
-        joint = [model.encode(text + template.respond(option)) for option in options]
-        context = model.encode(text + lead)
+        text = prompt.written(model, template.ask(example.question, example.choices))
+        joint = [prompt.encode(model, text + template.respond(option)) for option in options]
+        context = prompt.encode(model, text + lead)
         shared = min(common_length(context, tokens[:-1]) for tokens in joint)
         rows.append((shared, joint))
     cut = min((common_length(front, j[0][: n - 1]) for n, j in rows), default=len(front))

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -80,15 +81,19 @@ def within_context(
 ) -> Callable[[tuple[Demonstration, ...]], bool]:
     """Whether demonstrations leave room for question and answer as nine in ten examples need it."""
     template, needs = prompt.template, []
+
+    def length(prompt: Prompt, asked: str) -> int:
+        return len(prompt.encode(model, prompt.written(model, asked)))
+
     for example in task.train[:400]:
         text = template.ask(example.question, example.choices)
         reasoning = example.reasoning if prompt.reasoning else ""
         target = len(model.encode(template.respond(example.answer, reasoning), bos=False))
-        needs.append(len(model.encode(text)) + min(target + 8, prompt.decoding.max_new_tokens))
+        needs.append(length(prompt, text) + min(target + 8, prompt.decoding.max_new_tokens))
     room = model.config.context_length - int(np.quantile(needs, 0.9)) if needs else 0
+    bare = length(prompt, "")
 
     def fits(shown: tuple[Demonstration, ...]) -> bool:
-        front = template.front(prompt.instruction, shown, prompt.reasoning)
-        return len(model.encode(front)) <= room
+        return length(replace(prompt, demonstrations=shown), "") - bare <= room
 
     return fits

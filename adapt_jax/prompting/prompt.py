@@ -1,14 +1,15 @@
 """Prompt: what stands in front of the question, and how the answer is generated and read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.decoders.tokens import common_length
+from adapt_jax.decoders.tokens import chat_text, common_length, has_chat_template
 from adapt_jax.prompting.choices import Scoring
 from adapt_jax.sampling.decoding import Decoding
-from adapt_jax.tasks.templates import Demonstration, Template
+from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.templates import Demonstration, Template, fill
 
 LATER = {"stop_at", "scoring"}  # fields that adaptations did not have at first
 
@@ -43,6 +44,43 @@ class Prompt:
     def text(self) -> str:
         """Everything in front of the question."""
         return self.template.front(self.instruction, self.demonstrations, self.reasoning)
+
+    def turns(self, asked: str) -> list[dict[str, str]]:
+        """The conversation in which this question is the last turn."""
+        template = self.template
+        turns = []
+        if self.instruction:
+            said = fill(template.instruction, {"instruction": self.instruction})
+            turns.append(("system", said))
+        for shown in self.demonstrations:
+            turns.append(("user", template.ask(shown.question, shown.choices)))
+            reasoning = shown.reasoning if self.reasoning else ""
+            turns.append(("assistant", template.respond(shown.answer, reasoning)))
+        return [{"role": role, "content": said} for role, said in [*turns, ("user", asked)]]
+
+    def written(self, model: PretrainedDecoder, asked: str) -> str:
+        """The whole text in front of an answer; in the decoder's chat template, where asked so."""
+        if not self.template.chat:
+            return self.text + asked
+        return chat_text(model.tokenizer, self.turns(asked), answering=True)
+
+    def answered(self, model: PretrainedDecoder, asked: str, response: str) -> str:
+        """The same with the answer; with the end of its turn, in a chat template."""
+        if not self.template.chat:
+            return self.text + asked + response
+        turns = [*self.turns(asked), {"role": "assistant", "content": response}]
+        return chat_text(model.tokenizer, turns, answering=False)
+
+    def encode(self, model: PretrainedDecoder, text: str) -> list[int]:
+        """Token ids of what ``written`` or ``answered`` gave: a chat template writes BOS itself."""
+        return model.encode(text, bos=not self.template.chat)
+
+    def front(self, model: PretrainedDecoder) -> list[int]:
+        """Token ids of what stands in front of every question."""
+        if not self.template.chat:
+            return self.encode(model, self.text)
+        one, other = (self.encode(model, self.written(model, text)) for text in ("0", "Why?"))
+        return one[: common_length(one, other)]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -80,7 +118,15 @@ def tokenize(
     Args:
         questions: as ``prompt.template.ask`` renders them.
     """
-    front = model.encode(prompt.text)
-    joint = [model.encode(prompt.text + question) for question in questions]
+    front = prompt.front(model)
+    joint = [prompt.encode(model, prompt.written(model, question)) for question in questions]
     shared = min((common_length(front, tokens[:-1]) for tokens in joint), default=len(front))
     return front[:shared], [tokens[shared:] for tokens in joint]
+
+
+def suited(task: Task, model: PretrainedDecoder) -> Task:
+    """The task, asked in plain text (and a note of it) where the decoder has no chat template."""
+    if not task.template.chat or has_chat_template(model.tokenizer):
+        return task
+    note = f"{model.path} has no chat template: questions are asked in the plain one"
+    return replace(task, template=Template(), notes=(*task.notes, note))

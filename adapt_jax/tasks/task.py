@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from adapt_jax.config import Strict, checked, read_yaml
 from adapt_jax.errors import UserError, nearest
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, find
-from adapt_jax.tasks.templates import PLACEHOLDER, Template
+from adapt_jax.tasks.templates import CHAT, PLACEHOLDER, TEMPLATES, Template
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class TaskConfig(Strict):
 
     Attributes:
         source: ``name`` (one of ``sources.SOURCES``) and that source's own options.
+        template: ``plain``; ``chat``, the decoder's own chat template; or fields of Template that
+            are worded otherwise (of the chat's, where ``chat: true`` is among them).
         choices: fixed choices of every question: a list, or a JSON file that holds one;
             ``{choices}`` in the instruction names them all.
         answer: name of the answer parser.
@@ -120,7 +122,7 @@ class TaskConfig(Strict):
     source: dict[str, Any]
     fields: Fields = Fields()
     instruction: str = ""
-    template: dict[str, str | list[str]] = {}
+    template: dict[str, str | list[str] | bool] | str = {}
     choices: list[str] | str | None = None
     answer: str = "number"
     reasoning_pattern: str | None = None
@@ -181,11 +183,14 @@ def _known(name: str, table: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: {name!r} is none of {', '.join(table)}{hint}")
 
 
-def _template(wording: Mapping[str, Any], where: str) -> Template:
+def _template(wording: Mapping[str, Any] | str, where: str) -> Template:
+    if isinstance(wording, str):
+        _known(wording, TEMPLATES, f"{where}: template")
+        return TEMPLATES[wording]
     for key in wording:
         _known(key, Template.__dataclass_fields__, f"{where}: template")
     try:
-        return Template(**wording)
+        return replace(CHAT if wording.get("chat") is True else Template(), **wording)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

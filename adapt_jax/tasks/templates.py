@@ -45,6 +45,11 @@ class Template:
     between the three. The default is the form of the few-shot chain-of-thought papers
     (2201.11903, appendix G).
 
+    With ``chat`` the three are what the turns of a conversation hold, in the decoder's own chat
+    template: the instruction is the system's, questions are the user's, answers the assistant's
+    (``CHAT`` has the wording for it). Then nothing wraps or separates them, so ``separator`` is not
+    used, and the end of the turn ends an answer.
+
     Attributes:
         instruction: wraps ``{instruction}``; left out when a task has no instruction.
         question: wraps ``{question}``, ending where the answer begins.
@@ -67,6 +72,7 @@ class Template:
     reasoned: str = " {reasoning} The answer is {answer}."
     separator: str = "\n\n"
     stop: tuple[str, ...] = ()
+    chat: bool = False
 
     def __post_init__(self) -> None:
         known = {
@@ -90,7 +96,9 @@ class Template:
                 lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
                 raise UserError(f"template.{field}: lacks {lacking}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not stop:
+        if not isinstance(self.chat, bool):
+            raise UserError(f"template.chat: expected true or false, found {self.chat!r}")
+        if not stop and not self.chat:
             opening = (self.separator + self.question.partition("{question}")[0]).rstrip()
             stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
         object.__setattr__(self, "stop", stop)
@@ -147,3 +155,13 @@ class Template:
         before = (self.reasoned.partition("{answer}")[0], self.answer.partition("{answer}")[0])
         markers = (text.rpartition("}")[2].strip() for text in before)
         return [marker for marker in dict.fromkeys(markers) if marker]
+
+
+CHAT = Template(
+    instruction="{instruction}",
+    question="{question}",
+    answer="The answer is {answer}.",
+    reasoned="{reasoning} The answer is {answer}.",
+    chat=True,
+)
+TEMPLATES = {"plain": Template(), "chat": CHAT}  # by the name that a task file may give

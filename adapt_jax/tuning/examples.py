@@ -155,15 +155,21 @@ def prepare(
     prepared = []
     for example, ask, question in zip(answered, asked, questions, strict=True):
         response = template.respond(example.answer, example.reasoning if prompt.reasoning else "")
-        joint, given = model.encode(prompt.text + ask + response), [*front, *question]
+        joint = prompt.encode(model, prompt.answered(model, ask, response))
+        given = [*front, *question]
         if joint[: len(given)] != given:
             raise UserError(
                 f"example {example.id!r}: the tokenizer merges the end of the question "
                 f"{ask[-8:]!r} with the beginning of the answer {response[:8]!r}; a template's "
                 "question should end, and its answer begin, where a token does"
             )
-        target = [token for token in joint[len(given) :] if token not in config.eos_ids]
-        tokens = (*question, *target, *config.eos_ids[:1])
+        target = joint[len(given) :]
+        ends = [at for at, token in enumerate(target) if token in config.eos_ids]
+        eos: Sequence[int] = config.eos_ids[:1]
+        if prompt.template.chat and ends:  # the turn's own end is the EOS
+            target, eos = target[: ends[0]], target[ends[0] : ends[0] + 1]
+        target = [token for token in target if token not in config.eos_ids]
+        tokens = (*question, *target, *eos)
         if len(front) + len(tokens) <= room:
             prepared.append(TrainingExample(example.id, tokens, len(question)))
     return Prepared(

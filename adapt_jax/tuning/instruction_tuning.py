@@ -129,7 +129,10 @@ def reworded(
     """Each example in a wording drawn for it, whole: there is no front that all share."""
     rng = random.Random(f"{seed}/wordings")
     own = (prompt.instruction, prompt.template.question)
-    wordings = list(dict.fromkeys([own, *WORDINGS]))
+    others: Sequence[tuple[str, str]] = WORDINGS
+    if prompt.template.chat:  # the turns mark question and answer, words need not
+        others = [(instruction, own[1]) for instruction, _ in WORDINGS]
+    wordings = list(dict.fromkeys([own, *others]))
     drawn: dict[tuple[str, str], list[Example]] = {wording: [] for wording in wordings}
     for example in examples:
         drawn[rng.choice(wordings)].append(example)
