@@ -63,6 +63,13 @@ OUTPUT-DIR/adaptation. OUTPUT-DIR/training holds the metrics of every step and t
 {OVERRIDES}\
   --method.training.steps 500
 """
+PRETRAIN = f"""\
+Trains every parameter of a decoder on plain text, the files that `corpus:` lists (.txt, or .jsonl
+with a "text" on each line), and writes a Hugging Face folder. `decoder:` is a folder to go on from,
+or the shape of a new one.
+
+{RESTARTS}
+"""
 ADAPTATION = "a saved adaptation, or the output folder of tune or compare (its best rung)"
 
 
@@ -162,8 +169,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", metavar="PATH", help="default: what the adapter names")
     sub.add_argument("--task", help="a task file: how questions are asked and answers read")
 
-    summary = "train a decoder from scratch on a generated corpus"
-    sub = command("pretrain", run_pretrain, summary, f"{summary.capitalize()}.\n\n{RESTARTS}")
+    summary = "train a decoder on plain text, from scratch or going on from another"
+    sub = command("pretrain", run_pretrain, summary, PRETRAIN)
     sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress")
@@ -390,7 +397,7 @@ def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     use_compilation_cache()
     output = Path(options.output_dir or Path("runs") / Path(options.config).stem)
     with Display(not options.quiet).stage("pretraining") as update:
-        result = pretrain(config, output, update)
+        result = pretrain(config, output, update, base=Path(options.config).parent)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
     print(f"saved: {output}")
 

@@ -133,6 +133,15 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
     assert_same(found.state, small)
 
 
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    free = shutil._ntuple_diskusage(10**6, 10**6 - 999, 999)
+    with pytest.raises(UserError, match="left: 1,156 bytes are needed, 999 are free.*none"):
+        with Checkpoints(tmp_path) as checkpoints:
+            monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+            checkpoints.save(1, made_state(length=3), {})
+    assert steps_in(tmp_path) == []
+
+
 def test_every_field_in_which_a_checkpoint_differs_is_named(tmp_path):
     there = {"seed": 0, "training.steps": 5, "method.init": "text", "same": [1, 2]}
     with Checkpoints(tmp_path) as checkpoints:

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -67,6 +68,8 @@ class Checkpoints:
         Raises:
             UserError: when another process has the folder open.
         """
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax meets is told by us
+        self._hook, sys.excepthook = sys.excepthook, self._except_closed_loops
         root = Path(folder).absolute()
         root.mkdir(parents=True, exist_ok=True)
         self.folder, self.every = root / "checkpoints", every
@@ -116,6 +119,10 @@ class Checkpoints:
             return
         self._began, self._writing = time.monotonic(), True
         named = _named(state)
+        needed = sum(leaf.nbytes for leaf in named.values() if leaf.is_fully_addressable)
+        if needed > (free := shutil.disk_usage(self.folder).free):
+            problem = OSError(f"no space left: {needed:,} bytes are needed, {free:,} are free")
+            raise self._not_written(problem)
         extra = {**extra, "checksums": _checksums(named)}
         # On a CPU the file is written from the very memory that the caller may overwrite.
         named = jax.tree.map(jnp.copy, named) if jax.default_backend() == "cpu" else named
@@ -174,6 +181,12 @@ class Checkpoints:
             raise self._not_written(problem) from problem
         finally:
             os.close(self._lock)
+            sys.excepthook = self._hook
+
+    def _except_closed_loops(self, kind: Any, problem: Any, trace: Any) -> None:
+        """After a failed write tensorstore's threads complain, each alone, of a closed loop."""
+        if "Event loop is closed" not in str(problem):
+            self._hook(kind, problem, trace)
 
     def _written(self) -> None:
         """Orbax calls it, in a thread of its own, when a checkpoint is complete."""

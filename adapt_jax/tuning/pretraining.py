@@ -1,25 +1,34 @@
-"""Pretraining from scratch: tokenizer, corpus and the next-token objective on plain documents."""
+"""Pretraining, from scratch or going on from a decoder: the next token of plain documents."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from adapt_jax.config import MeshConfig, find
 from adapt_jax.decoders.config import DecoderConfig, LayerKind
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.saving import save_pretrained
+from adapt_jax.decoders.sharding import make_mesh
+from adapt_jax.errors import UserError
 from adapt_jax.tuning.batches import Shape, TrainingExample
+from adapt_jax.tuning.documents import Documents, read_documents, windows
+from adapt_jax.tuning.examples import cast
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.trainer import OnStep, TrainingResult, train
+from adapt_jax.tuning.validation import Validation
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -41,8 +50,11 @@ class DecoderShape(BaseModel):
 class PretrainingConfig(BaseModel):
     """A pretraining run, whole: running it again gives the same loss curve up to float noise.
 
-    ``rows`` times ``training.row_length`` tokens are a step; ``training.batch_size`` documents
-    are packed into them, and the few that find no room are left out.
+    ``decoder`` is the shape of one to be made, or a Hugging Face folder to go on from. ``corpus``
+    are .txt and .jsonl ({"text"}) files; a step takes ``training.batch_size`` windows of them.
+    Without it the embedded task's corpus is generated: ``rows`` times ``training.row_length``
+    tokens are a step then; ``training.batch_size`` documents are packed into them, and the few that
+    find no room are left out. ``development`` are files that ``training.validate_every`` measures.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,7 +63,10 @@ class PretrainingConfig(BaseModel):
     corpus_seed: int = 0
     vocab_size: int = Field(1024, gt=300)
     tokenizer_documents: int = Field(4000, gt=0)
-    decoder: DecoderShape = DecoderShape()
+    decoder: DecoderShape | str = DecoderShape()
+    corpus: list[str] | None = Field(None, min_length=1)
+    development: list[str] | None = Field(None, min_length=1)
+    mesh: MeshConfig | None = None
     rows: int = Field(16, gt=0)
     training: TrainingConfig
 
@@ -85,35 +100,92 @@ def make_tokenizer(documents: list[str], vocab_size: int, context_length: int) -
     )
 
 
-class Documents:
-    """A generated corpus as a random-access source of training examples (Grain's protocol)."""
-
-    def __init__(
-        self, draw: Callable[[int], str], count: int, tokenizer: Any, row_length: int
-    ) -> None:
-        self.draw, self.count, self.row_length = draw, count, row_length
-        self.tokenizer, self.eos = tokenizer, tokenizer.eos_token_id
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> TrainingExample:
-        text = self.draw(int(index))
-        tokens = [*self.tokenizer(text, truncation=False, verbose=False)["input_ids"], self.eos]
-        return TrainingExample(str(index), tuple(tokens[: self.row_length]), 1)
-
-
 def pretrain(
-    config: PretrainingConfig, folder: Path, on_step: OnStep | None = None
+    config: PretrainingConfig,
+    folder: Path,
+    on_step: OnStep | None = None,
+    *,
+    base: Path = Path(),
 ) -> TrainingResult:
-    """Makes tokenizer and decoder, trains, and writes a Hugging Face folder.
+    """Trains every parameter on plain text, and writes a Hugging Face folder.
 
     Beside the folder's usual files it writes ``loss_curve.json`` (nats per token of every step).
     An interrupted run goes on where its last checkpoint stands.
+
+    Args:
+        base: the folder that relative paths of the configuration start from.
+
+    Raises:
+        UserError: a decoder or a file that cannot be read; nothing has been written then.
     """
+    mesh = None if config.mesh is None else make_mesh(**config.mesh.model_dump())
+    texts, held_out = _texts(config.corpus, base), _texts(config.development, base)
+    model = _begin(config, texts, base, mesh)
+    dtypes = cast(model.decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
+    training, context = config.training, model.config.context_length
+    row_length = training.row_length or context
+    if row_length > context:
+        raise UserError(
+            f"training.row_length {row_length} is more than the decoder's context of {context}"
+        )
+
+    def examples(texts: dict[str, str]) -> list[TrainingExample]:
+        return windows(texts, model.encode, next(iter(model.config.eos_ids), None), row_length)
+
+    documents: Any
+    shape = None
+    if texts is not None:
+        documents = examples(texts)
+        training = training.model_copy(update={"row_length": row_length})
+    else:
+        documents = Documents(
+            partial(_generated, config),
+            training.steps * training.batch_size,
+            model.tokenizer,
+            row_length,
+        )
+        shape = Shape(config.rows, row_length, config.rows * row_length)
+    result = train(
+        TunedDecoder(model.decoder),
+        nnx.Param,
+        documents,
+        training,
+        seed=config.seed,
+        shape=shape,
+        folder=folder / "training",
+        mesh=mesh,
+        on_step=on_step,
+        about=config.model_dump(exclude={"training", "seed", "mesh"}),
+        validation=None if held_out is None else Validation(examples(held_out)),
+    )
+    cast(model.decoder, nnx.Param, dtypes)
+    save_pretrained(replace(model, path=str(folder)), folder)
+    curve = [round(float(np.float32(loss)), 5) for loss in result.losses]
+    (folder / "loss_curve.json").write_text(json.dumps(curve) + "\n")
+    return result
+
+
+def _texts(names: list[str] | None, base: Path) -> dict[str, str] | None:
+    return None if names is None else read_documents([Path(find(name, base)) for name in names])
+
+
+def _generated(config: PretrainingConfig, index: int) -> str:
+    """A document of the embedded task's corpus."""
     from adapt_jax.tasks.arithmetic import corpus
 
-    drawn = [corpus.document(config.corpus_seed, i) for i in range(config.tokenizer_documents)]
+    return corpus.document(config.corpus_seed, index)
+
+
+def _begin(
+    config: PretrainingConfig, texts: dict[str, str] | None, base: Path, mesh: Mesh | None
+) -> PretrainedDecoder:
+    """The decoder to go on from, or one that is made, with a tokenizer of its own."""
+    if isinstance(config.decoder, str):
+        return load_pretrained(find(config.decoder, base), mesh=mesh)
+    if texts is None:
+        drawn = [_generated(config, index) for index in range(config.tokenizer_documents)]
+    else:
+        drawn = list(texts.values())[: config.tokenizer_documents]
     tokenizer = make_tokenizer(drawn, config.vocab_size, config.decoder.context_length)
     decoder = Decoder(
         DecoderConfig(
@@ -128,26 +200,4 @@ def pretrain(
         ),
         rngs=nnx.Rngs(config.seed),
     )
-    training = config.training
-    row_length = training.row_length or config.decoder.context_length
-    documents = Documents(
-        lambda index: corpus.document(config.corpus_seed, index),
-        training.steps * training.batch_size,
-        tokenizer,
-        row_length,
-    )
-    result = train(
-        TunedDecoder(decoder),
-        nnx.Param,
-        documents,  # type: ignore[arg-type]
-        training,
-        seed=config.seed,
-        shape=Shape(config.rows, row_length, config.rows * row_length),
-        folder=folder / "training",
-        on_step=on_step,
-        about=config.model_dump(exclude={"training", "seed"}),
-    )
-    save_pretrained(PretrainedDecoder(decoder, tokenizer, str(folder)), folder)
-    curve = [round(float(np.float32(loss)), 5) for loss in result.losses]
-    (folder / "loss_curve.json").write_text(json.dumps(curve) + "\n")
-    return result
+    return PretrainedDecoder(decoder, tokenizer, config.name)
