@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from adapt_jax.choosing import choose
 from adapt_jax.decoders.low_rank import LowRankUpdates
 from adapt_jax.decoders.peft_folders import read_adapter, write_low_rank
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
@@ -29,13 +30,11 @@ from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import OnProgress
 from adapt_jax.evaluation.journal import identity
 from adapt_jax.evaluation.metrics import Answered
-from adapt_jax.prompting.choices import Scoring, tokenize_options, without_content
 from adapt_jax.prompting.prompt import Prompt, tokenize
-from adapt_jax.prompting.voting import Poll, Vote, vote
+from adapt_jax.prompting.voting import Poll, vote
 from adapt_jax.sampling.decoding import Candidate, Request
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.scoring import score
-from adapt_jax.tasks.answers import PARSERS, read_answer
+from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.task import Example
 
 FORMAT = 1  # of the saved folder
@@ -114,7 +113,15 @@ class Adaptation:
         if not examples:
             return
         if self.prompt.scoring is not None:
-            yield from self.choose(examples, self.prompt.scoring, answered)
+            yield from choose(
+                self.model,
+                self.prompt,
+                self.prompt.scoring,
+                self.prefix,
+                examples,
+                mesh=mesh_of(self.model),
+                answered=answered,
+            )
             return
         started = time.perf_counter()
         prompt, wanted = self.prompt, self.prompt.decoding.candidates
@@ -153,76 +160,6 @@ class Adaptation:
                 ),
             )
             started = now
-
-    def choose(
-        self, examples: Sequence[Example], scoring: Scoring, answered: Collection[int] = ()
-    ) -> Iterator[tuple[int, Answered]]:
-        """(index, answer) of each example that is not ``answered``: its likeliest option.
-
-        The vote counts the options' probabilities, the candidate is the option that was chosen.
-        """
-        started, template = time.perf_counter(), self.prompt.template
-        asked = [(example, scoring.options(example.choices)) for example in examples]
-        free: list[tuple[Example, tuple[str, ...]]] = []
-        if scoring.calibrated:
-            first = {example.choices: (example, options) for example, options in asked}
-            for example, options in first.values():
-                free += [(one, options) for one in without_content(example)]
-        front, rows = tokenize_options(self.model, self.prompt, [*asked, *free])
-        prefix, mesh = self.prefix(front), mesh_of(self.model)
-        room = self.model.config.context_length - len(prefix)
-        fitting = [
-            index
-            for index, row in enumerate(rows)
-            if len(row.question) + max(map(len, row.options)) <= room
-        ]
-
-        def scores(wanted: list[int]) -> Iterator[tuple[int, list[float]]]:
-            before = {at for at, index in enumerate(wanted) if index in answered}
-            rest = [rows[index] for index in wanted]
-            for at, found in score(self.model, prefix, rest, mesh=mesh, answered=before):
-                yield wanted[at], found
-
-        without: dict[tuple[str, ...], list[list[float]]] = {}
-        for index, found in scores([index for index in fitting if index >= len(asked)]):
-            without.setdefault(free[index - len(asked)][0].choices, []).append(found)
-
-        def chosen(index: int, found: list[float] | None) -> Answered:
-            nonlocal started
-            (example, options), row = asked[index], rows[index]
-            counts: dict[str, float] = {}
-            candidates: tuple[Candidate, ...] = ()
-            if found is not None:
-                shares = scoring.probabilities(row, found, without.get(example.choices, ()))
-                choices = example.choices or scoring.choices
-                read = [PARSERS[self.prompt.parser](o, choices) or o for o in options]
-                for name, share in zip(read, shares, strict=True):
-                    counts[name] = counts.get(name, 0.0) + share
-                best = max(range(len(options)), key=shares.__getitem__)
-                text, tokens = template.respond(options[best]), row.options[best]
-                said = Candidate(text, tokens, found[best], "scored", answer=read[best])
-                candidates = (said,)
-            answer = candidates[0].answer if candidates else None
-            highest = max(counts.values(), default=0.0)
-            tied = tuple(name for name, share in counts.items() if share == highest)
-            before, started = started, time.perf_counter()
-            return Answered(
-                example_id=example.id,
-                answer=answer,
-                reasoning="",
-                candidates=candidates,
-                vote=Vote(answer, highest, counts, "likelihood", tied),
-                prompt_tokens=len(prefix) + len(row.question),
-                generated_tokens=0,
-                seconds=started - before,
-                too_long=found is None,
-            )
-
-        for index in range(len(asked)):
-            if index not in fitting and index not in answered:
-                yield index, chosen(index, None)
-        for index, found in scores([index for index in fitting if index < len(asked)]):
-            yield index, chosen(index, found)
 
     def read(self, candidate: Candidate, example: Example) -> Candidate:
         """The candidate with its reasoning and answer; one that was cut off abstains."""

@@ -95,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return RESTART
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(
+            "interrupted; compare, evaluate and predict go on when started again", file=sys.stderr
+        )
         return 130
     return 2
 

@@ -103,6 +103,8 @@ def clear(output: Path, folders: Mapping[str, Folder], kept: Mapping[str, Any]) 
         if name not in kept:
             (folders.get(name) or Folder(output, name, "")).clear()
     going_on = {folder.unfinished for name, folder in folders.items() if name not in kept}
+    for half in (output / "adaptations").glob(".*"):  # killed while it was saved
+        shutil.rmtree(half, ignore_errors=True)
     for left in (output / "unfinished").glob("*-*"):
         if left not in going_on:
             shutil.rmtree(left, ignore_errors=True)

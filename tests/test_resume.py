@@ -166,7 +166,9 @@ def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
         lambda: (run / "comparison.json").write_text("{"),
     ):
         damage()
+        (run / "adaptations" / ".few_shot.1x2y").mkdir()  # killed while it was saved
         compare(config, run, progress=False)
+        assert len(list((run / "adaptations").iterdir())) == 2
         assert {name: left(run)[name] for name in before if not name.endswith("png")} == {
             name: before[name] for name in before if not name.endswith("png")
         }
