@@ -1,7 +1,6 @@
 """Answers unlabelled questions in bulk, from one JSONL file to another; goes on where it stood."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from adapt_jax.adaptation import Adaptation
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
-from adapt_jax.evaluation.evaluate import OnProgress, pace
+from adapt_jax.evaluation.evaluate import OnProgress, Pace
 from adapt_jax.tasks.sources import read_jsonl
 from adapt_jax.tasks.task import Example
 
@@ -47,26 +46,19 @@ def predict(
     known = {i for i, e in enumerate(examples) if (e.id, e.question) in lines}
     adaptation = open_adaptation()
     target.parent.mkdir(parents=True, exist_ok=True)
-    done, began = len(known), time.monotonic()
-
-    def tell(candidates: int = 0, tokens: int = 0) -> None:
-        if on_progress is not None:
-            on_progress(done, len(examples), pace(tokens, began))
-
-    tell()
+    pace = Pace(on_progress, len(known), len(examples))
     with target.open("a", encoding="utf-8") as out:
         for index, said in adaptation.stream(
-            examples, seed=seed, slots=slots, answered=known, on_tokens=tell
+            examples, seed=seed, slots=slots, answered=known, on_tokens=pace.tokens
         ):
             example = examples[index]
             line = report.json_lines([{"question": example.question} | said.to_dict()])
             out.write(line)
             out.flush()  # what is answered is kept, whatever happens next
             lines[example.id, example.question] = line
-            done += 1
-    tell()
-    asked = [(example.id, example.question) for example in examples]
-    others = [line for key, line in lines.items() if key not in set(asked)]
+            pace.answered()
+    asked = dict.fromkeys((example.id, example.question) for example in examples)
+    others = [line for key, line in lines.items() if key not in asked]
     report.write_text(target, "".join([*others, *(lines[key] for key in asked)]))
     return len(examples) - len(known), len(known)
 

@@ -97,10 +97,29 @@ def evaluate(
     return Evaluation(judged, metrics, wilson_interval(sum(j.correct for j in judged), len(judged)))
 
 
-def pace(tokens: int, began: float) -> str:
-    """ "2,640 tokens/s" since ``began``, a reading of time.monotonic."""
-    rate = tokens / max(time.monotonic() - began, 1e-9)
-    return f"{rate:,.0f} tokens/s" if tokens else ""
+class Pace:
+    """Tells how many questions are answered, and how many tokens a second are written."""
+
+    def __init__(self, on_progress: OnProgress | None, done: int, total: int):
+        self.on_progress, self.done, self.total = on_progress, done, total
+        self.began, self.written = time.monotonic(), 0
+        self.tell()
+
+    def tokens(self, candidates: int, tokens: int) -> None:
+        """So many have been written since the beginning."""
+        self.written = tokens
+        self.tell()
+
+    def answered(self) -> None:
+        """One more question is."""
+        self.done += 1
+        self.tell()
+
+    def tell(self) -> None:
+        if self.on_progress is not None:
+            rate = self.written / max(time.monotonic() - self.began, 1e-9)
+            note = f"{rate:,.0f} tokens/s" if self.written else ""
+            self.on_progress(self.done, self.total, note)
 
 
 def answer_all(
@@ -113,19 +132,13 @@ def answer_all(
     journal: Journal | None = None,
 ) -> list[Answered]:
     """One answer per example in their order: those that are known, and what the others get."""
-    said, began = dict(known), time.monotonic()
-
-    def tell(candidates: int = 0, tokens: int = 0) -> None:
-        if on_progress is not None:
-            on_progress(len(said), len(examples), pace(tokens, began))
-
-    tell()
+    said, pace = dict(known), Pace(on_progress, len(known), len(examples))
     stream = adaptation.stream(
-        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=tell
+        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=pace.tokens
     )
     for index, one in stream:
         said[index] = one
         if journal is not None:
             journal.add(one)
-    tell()
+        pace.answered()
     return [said[index] for index in range(len(examples))]
