@@ -206,7 +206,7 @@ def asked(checkout: Path, script: str, *arguments: str) -> list[str]:
 
 
 PIP = "-m pip install --quiet --disable-pip-version-check --editable "
-COMPARE = "-m adapt_jax compare configs/ladder.yaml --output-dir runs/ladder"
+COMPARE = "-m adapt_jax compare configs/ladder.yaml --output-dir runs/ladder --fresh"
 
 
 def test_quickstart_installs_once_and_passes_overrides_on(checkout: Path) -> None:
