@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.errors import UserError
+from adapt_jax.inspection import command as inspection
 from adapt_jax.tuning.interruption import RESTART, Interrupted, interruptible
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ How should I adapt a pretrained decoder to my task, and how far does each techni
   adapt-jax evaluate runs/lora configs/tasks/arithmetic.yaml
   adapt-jax predict runs/lora questions.jsonl answers.jsonl
   adapt-jax export runs/lora exported            for transformers, or PEFT (--format peft)
+  adapt-jax inspect path/to/model                memory and trained parameters, unloaded
 """
 OVERRIDES = """\
 Any key of the file can be overridden, by its path and with a YAML value:
@@ -80,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = list(sys.argv[1:] if argv is None else argv)
         known, overrides = split_overrides(arguments)
         options = parser().parse_args(known)
-        if overrides and options.command not in ("compare", "tune", "evaluate", "pretrain"):
+        taking = ("compare", "tune", "evaluate", "pretrain", "inspect")
+        if overrides and options.command not in taking:
             raise UserError(f"unknown option --{next(iter(overrides))} of {options.command}")
         with interruptible():
             options.run(options, overrides)
@@ -171,6 +174,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", metavar="PATH", help="default: what the adapter names")
     sub.add_argument("--task", help="a task file: how questions are asked and answers read")
 
+    sub = command("inspect", inspection.run, inspection.SUMMARY, inspection.ABOUT)
+    inspection.add_arguments(sub)
+
     summary = "train a decoder on plain text, from scratch or going on from another"
     sub = command("pretrain", run_pretrain, summary, PRETRAIN)
     sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
@@ -228,7 +234,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
         UserError: for an override without a value.
     """
     own = dict(OWN)
-    if arguments and arguments[0] not in ("compare", "tune", "pretrain"):
+    if arguments[:1] == ["inspect"]:
+        own |= inspection.OWN
+    elif arguments and arguments[0] not in ("compare", "tune", "pretrain"):
         own |= OWN_OF_ANSWERING  # there they are keys of the configuration
     if arguments and arguments[0] in ("export", "import"):
         own |= OWN_OF_EXCHANGE

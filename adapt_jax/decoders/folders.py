@@ -28,12 +28,13 @@ ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def find_folder(path: str | Path, revision: str | None = None) -> Path:
+def find_folder(path: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder that a path, "embedded" or the name of a model on the hub stands for.
 
     Args:
         path: a folder; "embedded"; or ``owner/name`` or ``owner/name@revision`` on the hub.
         revision: a branch, tag or commit of the hub's model, where the path names none.
+        weights: whether they are fetched too.
 
     Raises:
         UserError: there is no such folder, nor such a model that can be fetched or was before.
@@ -47,14 +48,14 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
     name, _, pinned = str(path).partition("@")
     if ON_HUB.fullmatch(name):
-        return from_hub(name, pinned or revision)
+        return from_hub(name, pinned or revision, weights)
     raise UserError(
         f"{path}: no such folder; expected a Hugging Face folder, a name on the hub such as "
         "owner/name@revision, or 'embedded'"
     )
 
 
-def from_hub(name: str, revision: str | None) -> Path:
+def from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
     """The local snapshot of a model on the hub; what is missing of it is fetched.
 
     A commit that was fetched before is not asked for again; offline, neither is a branch or tag.
@@ -64,14 +65,17 @@ def from_hub(name: str, revision: str | None) -> Path:
     if revision is not None and COMMIT.fullmatch(revision):
         try:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            if all((folder / file).is_file() for file in ("config.json", *weight_files(folder))):
+            needed = ("config.json", *(weight_files(folder) if weights else ()))
+            if all((folder / file).is_file() for file in needed):
                 return folder
         except (OSError, ValueError):
             pass
     try:
         fetched = snapshot_download(name, revision=revision, allow_patterns=list(SMALL_FILES))
-        weights = weight_files(Path(fetched))
-        return Path(snapshot_download(name, revision=revision, allow_patterns=weights))
+        if not weights:
+            return Path(fetched)
+        files = weight_files(Path(fetched))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:  # all of the hub's errors are one of the two
         said = str(error).strip().splitlines() or [type(error).__name__]
         at = f" at revision {revision!r}" if revision else ""

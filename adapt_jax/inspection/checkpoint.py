@@ -1,0 +1,159 @@
+"""What a checkpoint is, from its ``config.json`` and its files' headers: no tensor is read."""
+
+import functools
+import re
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from adapt_jax.decoders import folders
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.families import Family, tensor_names
+from adapt_jax.decoders.pretrained import disagreements, listed, open_tensors, parameters
+from adapt_jax.decoders.tensor_files import FLOATS, nbytes
+from adapt_jax.decoders.tensors import Shape
+from adapt_jax.errors import UserError
+from adapt_jax.tuning.fine_tuning import PARTS
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face folder, unread.
+
+    Attributes:
+        parameters: their number by kind: embedding, attention, ffn, norm, output, other.
+        dtype: what most of the stored weights are.
+        nbytes: of all tensors together; those that this decoder leaves unread are counted too.
+        missing: files that the index names and that are not there; all, where there are no weights.
+        tokenizer: whether the folder has one.
+    """
+
+    path: str
+    config: DecoderConfig
+    parameters: dict[str, int]
+    dtype: str
+    nbytes: int
+    missing: tuple[str, ...]
+    tokenizer: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        config = self.config
+        return {
+            "checkpoint": self.path,
+            "family": config.family,
+            "layers": config.num_layers,
+            "context": config.context_length,
+            "embed_dim": config.embed_dim,
+            "vocab_size": config.vocab_size,
+            "parameters": {"total": sum(self.parameters.values()), **self.parameters},
+            "stored": {
+                "dtype": self.dtype,
+                "bytes": self.nbytes,
+                "weights": not self.missing,
+                "missing_files": list(self.missing),
+            },
+            "tokenizer": self.tokenizer,
+        }
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads what a folder says of itself; works where the weights are absent.
+
+    Raises:
+        UserError: no folder, no ``config.json``, an unknown architecture, a damaged file, or
+            tensors that are not those of the config.
+    """
+    folder = folders.find_folder(path, weights=False)
+    family, config = folders.read_config(folder)
+    dtype, size, missing = stored(folder, family, config)
+    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return Checkpoint(str(path), config, count(config), dtype, size, missing, tokenizer)
+
+
+def same_key() -> Any:
+    """In place of nnx.Rngs where shapes alone are wanted: nothing is drawn, which is quick."""
+    key = jax.random.key(0)
+    return SimpleNamespace(params=lambda: key)
+
+
+@functools.lru_cache(maxsize=4)
+def abstract(config: DecoderConfig) -> Decoder:
+    """The decoder without arrays: shapes and dtypes in their places. Not to be changed."""
+    return nnx.eval_shape(lambda: Decoder(config, rngs=same_key()))
+
+
+def count(config: DecoderConfig) -> dict[str, int]:
+    """The number of parameters by kind; kinds that this decoder lacks are left out."""
+    kinds: Counter[str] = Counter()
+    for path, parameter in parameters(abstract(config)).items():
+        name = ".".join(map(str, path))
+        found = (kind for kind, part in PARTS.items() if part and re.search(part, name))
+        kinds[next(found, "other")] += int(np.prod(parameter.shape))
+    return {kind: kinds[kind] for kind in (*PARTS, "other") if kinds[kind]}
+
+
+def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, int, tuple[str, ...]]:
+    """dtype and bytes of the weights, and the files that are missing.
+
+    From the files' headers where all are there, otherwise from the index and ``config.json``.
+    """
+    files = folders.weight_files(folder)
+    missing = tuple(name for name in files if not (folder / name).is_file())
+    expected = tensor_shapes(family, config)
+    if not missing:
+        problems: list[str] = []
+        with ExitStack() as stack:
+            found = open_tensors(folder, stack, problems)
+        tensors = {family.canonical(name): tensor for name, tensor in found.items()}
+        for name in tied(family, config) & tensors.keys():
+            del tensors[name]
+        problems += disagreements(tensors, expected, family, damaged=bool(problems))
+        if problems:
+            raise UserError(f"{folder}: {'; '.join(problems)}")
+        sizes: Counter[str] = Counter()
+        for tensor in found.values():
+            if tensor.dtype in FLOATS:
+                sizes[str(FLOATS[tensor.dtype])] += nbytes(tensor.shape, FLOATS[tensor.dtype])
+        return max(sizes, key=lambda dtype: sizes[dtype]), sum(sizes.values()), ()
+    size = 0
+    if (folder / folders.INDEX).is_file():
+        named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
+        surplus = named - expected.keys() - tied(family, config)
+        for what, names in (
+            ("has no tensor", expected.keys() - named),
+            ("names tensors that this config has no place for:", surplus),
+        ):
+            if wrong := sorted(name for name in names if not family.ignores(name)):
+                raise UserError(f"{folder / folders.INDEX}: {what} {listed(wrong, 3)}")
+        said = folders.read_json(folder / folders.INDEX).get("metadata")
+        size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0
+    hf = folders.read_json(folder / "config.json")
+    parts = (hf, hf.get("text_config") or {})
+    told = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
+    return next((str(name) for name in told if name), "float32"), size, missing
+
+
+def tensor_shapes(family: Family, config: DecoderConfig) -> dict[str, Shape]:
+    """The tensors that a checkpoint of this config holds, and their shapes."""
+    shapes = {path: tuple(array.shape) for path, array in parameters(abstract(config)).items()}
+    places = tensor_names(family, config)
+    return {
+        name: places[path].tensor_shape(shapes) for path in shapes for name in places[path].names
+    }
+
+
+def tied(family: Family, config: DecoderConfig) -> set[str]:
+    """The output's tensor, where it may repeat the embedding."""
+    places = tensor_names(family, config)
+    return set(places["output", "kernel"].names) if config.tie_embeddings else set()

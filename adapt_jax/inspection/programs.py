@@ -1,0 +1,300 @@
+"""The very steps of training and decoding, on arrays that exist in name only.
+
+A step is lowered from abstract arguments (``jax.ShapeDtypeStruct``), so nothing is allocated, and
+the devices of its mesh need not be there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.prefix import SoftPrompt, bucket
+from adapt_jax.decoders.sharding import row_sharding, shardings
+from adapt_jax.errors import UserError
+from adapt_jax.inspection.checkpoint import abstract, same_key
+from adapt_jax.methods import TUNING, Method
+from adapt_jax.sampling import engine, steps
+from adapt_jax.sampling.logits import Sampling
+from adapt_jax.tuning.batches import Batches, TrainingExample
+from adapt_jax.tuning.fine_tuning import select
+from adapt_jax.tuning.lora import attach
+from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.optimizers import optimizer
+from adapt_jax.tuning.step import TrainState, make_step
+
+Tree = Any  # of ShapeDtypeStruct, each with its sharding where there is a mesh
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step works on, the same for all methods.
+
+    Attributes:
+        batch: examples of a training step.
+        length: tokens of an example, question and answer.
+        answer: tokens of it that the loss is on, or that are generated.
+        prefix: tokens that stand in front of all examples, a soft prompt not counted.
+        slots: sequences decoded side by side.
+        candidates: of one question alone, where no more slots than these are wanted.
+    """
+
+    batch: int = 32
+    length: int = 256
+    answer: int = 128
+    prefix: int = 0
+    slots: int = 128
+    candidates: int | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step that can be compiled, and what the device holds while it runs.
+
+    Attributes:
+        held: what the step reads or leaves behind, by part; of a part with a "/" the dtype stays
+            as it is, the others are in that of the frozen weights.
+        beside: what else is there meanwhile, by part.
+        within: parts that exist inside the step only; the compiler counts them as temporary.
+        lower: to ``jax.stages.Lowered``.
+    """
+
+    name: str
+    held: dict[str, Tree]
+    lower: Callable[[], Any]
+    beside: dict[str, Tree] = field(default_factory=dict)
+    within: dict[str, Tree] = field(default_factory=dict)
+
+
+Build = Callable[[DecoderConfig], list[Program]]  # of a decoder of this shape
+
+
+def build(method: Method, work: Workload, dtype: Any, mesh: Mesh | None) -> Build:
+    """The programs of a rung; they run one after the other.
+
+    Args:
+        dtype: of the frozen weights, and of the cache.
+    """
+    if method.name in TUNING:
+        return lambda config: [training(config, method, work, dtype, mesh)]
+    return lambda config: decoding(config, method, work, dtype, mesh)
+
+
+def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
+    """What a tuning method adds to the decoder, and the filter of what it trains."""
+    if method.name == "prompt_tuning":
+        soft_prompt = SoftPrompt(jnp.zeros((method.length, decoder.config.embed_dim)))
+        return soft_prompt, nnx.PathContains("soft_prompt")
+    if method.name == "lora":
+        attach(decoder, method.modules, method.rank, method.alpha, same_key())
+        return None, nnx.PathContains("lora")
+    if method.name == "fine_tuning":
+        return None, select(decoder, method.train)
+    return None, nnx.Param
+
+
+def split(config: DecoderConfig, method: Method, dtype: Any) -> tuple[Any, Tree, Tree]:
+    """The graph of what is trained, its trainable state (float32) and its frozen state."""
+    chosen: list[Any] = []
+
+    def make() -> TunedDecoder:
+        decoder = Decoder(config, rngs=same_key())
+        soft_prompt, trainable = start(method, decoder)
+        chosen.append(trainable)
+        return TunedDecoder(decoder, soft_prompt)
+
+    model = nnx.eval_shape(make)
+    graph, trainable, frozen = nnx.split(model, chosen[0], ...)  # type: ignore[misc]
+    return graph, trainable, cast(frozen, dtype)
+
+
+def training(
+    config: DecoderConfig, method: Method, work: Workload, dtype: Any, mesh: Mesh | None
+) -> Program:
+    """The training step, as the trainer makes it.
+
+    Raises:
+        UserError: the examples do not fit the context, or do not reach all devices.
+    """
+    graph, trainable, frozen = split(config, method, dtype)
+    front = work.prefix + (method.length if method.name == "prompt_tuning" else 0)
+    if front + work.length > config.context_length:
+        raise UserError(
+            f"{method.name}: {front} tokens in front and {work.length} of an example are "
+            f"{front + work.length}; the context holds {config.context_length}"
+        )
+    batch = packed(work, method.training.row_length, mesh)
+    update = optimizer(method.training)
+    trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
+    slots = follow(jax.eval_shape(update.init, trainable), trainable, mesh)
+    state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
+    step: Callable[[], Any] = partial(make_step, graph, update)  # compiled when it is lowered
+    whole = method.name not in ("prompt_tuning", "lora")  # a copy of the decoder is trained
+    return Program(
+        "training step",
+        held={
+            "parameters": frozen,
+            "parameters/trained": trainable,
+            "optimizer/state": slots,
+            "batch/examples": (batch, tokens),
+        },
+        lower=lambda: step().lower(state, frozen, batch, tokens),
+        beside={"original": cast(trainable, dtype)} if whole else {},
+        within={"gradients": trainable},
+    )
+
+
+def packed(work: Workload, row_length: int | None, mesh: Mesh | None) -> Tree:
+    """A batch of such examples, in the shape that the trainer would give it."""
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    example = TrainingExample("", (0,) * work.length, work.length - work.answer)
+    batches = Batches([example] * work.batch, work.batch, 1, seed=0, row_length=row_length)
+    shape = batches.shape
+    if shape.rows < ways and mesh is not None:
+        raise UserError(
+            f"batch: {work.batch} examples of {work.length} tokens pack into {shape.rows} rows of "
+            f"{shape.row_length}, but data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} makes "
+            f"{ways} devices that share the rows; expected at least "
+            f"{ways * (shape.row_length // work.length)} examples"
+        )
+    batches = Batches(
+        [example] * work.batch, work.batch, 1, seed=0, row_length=row_length, row_multiple=ways
+    )
+    return jax.tree.map(
+        lambda leaf: rows(leaf, mesh) if leaf.ndim == 2 else anywhere(leaf, mesh), next(batches)
+    )
+
+
+def decoding(
+    config: DecoderConfig, method: Method, work: Workload, dtype: Any, mesh: Mesh | None
+) -> list[Program]:
+    """Prefix and questions encoded, then slots decoded, as the engine does it.
+
+    Raises:
+        UserError: prefix, question and answer do not fit the context.
+    """
+    if work.prefix + work.length > config.context_length:
+        raise UserError(
+            f"{method.name}: {work.prefix} tokens in front and {work.length} of an example are "
+            f"{work.prefix + work.length}; the context holds {config.context_length}"
+        )
+    graph, weights = nnx.split(abstract(config))
+    weights = placed(cast(weights, dtype), mesh)
+    count = slot_count(work, mesh)
+    breadth = count // min(engine.ROWS, count) if getattr(method, "stop_at", None) else 1
+    held: dict[str, Tree] = {"parameters": weights}
+    programs = []
+
+    padded = bucket(work.prefix)
+    embeddings = jax.ShapeDtypeStruct((padded, config.embed_dim), dtype)
+    inputs = (graph, weights, anywhere(embeddings, mesh), anywhere(np.int32(0), mesh))
+    prefix = anywhere(jax.eval_shape(lambda *a: steps.encode_front(graph, *a), *inputs[1:]), mesh)
+    held |= {"prefix": prefix}
+    if padded:
+        programs.append(Program("prefix", dict(held), lambda: steps.encode_front.lower(*inputs)))
+
+    def encoded(many: int, columns: int) -> tuple[Tree, Tree]:
+        """Tokens and lengths of questions, and their keys and values."""
+        given = (np.zeros((many, columns), np.int32), np.zeros(many, np.int32))
+        found = jax.eval_shape(
+            lambda *a: steps.encode_questions(graph, *a), weights, prefix, *given
+        )
+        return anywhere(given, mesh), found
+
+    columns = bucket(work.length, engine.COLUMNS)
+    cache = rows(encoded(count, columns)[1], mesh)
+    held |= {"cache": cache}
+    asked = max(work.length - work.answer, 1)
+    width = max(engine.SHORTEST, 1 << (asked - 1).bit_length())
+    many = min(engine.ROWS, count)
+    tokens, questions = encoded(many, width)
+    kept = anywhere(encoded(many * breadth, width)[1], mesh)
+    programs.append(
+        Program(
+            "questions",
+            {"parameters": weights, "prefix": prefix, "questions": anywhere(questions, mesh)},
+            lambda: steps.encode_questions.lower(graph, weights, prefix, *tokens),
+            beside={"cache": cache},
+        )
+    )
+    state = rows(steps.Rows.idle(count), mesh)
+    seed = anywhere(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+    programs.append(
+        Program(
+            "decoding step",
+            {**held, "batch/slots": state},
+            lambda: steps.decode.lower(
+                graph, sampling_of(method), config.eos_ids, weights, prefix, cache, state, seed
+            ),
+            beside={"questions": kept},
+        )
+    )
+    return programs
+
+
+def sampling_of(method: Method) -> Sampling:
+    """How a rung draws its tokens; greedily, where it says nothing."""
+    known = {option.name for option in fields(Sampling)}
+    return Sampling(**{name: value for name, value in dict(method).items() if name in known})
+
+
+def slot_count(work: Workload, mesh: Mesh | None) -> int:
+    """How many slots the engine takes: no more than the candidates of the one question, if said."""
+    count = work.slots if work.candidates is None else min(work.slots, work.candidates)
+    return count if mesh is None else bucket(count, mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """Floating-point leaves in another dtype."""
+
+    def one(leaf: Any) -> Any:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding) if floating else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def at(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    """A leaf's shape and dtype, in a place."""
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=place)
+
+
+def placed(state: nnx.State, mesh: Mesh | None) -> Tree:
+    """Parameters, where the table of logical axes puts them."""
+    return state if mesh is None else jax.tree.map(at, state, shardings(state, mesh))
+
+
+def anywhere(tree: Tree, mesh: Mesh | None) -> Tree:
+    """A whole copy on each device."""
+    place = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: at(leaf, place), tree)
+
+
+def rows(tree: Tree, mesh: Mesh | None) -> Tree:
+    """The first axis spread over the mesh."""
+    return jax.tree.map(lambda leaf: at(leaf, None if mesh is None else row_sharding(mesh)), tree)
+
+
+def follow(slots: Tree, trainable: Tree, mesh: Mesh | None) -> Tree:
+    """The optimizer's slots: each as its parameter lies, counters everywhere."""
+    if mesh is None:
+        return slots
+    places: dict[Any, Any] = dict(jax.tree_util.tree_flatten_with_path(trainable)[0])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    longest = max(map(len, places))
+
+    def place(path: Any, leaf: Any) -> Any:
+        ends = (path[-length:] for length in range(longest, 0, -1))
+        of = next((places[end] for end in ends if end in places), leaf)
+        same = of is not leaf and of.shape == leaf.shape
+        return at(leaf, of.sharding if same else everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, slots)
