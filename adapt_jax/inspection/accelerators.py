@@ -1,13 +1,13 @@
 """Which accelerators a run fits on, and what would make it fit."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from adapt_jax.inspection.memory import Measured, Memory
 from adapt_jax.inspection.programs import Workload
+from adapt_jax.sampling.memory import free_bytes
 
 GIB = 2**30
 
@@ -49,15 +49,9 @@ GROWING = ("activations", "batch", "cache", "questions")  # parts that grow with
 
 def here(devices: int) -> Accelerator:
     """This machine: a device's share of the memory; on a CPU all devices share the host's."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return Accelerator(f"here ({device.device_kind})", stats["bytes_limit"])
-    lines = dict(
-        line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    return Accelerator("here (memory that is free)", free // devices)
+    kind = jax.local_devices()[0].device_kind
+    ways = devices if jax.default_backend() == "cpu" else 1
+    return Accelerator(f"here ({kind}, what is free)", free_bytes() // ways)
 
 
 def verdict(

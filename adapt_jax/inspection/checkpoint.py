@@ -17,9 +17,8 @@ from adapt_jax.decoders import folders
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family, tensor_names
-from adapt_jax.decoders.pretrained import disagreements, listed, open_tensors, parameters
+from adapt_jax.decoders.pretrained import listed, open_tensors, parameters, unfitting
 from adapt_jax.decoders.tensor_files import FLOATS, nbytes
-from adapt_jax.decoders.tensors import Shape
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.fine_tuning import PARTS
 
@@ -110,50 +109,34 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     """
     files = folders.weight_files(folder)
     missing = tuple(name for name in files if not (folder / name).is_file())
-    expected = tensor_shapes(family, config)
     if not missing:
-        problems: list[str] = []
         with ExitStack() as stack:
-            found = open_tensors(folder, stack, problems)
-        tensors = {family.canonical(name): tensor for name, tensor in found.items()}
-        for name in tied(family, config) & tensors.keys():
-            del tensors[name]
-        problems += disagreements(tensors, expected, family, damaged=bool(problems))
+            tensors, problems = open_tensors(folder, stack)
+            if wrong := unfitting(family, config, tensors, damaged=bool(problems)):
+                problems.append(f"{folder}: weights and config.json disagree: {wrong}")
         if problems:
-            raise UserError(f"{folder}: {'; '.join(problems)}")
+            raise UserError("; ".join(problems))
         sizes: Counter[str] = Counter()
-        for tensor in found.values():
+        for tensor in tensors.values():
             if tensor.dtype in FLOATS:
                 sizes[str(FLOATS[tensor.dtype])] += nbytes(tensor.shape, FLOATS[tensor.dtype])
         return max(sizes, key=lambda dtype: sizes[dtype]), sum(sizes.values()), ()
     size = 0
     if (folder / folders.INDEX).is_file():
         named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
-        surplus = named - expected.keys() - tied(family, config)
+        places = tensor_names(family, config)
+        expected = {n for path in parameters(abstract(config)) for n in places[path].names}
+        tied = set(places["output", "kernel"].names) if config.tie_embeddings else set[str]()
+        surplus = named - expected - tied
         for what, names in (
-            ("has no tensor", expected.keys() - named),
+            ("has no tensor", expected - named),
             ("names tensors that this config has no place for:", surplus),
         ):
-            if wrong := sorted(name for name in names if not family.ignores(name)):
-                raise UserError(f"{folder / folders.INDEX}: {what} {listed(wrong, 3)}")
+            if lacking := sorted(name for name in names if not family.ignores(name)):
+                raise UserError(f"{folder / folders.INDEX}: {what} {listed(lacking, 3)}")
         said = folders.read_json(folder / folders.INDEX).get("metadata")
         size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0
     hf = folders.read_json(folder / "config.json")
     parts = (hf, hf.get("text_config") or {})
     told = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
     return next((str(name) for name in told if name), "float32"), size, missing
-
-
-def tensor_shapes(family: Family, config: DecoderConfig) -> dict[str, Shape]:
-    """The tensors that a checkpoint of this config holds, and their shapes."""
-    shapes = {path: tuple(array.shape) for path, array in parameters(abstract(config)).items()}
-    places = tensor_names(family, config)
-    return {
-        name: places[path].tensor_shape(shapes) for path in shapes for name in places[path].names
-    }
-
-
-def tied(family: Family, config: DecoderConfig) -> set[str]:
-    """The output's tensor, where it may repeat the embedding."""
-    places = tensor_names(family, config)
-    return set(places["output", "kernel"].names) if config.tie_embeddings else set()

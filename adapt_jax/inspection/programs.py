@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import SoftPrompt, bucket
+from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
 from adapt_jax.decoders.sharding import row_sharding, shardings
 from adapt_jax.errors import UserError
 from adapt_jax.inspection.checkpoint import abstract, same_key
@@ -94,7 +94,7 @@ def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
         soft_prompt = SoftPrompt(jnp.zeros((method.length, decoder.config.embed_dim)))
         return soft_prompt, nnx.PathContains("soft_prompt")
     if method.name == "lora":
-        attach(decoder, method.modules, method.rank, method.alpha, same_key())
+        attach(decoder, method.modules, method.rank, 1.0, same_key())
         return None, nnx.PathContains("lora")
     if method.name == "fine_tuning":
         return None, select(decoder, method.train)
@@ -193,47 +193,49 @@ def decoding(
     held: dict[str, Tree] = {"parameters": weights}
     programs = []
 
-    padded = bucket(work.prefix)
-    embeddings = jax.ShapeDtypeStruct((padded, config.embed_dim), dtype)
-    inputs = (graph, weights, anywhere(embeddings, mesh), anywhere(np.int32(0), mesh))
-    prefix = anywhere(jax.eval_shape(lambda *a: steps.encode_front(graph, *a), *inputs[1:]), mesh)
+    padded = bucket(work.prefix, engine.FRONT)
+    embeddings = anywhere(jax.ShapeDtypeStruct((padded, config.embed_dim), dtype), mesh)
+    front = (embeddings, anywhere(np.int32(0), mesh))
+    whole = jax.eval_shape(partial(steps.encode_front, graph), weights, *front)
+    one: Any = np.zeros(1, np.int32)
+    columns: Any = np.zeros(padded, np.int32)
+    prefix = anywhere(PrefixCaches(whole.layers, one, columns, columns), mesh)
     held |= {"prefix": prefix}
     if padded:
-        programs.append(Program("prefix", dict(held), lambda: steps.encode_front.lower(*inputs)))
+        lower = partial(steps.encode_front.lower, graph, weights, *front)
+        programs.append(Program("prefix", dict(held), lower))
 
-    def encoded(many: int, columns: int) -> tuple[Tree, Tree]:
-        """Tokens and lengths of questions, and their keys and values."""
-        given = (np.zeros((many, columns), np.int32), np.zeros(many, np.int32))
-        found = jax.eval_shape(
-            lambda *a: steps.encode_questions(graph, *a), weights, prefix, *given
+    def questions(many: int, columns: int) -> tuple[Tree, Tree]:
+        """Which prefix, tokens and lengths of questions; and their keys and values."""
+        numbers = np.zeros(many, np.int32)
+        given = anywhere((numbers, np.zeros((many, columns), np.int32), numbers), mesh)
+        return given, jax.eval_shape(
+            partial(steps.encode_questions, graph), weights, prefix, *given
         )
-        return anywhere(given, mesh), found
 
-    columns = bucket(work.length, engine.COLUMNS)
-    cache = rows(encoded(count, columns)[1], mesh)
+    cache = rows(questions(count, bucket(work.length, engine.COLUMNS))[1], mesh)
     held |= {"cache": cache}
-    asked = max(work.length - work.answer, 1)
-    width = max(engine.SHORTEST, 1 << (asked - 1).bit_length())
-    many = min(engine.ROWS, count)
-    tokens, questions = encoded(many, width)
-    kept = anywhere(encoded(many * breadth, width)[1], mesh)
+    width = max(engine.SHORTEST, 1 << (work.length - work.answer - 1).bit_length())
+    many = min(engine.ROWS, count if work.candidates is None else 1)
+    given, encoded = questions(many, width)
+    kept = anywhere(questions(many * breadth, width)[1], mesh)
     programs.append(
         Program(
             "questions",
-            {"parameters": weights, "prefix": prefix, "questions": anywhere(questions, mesh)},
-            lambda: steps.encode_questions.lower(graph, weights, prefix, *tokens),
+            {"parameters": weights, "prefix": prefix, "questions": anywhere(encoded, mesh)},
+            partial(steps.encode_questions.lower, graph, weights, prefix, *given),
             beside={"cache": cache},
         )
     )
-    state = rows(steps.Rows.idle(count), mesh)
+    penalty = sampling_of(method).repetition_penalty != 1
+    state = rows(steps.Rows.idle(count, config.vocab_size if penalty else 0), mesh)
     seed = anywhere(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+    given = (graph, sampling_of(method), config.eos_ids, weights, prefix, cache, state, seed)
     programs.append(
         Program(
             "decoding step",
             {**held, "batch/slots": state},
-            lambda: steps.decode.lower(
-                graph, sampling_of(method), config.eos_ids, weights, prefix, cache, state, seed
-            ),
+            partial(steps.decode.lower, *given),
             beside={"questions": kept},
         )
     )
