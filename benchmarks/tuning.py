@@ -47,7 +47,7 @@ def ours(method: str, folder: Path) -> Step:
     from adapt_jax.decoders.prefix import SoftPrompt
     from adapt_jax.decoders.pretrained import load_pretrained
     from adapt_jax.tuning.batches import Batches, TrainingExample
-    from adapt_jax.tuning.lora import LowRank, attach
+    from adapt_jax.tuning.lora import attach
     from adapt_jax.tuning.losses import TunedDecoder
     from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
     from adapt_jax.tuning.step import TrainState, make_step
@@ -58,7 +58,7 @@ def ours(method: str, folder: Path) -> Step:
         soft_prompt = SoftPrompt(decoder.embed(jnp.arange(3, 3 + SOFT)))
         chosen = nnx.PathContains("soft_prompt")
     if method == "lora":
-        attach(decoder, LowRank().modules, RANK, 2.0 * RANK, nnx.Rngs(0))
+        attach(decoder, "all", RANK, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
     model = TunedDecoder(decoder, soft_prompt)
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
@@ -70,7 +70,7 @@ def ours(method: str, folder: Path) -> Step:
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     update = optimizer(config)
     state = TrainState(trainable, update.init(trainable))
-    step, front = make_step(graph, update), jnp.zeros(0, jnp.int32)
+    step, front = make_step(graph, update, config), jnp.zeros(0, jnp.int32)
     print(f"packed into {batches.shape}", file=sys.stderr)
 
     def run() -> float:

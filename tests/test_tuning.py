@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from adapt_jax.decoders.low_rank import LowRankUpdates
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
@@ -338,3 +339,48 @@ def test_a_tuned_decoder_keeps_tokenizer_and_path(tiny):
     tuned = FineTuning(training=training, train="norm").adapt(tiny, TASK, seed=0)
     assert isinstance(tuned.model, PretrainedDecoder)
     assert tuned.model.tokenizer is tiny.tokenizer and tuned.model.path == tiny.path
+
+
+# Prompt tuning: where it stands and what it starts from
+
+
+def test_a_prompt_behind_bos_is_trained_where_it_will_stand(tiny):
+    method = PromptTuning(length=4, position="after_bos", training={**TRAINING, "steps": 2})
+    tuned = method.adapt(tiny, TASK, seed=0)
+    assert not tuned.soft_prompt.before_bos
+    assert tuned.details["learning_rate"] == 1e-2 and tuned.details["length"] == 4
+    before = PromptTuning(length=4, training={**TRAINING, "steps": 2}).adapt(tiny, TASK, seed=0)
+    assert before.soft_prompt.before_bos and before.losses[0] != tuned.losses[0]
+
+
+def test_initial_rows_from_labels_are_the_means_of_their_tokens(tiny):
+    method = PromptTuning(length=5, init="labels")
+    labels = ["apples", "12", "apples"]
+    rows = initial_rows(method, tiny, [], 0, labels)
+    table = np.asarray(tiny.decoder.embedding[...])
+    for row, label in zip(rows, ("apples", "12"), strict=False):
+        np.testing.assert_allclose(
+            row, table[tiny.encode(f" {label}", bos=False)].mean(0), atol=1e-6
+        )
+    assert all((table == row).all(axis=1).any() for row in rows[2:])  # sampled vocabulary
+    with pytest.raises(UserError, match="'labels' needs training examples"):
+        initial_rows(method, tiny, [], 0)
+
+
+def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
+    earlier = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32)
+    save_file({"prompt_embeddings": earlier}, tmp_path / "adapter_model.safetensors")
+    method = PromptTuning(length=6, init=str(tmp_path))
+    np.testing.assert_array_equal(initial_rows(method, tiny, [], 0), earlier)
+    with pytest.raises(UserError, match="length 7 is more than the 6 rows"):
+        initial_rows(PromptTuning(length=7, init=str(tmp_path)), tiny, [], 0)
+    with pytest.raises(UserError, match="did you mean 'vocabulary'"):
+        initial_rows(PromptTuning(init="vocabulry"), tiny, [], 0)
+    with pytest.raises(UserError, match="holds no soft prompt"):
+        (tmp_path / "empty").mkdir()
+        initial_rows(PromptTuning(init=str(tmp_path / "empty")), tiny, [], 0)
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(tiny):
+    with pytest.raises(UserError, match="length 512 leaves no room.*context is 512 tokens"):
+        PromptTuning(length=512).adapt(tiny, TASK, seed=0)

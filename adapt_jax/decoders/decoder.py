@@ -6,6 +6,7 @@ K key/value heads, H head size, F feed-forward, V vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -186,6 +187,10 @@ class AttentionInputs:
     write_at: Array | None
 
 
+# What the backward pass computes again: all of a layer, or all of it but its matrix products.
+REMAT = {"layers": None, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
 class Decoder(nnx.Module):
     """A decoder-only transformer whose shape is all in ``config``."""
 
@@ -226,6 +231,7 @@ class Decoder(nnx.Module):
         prefix_positions: Int[Array, " P"] | None = None,
         cache: list[KeysValues] | None = None,
         write_at: Int[Array, " B"] | None = None,
+        remat: str = "none",
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Hidden states after the last norm, and each layer's keys and values.
 
@@ -238,6 +244,7 @@ class Decoder(nnx.Module):
             prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
             cache: per layer [B, K, S, H]; new keys go to slots ``write_at`` and on, and the
                 updated cache is what comes back. Without it the fresh keys come back.
+            remat: what the backward pass computes again rather than keeps, a name in REMAT.
         """
         config, x = self.config, embeddings
         if config.input_scale != 1:
@@ -261,7 +268,8 @@ class Decoder(nnx.Module):
                 None if cache is None else cache[index],
                 write_at,
             )
-            x, fresh = layer(x, inputs)
+            run = partial(layer, inputs=inputs)
+            x, fresh = (run if remat == "none" else jax.checkpoint(run, policy=REMAT[remat]))(x)
             keys_values.append(fresh)
         return self.norm(x), keys_values
 

@@ -17,11 +17,15 @@ from adapt_jax.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A tokenized text; the loss is taken on ``tokens[target_start:]``."""
+    """A tokenized text; the loss is taken on ``tokens[target_start:]``.
+
+    ``weights`` are those of the last targets in the mean over all targets; 1, when not given.
+    """
 
     id: str
     tokens: tuple[int, ...]
     target_start: int
+    weights: tuple[float, ...] = ()
 
     @property
     def targets(self) -> int:
@@ -35,7 +39,8 @@ class Batch:
     """Packed rows. Segments count from 1 in each row; 0 is padding. Positions restart.
 
     ``target_at`` points into the R·T positions in row-major order, at the token *before* each
-    target, because there its logits are; ``target_weight`` is 0 for the padding of M.
+    target, because there its logits are; ``target_weight`` is 0 for the padding of M. A batch that
+    is taken in parts has all of these arrays with the parts as one more axis in front.
     """
 
     tokens: Int[Array, "R T"]
@@ -89,6 +94,9 @@ def pack(
             at[span] = row * row_length + np.arange(first, stop) - 1
             ids[span] = tokens[row, first:stop]
             weights[span] = 1.0
+            if example.weights and example.targets:
+                given = example.weights[-example.targets :]
+                weights[span.stop - len(given) : span.stop] = given
             filled, start = filled + example.targets, stop
     return Batch(tokens, positions, segments, at, ids, weights), left_over  # type: ignore[arg-type]
 
@@ -100,6 +108,33 @@ class Shape:
     rows: int
     row_length: int
     targets: int
+
+
+def pack_parts(
+    examples: Sequence[TrainingExample], shape: Shape, parts: int
+) -> tuple[Batch, list[TrainingExample]]:
+    """``pack``, or as many of it as there are parts, one above the other."""
+    packed = [
+        pack(members, shape.rows, shape.row_length, shape.targets)
+        for members in dealt(examples, parts)
+    ]
+    left_over = [example for _, rest in packed for example in rest]
+    if parts == 1:
+        return packed[0][0], left_over
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in packed)), left_over
+
+
+def dealt(examples: Sequence[TrainingExample], parts: int) -> list[list[TrainingExample]]:
+    """The examples in parts of about as many tokens: longest first, to the part that has least."""
+    if parts == 1:
+        return [list(examples)]
+    hands: list[list[TrainingExample]] = [[] for _ in range(parts)]
+    sizes = [0] * parts
+    for example in sorted(examples, key=lambda example: -len(example.tokens)):
+        least = sizes.index(min(sizes))
+        hands[least].append(example)
+        sizes[least] += len(example.tokens)
+    return hands
 
 
 class Batches:
@@ -115,6 +150,7 @@ class Batches:
         row_length: int | None = None,
         shape: Shape | None = None,
         row_multiple: int = 1,
+        parts: int = 1,
     ):
         """Shuffles ``examples`` in every epoch; a step takes ``batch_size`` of them.
 
@@ -123,9 +159,10 @@ class Batches:
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
                 not given, the shape that every batch of the run fits in is worked out.
             row_multiple: R is a multiple of this (the devices that share the rows).
+            parts: a step's examples are packed into so many batches of the shape.
 
         Raises:
-            UserError: when there is no example, or none has a target.
+            UserError: when there is no example, or a batch without a target.
         """
         if len(examples) == 0:
             raise UserError("there is no example to train on")
@@ -135,14 +172,13 @@ class Batches:
             data = data.shuffle(seed=seed)
         epochs = -(-steps * batch_size // len(examples))  # endless would overflow Grain's length
         self._data = data.repeat(epochs).batch(batch_size, batch_fn=list)
-        self.shape = shape or _shape_for(self._data, steps, row_length, row_multiple)
+        self._parts = parts
+        self.shape = shape or _shape_for(self._data, steps, row_length, row_multiple, parts)
         self._iterator = iter(self._data.map(self._pack).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
 
     def _pack(self, examples: list[TrainingExample]) -> tuple[Batch, int]:
-        batch, left_over = pack(
-            examples, self.shape.rows, self.shape.row_length, self.shape.targets
-        )
+        batch, left_over = pack_parts(examples, self.shape, self._parts)
         return batch, len(left_over)
 
     def __next__(self) -> Batch:
@@ -164,15 +200,22 @@ class Batches:
         self.dropped = state["dropped"]
 
 
-def _shape_for(data: Any, steps: int, row_length: int | None, row_multiple: int) -> Shape:
-    """The smallest shape into which each of the run's batches packs without a rest."""
-    members = [data[step] for step in range(steps)]
-    longest = max(len(example.tokens) for batch in members for example in batch)
+def _shape_for(
+    data: Any, steps: int, row_length: int | None, row_multiple: int, parts: int
+) -> Shape:
+    """The smallest shape into which each part of each of the run's batches packs without a rest."""
+    batches = [data[step] for step in range(steps)]
+    longest = max(len(example.tokens) for batch in batches for example in batch)
     row_length = row_length or max(-(-longest // 64) * 64, 256)
     if longest > row_length:
         raise UserError(f"row_length {row_length}: an example has {longest} tokens")
-    rows = max(len(best_fit([len(e.tokens) for e in batch], row_length)) for batch in members)
-    targets = max(sum(example.targets for example in batch) for batch in members)
-    if targets == 0:
+    if not any(example.targets > 0 for batch in batches for example in batch):
         raise UserError("no example has a target token")
+    for step, batch in enumerate(batches, 1):
+        if not any(example.targets > 0 for example in batch):
+            names = ", ".join(example.id for example in batch[:8])
+            raise UserError(f"step {step}: no example of its batch has a target token ({names})")
+    hands = [hand for batch in batches for hand in dealt(batch, parts)]
+    rows = max(len(best_fit([len(e.tokens) for e in hand], row_length)) for hand in hands)
+    targets = max(sum(example.targets for example in hand) for hand in hands)
     return Shape(-(-rows // row_multiple) * row_multiple, row_length, -(-targets // 64) * 64)

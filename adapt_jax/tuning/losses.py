@@ -27,6 +27,7 @@ class TunedDecoder(nnx.Module):
         *,
         count: Float[Array, ""] | None = None,
         objective: Objective = PLAIN,
+        remat: str = "none",
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
@@ -37,18 +38,22 @@ class TunedDecoder(nnx.Module):
             dtype: what is computed in; losses and softmax are float32 always.
             count: what the sums are divided by, where the batch is a part of a larger one; the
                 weight of its own targets, when not given.
+            objective: what is minimised beside the cross-entropy; the loss then holds it too.
+            remat: what is computed again in the backward pass, a name in decoder.REMAT.
         """
         decoder = self.decoder
         embeddings = decoder.embed(front, dtype)
         if self.soft_prompt is not None:
-            soft = self.soft_prompt.embeddings[...].astype(dtype)
-            embeddings = jnp.concatenate([soft, embeddings])
+            soft, cut = self.soft_prompt.embeddings[...], int(not self.soft_prompt.before_bos)
+            parts = [embeddings[:cut], soft.astype(dtype), embeddings[cut:]]
+            embeddings = jnp.concatenate(parts)
         prefix = encode_prefix(decoder, embeddings)
         hidden, _ = decoder(
             decoder.embed(batch.tokens, dtype),
             batch.positions + embeddings.shape[0],
             causal_mask(batch.segments),
             prefix=prefix.blocks,
+            remat=remat,
         )
         hidden = hidden.reshape(-1, hidden.shape[-1])[batch.target_at]
         nats, right = cross_entropy(

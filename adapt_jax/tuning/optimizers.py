@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,13 @@ class TrainingConfig(BaseModel):
     ``checkpoint_every`` counts steps, 0 is never; not given, the clock decides (see checkpoints).
     ``validate_every`` so many steps the development split is measured by ``metric``, and the best
     step is what the training yields; after ``patience`` validations without a better one it ends.
+
+    ``accumulate`` splits the examples of a step into so many parts that are computed one after the
+    other, which takes less memory and changes no gradient. ``remat`` computes again what the
+    backward pass needs: all of a ``layers``, or all but its matrix ``products``.
+    ``compute_dtype`` is float32 on a CPU and bfloat16 elsewhere; what is trained, its gradients and
+    the optimizer stay float32. ``frozen_dtype`` may keep what is not trained in bfloat16.
+    ``label_smoothing`` and ``z_loss``: see cross_entropy.Objective.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +43,27 @@ class TrainingConfig(BaseModel):
     metric: Literal["loss", "accuracy"] = "loss"
     patience: int | None = Field(None, gt=0)
     track: list[Literal["tensorboard", "wandb"]] = []
+    accumulate: int = Field(1, gt=0)
+    remat: Literal["none", "products", "layers"] = "none"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    frozen_dtype: Literal["kept", "bfloat16"] = "kept"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    z_loss: float = Field(0.0, ge=0)
+
+
+def compute_dtype(config: TrainingConfig) -> Any:
+    """What a step computes in; bfloat16 products are slow on a CPU."""
+    if config.compute_dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.compute_dtype)
+
+
+def held(frozen: Any, config: TrainingConfig) -> Any:
+    """What is not trained, in the type in which it is held during the run."""
+    if config.frozen_dtype == "kept":
+        return frozen
+    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if floating(leaf) else leaf, frozen)
 
 
 def schedule(config: TrainingConfig) -> optax.Schedule:

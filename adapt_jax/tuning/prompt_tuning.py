@@ -1,8 +1,9 @@
 """Prompt tuning: learned embeddings in front of the question, the decoder frozen (2104.08691)."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal, Unpack
 
 import jax
@@ -11,10 +12,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.errors import UserError
+from adapt_jax.errors import UserError, nearest
 from adapt_jax.tasks.task import Task
 from adapt_jax.tuning.batches import TrainingExample
 from adapt_jax.tuning.examples import Tuned, TuningMethod, prepare, told
@@ -22,6 +25,12 @@ from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.trainer import Run, train
 
+# Where a soft prompt lies: in an adaptation, in the folder of a run, in a PEFT adapter.
+SAVED = (
+    "soft_prompt.safetensors",
+    "adaptation/soft_prompt.safetensors",
+    "adapter_model.safetensors",
+)
 COMMON = 5000  # rows that "sampled_vocabulary" draws from (2104.08691, section 3.2)
 
 
@@ -29,8 +38,12 @@ class PromptTuning(TuningMethod):
     """``length`` learned embeddings, then the task's instruction, in front of every question.
 
     ``init`` is one of: ``vocabulary``, the tokens of the task's own training texts, most frequent
-    first; ``sampled_vocabulary``, tokens drawn from the 5,000 first of the vocabulary; ``text``,
-    the tokens of ``init_text``, repeated or cut to the length; ``uniform``, draws from -0.5 to 0.5.
+    first (stop words are not left out: with subwords it is not clear what they would be);
+    ``sampled_vocabulary``, tokens drawn from the 5,000 first of the vocabulary; ``labels``, the
+    answers of the training examples, each the mean of its tokens' embeddings, then sampled
+    vocabulary; ``text``, the tokens of ``init_text``, repeated or cut to the length; ``uniform``,
+    draws from -0.5 to 0.5; or the folder of an earlier adaptation (or of a PEFT adapter), whose
+    soft prompt this one starts from. ``position`` is the side of BOS on which the prompt stands.
     The training default is AdamW at 1e-2: the paper's 0.3 belongs to Adafactor on T5.
     """
 
@@ -38,8 +51,9 @@ class PromptTuning(TuningMethod):
 
     training: TrainingConfig = TrainingConfig(learning_rate=1e-2)
     length: int = Field(20, gt=0)
-    init: Literal["vocabulary", "sampled_vocabulary", "text", "uniform"] = "vocabulary"
+    init: str = "vocabulary"
     init_text: str = ""
+    position: Literal["before_bos", "after_bos"] = "before_bos"
     instruction: bool = True
 
     def adapt(
@@ -54,14 +68,22 @@ class PromptTuning(TuningMethod):
 
         Raises:
             CannotRun: the task has no training examples, or none that fit the context.
-            UserError: the soft prompt leaves no room for any example, or is longer than the
-                vocabulary it is initialised from.
+            UserError: the soft prompt is as long as the context, longer than what it is initialised
+                from, or no such initialisation is known.
         """
+        if self.length >= (context := model.config.context_length):
+            raise UserError(
+                f"prompt_tuning.length {self.length} leaves no room for a question: the decoder's "
+                f"context is {context} tokens"
+            )
         prompt = self.prompt(task if self.instruction else replace(task, instruction=""))
         room = model.config.context_length - self.length
         prepared = prepare(model, prompt, task.train, room=room).checked()
-        rows = initial_rows(self, model, prepared.examples, seed)
-        soft_prompt = SoftPrompt(jnp.asarray(rows))
+        labels = [example.answer for example in task.train if example.answer]
+        rows = initial_rows(self, model, prepared.examples, seed, labels)
+        begun = prepared.front[:1] == (model.config.bos_id,)
+        before_bos = self.position == "before_bos" or not begun  # where there is no BOS: first
+        soft_prompt = SoftPrompt(jnp.asarray(rows), before_bos)
         tuned = TunedDecoder(model.decoder, soft_prompt)
         result = train(
             tuned,
@@ -80,8 +102,15 @@ class PromptTuning(TuningMethod):
             result.trainable_parameters,
             result.seconds,
             result.losses,
-            soft_prompt=SoftPrompt(learned),
-            details=told(prepared, result, length=self.length, init=self.init),
+            soft_prompt=SoftPrompt(learned, before_bos),
+            details=told(
+                prepared,
+                result,
+                length=self.length,
+                init=self.init,
+                optimizer=self.training.optimizer,
+                learning_rate=self.training.learning_rate,
+            ),
         )
 
 
@@ -94,69 +123,115 @@ def real_tokens(model: PretrainedDecoder) -> list[int]:
 
 
 def initial_rows(
-    method: PromptTuning, model: PretrainedDecoder, examples: list[TrainingExample], seed: int
+    method: PromptTuning,
+    model: PretrainedDecoder,
+    examples: list[TrainingExample],
+    seed: int,
+    labels: Sequence[str] = (),
 ) -> Float[np.ndarray, "P D"]:
     """The soft prompt before training, float32 (2104.08691, section 3.2).
 
+    Args:
+        labels: the answers that ``init: labels`` begins with; repeated ones count once.
+
     Raises:
-        UserError: for more rows than there are tokens to begin with, or a text without tokens.
+        UserError: an unknown ``init``, more rows than it has, or a text without tokens.
     """
-    rng = np.random.default_rng(seed)
-    if method.init == "uniform":
-        shape = (method.length, model.config.embed_dim)
-        return rng.uniform(-0.5, 0.5, shape).astype(np.float32)
-    ids = INITS[method.init](method, model, examples, rng)
-    if len(ids) < method.length:
+    start = INITS.get(method.init, _transferred)
+    rows = start(Source(method, model, examples, labels, np.random.default_rng(seed)))
+    if len(rows) < method.length:
         raise UserError(
-            f"prompt_tuning: length {method.length} is more than the {len(ids)} tokens that "
+            f"prompt_tuning: length {method.length} is more than the {len(rows)} rows that "
             f"init {method.init!r} has; choose a smaller length or init 'uniform'"
         )
-    chosen = jnp.asarray(ids[: method.length], jnp.int32)
-    return np.asarray(jax.device_get(model.decoder.embed(chosen, jnp.float32)))
+    return rows[: method.length]
 
 
-def _vocabulary(
-    method: PromptTuning,
-    model: PretrainedDecoder,
-    examples: list[TrainingExample],
-    rng: np.random.Generator,
-) -> list[int]:
+@dataclass(frozen=True)
+class Source:
+    """What a soft prompt can be initialised from."""
+
+    method: PromptTuning
+    model: PretrainedDecoder
+    examples: list[TrainingExample]
+    labels: Sequence[str]
+    draws: np.random.Generator
+
+    def embedded(self, ids: Sequence[int]) -> Float[np.ndarray, "P D"]:
+        """The embeddings of tokens, as the decoder takes them in."""
+        rows = self.model.decoder.embed(jnp.asarray(ids, jnp.int32), jnp.float32)
+        return np.asarray(jax.device_get(rows))
+
+    def encoded(self, text: str) -> list[int]:
+        """The tokens of a text that are no special ones."""
+        real = set(real_tokens(self.model))
+        return [token for token in self.model.encode(text, bos=False) if token in real]
+
+
+def _vocabulary(source: Source) -> Float[np.ndarray, "P D"]:
     """The task's own tokens, most frequent first; where they do not suffice, others at random."""
-    real = set(real_tokens(model))
-    counts = Counter(token for example in examples for token in example.tokens if token in real)
+    real = set(real_tokens(source.model))
+    seen = (token for example in source.examples for token in example.tokens if token in real)
+    counts = Counter(seen)
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
     others = sorted(real - counts.keys())
-    return ranked + [others[index] for index in rng.permutation(len(others))]
+    drawn = [others[index] for index in source.draws.permutation(len(others))]
+    return source.embedded((ranked + drawn)[: source.method.length])
 
 
-def _sampled_vocabulary(
-    method: PromptTuning,
-    model: PretrainedDecoder,
-    examples: list[TrainingExample],
-    rng: np.random.Generator,
-) -> list[int]:
-    common = real_tokens(model)[:COMMON]  # vocabularies begin with what is most frequent
-    return [common[index] for index in rng.permutation(len(common))]
+def _sampled_vocabulary(source: Source) -> Float[np.ndarray, "P D"]:
+    common = real_tokens(source.model)[:COMMON]  # vocabularies begin with what is most frequent
+    chosen = source.draws.permutation(len(common))[: source.method.length]
+    return source.embedded([common[index] for index in chosen])
 
 
-def _text(
-    method: PromptTuning,
-    model: PretrainedDecoder,
-    examples: list[TrainingExample],
-    rng: np.random.Generator,
-) -> list[int]:
-    real = set(real_tokens(model))
-    ids = [token for token in model.encode(method.init_text, bos=False) if token in real]
+def _labels(source: Source) -> Float[np.ndarray, "P D"]:
+    named = [ids for label in dict.fromkeys(source.labels) if (ids := source.encoded(f" {label}"))]
+    if not named:
+        raise UserError("prompt_tuning: init 'labels' needs training examples with answers")
+    means = [source.embedded(ids).mean(axis=0) for ids in named[: source.method.length]]
+    return np.concatenate([np.stack(means), _sampled_vocabulary(source)])
+
+
+def _text(source: Source) -> Float[np.ndarray, "P D"]:
+    ids = source.encoded(source.method.init_text)
     if not ids:
         raise UserError("prompt_tuning: init 'text' needs an init_text with at least one token")
-    return ids * -(-method.length // len(ids))
+    return source.embedded(ids * -(-source.method.length // len(ids)))
 
 
-Init = Callable[
-    [PromptTuning, PretrainedDecoder, list[TrainingExample], np.random.Generator], list[int]
-]
-INITS: dict[str, Init] = {
+def _uniform(source: Source) -> Float[np.ndarray, "P D"]:
+    shape = (source.method.length, source.model.config.embed_dim)
+    return source.draws.uniform(-0.5, 0.5, shape).astype(np.float32)
+
+
+def _transferred(source: Source) -> Float[np.ndarray, "P D"]:
+    """The soft prompt in a folder: of an adaptation, of one under a run, or of a PEFT adapter."""
+    folder, wanted = Path(source.method.init), source.model.config.embed_dim
+    if not folder.is_dir():
+        raise UserError(
+            f"prompt_tuning.init: {source.method.init!r} is no folder of an adaptation, nor one of "
+            f"{', '.join(INITS)}{nearest(source.method.init, INITS)}"
+        )
+    found = next((folder / name for name in SAVED if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"prompt_tuning.init: {folder} holds no soft prompt ({SAVED[0]} not found)")
+    try:
+        rows = load_file(found)["prompt_embeddings"].astype(np.float32)
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise UserError(f"prompt_tuning.init: {found} holds no soft prompt ({problem})") from None
+    if rows.ndim != 2 or rows.shape[1] != wanted:
+        raise UserError(
+            f"prompt_tuning.init: {found} has shape {rows.shape}; the embeddings of "
+            f"{source.model.path} have size {wanted}"
+        )
+    return rows
+
+
+INITS: dict[str, Callable[[Source], Float[np.ndarray, "P D"]]] = {
     "vocabulary": _vocabulary,
     "sampled_vocabulary": _sampled_vocabulary,
+    "labels": _labels,
     "text": _text,
+    "uniform": _uniform,
 }

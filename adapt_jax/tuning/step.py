@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from adapt_jax.tuning.batches import Batch
+from adapt_jax.tuning.cross_entropy import Objective
 from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.optimizers import TrainingConfig, compute_dtype
+
+DEFAULT = TrainingConfig()
 
 
 @jax.tree_util.register_dataclass
@@ -21,17 +26,38 @@ class TrainState:
     slots: Any  # the optimizer's
 
 
-def make_step(graph: nnx.GraphDef, update: optax.GradientTransformation) -> Callable[..., Any]:
-    """The training step, compiled: gradients exist for the trainable state only."""
+def make_step(
+    graph: nnx.GraphDef, update: optax.GradientTransformation, config: TrainingConfig = DEFAULT
+) -> Callable[..., Any]:
+    """The training step, compiled: gradients exist for the trainable state only.
 
-    def loss(trainable: Any, frozen: Any, batch: Batch, front: jax.Array) -> Any:
+    A batch whose arrays have one more axis in front is taken part by part; gradients, sums of
+    parts, are those of the whole: each part's loss is divided by the targets of the whole step.
+    """
+    objective = Objective(config.label_smoothing, config.z_loss)
+    dtype = compute_dtype(config)
+
+    def loss(trainable: Any, frozen: Any, part: Batch, front: jax.Array, count: jax.Array) -> Any:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-        return model.loss(batch, front)
+        return model.loss(part, front, dtype, count=count, objective=objective, remat=config.remat)
 
     def step(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
-        (nats, accuracy), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.trainable, frozen, batch, front
-        )
+        count = batch.target_weight.sum()
+
+        def of_part(part: Batch) -> Any:
+            compute = jax.value_and_grad(loss, has_aux=True)
+            return compute(state.trainable, frozen, part, front, count)
+
+        def accumulate(sums: Any, part: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, of_part(part)), None
+
+        if batch.tokens.ndim == 2:
+            sums = of_part(batch)
+        else:
+            first = jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], batch))
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+            sums, _ = jax.lax.scan(accumulate, zeros, batch)
+        (nats, accuracy), gradients = sums
         changes, slots = update.update(gradients, state.slots, state.trainable)
         return TrainState(optax.apply_updates(state.trainable, changes), slots), nats, accuracy
 

@@ -22,7 +22,7 @@ from adapt_jax.tuning.checkpoints import Checkpoints
 from adapt_jax.tuning.interruption import Interrupted, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import MetricsLog, Row, draw
-from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
 from adapt_jax.tuning.throughput import Work, peak_flops
 from adapt_jax.tuning.validation import Best, Judge, Validation, Validator
@@ -110,6 +110,7 @@ def train(
         frozen = jax.device_put(frozen, shardings(frozen, mesh))
         row_multiple = mesh.shape["data"] * mesh.shape["fsdp"]
         place_batch = lambda batch: jax.device_put(batch, _batch_shardings(batch, mesh))  # noqa: E731
+    frozen = held(frozen, config)
     batches = Batches(
         examples,
         config.batch_size,
@@ -118,12 +119,13 @@ def train(
         row_length=config.row_length,
         shape=shape,
         row_multiple=row_multiple,
+        parts=config.accumulate,
     )
     update = optimizer(config)
     state = TrainState(chosen, update.init(chosen))  # not jitted: slots lie where parameters lie
     if mesh is not None:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
-    step, tokens = make_step(graph, update), jnp.asarray(front, jnp.int32)
+    step, tokens = make_step(graph, update, config), jnp.asarray(front, jnp.int32)
     best, best_weights, validator = Best(config.metric), None, None
     if validation is not None and config.validate_every:
         validator = Validator(validation, config, batches.shape, graph, judge, place_batch)
@@ -320,6 +322,11 @@ def _on_mesh(leaf: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def _batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
-    """Rows lie across data and fsdp; the flat target lists lie everywhere."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: row_sharding(mesh) if leaf.ndim == 2 else everywhere, batch)
+    """Rows, and targets where they divide, lie across data and fsdp; parts follow each other."""
+    spec, parts = row_sharding(mesh).spec, batch.tokens.ndim - 2
+
+    def place(leaf: Any) -> NamedSharding:
+        shares = leaf.shape[parts] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+        return NamedSharding(mesh, PartitionSpec(*[None] * parts, *(spec if shares else ())))
+
+    return jax.tree.map(place, batch)

@@ -1,0 +1,122 @@
+"""The options of a training step: parts, weights, precision and what is computed again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.errors import UserError
+from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, dealt, pack, pack_parts
+from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.optimizers import TrainingConfig
+from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.trainer import train
+
+SOFT = nnx.PathContains("soft_prompt")
+SHAPE = Shape(5, 64, 256)
+FRONT = jnp.asarray([0, 7])
+
+
+def made_examples(count=12, seed=0):
+    draws = np.random.default_rng(seed)
+    sizes = draws.integers(6, 30, count)
+    return [
+        TrainingExample(str(n), tuple(draws.integers(3, 320, size).tolist()), int(size) // 3)
+        for n, size in enumerate(sizes)
+    ]
+
+
+def stepped(tiny, batch, chosen=SOFT, **options):
+    """Loss and what is trained after one step of plain SGD: the gradient shows in full."""
+    soft = SoftPrompt(np.random.default_rng(1).normal(0, 0.2, (5, 32)))
+    model = TunedDecoder(nnx.clone(tiny.decoder), soft)
+    graph, trainable, frozen = nnx.split(model, chosen, ...)
+    update = optax.sgd(1.0)
+    trainable = jax.tree.map(jnp.copy, trainable)  # the step donates what it is given
+    state = TrainState(trainable, update.init(trainable))
+    step = make_step(graph, update, TrainingConfig(**options))
+    state, loss, _ = step(state, frozen, batch, FRONT)
+    return float(loss), jax.tree.leaves(state.trainable)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    return stepped(tiny, pack(made_examples(), 5, 64, 256)[0], nnx.Param)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, whole, parts):
+    batch, left_over = pack_parts(made_examples(), SHAPE, parts)
+    counts = batch.target_weight.sum(axis=1)
+    assert not left_over and len(set(counts)) > 1  # a mean of means would be another number
+    loss, found = stepped(tiny, batch, nnx.Param)
+    assert loss == pytest.approx(whole[0], abs=1e-5)
+    for ours, theirs in zip(found, whole[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_parts_hold_every_example_once_and_about_as_many_tokens_each():
+    examples = made_examples(20)
+    hands = dealt(examples, 3)
+    assert sorted(e.id for hand in hands for e in hand) == sorted(e.id for e in examples)
+    sizes = [sum(len(example.tokens) for example in hand) for hand in hands]
+    assert max(sizes) - min(sizes) <= max(len(example.tokens) for example in examples)
+
+
+@pytest.mark.parametrize("remat", ["layers", "products"])
+def test_computing_again_changes_no_gradient(tiny, whole, remat):
+    loss, found = stepped(tiny, pack(made_examples(), 5, 64, 256)[0], nnx.Param, remat=remat)
+    assert loss == pytest.approx(whole[0], abs=1e-6)
+    for ours, theirs in zip(found, whole[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_bfloat16_is_computed_in_while_what_is_trained_stays_float32(tiny, whole):
+    batch = pack(made_examples(), 5, 64, 256)[0]
+    loss, found = stepped(tiny, batch, nnx.Param, compute_dtype="bfloat16")
+    assert loss != whole[0] and loss == pytest.approx(whole[0], rel=0.02)
+    assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
+
+
+def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(tiny):
+    soft = SoftPrompt(np.random.default_rng(1).normal(0, 0.2, (5, 32)))
+    model = TunedDecoder(nnx.clone(tiny.decoder), soft)
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model.decoder))]
+    config = TrainingConfig(steps=1, frozen_dtype="bfloat16", warmup_steps=0, row_length=64)
+    result = train(model, SOFT, made_examples(), config, seed=0)
+    assert soft.embeddings[...].dtype == jnp.float32 and np.isfinite(result.losses).all()
+    for leaf, earlier in zip(jax.tree.leaves(nnx.state(model.decoder)), before, strict=True):
+        np.testing.assert_array_equal(leaf, earlier)
+
+
+def test_weights_of_targets_count_in_the_mean(tiny):
+    one, other = made_examples(2)
+    halved = TrainingExample(other.id, other.tokens, other.target_start, (0.5,) * other.targets)
+    alone = [
+        stepped(tiny, pack([example], 5, 64, 256)[0])[0] * example.targets
+        for example in (one, other)
+    ]
+    loss, _ = stepped(tiny, pack([one, halved], 5, 64, 256)[0])
+    expected = (alone[0] + 0.5 * alone[1]) / (one.targets + 0.5 * other.targets)
+    assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_smoothing_and_z_loss_reach_the_step(tiny):
+    batch = pack(made_examples(4), 5, 64, 256)[0]
+    plain, z_loss = stepped(tiny, batch)[0], stepped(tiny, batch, z_loss=0.1)[0]
+    assert z_loss > plain + 0.1
+    assert stepped(tiny, batch, label_smoothing=0.2)[0] != pytest.approx(plain, abs=1e-3)
+
+
+def test_a_batch_without_a_target_is_named():
+    examples = [TrainingExample("with", (1, 2, 3), 1), TrainingExample("without", (1, 2), 2)]
+    with pytest.raises(UserError, match=r"step \d: no example of its batch has .* \(without\)"):
+        Batches(examples, 1, 4, seed=0)
+
+
+def test_a_negative_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="learning_rate"):
+        TrainingConfig(learning_rate=-1e-3)
