@@ -136,12 +136,10 @@ def compare(
     result = Comparison(task.name, settings.decoder, settings.seed, output, notes=task.notes)
     for note in task.notes:
         display.line(note)
-    folders = {
-        name: rungs.Folder(output, name, rungs.identify(name, method, model, task, settings.seed))
-        for name, method in methods.items()
-    }
+    folders = rungs.folders(output, methods, model, task, settings.seed)
     known = {} if fresh else rungs.kept(output / RESULTS, folders)
-    rungs.clear(output, {} if fresh else folders, known)
+    if gone := rungs.clear(output, {} if fresh else folders, known):
+        display.line(f"{output} held another comparison; replaced: {', '.join(gone)}")
     result.rungs = list(known.values())
     if known:
         result.write()
@@ -155,6 +153,8 @@ def compare(
             if name in known:
                 rung, right = known[name], folders[name].correct()
             else:
+                if folders[name].unfinished.exists():
+                    display.line(f"{name}: goes on where it stood")
                 rung, right = rungs.climb(
                     folders[name], method, model, task, settings, mesh, display
                 )

@@ -37,12 +37,18 @@ MEASURED = (  # what every rung has in comparison.json, null where it was skippe
 RELATIONS = ("p_value_vs_previous", "vs_previous", "vs_chain_of_thought")  # to other rungs
 
 
-def identify(name: str, method: Method, model: PretrainedDecoder, task: Task, seed: int) -> str:
-    """What a rung's result depends on, as one word; not where it runs, nor how fast."""
-    options = method.model_dump()
-    files = [Path(value) for value in options.values() if isinstance(value, str)]
-    contents = [path.read_bytes() for path in files if path.is_file()]  # such as a mixture's
-    return identity(name, options, contents, model.fingerprint, task, seed)
+def folders(
+    output: Path, methods: Mapping[str, Method], model: PretrainedDecoder, task: Task, seed: int
+) -> dict[str, "Folder"]:
+    """The rungs' places, by an identity of all that a result depends on; not of where it runs."""
+    common = identity(model.fingerprint, task, seed)
+    found = {}
+    for name, method in methods.items():
+        options = method.model_dump()
+        files = [Path(value) for value in options.values() if isinstance(value, str)]
+        contents = [path.read_bytes() for path in files if path.is_file()]  # such as a mixture's
+        found[name] = Folder(output, name, identity(common, name, options, contents))
+    return found
 
 
 class Folder:
@@ -97,17 +103,26 @@ def kept(results: Path, folders: Mapping[str, Folder]) -> dict[str, dict[str, An
         return {}
 
 
-def clear(output: Path, folders: Mapping[str, Folder], kept: Mapping[str, Any]) -> None:
-    """Takes away what earlier comparisons left: rungs that are not kept, unfinished ones of old."""
+def clear(output: Path, folders: Mapping[str, Folder], kept: Mapping[str, Any]) -> list[str]:
+    """Takes away what earlier comparisons left: rungs that are not kept, unfinished ones of old.
+
+    Returns:
+        the names of the finished rungs that are gone.
+    """
+    gone = []
     for name in METHODS:
+        folder = folders.get(name) or Folder(output, name, "")
         if name not in kept:
-            (folders.get(name) or Folder(output, name, "")).clear()
+            here = folder.predictions.exists() and not folder.unfinished.exists()
+            gone += [name] if here else []
+            folder.clear()
     going_on = {folder.unfinished for name, folder in folders.items() if name not in kept}
     for half in (output / "adaptations").glob(".*"):  # killed while it was saved
         shutil.rmtree(half, ignore_errors=True)
     for left in (output / "unfinished").glob("*-*"):
         if left not in going_on:
             shutil.rmtree(left, ignore_errors=True)
+    return gone
 
 
 def skipped(name: str, reason: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def comparison(tiny_folder: Path, tmp_path: Path, **options) -> dict[str, Any]:
 
 
 def test_only_rungs_that_something_changed_for_are_climbed_again(
-    tiny_folder: Path, tmp_path: Path, monkeypatch
+    tiny_folder: Path, tmp_path: Path, monkeypatch, capsys
 ):
     asked = []
 
@@ -120,7 +120,10 @@ def test_only_rungs_that_something_changed_for_are_climbed_again(
     again = compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
     assert len(asked) == 12 and again.rungs == first.rungs
     other = comparison(tiny_folder, tmp_path, few_shot=SHORT | {"demonstrations": 2})
-    changed = compare(other, tmp_path / "run", progress=False)
+    changed = compare(other, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "run held another comparison; replaced: few_shot" in " ".join(said.split())
+    assert "(from an earlier run)" in said.partition("few_shot: ")[0]
     assert len(asked) == 18 and changed["few_shot"]["identity"] != first["few_shot"]["identity"]
     compare(other, tmp_path / "run", overrides={"seed": 1}, progress=False)
     assert len(asked) == 30
