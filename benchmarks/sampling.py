@@ -44,7 +44,7 @@ def ours(settings: dict[str, Any]) -> dict[str, float]:
         assert len(found) == len(requests) * decoding.candidates
         assert all(len(one.token_ids) == decoding.max_new_tokens for *_, one in found)
 
-    return measure(run)
+    return measure(run, settings["repeats"])
 
 
 def main() -> None:
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--top-k", type=int, default=40, help="0: the whole vocabulary")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken")
     options = parser.parse_args()
     if options.peer == "tunix" and not TUNIX.exists():
         parser.error("tunix is not installed; run benchmarks/peers/tunix.sh first")

@@ -48,7 +48,7 @@ def main(settings: dict[str, Any]) -> dict[str, float]:
             texts = cached() if settings["cached"] else plain()
         assert texts.shape == (len(questions) * candidates, whole.shape[1] + new)
 
-    return measure(run)
+    return measure(run, settings["repeats"])
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main(settings: dict[str, Any]) -> dict[str, float]:
         )
         assert len(found.tokens) == len(texts) and all(len(one) == new for one in found.tokens)
 
-    return measure(run)
+    return measure(run, settings["repeats"])
 
 
 if __name__ == "__main__":
