@@ -31,18 +31,24 @@ def draws(length, seed=0):
     return tuple(int(i) for i in np.random.default_rng(seed).integers(3, 300, length))
 
 
-def test_greedy_tokens_equal_transformers_for_lengths_around_the_buckets(tiny_folder, tiny):
+@pytest.mark.parametrize("which", ["random", "stories260k"])
+def test_greedy_tokens_equal_transformers_for_lengths_around_the_buckets(which, request):
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    if which == "random":
+        folder = request.getfixturevalue("tiny_folder")
+    else:
+        folder = request.getfixturevalue("shared") / "models" / "stories260k"
+    model = adapt_jax.load_pretrained(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     lengths = (1, 2, 31, 32, 33, 63, 64, 65, 100)
     requests = [Request(str(length), draws(length, length)) for length in lengths]
-    found = greedy(tiny, requests, max_new_tokens=12)
-    for index, request in enumerate(requests):
-        ids = torch.tensor([request.tokens])
+    found = greedy(model, requests, max_new_tokens=12)
+    for index, one in enumerate(requests):
+        ids = torch.tensor([one.tokens])
         mask = torch.ones_like(ids)
         text = theirs.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
-        assert list(found[index, 0].token_ids) == text[0, len(request.tokens) :].tolist()
+        assert list(found[index, 0].token_ids) == text[0, len(one.tokens) :].tolist()
 
 
 def test_a_shared_prefix_gives_what_repeating_it_in_the_prompt_gives(tiny):
