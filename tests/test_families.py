@@ -22,10 +22,11 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.folders import read_config
-from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.prefix import Prefix, encode_prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
 from adapt_jax.decoders.saving import save_pretrained
-from adapt_jax.sampling.engine import Decoding, Engine, Request
+from adapt_jax.errors import UserError
+from adapt_jax.sampling.engine import Decoding, Engine, Request, generate
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -99,6 +100,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral": (
         "ministral",
         {"head_dim": 8, "sliding_window": 9, "layer_types": [SLIDING, FULL]},
+    ),
+    "ministral3": (
+        "ministral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.4, "mscale": 0.5}
+            | {"mscale_all_dim": 1.5, "original_max_position_embeddings": 16},
+        },
     ),
     "qwen2": (
         "qwen2",
@@ -482,3 +491,72 @@ def test_what_a_config_leaves_out_means_what_transformers_takes_it_to_mean(name:
     if theirs.get("head_dim", 0) is None:
         del theirs["head_dim"]
     assert family.to_config(sizes) == family.to_config(theirs)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    inner = {"gemma3": ("gemma3", "siglip_vision_model"), "mistral3": ("ministral3", "pixtral")}
+    text_case, vision_type = inner[kind]
+    model_type, changes = CASES[text_case]
+    text = CONFIG_MAPPING[model_type](**copy.deepcopy({**SIZES, **changes}))
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = CONFIG_MAPPING[kind](
+        text_config=text.to_dict(),
+        vision_config={"model_type": vision_type, **vision},
+        tie_word_embeddings=False,
+        eos_token_id=7,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn(value.shape) * 0.2)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    ours = load_pretrained(tmp_path)
+    assert ours.config.eos_ids == (7,)
+    ids = tokens(2, 40)
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(ids)).logits.numpy()
+    found = run(ours.decoder, ids)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama, dynamic", "phi3, longrope"])
+def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
+    name: str, made: Any
+) -> None:
+    import torch
+
+    folder, model, ours = made(name)
+    ids = tokens(1, 300)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+    declared = load_pretrained(folder, context_length=300)
+    # A beginning, a prefix and what stands behind it know the length of the whole.
+    scale = np.abs(expected).max()
+    found = run(declared.decoder, ids[:, :40])
+    np.testing.assert_allclose(found, expected[:, :40], atol=1e-4 * scale, rtol=0)
+    decoder = declared.decoder
+    prefix = encode_prefix(decoder, decoder.embed(jnp.asarray(ids[0, :90])))
+    rest = jnp.asarray(ids[:, 90:])
+    hidden, _ = decoder(
+        decoder.embed(rest),
+        90 + jnp.arange(210)[None],
+        causal_mask(jnp.ones_like(rest)),
+        prefix=prefix.blocks,
+    )
+    np.testing.assert_allclose(decoder.logits(hidden), expected[:, 90:], atol=1e-4 * scale, rtol=0)
+    assert (
+        np.abs(np.asarray(run(ours.decoder, ids[:, :40])) - expected[:, :40]).max() > 0.01 * scale
+    )
+    with pytest.raises(UserError, match="context"):
+        generate(ours, ["9" * 290], max_new_tokens=20)
+    with pytest.raises(UserError, match="context_length 99999"):
+        load_pretrained(folder, context_length=99999)

@@ -1,9 +1,9 @@
 """DecoderConfig: every way in which the decoder families differ, as plain fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS
-from adapt_jax.decoders.rope import Rope
+from adapt_jax.decoders.rope import LONGEST, Rope
 
 NORMS = ("rms", "rms_plus_one", "layer")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
@@ -144,3 +144,22 @@ class DecoderConfig:
     def layer(self, index: int) -> LayerKind:
         """What kind of layer this is, counted from 0."""
         return self.layer_kinds[index if len(self.layer_kinds) > 1 else 0]
+
+    def declared(self, context_length: int) -> "DecoderConfig":
+        """The same decoder, declared for texts of up to this many tokens, the prefix counted.
+
+        Rotary frequencies that depend on the total length are chosen by it, once and for all.
+
+        Raises:
+            ValueError: the decoder cannot go that far.
+        """
+        ropes = [kind.rope for kind in self.layer_kinds if kind.rope and kind.rope.limit]
+        farthest = self.context_length
+        for rope in ropes:
+            reach = dict(rope.numbers)[LONGEST] * (
+                dict(rope.numbers)["factor"] if rope.kind == "dynamic" else 1
+            )
+            farthest = max(farthest, int(reach))
+        if not 1 <= context_length <= farthest:
+            raise ValueError(f"context_length {context_length}: expected 1 to {farthest}")
+        return replace(self, context_length=context_length)

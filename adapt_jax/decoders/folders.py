@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.families import FAMILIES, Family
+from adapt_jax.decoders.families import FAMILIES, Family, family_of
 from adapt_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
+def read_config(folder: Path, context_length: int | None = None) -> tuple[Family, DecoderConfig]:
     """The family and the shape that ``config.json`` tells.
 
     ``generation_config.json``, where it is there, has the last word on BOS, EOS and padding.
@@ -147,14 +147,16 @@ def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
         )
     else:
         try:
-            config = FAMILIES[architecture].to_config(hf)
+            family = family_of(architecture, hf)
+            config = family.to_config(hf)
+            config = config if context_length is None else config.declared(context_length)
         except KeyError as error:
             problems.append(f"no field {error}")
         except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
             problems.append(str(error))
     if problems:
         raise UserError(f"{file}: {'; '.join(problems)}")
-    return FAMILIES[architecture], config
+    return family, config
 
 
 def quantisation(hf: dict[str, Any]) -> str:

@@ -81,6 +81,7 @@ def load_pretrained(
     revision: str | None = None,
     dtype: Any = None,
     mesh: Mesh | None = None,
+    context_length: int | None = None,
 ) -> PretrainedDecoder:
     """Reads a Hugging Face folder: ``config.json``, safetensors, tokenizer.
 
@@ -93,6 +94,9 @@ def load_pretrained(
         revision: a branch, tag or commit on the hub, where the path names none.
         dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
         mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
+        context_length: tokens of the longest text, the prefix counted, where that is not to be
+            what ``config.json`` says. Decoders whose rotary positions depend on the length of the
+            whole text (dynamic, longrope) go beyond the pretrained length only if declared so.
 
     Raises:
         UserError: with all that is wrong at once: the folder, its weights, its config or its
@@ -100,7 +104,7 @@ def load_pretrained(
             config disagree.
     """
     folder, problems = folders.find_folder(path, revision), list[str]()
-    read = attempt(lambda: folders.read_config(folder), problems)
+    read = attempt(lambda: folders.read_config(folder, context_length), problems)
     tokenizer = attempt(lambda: folders.read_tokenizer(folder), problems) if read else None
     with ExitStack() as stack:
         tensors, damages = open_tensors(folder, stack)

@@ -1,5 +1,8 @@
 """One short file per decoder family; the key is the architecture that ``config.json`` names."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import (
     gemma,
@@ -9,6 +12,7 @@ from adapt_jax.decoders.families import (
     gpt_neox,
     granite,
     llama,
+    ministral3,
     mistral,
     mixtral,
     olmo2,
@@ -28,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         llama.FAMILY,
         mistral.FAMILY,
         mistral.MINISTRAL,
+        ministral3.FAMILY,
         mixtral.FAMILY,
         qwen2.FAMILY,
         qwen3.FAMILY,
@@ -44,8 +49,27 @@ FAMILIES: dict[str, Family] = {
         gpt_neox.FAMILY,
     )
 }
-# Read as the text decoder inside.
-FAMILIES["Gemma3ForConditionalGeneration"] = gemma3.FAMILY
+# Multimodal checkpoints, read as the text decoders inside; ``family_of`` says which that is.
+FAMILIES |= {
+    "Gemma3ForConditionalGeneration": gemma3.FAMILY,
+    "Mistral3ForConditionalGeneration": mistral.FAMILY,
+}
+
+
+def family_of(architecture: str, hf: Mapping[str, Any]) -> Family:
+    """The family of a ``config.json`` whose architecture is one of FAMILIES.
+
+    Raises:
+        ValueError: the text decoder inside a multimodal checkpoint is of no known family.
+    """
+    text = hf.get("text_config")
+    if not isinstance(text, Mapping) or FAMILIES[architecture].architecture == architecture:
+        return FAMILIES[architecture]
+    kinds = {family.model_type: family for family in FAMILIES.values()}
+    kind = text.get("model_type", FAMILIES[architecture].model_type)
+    if kind not in kinds:
+        raise ValueError(f"text_config: model_type {kind!r} is not supported")
+    return kinds[kind]
 
 
 def tensor_names(family: Family, config: DecoderConfig) -> dict[ParameterPath, Stored]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from adapt_jax.decoders.families import gemma2
 from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.families.tables import MULTIMODAL
 from adapt_jax.decoders.rope import Rope
 
 FAMILY = replace(
@@ -27,10 +28,5 @@ FAMILY = replace(
         window=lambda hf: hf.get("sliding_window", 4096),
         slides=lambda hf, layer: (layer + 1) % hf.get("sliding_window_pattern", 6) != 0,
     ),
-    ignored=("*rotary_emb.inv_freq", "*vision_tower.*", "*multi_modal_projector.*"),
-    renamed=(
-        ("language_model.model.", "model."),
-        ("language_model.lm_head.", "lm_head."),
-        ("model.language_model.", "model."),
-    ),
+    **MULTIMODAL,
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layers import Layers
-from adapt_jax.decoders.families.tables import FIELDS, TENSORS
+from adapt_jax.decoders.families.tables import FIELDS, MULTIMODAL, TENSORS
 
 FAMILY = Family(
     architecture="MistralForCausalLM",
@@ -16,6 +16,7 @@ FAMILY = Family(
         "context_length": ("max_position_embeddings", 131072),
     },
     layers=Layers(window=lambda hf: hf.get("sliding_window", 4096)),
+    **MULTIMODAL,
 )
 MINISTRAL = replace(
     FAMILY,

@@ -85,3 +85,13 @@ NO_IDS: Mapping[str, tuple[str, Any]] = {
     "bos_id": ("bos_token_id", None),
     "eos_ids": ("eos_token_id", None),
 }
+
+# The text decoder out of a multimodal checkpoint, as older and newer files call it.
+MULTIMODAL: Mapping[str, Any] = {
+    "ignored": ("*rotary_emb.inv_freq", "*vision_tower.*", "*multi_modal_projector.*"),
+    "renamed": (
+        ("language_model.model.", "model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("model.language_model.", "model."),
+    ),
+}
