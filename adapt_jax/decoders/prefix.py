@@ -141,7 +141,8 @@ def encode_prefix(
     if padded == 0:
         return PrefixCache([], 0, 0)
     positions = jnp.arange(padded)[None]
-    mask = jnp.tril(jnp.ones((padded, padded), bool))[None]
+    real = jnp.arange(padded) < (padded if length is None else length)
+    mask = (jnp.tril(jnp.ones((padded, padded), bool)) & real[:, None])[None]
     _, keys_values = decoder(embeddings[None], positions, mask)
     layers = [(keys[0], values[0]) for keys, values in keys_values]
     return PrefixCache(layers, padded if length is None else length, padded)
