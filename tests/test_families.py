@@ -26,7 +26,9 @@ from adapt_jax.decoders.prefix import Prefix, encode_prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
 from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
-from adapt_jax.sampling.engine import Decoding, Engine, Request, generate
+from adapt_jax.sampling.decoding import Decoding, Request
+from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.generate import generate
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -476,21 +478,69 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     assert read_config(tmp_path)[1] == ours.config
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_what_a_config_leaves_out_means_what_transformers_takes_it_to_mean(name: str) -> None:
+# What older files say, where transformers 5 has rope_parameters and layer_types.
+THETA = {"rope_theta": 777.0}
+LINEAR = {"rope_scaling": {"type": "linear", "factor": 3.0}}
+OLDER: dict[str, list[dict[str, Any]]] = {
+    "llama": [THETA, {**THETA, **LINEAR}, {**THETA, "rope_scaling": {**LLAMA3}}],
+    "mistral": [{**THETA, "sliding_window": None}, {**THETA, **LINEAR, "sliding_window": 9}],
+    "mixtral": [{**THETA, "sliding_window": 9}],
+    "qwen2": [
+        {**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+        {**THETA, "use_sliding_window": False, "sliding_window": 9, "max_window_layers": 1},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+    ],
+    "qwen3": [{**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}],
+    "qwen3_moe": [{**THETA, "decoder_sparse_step": 2}, {"mlp_only_layers": [0]}],
+    "gemma": [{**THETA, "hidden_act": "gelu"}],
+    "gemma2": [{**THETA, "sliding_window": 9}],
+    "gemma3_text": [
+        {
+            **THETA,
+            "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+            "rope_local_base_freq": 55.0,
+            "sliding_window_pattern": 2,
+        },
+        {"rope_parameters": {FULL: {"rope_type": "default", "rope_theta": 9.0}}},
+    ],
+    "phi3": [
+        {"rope_scaling": {**LONG, "type": "su"}, "original_max_position_embeddings": 64, **THETA},
+        {"rope_scaling": LONG, "partial_rotary_factor": 0.75},
+    ],
+    "olmo2": [{**THETA, **LINEAR}],
+    "olmo3": [{**THETA, "rope_scaling": YARN}, {"rope_theta": 5.0}],
+    "smollm3": [{**THETA, "no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1], **LINEAR}],
+    "granite": [{**THETA, **LINEAR}],
+    "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
+    "ministral3": [{}],
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "older"),
+    [
+        *((model_type, {}) for model_type in sorted({case[0] for case in CASES.values()})),
+        *((model_type, older) for model_type, rows in OLDER.items() for older in rows),
+    ],
+    ids=str,
+)
+def test_silence_and_older_spellings_mean_what_transformers_takes_them_to_mean(
+    model_type: str, older: dict[str, Any]
+) -> None:
     from transformers import CONFIG_MAPPING
 
-    model_type = CASES[name][0]
     sizes = {key: value for key, value in SIZES.items() if not key.endswith("_id")}
     del sizes["max_position_embeddings"]
     if model_type == "gpt2":
-        sizes = {key: value for key, value in GPT2.items() if key in ("vocab_size", "n_embd")}
-        sizes |= {"n_layer": 2, "n_head": 4}
-    theirs = CONFIG_MAPPING[model_type](**sizes).to_dict()
+        sizes = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    given = {**sizes, **older}
+    theirs = CONFIG_MAPPING[model_type](**copy.deepcopy(given)).to_dict()
     family = next(one for one in FAMILIES.values() if one.model_type == model_type)
     if theirs.get("head_dim", 0) is None:
         del theirs["head_dim"]
-    assert family.to_config(sizes) == family.to_config(theirs)
+    config = family.to_config(given)
+    assert config == family.to_config(theirs)
+    assert family.to_config(family.to_hf(config)) == config
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "mistral3"])

@@ -103,13 +103,15 @@ class Layers:
         if kind not in KINDS:
             raise ValueError(f"rope_type {kind!r} is not supported; supported: {', '.join(KINDS)}")
         taken = (*KINDS[kind].needs, *KINDS[kind].takes)
-        numbers = {name: given[name] for name in taken if given.get(name) is not None}
+        said = (name for name in taken if name != LONGEST and given.get(name) is not None)
+        numbers = {name: given[name] for name in said}
         if ORIGINAL in taken:
             original = hf.get(ORIGINAL) or self.original or numbers.get(ORIGINAL) or longest
             numbers[ORIGINAL] = original
         if LONGEST in taken and not (kind == "yarn" and "factor" in numbers):
             numbers[LONGEST] = longest
-        fraction = _first(given.get("partial_rotary_factor"), hf.get(self.fraction or "-"))
+        share = self.fraction or "partial_rotary_factor"
+        fraction = _first(given.get("partial_rotary_factor"), hf.get(share))
         if not self.fraction and fraction not in (None, 1.0) and kind != "proportional":
             raise ValueError(f"partial_rotary_factor {fraction} is not known in this family")
         return Rope(
