@@ -108,7 +108,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "head_dim": 16,
             "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.4, "mscale": 0.5}
-            | {"mscale_all_dim": 1.5, "original_max_position_embeddings": 16},
+            | {"mscale_all_dim": 1.5, "original_max_position_embeddings": 16}
+            | {"beta_fast": 0.5, "beta_slow": 0.1},
         },
     ),
     "qwen2": (
