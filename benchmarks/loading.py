@@ -115,6 +115,9 @@ def timed(load: Any, touch: Any, width: int) -> dict[str, float]:
 
 def ours(folder: str, dtype: str) -> dict[str, float]:
     """This project's side."""
+    from adapt_jax.cli import choose_platform
+
+    choose_platform()
     import jax
     import jax.numpy as jnp
     from transformers import AutoTokenizer  # noqa: F401  imported before the clock starts

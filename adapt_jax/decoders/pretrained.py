@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # executable when opened, so never opened
-STRIP = 1 << 20  # bytes of a file that one thread holds: they stay in the processor's cache
-BLOCK = 256  # rows of a strip that are turned at a time
+STRIP = 1 << 19
+BLOCK = 64  # columns of a strip that are turned at a time
 T = TypeVar("T")
 
 
@@ -289,11 +290,13 @@ def read_part(
         # astype keeps the order of the axes in memory, so that it runs over whole rows
         piece = stored.read(path, shapes, tensors, there).astype(dtype, copy=False)
         target = out[strip]
-        if piece.ndim < 2:
+        if not stored.swapped or piece.ndim < 2:
             target[...] = piece
-        else:
-            for at in range(0, piece.shape[-2], BLOCK):
-                target[..., at : at + BLOCK, :] = piece[..., at : at + BLOCK, :]
+            return
+        for at in range(0, piece.shape[-2], BLOCK):
+            # a small copy first: rows a power of two apart would share few lines of the cache
+            block = np.swapaxes(piece[..., at : at + BLOCK, :], -1, -2).copy()
+            target[..., at : at + BLOCK, :] = np.swapaxes(block, -1, -2)
 
     list(pool.map(copy, strips(out.shape, stored, dtype.itemsize)))
     return out
@@ -320,7 +323,10 @@ def strips(shape: Shape, stored: Stored, itemsize: int) -> list[Index]:
 
 
 def aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins where XLA wants it to, so that a CPU device takes it uncopied."""
-    raw = np.empty(nbytes(shape, dtype) + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes(shape, dtype)].view(dtype).reshape(shape)
+    """An array that begins where XLA wants it to, so that a CPU device takes it uncopied.
+
+    The memory is asked of the system itself: NumPy would ask for huge pages, and the system may
+    then spend more time on making room for them than all of the reading takes.
+    """
+    raw = np.frombuffer(mmap.mmap(-1, max(nbytes(shape, dtype), 1)), np.uint8)
+    return raw[: nbytes(shape, dtype)].view(dtype).reshape(shape)
