@@ -9,7 +9,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import json, jax, jax.numpy as jnp
+import json, re, jax, jax.numpy as jnp
 from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -21,14 +21,16 @@ from adapt_jax.decoders.sharding import MESH_AXES, row_sharding, shardings
 from adapt_jax.sampling import steps
 from adapt_jax.sampling.logits import Sampling
 from adapt_jax.tuning.batches import Batch
+from adapt_jax.tuning.lora import attach
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
 
-topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
-mesh = Mesh(np.array(topology.devices).reshape(2, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+def slice_of(name, sizes):
+    devices = topologies.get_topology_desc(name, platform="tpu").devices
+    return Mesh(np.array(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
 config = DecoderConfig("LlamaForCausalLM", 512, 128, 256, 2, 4, 2, 32, 256, tie_embeddings=True)
-everywhere, rows = NamedSharding(mesh, PartitionSpec()), row_sharding(mesh)
 
 def placed(tree, places):
     shape = jax.ShapeDtypeStruct
@@ -37,29 +39,49 @@ def placed(tree, places):
 def spread(tree):
     return placed(tree, jax.tree.map(lambda x: everywhere, tree))
 
-def make():
-    soft_prompt = SoftPrompt(jnp.zeros((16, 128)))
-    return TunedDecoder(Decoder(config, rngs=nnx.Rngs(0)), soft_prompt)
+def make(name):
+    decoder = Decoder(config, rngs=nnx.Rngs(0))
+    if name == "lora":
+        attach(decoder, ["query", "value"], 8, 16.0, nnx.Rngs(0))
+    soft_prompt = SoftPrompt(jnp.zeros((16, 128))) if name == "prompt_tuning" else None
+    return TunedDecoder(decoder, soft_prompt)
 
-def memory(compiled):
-    found = compiled.memory_analysis()
-    return {"arguments": found.argument_size_in_bytes, "temporary": found.temp_size_in_bytes}
+def measured(compiled):
+    found, text = compiled.memory_analysis(), compiled.as_text()
+    return {
+        "arguments": found.argument_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
+        "collectives": {
+            kind: count
+            for kind in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
+            if (count := len(re.findall(rf" {kind}(?:-start)?\\(", text)))
+        },
+    }
 
-told = {}
-filters = {"prompt_tuning": nnx.PathContains("soft_prompt"), "fine_tuning": nnx.Param}
-for name, chosen in filters.items():
-    graph, trainable, frozen = nnx.split(nnx.eval_shape(make), chosen, ...)
+def training(name, chosen, mesh):
+    graph, trainable, frozen = nnx.split(nnx.eval_shape(lambda: make(name)), chosen, ...)
     trainable = placed(trainable, shardings(trainable, mesh))
     frozen = placed(frozen, shardings(frozen, mesh))
     update = optimizer(TrainingConfig())
     state = TrainState(trainable, spread(jax.eval_shape(update.init, trainable)))
-    grid = jax.ShapeDtypeStruct((8, 256), jnp.int32, sharding=rows)
+    grid = jax.ShapeDtypeStruct((16, 256), jnp.int32, sharding=rows)
     flat = jax.ShapeDtypeStruct((512,), jnp.int32, sharding=everywhere)
     weights = jax.ShapeDtypeStruct((512,), jnp.float32, sharding=everywhere)
     batch = Batch(grid, grid, grid, flat, flat, weights)
     front = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=everywhere)
-    compiled = make_step(graph, update).lower(state, frozen, batch, front).compile()
-    told[name] = memory(compiled)
+    return make_step(graph, update).lower(state, frozen, batch, front).compile()
+
+told = {}
+filters = {
+    "prompt_tuning": nnx.PathContains("soft_prompt"),
+    "lora": nnx.PathContains("lora"),
+    "fine_tuning": nnx.Param,
+}
+for slice_name, sizes in (("v5e:4x8", (4, 4, 2)), ("v5e:2x4", (2, 2, 2))):
+    mesh = slice_of(slice_name, sizes)
+    everywhere, rows = NamedSharding(mesh, PartitionSpec()), row_sharding(mesh)
+    for name, chosen in filters.items():
+        told[f"{name} on {slice_name}"] = measured(training(name, chosen, mesh))
 
 graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 weights = placed(weights, shardings(weights, mesh))
@@ -76,7 +98,7 @@ seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
 compiled = steps.decode.lower(
     graph, Sampling(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
 ).compile()
-told["decoding"] = memory(compiled)
+told["decoding on v5e:2x4"] = measured(compiled)
 print(json.dumps(told))
 """
 
@@ -94,6 +116,18 @@ def test_training_and_decoding_steps_compile_for_a_tpu_slice():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert set(told) == {"prompt_tuning", "fine_tuning", "decoding"}
-    for size in told.values():  # bytes per device; a small step may do with on-chip memory
-        assert 0 < size["arguments"] < 2**30 and 0 <= size["temporary"] < 2**30, told
+    methods = ("prompt_tuning", "lora", "fine_tuning")
+    training = {f"{name} on {where}" for name in methods for where in ("v5e:2x4", "v5e:4x8")}
+    assert set(told) == training | {"decoding on v5e:2x4"}
+    for found in told.values():  # bytes per device; a small step may do with on-chip memory
+        assert 0 < found["arguments"] < 2**30 and 0 <= found["temporary"] < 2**30, told
+    collectives = {name: sum(found["collectives"].values()) for name, found in told.items()}
+    for where in ("v5e:2x4", "v5e:4x8"):
+        # Sharded weights are gathered; gradients are reduced, and only of what is trained.
+        assert told[f"fine_tuning on {where}"]["collectives"]["all-gather"] > 0, told
+        assert told[f"fine_tuning on {where}"]["collectives"]["all-reduce"] > 0, told
+        for name in ("prompt_tuning", "lora"):
+            assert 0 < collectives[f"{name} on {where}"] <= collectives[f"fine_tuning on {where}"]
+    for name in methods:  # a quarter of the state is on a device, or an eighth
+        here, there = told[f"{name} on v5e:2x4"], told[f"{name} on v5e:4x8"]
+        assert there["arguments"] < here["arguments"], told

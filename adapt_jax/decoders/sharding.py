@@ -42,7 +42,8 @@ def make_mesh(
     if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
         raise UserError(
             f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices: "
-            "the product must be their number (one size may be -1)"
+            f"{' x '.join(map(str, sizes))} = {int(np.prod(sizes))}, and the product must be their "
+            "number (one size may be -1: what is left)"
         )
     return jax.make_mesh(tuple(sizes), MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
 

@@ -110,6 +110,13 @@ def train(
         frozen = jax.device_put(frozen, shardings(frozen, mesh))
         row_multiple = mesh.shape["data"] * mesh.shape["fsdp"]
         place_batch = lambda batch: jax.device_put(batch, _batch_shardings(batch, mesh))  # noqa: E731
+        if shape is not None and (rest := shape.rows % row_multiple):
+            less = shape.rows - rest
+            raise UserError(
+                f"a batch of {shape.rows} rows cannot be shared by data {mesh.shape['data']} x "
+                f"fsdp {mesh.shape['fsdp']} = {row_multiple}: {shape.rows} / {row_multiple} leaves "
+                f"{rest}; choose {f'{less} or ' if less else ''}{less + row_multiple} rows"
+            )
     frozen = held(frozen, config)
     batches = Batches(
         examples,
