@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.shapes import SIZES, VOCAB, write_llama
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "self_consistency")
-WORK: dict[str, Any] = {"batch": 16, "length": 256, "answer": 128, "prefix": 64, "slots": 64}
+WORK: dict[str, Any] = {"batch": 8, "length": 256, "answer": 128, "prefix": 64, "slots": 64}
 
 
 def resident(key: str) -> int:
@@ -86,8 +86,14 @@ def serve(folder: Path, name: str, dtype: str) -> None:
     """In its own process: what a run takes beyond the loaded decoder, at first and once more."""
     import gc
 
+    import jax
+
+    import adapt_jax.sampling.engine
+    import adapt_jax.tuning.trainer  # noqa: F401  (what is imported later would be counted)
     from adapt_jax.decoders.pretrained import load_pretrained
 
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     model = load_pretrained(folder, dtype=dtype)
     settle()
     before = resident("VmRSS")
@@ -106,7 +112,7 @@ def serve(folder: Path, name: str, dtype: str) -> None:
 
 def compare(folder: Path, name: str, dtype: str) -> dict[str, Any]:
     """Foretold and measured, in MiB."""
-    from adapt_jax.decoders.pretrained import read_config
+    from adapt_jax.decoders.folders import read_config
     from adapt_jax.inspection.memory import measure
     from adapt_jax.inspection.programs import Workload, build
     from adapt_jax.methods import METHODS

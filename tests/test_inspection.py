@@ -1,6 +1,9 @@
 """adapt-jax inspect: what it says without weights, how it measures, and how it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +183,17 @@ def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, tiny_f
 
 def test_a_folder_without_config_is_one_clear_line(tmp_path: Path, capsys):
     assert "no config.json" in fails(capsys, "inspect", tmp_path)
+
+
+def test_one_cpu_plays_as_many_devices_as_the_mesh_asks_for(tiny_folder: Path):
+    command = [sys.executable, "-m", "adapt_jax", "inspect", str(tiny_folder)]
+    done = subprocess.run(
+        [*command, "--mesh", "data=2,fsdp=4", "--quick"],
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "fine_tuning" in done.stdout, done.stderr
 
 
 def test_a_batch_that_the_mesh_cannot_share_is_spelled_out(tiny_folder: Path, capsys):

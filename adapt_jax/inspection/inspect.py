@@ -136,8 +136,8 @@ def inspect(
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype: {dtype!r}{nearest(dtype, DTYPES)}; expected {', '.join(DTYPES)}")
     chosen = {name: options_of(name, overrides or {}) for name in methods}
+    devices, topology = read_mesh(mesh)  # first: once JAX has started, a CPU is one device
     checkpoint = read_checkpoint(path)
-    devices, topology = read_mesh(mesh)
     on_cpu = not topology and jax.default_backend() == "cpu"
     stored = checkpoint.dtype if checkpoint.dtype in DTYPES else "float32"
     trained = {}
