@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -72,10 +73,9 @@ def local_devices(count: int) -> Sequence[Any]:
     Raises:
         UserError: it has fewer.
     """
-    try:  # before JAX starts, a CPU can be told how many devices to be
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass
+    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # before JAX starts, a CPU can be told how many devices to be
+            jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:
         raise UserError(
