@@ -118,7 +118,8 @@ def compare(folder: Path, name: str, dtype: str) -> dict[str, Any]:
     from adapt_jax.methods import METHODS
 
     _, config = read_config(folder)
-    memory = measure(build(METHODS[name](), Workload(**WORK), dtype, None), config, lambda *_: None)
+    programs = build(METHODS[name](), Workload(**WORK), dtype, None)
+    memory = measure(programs, config, lambda *_: None).memory()
     command = [sys.executable, "-m", "benchmarks.inspection", "--serve", name]
     command += ["--folder", str(folder), "--dtype", dtype]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
