@@ -181,11 +181,12 @@ def import_adapter(
     )
     if adapter.low_rank is None:
         return Adaptation("prompt_tuning", prompt, model, adapter.soft_prompt)
-    merged = adapter.low_rank.merged(model)
     if not adapter.replaced:
+        merged = adapter.low_rank.merged(model)
         return Adaptation("lora", prompt, merged, low_rank=adapter.low_rank)
-    _replace(merged, adapter.replaced)
-    return Adaptation("lora", prompt, merged, tuned=True)
+    own = PretrainedDecoder(nnx.clone(model.decoder), model.tokenizer, model.path)
+    _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
+    return Adaptation("lora", prompt, adapter.low_rank.merged(own), tuned=True)
 
 
 def _replace(model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]) -> None:

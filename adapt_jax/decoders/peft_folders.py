@@ -342,6 +342,7 @@ def _replaced(
 ) -> dict[ParameterPath, np.ndarray]:
     """Whole parameters (modules_to_save, bias), by path; what does not fit is noted."""
     replaced: dict[ParameterPath, np.ndarray] = {}
+    held = parameters(model.decoder)
     for name, array in whole.items():
         one = by_name.get(family.canonical(name))
         if one is None or len(one.names) > 1:
@@ -354,5 +355,7 @@ def _replaced(
         else:
             for path in one.parts:
                 index = tuple(slice(0, size) for size in shapes[path])
-                replaced[path] = one.read(path, shapes, {one.names[0]: array}, index)
+                read = one.read(path, shapes, {one.names[0]: array}, index)
+                if not np.array_equal(read, np.asarray(held[path], np.float32)):
+                    replaced[path] = read  # PEFT also writes parameters that stayed as they were
     return replaced
