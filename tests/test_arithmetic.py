@@ -17,6 +17,7 @@ from adapt_jax.tasks.arithmetic import KINDS, corpus, instructions, problems, sp
 from adapt_jax.tasks.arithmetic.instructions import draw_instruction
 from adapt_jax.tasks.arithmetic.problems import draw_from, draw_problem
 from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
+from adapt_jax.tuning.metrics_log import read_rows
 from adapt_jax.tuning.pretraining import PretrainingConfig, pretrain
 
 FORMULA = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
@@ -150,18 +151,17 @@ def test_the_embedded_decoder_is_small_and_says_where_it_comes_from():
 def test_pretraining_again_gives_the_recorded_loss_curve(tmp_path):
     path = EMBEDDED.parents[2] / "configs" / "pretrain" / "arithmetic.yaml"
     config = checked(PretrainingConfig, read_yaml(path), str(path))
-    seen: list[float] = []
 
     class Enough(Exception):
         pass
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        seen.append(loss)
+    def stop(step: int, steps: int, said: str) -> None:
         if step == 3:
             raise Enough
 
     with pytest.raises(Enough):
         pretrain(config, tmp_path, stop)
+    seen = [row["loss"] for row in read_rows(tmp_path / "training" / "metrics.jsonl")]
     recorded = json.loads((EMBEDDED / "loss_curve.json").read_text())
     assert len(recorded) == yaml.safe_load(path.read_text())["training"]["steps"]
     assert seen == pytest.approx(recorded[:3], abs=2e-4)

@@ -103,6 +103,7 @@ def topology_devices(name: str) -> Sequence[Any]:
             "the `tpu` extra brings it: pip install adapt-jax[tpu]"
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody asks which TPU this machine has
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling takes no TPU from others
     from jax.experimental import topologies
 
     chips = [int(size) for size in shape.split("x")]
