@@ -29,7 +29,7 @@ Parts: "parameters" are the decoder's, and what is trained beside it; "original"
 it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot; "activations"
 are all that the compiler needs beside these. Accelerators are judged with the weights as they are
 stored, or as --dtype says; the activations are those of the platform that was compiled for, which
---mesh v5e:1x1 (v6e, v5p, v4) chooses without owning one. On a CPU the process needs 0.2 to 0.5 GiB
+--mesh v5e:1x1 (v6e, v5p, v4) chooses without owning one. On a CPU the process needs 0.2 to 0.6 GiB
 more, beside these: that is the compiler and what it leaves behind."""
 OWN = {  # whether an option takes a value
     "--mesh": True,

@@ -21,6 +21,7 @@ from adapt_jax.errors import UserError
 
 log = logging.getLogger("adapt_jax")
 
+TOGETHER = 100  # steps between checkpoints where several processes train and no schedule is given
 SHARE = 0.02  # of the time, at most, goes into checkpoints whose schedule is left to the clock
 
 
@@ -98,8 +99,11 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Is it time to save? Whether one is saved or not changes nothing in the training."""
-        if self.every is not None:
-            return self.every > 0 and step % self.every == 0
+        every = self.every
+        if every is None and jax.process_count() > 1:
+            every = TOGETHER  # clocks differ, and all processes must save the same step
+        if every is not None:
+            return every > 0 and step % every == 0
         return not self._writing and time.monotonic() - self._began >= self._cost / SHARE
 
     def save(

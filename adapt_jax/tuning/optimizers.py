@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingConfig(BaseModel):
@@ -49,6 +49,12 @@ class TrainingConfig(BaseModel):
     frozen_dtype: Literal["kept", "bfloat16"] = "kept"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     z_loss: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> "TrainingConfig":
+        if self.patience is not None and not self.validate_every:
+            raise ValueError("patience counts validations; set validate_every too")
+        return self
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
