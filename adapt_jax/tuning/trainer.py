@@ -167,7 +167,7 @@ def train(
                 log.write(row | {"time": _pace(row, clock - before, work, peak)})
                 waiting.clear()
                 if on_step is not None:
-                    on_step(row["step"], config.steps, _note(log.steps, config.steps))
+                    on_step(row["step"], config.steps, _note(log.steps))
 
         def exhausted() -> bool:
             return config.patience is not None and best.stale >= config.patience
@@ -242,17 +242,13 @@ def _pace(row: Row, seconds: float, work: Work, peak: float) -> Row:
     }
 
 
-def _note(rows: Sequence[Row], steps: int) -> str:
-    """The last step in a few words; pace and time left are of the last RECENT steps."""
+def _note(rows: Sequence[Row]) -> str:
+    """The last step in a few words; the pace is that of the last RECENT steps."""
     recent = rows[-RECENT:]
     seconds = sum(row["time"]["seconds"] for row in recent)
     pace = sum(row["tokens"] for row in recent) / seconds
     share = sum(row["time"]["peak_share"] * row["time"]["seconds"] for row in recent) / seconds
-    left = (steps - rows[-1]["step"]) * seconds / len(recent)
-    return (
-        f"loss {rows[-1]['loss']:.3f}, {pace:,.0f} tokens/s, {100 * share:.0f} % of peak, "
-        f"{left / 60:.0f} min left"
-    )
+    return f"loss {rows[-1]['loss']:.3f}, {pace:,.0f} tokens/s, {100 * share:.0f} % of peak"
 
 
 def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
