@@ -5,6 +5,7 @@
 Each side is a process of its own; they step in turn, and the last line is JSON: seconds of a step
 (forward, backward, update; median of three after a warm-up), their ratio, the seconds until the
 first step was done, and the resident memory at its highest minus that after loading, in MiB.
+tunix needs benchmarks/peers/tunix.sh first.
 """
 
 import argparse
@@ -20,10 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import ROOT
 from benchmarks.shapes import SIZES, VOCAB, write_llama
 
 METHODS = ("prompt_tuning", "lora", "fine_tuning")
-PEERS = {"peft": ("prompt_tuning", "lora"), "transformers": ("fine_tuning",)}
+PEERS = {
+    "peft": ("prompt_tuning", "lora"),
+    "transformers": ("fine_tuning",),
+    "tunix": ("lora", "fine_tuning"),
+}
+TUNIX = ROOT / "benchmarks" / "peers" / ".tunix" / "bin" / "python"
 EXAMPLES, MEAN, SOFT, RANK = 32, 141, 100, 16
 RATE = {"prompt_tuning": 1e-2, "lora": 1e-3, "fine_tuning": 1e-5}
 Step = Callable[[], float]  # one step of training; its loss
@@ -128,9 +135,9 @@ def resident(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def serve(side: str, method: str, folder: Path) -> None:
+def serve(side: Callable[[str, Path], Step], method: str, folder: Path) -> None:
     """Makes one side ready, then answers each line read with a step: JSON a line."""
-    step = {"ours": ours, "peer": peer}[side](method, folder)
+    step = side(method, folder)
     loaded = resident("VmRSS")
     print(json.dumps({"loaded_mib": loaded}), flush=True)
     for _ in sys.stdin:
@@ -141,13 +148,15 @@ def serve(side: str, method: str, folder: Path) -> None:
 
 
 class Side:
-    """One side in its own process."""
+    """One side in its own process: ``ours``, ``peer`` or ``tunix``, which has its own Python."""
 
     def __init__(self, side: str, method: str, folder: Path):
         command = [sys.executable, "-m", "benchmarks.tuning", "--serve", side]
         command += ["--method", method, "--folder", str(folder)]
+        if side == "tunix":
+            command = [str(TUNIX), "-m", "benchmarks.peers.tunix_tuning", method, str(folder)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.read()
 
@@ -168,11 +177,11 @@ class Side:
         self.process.communicate()
 
 
-def compare(method: str, size: str, steps: int) -> dict[str, float]:
+def compare(method: str, size: str, steps: int, other: str) -> dict[str, float]:
     """Both sides in turn."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_llama(Path(temporary), size)
-        sides = {name: Side(name, method, folder) for name in ("ours", "peer")}
+        sides = {"ours": Side("ours", method, folder), "peer": Side(other, method, folder)}
         first = {name: side.step() for name, side in sides.items()}
         told = [{name: side.step() for name, side in sides.items()} for _ in range(steps)]
         for side in sides.values():
@@ -194,16 +203,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", choices=METHODS, required=True)
     parser.add_argument("--size", choices=SIZES, default="15M")
-    parser.add_argument("--peer", choices=PEERS, help="peft or transformers, by the method")
+    parser.add_argument("--peer", choices=PEERS, help="default: peft or transformers, by method")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options.method, options.folder)
+        side = {"ours": ours, "peer": peer}[options.serve]
+        return serve(side, options.method, options.folder)
     if options.peer and options.method not in PEERS[options.peer]:
         parser.error(f"{options.peer} is measured with: {', '.join(PEERS[options.peer])}")
-    print(json.dumps(compare(options.method, options.size, options.steps)))
+    if options.peer == "tunix" and not TUNIX.exists():
+        parser.error("tunix is not installed; run benchmarks/peers/tunix.sh first")
+    other = "tunix" if options.peer == "tunix" else "peer"
+    print(json.dumps(compare(options.method, options.size, options.steps, other)))
     return None
 
 

@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.llama3.model import ModelConfig
-from tunix.models.llama3.params import create_model_from_safe_tensors
 
 from benchmarks.measuring import measure
+from benchmarks.peers.tunix_llama import load_llama
 
 
 class Numbers:
@@ -33,21 +31,8 @@ class Numbers:
 
 
 def main(settings: dict[str, Any]) -> dict[str, float]:
-    folder = Path(settings["folder"])
-    said = json.loads((folder / "config.json").read_text())
-    config = ModelConfig(
-        num_layers=said["num_hidden_layers"],
-        vocab_size=said["vocab_size"],
-        embed_dim=said["hidden_size"],
-        hidden_dim=said["intermediate_size"],
-        num_heads=said["num_attention_heads"],
-        head_dim=said["head_dim"],
-        num_kv_heads=said["num_key_value_heads"],
-        rope_theta=said["rope_theta"],
-        norm_eps=said["rms_norm_eps"],
-        weight_tying=said["tie_word_embeddings"],
-    )
-    model = create_model_from_safe_tensors(str(folder), config, dtype=jnp.float32)
+    model = load_llama(Path(settings["folder"]))
+    config = model.config
     texts = [
         " ".join(map(str, [*settings["prefix"][1:], *question]))
         for question in settings["questions"]
@@ -64,7 +49,7 @@ def main(settings: dict[str, Any]) -> dict[str, float]:
             texts,
             max_generation_steps=new,
             max_prompt_length=length,
-            eos_tokens=[said["vocab_size"]],  # no such token: none stops early
+            eos_tokens=[config.vocab_size],  # no such token: none stops early
             temperature=settings["temperature"],
             top_p=1.0,
             top_k=settings["top_k"] or None,
