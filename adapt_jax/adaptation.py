@@ -64,15 +64,30 @@ class Adaptation:
         soft = self.soft_prompt
         learned = b"" if soft is None else np.asarray(soft.embeddings[...]).tobytes()
         before_bos = soft is not None and soft.before_bos
-        return identity(self.model.fingerprint, self.prompt, learned, before_bos)
+        members = () if soft is None or not soft.ensemble else (soft.ensemble,)
+        return identity(self.model.fingerprint, self.prompt, learned, before_bos, *members)
 
-    def prefix(self, tokens: tuple[int, ...]) -> Prefix:
-        """The soft prompt on its side of BOS, and these tokens."""
+    def prefixes(self, tokens: tuple[int, ...]) -> list[Prefix]:
+        """The soft prompt on its side of BOS, and these tokens; for every member of an ensemble."""
         if self.soft_prompt is None:
-            return Prefix((tokens,))
+            return [Prefix((tokens,))]
         bos = self.model.config.bos_id
         cut = int(not self.soft_prompt.before_bos and bos is not None and tokens[:1] == (bos,))
-        return Prefix((tokens[:cut], self.soft_prompt, tokens[cut:]))
+        return [Prefix((tokens[:cut], one, tokens[cut:])) for one in self.soft_prompt.members]
+
+    def prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        """The one prefix.
+
+        Raises:
+            UserError: it is an ensemble, which has several.
+        """
+        prefix, *others = self.prefixes(tokens)
+        if others:
+            raise UserError(
+                f"an ensemble of {1 + len(others)} soft prompts votes on what it writes; it cannot "
+                "choose by likelihood"
+            )
+        return prefix
 
     def answer(
         self,
@@ -103,7 +118,8 @@ class Adaptation:
 
         The text of a candidate depends on the seed, the example's id and the candidate's number
         alone, not on who is asked beside it. Where the prompt has a ``stop_at``, a question that
-        is decided gets no more candidates.
+        is decided gets no more candidates. Every member of an ensemble writes the candidates of
+        the decoding: number c of member m is the candidate c N + m of the question's N members.
 
         Args:
             answered: indices of examples that an earlier run has answered, and that are not asked
@@ -124,20 +140,25 @@ class Adaptation:
             )
             return
         started = time.perf_counter()
-        prompt, wanted = self.prompt, self.prompt.decoding.candidates
+        prompt = self.prompt
         asked = [prompt.template.ask(example.question, example.choices) for example in examples]
         front, questions = tokenize(self.model, prompt, asked)
-        prefix = self.prefix(tuple(front))
-        mesh = mesh_of(self.model)
-        engine = Engine(self.model, prefix, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
+        prefixes = self.prefixes(tuple(front))
+        mesh, members = mesh_of(self.model), len(prefixes)
+        engine = Engine(self.model, prefixes, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
         requests = [
-            Request(example.id, tuple(tokens))
+            Request(f"{example.id}, member {member}" if member else example.id, (*tokens,), member)
             for example, tokens in zip(examples, questions, strict=True)
+            for member in range(members)
         ]
+        wanted = members * prompt.decoding.candidates
         polls = [Poll(wanted, prompt.stop_at, prompt.vote) for _ in examples]
-        enough = None if prompt.stop_at is None else lambda index: polls[index].decided
-        run = engine.run(requests, on_tokens, enough, answered)
-        for index, number, candidate in run:
+        enough = None if prompt.stop_at is None else lambda at: polls[at // members].decided
+        done = {index * members + member for index in answered for member in range(members)}
+        run = engine.run(requests, on_tokens, enough, done)
+        for at, written, candidate in run:
+            index, member = divmod(at, members)
+            number = written * members + member
             if not polls[index].add(number, self.read(candidate, examples[index])):
                 continue
             candidates = polls[index].candidates
@@ -152,7 +173,7 @@ class Adaptation:
                     reasoning=next(reasonings, ""),
                     candidates=candidates,
                     vote=result,
-                    prompt_tokens=len(prefix) + len(questions[index]),
+                    prompt_tokens=members * (len(prefixes[0]) + len(questions[index])),
                     generated_tokens=sum(len(c.token_ids) for c in candidates),
                     seconds=now - started,
                     saved=wanted - len(candidates),
@@ -184,10 +205,11 @@ class Adaptation:
         example = Example(id=question, question=question, choices=tuple(choices))
         answered = self.answer([example], seed=seed)[0]
         if answered.too_long:
+            members = len(self.prefixes(()))
             raise UserError(
                 f"the question is too long: with what stands in front of it "
-                f"{answered.prompt_tokens} tokens, the context of {self.model.path} holds "
-                f"{self.model.config.context_length}"
+                f"{answered.prompt_tokens // members} tokens, the context of {self.model.path} "
+                f"holds {self.model.config.context_length}"
             )
         return answered
 
@@ -309,7 +331,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> SoftPrompt:
-    """The learned embeddings, [P, D] of this decoder."""
+    """The learned embeddings, [P, D] of this decoder, [N, P, D] of an ensemble."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -317,7 +339,7 @@ def read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> 
         embeddings = load_file(path)["prompt_embeddings"]
     except (OSError, SafetensorError, KeyError) as problem:
         raise UserError(f"{path}: no soft prompt can be read ({problem})") from None
-    if embeddings.ndim != 2 or embeddings.shape[1] != model.config.embed_dim:
+    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != model.config.embed_dim:
         raise UserError(
             f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "
             f"have size {model.config.embed_dim}"

@@ -58,8 +58,13 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     """PEFT's prompt tuning: one tensor ``prompt_embeddings``, [P, D], float32.
 
     Raises:
-        UserError: the soft prompt stands behind BOS, where PEFT has none.
+        UserError: the soft prompt stands behind BOS, where PEFT has none, or is an ensemble.
     """
+    if soft_prompt.ensemble:
+        raise UserError(
+            f"an ensemble of {soft_prompt.ensemble} soft prompts is voted; PEFT's prompt tuning "
+            "holds one and votes nothing"
+        )
     if not soft_prompt.before_bos:
         raise UserError(
             "the soft prompt stands behind BOS; PEFT puts every soft prompt before it, so the "

@@ -24,15 +24,33 @@ BUCKET = 128  # prefix lengths are padded to multiples of this, so that compiled
 class SoftPrompt(nnx.Module):
     """Learned embeddings, [P, D], float32 whatever the decoder computes in.
 
-    ``before_bos`` says on which side of BOS it stands (PEFT's order is before).
+    ``before_bos`` says on which side of BOS it stands (PEFT's order is before). An ensemble, [N, P,
+    D], is N soft prompts of one length for one task (2104.08691, section 6).
     """
 
-    def __init__(self, embeddings: Float[Array, "P D"], before_bos: bool = True):
-        self.embeddings = nnx.Param(jnp.asarray(embeddings, jnp.float32), axes=(None, "embed"))
+    def __init__(
+        self, embeddings: Float[Array, "P D"] | Float[Array, "N P D"], before_bos: bool = True
+    ):
+        embeddings = jnp.asarray(embeddings, jnp.float32)
+        axes = (*(None,) * (embeddings.ndim - 1), "embed")
+        self.embeddings = nnx.Param(embeddings, axes=axes)
         self.before_bos = before_bos
 
     def __len__(self) -> int:
-        return self.embeddings.shape[0]
+        """In tokens; of an ensemble, that of each member."""
+        return self.embeddings.shape[-2]
+
+    @property
+    def ensemble(self) -> int | None:
+        """How many members it has; None where it is no ensemble."""
+        return self.embeddings.shape[0] if self.embeddings.ndim == 3 else None
+
+    @property
+    def members(self) -> "list[SoftPrompt]":
+        """One by one; itself, where it is no ensemble."""
+        if not self.ensemble:
+            return [self]
+        return [SoftPrompt(rows, self.before_bos) for rows in self.embeddings[...]]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ class Answered:
 
     ``answer`` is canonical, None where every candidate abstained; ``reasoning`` is that of the
     first candidate which gave the answer. ``prompt_tokens`` counts everything in front of the
-    answer, soft prompt included; ``generated_tokens`` sums over the candidates that count, and
-    ``saved`` is how many early stopping did without; ``seconds`` is this question's share of the
-    wall-clock time, compilation included.
+    answer, soft prompt included, for every member of an ensemble; ``generated_tokens`` sums over
+    the candidates that count, and ``saved`` is how many early stopping did without; ``seconds`` is
+    this question's share of the wall-clock time, compilation included.
     """
 
     example_id: str

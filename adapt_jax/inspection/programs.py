@@ -29,7 +29,7 @@ from adapt_jax.tuning.fine_tuning import select
 from adapt_jax.tuning.lora import attach
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import optimizer
-from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.step import TrainState, first_state, make_step
 
 Tree = Any  # of ShapeDtypeStruct, each with its sharding where there is a mesh
 
@@ -91,7 +91,8 @@ def build(method: Method, work: Workload, dtype: Any, mesh: Mesh | None) -> Buil
 def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
     """What a tuning method adds to the decoder, and the filter of what it trains."""
     if method.name == "prompt_tuning":
-        soft_prompt = SoftPrompt(jnp.zeros((method.length, decoder.config.embed_dim)))
+        members = (method.ensemble,) if method.ensemble > 1 else ()
+        soft_prompt = SoftPrompt(jnp.zeros((*members, method.length, decoder.config.embed_dim)))
         return soft_prompt, nnx.PathContains("soft_prompt")
     if method.name == "lora":
         attach(decoder, method.modules, method.rank, 1.0, same_key())
@@ -134,9 +135,12 @@ def training(
     batch = packed(work, method.training.row_length, mesh)
     update = optimizer(method.training)
     trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
-    slots = follow(jax.eval_shape(update.init, trainable), trainable, mesh)
+    together = method.name == "prompt_tuning" and method.ensemble > 1
+    begun = jax.eval_shape(partial(first_state, update, ensemble=together), trainable)
+    slots = follow(begun.slots, trainable, mesh)
     state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
-    step: Callable[[], Any] = partial(make_step, graph, update)  # compiled when it is lowered
+    # compiled when it is lowered
+    step: Callable[[], Any] = partial(make_step, graph, update, ensemble=together)
     whole = method.name not in ("prompt_tuning", "lora")  # a copy of the decoder is trained
     return Program(
         "training step",

@@ -19,6 +19,11 @@ class TunedDecoder(nnx.Module):
         self.decoder = decoder
         self.soft_prompt = nnx.data(soft_prompt)
 
+    @property
+    def ensemble(self) -> int | None:
+        """How many soft prompts are trained together; the loss is that of one of them."""
+        return None if self.soft_prompt is None else self.soft_prompt.ensemble
+
     def loss(
         self,
         batch: Batch,

@@ -44,6 +44,9 @@ class PromptTuning(TuningMethod):
     vocabulary; ``text``, the tokens of ``init_text``, repeated or cut to the length; ``uniform``,
     draws from -0.5 to 0.5; or the folder of an earlier adaptation (or of a PEFT adapter), whose
     soft prompt this one starts from. ``position`` is the side of BOS on which the prompt stands.
+    ``ensemble`` is how many soft prompts are trained together, on the same batches and each as if
+    it were alone; they answer in one pass and the majority of their answers counts (section 6).
+    Each starts from its own words of the vocabulary or its own draws.
     The training default is AdamW at 1e-2: the paper's 0.3 belongs to Adafactor on T5.
     """
 
@@ -55,6 +58,7 @@ class PromptTuning(TuningMethod):
     init_text: str = ""
     position: Literal["before_bos", "after_bos"] = "before_bos"
     instruction: bool = True
+    ensemble: int = Field(1, gt=0)
 
     def adapt(
         self,
@@ -69,7 +73,7 @@ class PromptTuning(TuningMethod):
         Raises:
             CannotRun: the task has no training examples, or none that fit the context.
             UserError: the soft prompt is as long as the context, longer than what it is initialised
-                from, or no such initialisation is known.
+                from, no such initialisation is known, or all of an ensemble start alike.
         """
         if self.length >= (context := model.config.context_length):
             raise UserError(
@@ -77,10 +81,12 @@ class PromptTuning(TuningMethod):
                 f"context is {context} tokens"
             )
         prompt = self.prompt(task if self.instruction else replace(task, instruction=""))
+        if self.ensemble > 1:
+            prompt = replace(prompt, vote="majority")
         room = model.config.context_length - self.length
         prepared = prepare(model, prompt, task.train, room=room).checked()
         labels = [example.answer for example in task.train if example.answer]
-        rows = initial_rows(self, model, prepared.examples, seed, labels)
+        rows = initial_members(self, model, prepared.examples, seed, labels)
         begun = prepared.front[:1] == (model.config.bos_id,)
         before_bos = self.position == "before_bos" or not begun  # where there is no BOS: first
         soft_prompt = SoftPrompt(jnp.asarray(rows), before_bos)
@@ -107,6 +113,7 @@ class PromptTuning(TuningMethod):
                 prepared,
                 result,
                 length=self.length,
+                members=self.ensemble,
                 init=self.init,
                 optimizer=self.training.optimizer,
                 learning_rate=self.training.learning_rate,
@@ -122,23 +129,52 @@ def real_tokens(model: PretrainedDecoder) -> list[int]:
     return [token for token in range(count) if token not in special]
 
 
+def initial_members(
+    method: PromptTuning,
+    model: PretrainedDecoder,
+    examples: list[TrainingExample],
+    seed: int,
+    labels: Sequence[str] = (),
+) -> Float[np.ndarray, "P D"] | Float[np.ndarray, "N P D"]:
+    """What ``initial_rows`` gives each member of an ensemble; of no ensemble, [P, D].
+
+    Raises:
+        UserError: as ``initial_rows``, or two members start alike and would stay alike.
+    """
+    members = [
+        initial_rows(method, model, examples, seed, labels, member)
+        for member in range(method.ensemble)
+    ]
+    if method.ensemble == 1:
+        return members[0]
+    if len({rows.tobytes() for rows in members}) < len(members):
+        raise UserError(
+            f"prompt_tuning.ensemble {method.ensemble}: init {method.init!r} starts members alike, "
+            "and they would stay alike; choose init vocabulary, sampled_vocabulary or uniform"
+        )
+    return np.stack(members)
+
+
 def initial_rows(
     method: PromptTuning,
     model: PretrainedDecoder,
     examples: list[TrainingExample],
     seed: int,
     labels: Sequence[str] = (),
+    member: int = 0,
 ) -> Float[np.ndarray, "P D"]:
     """The soft prompt before training, float32 (2104.08691, section 3.2).
 
     Args:
         labels: the answers that ``init: labels`` begins with; repeated ones count once.
+        member: of an ensemble, from 0; the first draws as a soft prompt without others would.
 
     Raises:
         UserError: an unknown ``init``, more rows than it has, or a text without tokens.
     """
     start = INITS.get(method.init, _transferred)
-    rows = start(Source(method, model, examples, labels, np.random.default_rng(seed)))
+    draws = np.random.default_rng([seed, member] if member else seed)
+    rows = start(Source(method, model, examples, labels, draws, member))
     if len(rows) < method.length:
         raise UserError(
             f"prompt_tuning: length {method.length} is more than the {len(rows)} rows that "
@@ -156,6 +192,7 @@ class Source:
     examples: list[TrainingExample]
     labels: Sequence[str]
     draws: np.random.Generator
+    member: int = 0
 
     def embedded(self, ids: Sequence[int]) -> Float[np.ndarray, "P D"]:
         """The embeddings of tokens, as the decoder takes them in."""
@@ -169,14 +206,18 @@ class Source:
 
 
 def _vocabulary(source: Source) -> Float[np.ndarray, "P D"]:
-    """The task's own tokens, most frequent first; where they do not suffice, others at random."""
+    """The task's own tokens, most frequent first; where they do not suffice, others at random.
+
+    The members of an ensemble deal them out among themselves.
+    """
     real = set(real_tokens(source.model))
     seen = (token for example in source.examples for token in example.tokens if token in real)
     counts = Counter(seen)
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
     others = sorted(real - counts.keys())
     drawn = [others[index] for index in source.draws.permutation(len(others))]
-    return source.embedded((ranked + drawn)[: source.method.length])
+    mine = ranked[source.member :: source.method.ensemble]
+    return source.embedded((mine + drawn)[: source.method.length])
 
 
 def _sampled_vocabulary(source: Source) -> Float[np.ndarray, "P D"]:
@@ -220,6 +261,13 @@ def _transferred(source: Source) -> Float[np.ndarray, "P D"]:
         rows = load_file(found)["prompt_embeddings"].astype(np.float32)
     except (OSError, SafetensorError, KeyError) as problem:
         raise UserError(f"prompt_tuning.init: {found} holds no soft prompt ({problem})") from None
+    if rows.ndim == 3:
+        if len(rows) != source.method.ensemble:
+            raise UserError(
+                f"prompt_tuning.init: {found} holds an ensemble of {len(rows)} soft prompts; "
+                f"expected ensemble {len(rows)}, found {source.method.ensemble}"
+            )
+        rows = rows[source.member]
     if rows.ndim != 2 or rows.shape[1] != wanted:
         raise UserError(
             f"prompt_tuning.init: {found} has shape {rows.shape}; the embeddings of "

@@ -27,12 +27,19 @@ class TrainState:
 
 
 def make_step(
-    graph: nnx.GraphDef, update: optax.GradientTransformation, config: TrainingConfig = DEFAULT
+    graph: nnx.GraphDef,
+    update: optax.GradientTransformation,
+    config: TrainingConfig = DEFAULT,
+    *,
+    ensemble: bool = False,
 ) -> Callable[..., Any]:
     """The training step, compiled: gradients exist for the trainable state only.
 
     A batch whose arrays have one more axis in front is taken part by part; gradients, sums of
     parts, are those of the whole: each part's loss is divided by the targets of the whole step.
+
+    The state of an ensemble has an axis of members in front, the optimizer's part of it too: each
+    member takes the step that it would take alone, on the same batch; the loss is their mean.
     """
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
@@ -61,4 +68,16 @@ def make_step(
         changes, slots = update.update(gradients, state.slots, state.trainable)
         return TrainState(optax.apply_updates(state.trainable, changes), slots), nats, accuracy
 
-    return jax.jit(step, donate_argnums=0)
+    def together(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
+        each = jax.vmap(step, in_axes=(0, None, None, None))
+        state, nats, accuracy = each(state, frozen, batch, front)
+        return state, nats.mean(), accuracy.mean()
+
+    return jax.jit(together if ensemble else step, donate_argnums=0)
+
+
+def first_state(
+    update: optax.GradientTransformation, trainable: Any, *, ensemble: bool = False
+) -> TrainState:
+    """The state before the first step. Not jitted: slots lie where parameters lie."""
+    return TrainState(trainable, (jax.vmap(update.init) if ensemble else update.init)(trainable))

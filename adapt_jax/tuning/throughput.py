@@ -56,19 +56,21 @@ class Work:
     rematerialisation are not counted (2204.02311, appendix B, counts the first).
     """
 
-    def __init__(self, trainable: Any, frozen: Any, prefix: int):
-        """Args: the two parts of a TunedDecoder's state, and the prefix's length in tokens."""
+    def __init__(self, trainable: Any, frozen: Any, prefix: int, members: int = 1):
+        """Args: the two parts of a TunedDecoder's state, the prefix's length in tokens, and how
+        many members of an ensemble do all of this.
+        """
         inner, output = _matrices(trainable)
         frozen_inner, frozen_output = _matrices(frozen)
         self.trained, self.all = (inner, output), (inner + frozen_inner, output + frozen_output)
-        self.prefix = prefix
+        self.prefix, self.members = prefix, members
 
     def flops(self, tokens: int, targets: int) -> float:
         """Operations of a step on so many tokens of examples and targets among them."""
         tokens += self.prefix
         (trained, trained_output), (inner, output) = self.trained, self.all
         every = 4 * (inner * tokens + output * targets)
-        return every + 2 * (trained * tokens + trained_output * targets)
+        return self.members * (every + 2 * (trained * tokens + trained_output * targets))
 
 
 def _matrices(state: Any) -> tuple[int, int]:

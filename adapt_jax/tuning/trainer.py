@@ -23,7 +23,7 @@ from adapt_jax.tuning.interruption import Interrupted, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import MetricsLog, Row, draw
 from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
-from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.step import first_state, make_step
 from adapt_jax.tuning.throughput import Work, peak_flops
 from adapt_jax.tuning.validation import Best, Judge, Validation, Validator
 
@@ -129,13 +129,17 @@ def train(
         parts=config.accumulate,
     )
     update = optimizer(config)
-    state = TrainState(chosen, update.init(chosen))  # not jitted: slots lie where parameters lie
+    ensemble = model.ensemble
+    state = first_state(update, chosen, ensemble=bool(ensemble))
     if mesh is not None:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
-    step, tokens = make_step(graph, update, config), jnp.asarray(front, jnp.int32)
+    step = make_step(graph, update, config, ensemble=bool(ensemble))
+    tokens = jnp.asarray(front, jnp.int32)
     best, best_weights, validator = Best(config.metric), None, None
     if validation is not None and config.validate_every:
-        validator = Validator(validation, config, batches.shape, graph, judge, place_batch)
+        validator = Validator(
+            validation, config, batches.shape, graph, judge, place_batch, bool(ensemble)
+        )
 
     with ExitStack() as stack:
         checkpoints, first = None, 0
@@ -152,7 +156,8 @@ def train(
                 if best.step is not None:
                     best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
         log = stack.enter_context(MetricsLog(folder, first, config.track))
-        work, peak = Work(chosen, frozen, _prefix_length(model, front)), 0.0
+        work = Work(chosen, frozen, _prefix_length(model, front), ensemble or 1)
+        peak = 0.0
         if folder is not None or on_step is not None:
             peak = peak_flops()
         waiting: Row = {}  # of the step before: the device works while the host packs

@@ -61,8 +61,11 @@ class Validator:
         graph: nnx.GraphDef,
         judge: Judge | None,
         place: Callable[[Batch], Batch],
+        ensemble: bool = False,
     ):
         """Packs the examples; those that are longer than a row are left out, and told.
+
+        The loss of an ensemble is the mean of its members'; its accuracy is that of their vote.
 
         Raises:
             UserError: no example is left, or the accuracy is asked for where nobody can judge it.
@@ -87,13 +90,16 @@ class Validator:
             targets = float(batch.target_weight.sum())
             self.batches.append((place(batch), targets))
             waiting = [*left_over, *rest]
-        self._loss = jax.jit(
-            lambda state, batch, front: nnx.merge(graph, *state).loss(batch, front)
-        )
+
+        def loss(trainable: Any, frozen: Any, batch: Batch, front: jax.Array) -> jax.Array:
+            return nnx.merge(graph, trainable, frozen).loss(batch, front)[0]
+
+        each = jax.vmap(loss, in_axes=(0, None, None, None)) if ensemble else loss
+        self._loss = jax.jit(lambda *given: each(*given).mean())
 
     def measure(self, trainable: Any, frozen: Any, front: jax.Array) -> Row:
         """``development_loss``, nats per target token of them all, and perhaps the accuracy."""
-        losses = [self._loss((trainable, frozen), batch, front)[0] for batch, _ in self.batches]
+        losses = [self._loss(trainable, frozen, batch, front) for batch, _ in self.batches]
         sizes = [targets for _, targets in self.batches]
         total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
         row = {"development_loss": total / sum(sizes)}
