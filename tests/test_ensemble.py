@@ -48,17 +48,16 @@ def starts(members: int = 3) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 0.2, (members, 5, 32)).astype(np.float32)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_a_member_is_trained_to_the_values_of_one_alone(tiny, optimizer):
+def test_a_member_is_trained_to_the_values_of_one_alone(tiny):
     config = TrainingConfig(
-        steps=4,
+        steps=3,
         batch_size=6,
-        optimizer=optimizer,
+        optimizer="adafactor",  # which looks at whole arrays
         learning_rate=0.01,
         clip_norm=0.05,  # clipping is of each member's gradient, not of all of them together
         warmup_steps=0,
         accumulate=2,
-        validate_every=4,
+        validate_every=3,
     )
     examples = made_examples(12)
 
@@ -70,7 +69,7 @@ def test_a_member_is_trained_to_the_values_of_one_alone(tiny, optimizer):
         result = train(model, chosen, examples, config, seed=0, front=(0, 7), validation=validation)
         return np.asarray(soft.embeddings[...]), result
 
-    rows = starts()
+    rows = starts(2)
     together, result = trained(rows)
     alone, results = zip(*(trained(one) for one in rows), strict=True)
     assert np.abs(together - rows).max() > 0.01 and result.trainable_parameters == rows.size
