@@ -45,6 +45,9 @@ def run_side(command: list[str], settings: dict[str, Any]) -> dict[str, float]:
     Raises:
         SystemExit: the side failed; what it said was printed.
     """
+    from adapt_jax.cli import choose_platform
+
+    choose_platform()  # in the environment, which both sides have from here
     done = subprocess.run(
         [*command, json.dumps(settings)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

@@ -1,7 +1,7 @@
 """From logits to tokens: repetition penalty, temperature, top-k, top-p, min-p; one draw per row."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -109,25 +109,30 @@ def likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     return found.astype(jnp.int32)
 
 
-def draw(logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
+def draw(
+    grid: Float[Array, "B E C"], ids: Int[Array, "B C"], blocks: int, keys: Key[Array, " B"]
+) -> Int[Array, " B"]:
     """One token per row in proportion to the exponentials, with the row's own key.
 
     Gumbel noise on two levels: the best of the columns, each with the logarithm of its sum, then
     the best token within it. The distribution is that of noise on every token (the perturbed
     maximum of a column is its log-sum plus such noise), for a fraction of the noise.
+
+    Args:
+        grid: columns of a row's logits, all ``blocks`` of them or those that hold what is kept.
+        ids: which columns these are; the noise of a column does not depend on the others.
     """
-    grid = columns(logits)
-    _, each, blocks = grid.shape
     top = jnp.max(grid, axis=(1, 2), keepdims=True)
     sums = jnp.log(jnp.sum(jnp.exp(grid - top), axis=1))
 
-    def one(key: Key[Array, ""], sums: Array, grid: Array) -> Array:
+    def one(key: Key[Array, ""], sums: Array, grid: Array, ids: Array) -> Array:
         first, second = jax.random.split(key)
-        block = likeliest(sums + jax.random.gumbel(first, (blocks,)))
+        block = likeliest(sums + jax.random.gumbel(first, (blocks,))[ids])
         column = jax.lax.dynamic_index_in_dim(grid, block, axis=1, keepdims=False)
-        return likeliest(column + jax.random.gumbel(second, (each,))) * blocks + block
+        token = likeliest(column + jax.random.gumbel(second, (grid.shape[0],)))
+        return token * blocks + ids[block]
 
-    return jax.vmap(one)(keys, sums, grid)
+    return jax.vmap(one)(keys, sums, grid, ids)
 
 
 def choose(
@@ -136,7 +141,30 @@ def choose(
     """One token per row, drawn with the row's own key (and by nothing else)."""
     if sampling.temperature == 0:
         return likeliest(logits)
-    return draw(restrict(logits, sampling), keys)
+    rows = len(logits)
+
+    def from_all() -> Int[Array, " B"]:
+        grid = columns(restrict(logits, sampling))
+        blocks = grid.shape[-1]
+        return draw(grid, jnp.broadcast_to(jnp.arange(blocks), (rows, blocks)), blocks, keys)
+
+    grid = columns(logits / sampling.temperature)
+    blocks, kept = grid.shape[-1], sampling.top_k
+    if not 0 < kept < blocks:
+        return from_all()
+    # What top-k keeps lies in the columns with the highest maxima: the rest is not looked at again.
+    maxima = jnp.max(grid, axis=1)
+    _, ids = jax.lax.top_k(maxima, kept)
+    near = jnp.take_along_axis(grid, ids[:, None], axis=2)
+    least = jnp.min(jax.lax.top_k(near.reshape(rows, -1), kept)[0], axis=-1, keepdims=True)
+
+    def from_near() -> Int[Array, " B"]:
+        left = replace(sampling, temperature=1.0, top_k=0)
+        whole = jnp.where(near < least[..., None], -jnp.inf, near).reshape(rows, -1)
+        return draw(restrict(whole, left).reshape(near.shape), ids, blocks, keys)
+
+    ties = jnp.any(jnp.sum(maxima >= least, axis=-1) > kept)  # with tokens of further columns
+    return jax.lax.cond(ties, from_all, from_near)
 
 
 def log_probability(logits: Float[Array, "B V"], tokens: Int[Array, " B"]) -> Float[Array, " B"]:
