@@ -18,10 +18,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.prefix import Prefix, PrefixCache, bucket, encode_prefix
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, bucket
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.sharding import row_sharding
 from adapt_jax.sampling.logits import log_probability
+from adapt_jax.sampling.steps import encode_front
 
 COLUMNS = 32  # rows are padded to a multiple of this, so that compiled code is reused
 TARGETS = 16  # predicted tokens of a row whose logits exist at the same time
@@ -44,13 +45,6 @@ class Options:
     def targets(self) -> int:
         """How many tokens are predicted."""
         return sum(map(len, self.options))
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(
-    graph: Any, weights: Any, embeddings: Float[Array, "P D"], length: Int[Array, ""]
-) -> PrefixCache:
-    return encode_prefix(nnx.merge(graph, weights), embeddings, length)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -107,7 +101,7 @@ def score(
     dtype = model.decoder.embedding[...].dtype
     padding = ((0, bucket(len(prefix)) - len(prefix)), (0, 0))
     embeddings = jnp.pad(prefix.embeddings(model.decoder, dtype), padding)
-    encoded = _encode(graph, weights, embeddings, len(prefix))
+    encoded = encode_front(graph, weights, embeddings, len(prefix))
     order = sorted(range(len(asked)), key=lambda index: asked[index].length)
     multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     while order:
