@@ -1,37 +1,32 @@
-"""Reads Hugging Face folders: in slices of a few megabytes, each straight to its place."""
+"""Reads Hugging Face folders; what is wrong with one is told at once, before anything is loaded."""
 
 import hashlib
-import math
-import mmap
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from adapt_jax.decoders import folders, sharding, tokens
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family, tensor_names
+from adapt_jax.decoders.reading import Reader, read_parameter
 from adapt_jax.decoders.tensor_files import FLOATS, Damaged, FileTensor, nbytes, tensors_in
-from adapt_jax.decoders.tensors import Index, ParameterPath, Shape, Stored
+from adapt_jax.decoders.tensors import ParameterPath
 from adapt_jax.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # executable when opened, so never opened
-STRIP = 1 << 19
-BLOCK = 64  # columns of a strip that are turned at a time
+COMPARED = 1 << 19  # bytes of two tensors that are compared at a time
 T = TypeVar("T")
 
 
@@ -91,8 +86,7 @@ def load_pretrained(
 ) -> PretrainedDecoder:
     """Reads a Hugging Face folder: ``config.json``, safetensors, tokenizer.
 
-    Beside what the devices hold, the host holds no more than one tensor's part for one device,
-    and on a CPU a few megabytes.
+    Beside what the devices hold, the host holds no more than one tensor's part for one device.
 
     Args:
         path: a folder; "embedded", the decoder that comes with this package; or a model on the
@@ -136,18 +130,19 @@ def load_decoder(
     places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
     here = SingleDeviceSharding(jax.devices()[0])
     flat = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with Reader() as reader:
         for key, variable in nnx.to_flat_state(abstract):
             place = here if places is None else places[key].get_value()
             array = read_parameter(
-                tensors, stored[tuple(key)], tuple(key), shapes, dtype, place, pool
+                reader, tensors, stored[tuple(key)], tuple(key), shapes, dtype, place
             )
             flat.append((key, variable.replace(array)))
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
+@lru_cache(maxsize=4)  # a deep one takes a second
 def blank(config: DecoderConfig) -> Decoder:
-    """A decoder of shapes alone."""
+    """A decoder of shapes alone, to be read and not to be changed."""
     return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
 
 
@@ -204,7 +199,7 @@ def same(one: FileTensor, other: FileTensor) -> bool:
     """
     if one.shape != other.shape or not {one.dtype, other.dtype} <= FLOATS.keys():
         return False
-    step = max(1, STRIP // max(nbytes(one.shape[1:], FLOATS[one.dtype]), 1))
+    step = max(1, COMPARED // max(nbytes(one.shape[1:], FLOATS[one.dtype]), 1))
     strips = [(slice(at, at + step), slice(None)) for at in range(0, one.shape[0], step)]
     return all(np.array_equal(one[strip], other[strip]) for strip in strips)
 
@@ -243,95 +238,3 @@ def unfitting(
             wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(shapes[name])}")
     found += [listed(wrong)] if wrong else []
     return "; ".join(found)
-
-
-def read_parameter(
-    tensors: Mapping[str, FileTensor],
-    stored: Stored,
-    path: ParameterPath,
-    shapes: Mapping[ParameterPath, Shape],
-    dtype: Any,
-    place: Sharding,
-    pool: ThreadPoolExecutor,
-) -> jax.Array:
-    """One parameter; each device's part is read on its own, and one part at a time is held."""
-    if dtype is None:
-        on_cpu = jax.default_backend() == "cpu"
-        dtype = jnp.float32 if on_cpu else FLOATS[tensors[stored.names[0]].dtype]
-    parts: dict[str, tuple[Index, list[Any]]] = {}
-    for device, index in place.addressable_devices_indices_map(shapes[path]).items():
-        bounds = zip(index or (), shapes[path], strict=True)
-        whole = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
-        parts.setdefault(str(whole), (whole, []))[1].append(device)
-    pieces: list[jax.Array] = []
-    for index, devices in parts.values():
-        part = read_part(tensors, stored, path, shapes, jnp.dtype(dtype), index, pool)
-        pieces += [jax.device_put(part, device) for device in devices]
-        jax.block_until_ready(pieces)
-    return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
-
-
-def read_part(
-    tensors: Mapping[str, FileTensor],
-    stored: Stored,
-    path: ParameterPath,
-    shapes: Mapping[ParameterPath, Shape],
-    dtype: np.dtype,
-    index: Index,
-    pool: ThreadPoolExecutor,
-) -> np.ndarray:
-    """A part of a parameter, read and turned strip by strip.
-
-    A strip is read, cast and turned while it lies in the processor's cache: this is twice as fast
-    as reading the whole tensor first, and needs no memory for it.
-    """
-    out = aligned(tuple(one.stop - one.start for one in index), dtype)
-
-    def copy(strip: Index) -> None:
-        there = tuple(
-            slice(one.start + part.start, one.start + part.stop)
-            for one, part in zip(index, strip, strict=True)
-        )
-        # astype keeps the order of the axes in memory, so that it runs over whole rows
-        piece = stored.read(path, shapes, tensors, there).astype(dtype, copy=False)
-        target = out[strip]
-        if not stored.swapped or piece.ndim < 2:
-            target[...] = piece
-            return
-        for at in range(0, piece.shape[-2], BLOCK):
-            # a small copy first: rows a power of two apart would share few lines of the cache
-            block = np.swapaxes(piece[..., at : at + BLOCK, :], -1, -2).copy()
-            target[..., at : at + BLOCK, :] = np.swapaxes(block, -1, -2)
-
-    list(pool.map(copy, strips(out.shape, stored, dtype.itemsize)))
-    return out
-
-
-def strips(shape: Shape, stored: Stored, itemsize: int) -> list[Index]:
-    """A parameter cut into parts that lie together in the file, of about STRIP bytes."""
-    if len(shape) == 3:  # by expert
-        experts = [slice(at, at + 1) for at in range(shape[0])]
-        rest: list[Index] = [(slice(0, shape[1]), slice(0, shape[2]))]
-        if len(stored.names) > 1:
-            rest = strips(shape[1:], stored, itemsize)
-        return [(expert, *strip) for expert in experts for strip in rest]
-    axis = 1 if stored.swapped and len(shape) == 2 else 0
-    whole = tuple(slice(0, size) for size in shape)
-    if stored.groups > 1 or not shape:
-        return [whole]
-    width = math.prod(shape) // max(shape[axis], 1) * itemsize
-    step = max(16, STRIP // max(width, 1))
-    return [
-        (*whole[:axis], slice(at, min(at + step, shape[axis])), *whole[axis + 1 :])
-        for at in range(0, shape[axis], step)
-    ]
-
-
-def aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An array that begins where XLA wants it to, so that a CPU device takes it uncopied.
-
-    The memory is asked of the system itself: NumPy would ask for huge pages, and the system may
-    then spend more time on making room for them than all of the reading takes.
-    """
-    raw = np.frombuffer(mmap.mmap(-1, max(nbytes(shape, dtype), 1)), np.uint8)
-    return raw[: nbytes(shape, dtype)].view(dtype).reshape(shape)

@@ -57,20 +57,21 @@ class FileTensor:
         """A part, by a slice for each axis; several threads may read at once."""
         kind = FLOATS[self.dtype]
         if not self.shape:
-            return self._read(self.start, np.empty((), kind))
+            return self.read_into(np.empty((), kind))
         first, last, _ = index[0].indices(self.shape[0])
         rows = np.empty((max(last - first, 0), *self.shape[1:]), kind)
-        width = math.prod(self.shape[1:]) * kind.itemsize
-        return self._read(self.start + first * width, rows)[(slice(None), *index[1:])]
+        return self.read_into(rows, first)[(slice(None), *index[1:])]
 
-    def _read(self, start: int, array: np.ndarray) -> np.ndarray:
-        waiting = array.reshape(-1).view(np.uint8).data
+    def read_into(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
+        """Fills ``rows``, contiguous and of the tensor's dtype, from row ``first`` on."""
+        waiting = rows.reshape(-1).view(np.uint8).data
+        start = self.start + first * nbytes(self.shape[1:], rows.dtype)
         while waiting:
             count = os.preadv(self.descriptor, [waiting], start)  # at most 2 GiB at a time
             if count == 0:
                 raise OSError(f"{self.file}: the file ended while it was read")
             start, waiting = start + count, waiting[count:]
-        return array
+        return rows
 
 
 def tensors_in(file: Path, descriptor: int) -> dict[str, FileTensor]:

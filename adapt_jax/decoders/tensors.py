@@ -60,7 +60,7 @@ class Stored:
             experts = [
                 self._read(path, shapes, tensors[name], index[1:]) for name in self.names[index[0]]
             ]
-            return np.stack(experts)
+            return np.stack(experts) if len(experts) > 1 else experts[0][None]
         return self._read(path, shapes, tensors[self.names[0]], index)
 
     def _read(
