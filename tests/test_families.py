@@ -7,6 +7,7 @@ the engine runs op by op, so that the cases share their compilations.
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.folders import read_config
-from adapt_jax.decoders.prefix import Prefix, encode_prefix
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
 from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.sampling.decoding import Decoding, Request
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.generate import generate
+from adapt_jax.sampling.memory import slot_bytes
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -79,6 +81,19 @@ GPT2 = {
     "bos_token_id": 0,
     "eos_token_id": None,
     "pad_token_id": 2,
+}
+GEMMA4 = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 0,
+    "layer_types": [SLIDING, FULL],
+    "rope_parameters": {
+        FULL: {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+        SLIDING: {"rope_type": "default", "rope_theta": 50.0},
+    },
 }
 # name -> (model type, fields beside SIZES)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -147,6 +162,32 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": [SLIDING, FULL],
         },
     ),
+    "gemma4": ("gemma4_text", {**GEMMA4, "final_logit_softcapping": 5.0}),
+    "gemma4, experts": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 24,
+            "use_bidirectional_attention": "vision",
+        },
+    ),
+    "gemma4, layer inputs": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "num_hidden_layers": 5,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "attention_k_eq_v": False,
+            "attention_bias": True,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 330,
+        },
+    ),
     "phi3": ("phi3", {"sliding_window": 9}),
     "phi3, longrope": (
         "phi3",
@@ -184,6 +225,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The first case of each family; the others differ in what has nothing to do with decoding.
 FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
+FIRST += [name for name in CASES if name.startswith("gemma4,")]
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
@@ -205,6 +247,9 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
             scale = "norm" in key or "ln_" in key
             centre = 1.0 if scale and key.endswith("weight") and value.ndim == 1 else 0.0
             value.copy_(torch.randn(value.shape) * 0.2 + centre)
+        for key, value in model.named_buffers():
+            if key.endswith("layer_scalar"):
+                value.copy_(torch.randn(value.shape) * 0.2 + 1.0)
         model.tie_weights()
     model.save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
@@ -257,8 +302,12 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
     counted[:, -1] = 0
 
     embeds = model.get_input_embeddings()(torch.tensor(ids)).detach().requires_grad_()
+    by_token = {}
+    if getattr(model.config, "hidden_size_per_layer_input", 0):
+        by_token["per_layer_inputs"] = model.model.get_per_layer_inputs(torch.tensor(ids))
     theirs = model(
         inputs_embeds=embeds,
+        **by_token,
         attention_mask=torch.tensor(real),
         position_ids=torch.tensor(positions),
     ).logits
@@ -283,7 +332,10 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
     np.testing.assert_allclose(np.asarray(logits)[seen], expected[seen], atol=1e-4 * scale, rtol=0)
     slope = embeds.grad.numpy()
     np.testing.assert_allclose(
-        np.asarray(gradient)[seen], slope[seen], atol=1e-3 * np.abs(slope).max(), rtol=0
+        np.asarray(gradient)[seen][:, : slope.shape[-1]],
+        slope[seen],
+        atol=1e-3 * np.abs(slope).max(),
+        rtol=0,
     )
 
 
@@ -340,7 +392,8 @@ def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
     stored = tensor_names(family, config)
     expected = {name for path in parameters(decoder) for name in stored[path].names}
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    real = {family.canonical(name) for name in index["weight_map"] if not family.ignores(name)}
+    held = (name for name in index["weight_map"] if not family.ignores(name, config))
+    real = {family.canonical(name) for name in held}
     if config.tie_embeddings:
         real.discard("lm_head.weight")
     assert real == expected
@@ -363,6 +416,8 @@ SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types has told
     "qwen3_moe": {"use_sliding_window"},  # there is no window
     "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
+    "gemma4": {"vocab_size_per_layer_input", "use_double_wide_mlp"},  # no layer is told, or reads
+    "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
@@ -383,6 +438,8 @@ OTHER: dict[str, Any] = {
     "layer_norm_eps": 0.3,
     "layer_norm_epsilon": 0.3,
     "num_experts_per_tok": lambda count: count - 1,
+    "num_kv_shared_layers": lambda count: count + 1,
+    "hidden_size_per_layer_input": lambda size: size + 2,
     "sliding_window": lambda window: window - 4,
     "low_freq_factor": lambda factor: factor * 2,
 }
@@ -544,21 +601,26 @@ def test_silence_and_older_spellings_mean_what_transformers_takes_them_to_mean(
     assert family.to_config(family.to_hf(config)) == config
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "mistral3"])
 def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_path: Path) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
-    inner = {"gemma3": ("gemma3", "siglip_vision_model"), "mistral3": ("ministral3", "pixtral")}
+    inner = {
+        "gemma3": ("gemma3", "siglip_vision_model"),
+        "gemma4": ("gemma4, layer inputs", "gemma4_vision"),
+        "mistral3": ("ministral3", "pixtral"),
+    }
     text_case, vision_type = inner[kind]
     model_type, changes = CASES[text_case]
     text = CONFIG_MAPPING[model_type](**copy.deepcopy({**SIZES, **changes}))
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
-    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision |= {"num_attention_heads": 2, "num_key_value_heads": 2, "patch_size": 14}
+    vision |= {"image_size": 28} if kind != "gemma4" else {"position_embedding_size": 16}
     config = CONFIG_MAPPING[kind](
         text_config=text.to_dict(),
         vision_config={"model_type": vision_type, **vision},
-        tie_word_embeddings=False,
+        tie_word_embeddings=kind == "gemma4",
         eos_token_id=7,
     )
     torch.manual_seed(0)
@@ -615,3 +677,59 @@ def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
         generate(ours, ["9" * 290], max_new_tokens=20)
     with pytest.raises(UserError, match="context_length 99999"):
         load_pretrained(folder, context_length=99999)
+
+
+def test_keys_and_values_of_layers_that_read_others_are_left_unread(
+    made: Any, tmp_path: Path
+) -> None:
+    folder, _, ours = made("gemma4, layer inputs")
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(folder / "model.safetensors")
+    beside = {f"model.layers.4.self_attn.{part}.weight" for part in ("k_proj", "v_proj", "k_norm")}
+    tensors |= {name: np.ones((2, 2), np.float32) for name in beside}
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids = tokens(1, 20)
+    assert np.array_equal(run(load_pretrained(tmp_path).decoder, ids), run(ours.decoder, ids))
+    tensors["model.layers.0.self_attn.z_proj.weight"] = np.ones((2, 2), np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="not known to this config: model.layers.0.self_attn.z"):
+        load_pretrained(tmp_path)
+
+
+def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
+    """As transformers has it for images, whose embeddings have no token either."""
+    import torch
+
+    _, model, ours = made("gemma4, layer inputs")
+    draws = np.random.default_rng(3)
+    soft = draws.normal(size=(6, 32)).astype(np.float32)
+    question, width = tokens(1, 9), ours.config.embed_dim
+    padding = np.full((1, 6), ours.config.pad_id)
+    ids = torch.tensor(np.concatenate([padding, question], axis=1))
+    embeds = model.get_input_embeddings()(ids).detach()
+    embeds[0, :6] = torch.tensor(soft)
+    with torch.no_grad():
+        told = model.model.get_per_layer_inputs(ids)
+        expected = model(inputs_embeds=embeds, per_layer_inputs=told).logits.numpy()[:, 6:]
+    prompt = Prefix((SoftPrompt(jnp.asarray(soft)),))
+    embedded = prompt.embeddings(ours.decoder)
+    assert embedded.shape[1] > width
+    front = encode_prefix(ours.decoder, embedded)
+    hidden, _ = ours.decoder(
+        ours.decoder.embed(jnp.asarray(question)),
+        6 + jnp.arange(9)[None],
+        causal_mask(jnp.ones((1, 9), jnp.int32)),
+        prefix=front.blocks,
+    )
+    found = ours.decoder.logits(hidden)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:
+    config = made("gemma4, layer inputs")[2].config
+    assert config.keepers == [0, 1, 2]
+    assert [config.layer(layer).reads for layer in (3, 4)] == [2, 1]
+    heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
+    assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4

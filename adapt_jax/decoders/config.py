@@ -1,6 +1,6 @@
 """DecoderConfig: every way in which the decoder families differ, as plain fields."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS
 from adapt_jax.decoders.rope import LONGEST, Rope
@@ -10,7 +10,7 @@ RESIDUALS = ("sequential", "parallel", "parallel_shared")
 QK_NORMS = (None, "head", "projection")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerKind:
     """In what layers of one decoder differ.
 
@@ -18,11 +18,31 @@ class LayerKind:
         rope: how positions turn queries and keys; None leaves them as they are.
         window: how many tokens a token sees, itself included; None: all that stand before it.
         experts: whether its feed-forward part is a mixture of experts.
+        head_dim, num_kv_heads, ffn_dim: its own sizes; 0: those of the decoder.
+        values_are_keys: whether it has no projection of values: they are the keys before norm and
+            rotation.
+        reads: the number of an earlier layer, whose keys and values it attends to for want of its
+            own.
     """
 
     rope: Rope | None = Rope()
     window: int | None = None
     experts: bool = False
+    head_dim: int = 0
+    num_kv_heads: int = 0
+    ffn_dim: int = 0
+    values_are_keys: bool = False
+    reads: int | None = None
+
+    def __repr__(self) -> str:
+        """Later fields are told where they say something, so that fingerprints stay as they are."""
+        told = (
+            f"{one.name}={value!r}"
+            for one in fields(self)
+            if (value := getattr(self, one.name)) != one.default
+            or one.name in ("rope", "window", "experts")
+        )
+        return f"LayerKind({', '.join(told)})"
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,7 @@ class DecoderConfig:
         norm: "rms" (1910.07467), "rms_plus_one" (the stored scale is one less) or "layer".
         norm_bias: whether norms add a bias.
         qk_norm: norm of queries and keys: None, of each "head", or of the whole "projection".
+        value_norm: whether each head of values is normed, without a scale.
         pre_norm, post_norm: norms before, and after, attention and feed-forward part.
         residual: "sequential"; "parallel": attention and feed-forward part read the same input;
             "parallel_shared": and through the same norm.
@@ -64,6 +85,11 @@ class DecoderConfig:
         embedding_scale: of token embeddings; ``Decoder.embed`` applies it, so that learned
             embeddings live after it. ``input_scale``: of all input embeddings, learned ones too.
         residual_scale: of what attention and feed-forward part add. ``logit_divisor``: of logits.
+        layer_scale: whether each layer learned a factor for all that it hands on.
+        experts_beside: the experts stand beside the dense feed-forward part of every layer, not in
+            its place.
+        layer_input_dim: of what a token tells each layer beside its embedding; 0 for nothing.
+            ``layer_input_vocab``: how many tokens do.
         learned_positions: how many there are; 0 for none (rotary decoders).
     """
 
@@ -99,17 +125,17 @@ class DecoderConfig:
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
     learned_positions: int = 0
+    value_norm: bool = False
+    layer_scale: bool = False
+    experts_beside: bool = False
+    layer_input_dim: int = 0
+    layer_input_vocab: int = 0
     tie_embeddings: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_kv_heads}"
-            )
         if len(self.layer_kinds) not in (1, self.num_layers):
             raise ValueError(
                 f"layer_types has {len(self.layer_kinds)} entries for {self.num_layers} layers"
@@ -125,13 +151,18 @@ class DecoderConfig:
                 raise ValueError(
                     f"{said} {value!r} is not supported; supported: {', '.join(map(str, known))}"
                 )
-        for kind in set(self.layer_kinds):
+        for kind in {self.layer(index) for index in range(self.num_layers)}:
+            if self.num_heads % kind.num_kv_heads:
+                raise ValueError(
+                    f"num_attention_heads {self.num_heads} is not a multiple of "
+                    f"num_key_value_heads {kind.num_kv_heads}"
+                )
             if kind.rope is not None:
-                if self.head_dim % 2:
+                if kind.head_dim % 2:
                     raise ValueError(
-                        f"head_dim {self.head_dim} is odd; rotary embeddings need pairs"
+                        f"head_dim {kind.head_dim} is odd; rotary embeddings need pairs"
                     )
-                kind.rope.frequencies(self.head_dim)
+                kind.rope.frequencies(kind.head_dim)
             if kind.window is not None and kind.window < 1:
                 raise ValueError(f"sliding_window {kind.window}; expected at least 1")
             if kind.experts and self.experts is None:
@@ -142,8 +173,19 @@ class DecoderConfig:
             )
 
     def layer(self, index: int) -> LayerKind:
-        """What kind of layer this is, counted from 0."""
-        return self.layer_kinds[index if len(self.layer_kinds) > 1 else 0]
+        """What kind of layer this is, counted from 0, with its sizes."""
+        kind = self.layer_kinds[index if len(self.layer_kinds) > 1 else 0]
+        return replace(
+            kind,
+            head_dim=kind.head_dim or self.head_dim,
+            num_kv_heads=kind.num_kv_heads or self.num_kv_heads,
+            ffn_dim=kind.ffn_dim or self.ffn_dim,
+        )
+
+    @property
+    def keepers(self) -> list[int]:
+        """The layers with keys and values of their own; caches and prefixes have an entry each."""
+        return [index for index in range(self.num_layers) if self.layer(index).reads is None]
 
     def declared(self, context_length: int) -> "DecoderConfig":
         """The same decoder, declared for texts of up to this many tokens, the prefix counted.

@@ -14,124 +14,89 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.activations import ACTIVATIONS
 from adapt_jax.decoders.attention import Block, KeysValues, attend, within
 from adapt_jax.decoders.config import DecoderConfig, LayerKind
-from adapt_jax.decoders.experts import MixedExperts
+from adapt_jax.decoders.experts import ExpertsBeside, MixedExperts
+from adapt_jax.decoders.layer_inputs import LayerInput, LayerInputs, scaled_rows
+from adapt_jax.decoders.parts import FeedForward, Linear, Norm
 from adapt_jax.decoders.rope import Rope, rotate
 
 
-class Linear(nnx.Module):
-    """y = x W (+ b) (+ scale · x A B when LoRA factors were attached; 2106.09685, section 4.1)."""
-
-    def __init__(
-        self, rngs: nnx.Rngs, size_in: int, size_out: int, axes: tuple[str, str], bias: bool
-    ):
-        kernel = jax.random.normal(rngs.params(), (size_in, size_out)) * size_in**-0.5
-        self.kernel = nnx.Param(kernel, axes=axes)
-        self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:]) if bias else None
-        self.lora: Any = nnx.data(None)
-
-    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        y = x @ self.kernel[...].astype(x.dtype)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
-        return y if self.lora is None else y + self.lora(x)
-
-
-class Norm(nnx.Module):
-    """Root mean square norm (1910.07467) or layer norm (1607.06450), in float32."""
-
-    def __init__(self, config: DecoderConfig, size: int, axis: str | None = "embed"):
-        start = jnp.zeros(size) if config.norm == "rms_plus_one" else jnp.ones(size)
-        self.scale = nnx.Param(start, axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros(size), axes=(axis,)) if config.norm_bias else None
-        self.kind, self.eps = config.norm, config.norm_eps
-
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        wide, scale = x.astype(jnp.float32), self.scale[...].astype(jnp.float32)
-        if self.kind == "layer":
-            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        wide = wide * (1 + scale if self.kind == "rms_plus_one" else scale)
-        if self.bias is not None:
-            wide = wide + self.bias[...].astype(jnp.float32)
-        return wide.astype(x.dtype)
-
-
-def query_key_norm(config: DecoderConfig, size: int, axis: str) -> Norm | None:
+def query_key_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:
     """The norm of queries or of keys: of each head, or of the whole projection of this size."""
     if config.qk_norm is None:
         return None
     whole = config.qk_norm == "projection"
-    return Norm(config, size, axis) if whole else Norm(config, config.head_dim, None)
+    return Norm(config, size, axis) if whole else Norm(config, head_dim, None)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention (2305.13245)."""
 
     def __init__(self, config: DecoderConfig, kind: LayerKind, rngs: nnx.Rngs):
-        embed, head, bias = config.embed_dim, config.head_dim, config.qkv_bias
-        wide, narrow = config.num_heads * head, config.num_kv_heads * head
+        embed, head, bias = config.embed_dim, kind.head_dim, config.qkv_bias
+        wide, narrow = config.num_heads * head, kind.num_kv_heads * head
+        own = kind.reads is None
+
+        def projection(wanted: bool) -> Linear | None:
+            return Linear(rngs, embed, narrow, ("embed", "kv_heads"), bias) if wanted else None
+
         self.query = Linear(rngs, embed, wide, ("embed", "heads"), bias)
-        self.key = Linear(rngs, embed, narrow, ("embed", "kv_heads"), bias)
-        self.value = Linear(rngs, embed, narrow, ("embed", "kv_heads"), bias)
+        self.key = projection(own)
+        self.value = projection(own and not kind.values_are_keys)
         self.output = Linear(rngs, wide, embed, ("heads", "embed"), config.output_bias)
-        self.query_norm = query_key_norm(config, wide, "heads")
-        self.key_norm = query_key_norm(config, narrow, "kv_heads")
+        self.query_norm = query_key_norm(config, wide, head, "heads")
+        self.key_norm = query_key_norm(config, narrow, head, "kv_heads") if own else None
+        normed = own and config.value_norm
+        self.value_norm = Norm(config, head, None, scaled=False) if normed else None
         self.config, self.kind = config, kind
 
     def __call__(
         self, x: Float[Array, "B T D"], inputs: "AttentionInputs"
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        rows, tokens, config = *x.shape[:2], self.config
-        queries = self._heads(self.query(x), self.query_norm)
-        keys = self._heads(self.key(x), self.key_norm)
-        values = self._heads(self.value(x), None)
-        if self.kind.rope is not None:
-            turns, interleaved = inputs.turns[self.kind.rope], self.kind.rope.interleaved
-            queries, keys = rotate(queries, turns, interleaved), rotate(keys, turns, interleaved)
+        config = self.config
+        queries = self._turned(self._heads(self.query(x), self.query_norm), inputs)
         if inputs.growth is not None:
             queries = queries * inputs.growth.astype(queries.dtype)
-        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)  # [B, K, T, H]
+        keys, values = self._own(x, inputs) if inputs.read is None else inputs.read
+        *front, own_mask = inputs.masks[self.kind.window]
+        blocks: list[Block] = [(keys, values, own_mask)]
+        if inputs.prefix is not None:
+            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], front[0]))
+        mixed = attend(queries, blocks, config.attention_scale, config.attention_softcap)
+        return self.output(mixed.reshape(*x.shape[:2], -1)), (keys, values)
+
+    def _own(self, x: Float[Array, "B T D"], inputs: "AttentionInputs") -> KeysValues:
+        """Keys and values of this layer [B, K, T, H]; with a cache, all that stand in it."""
+        assert self.key is not None
+        rows, tokens = x.shape[:2]
+        projected = self.key(x)
+        values = self._heads(projected if self.value is None else self.value(x), self.value_norm)
+        keys = self._turned(self._heads(projected, self.key_norm), inputs)
+        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
         if inputs.cache is not None and inputs.write_at is not None:
             row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
             where = row, head, (inputs.write_at[:, None] + jnp.arange(tokens))[:, None]
             kept_keys, kept_values = inputs.cache
             keys = kept_keys.at[where].set(keys.astype(kept_keys.dtype))
             values = kept_values.at[where].set(values.astype(kept_values.dtype))
-        *front, own_mask = inputs.masks[self.kind.window]
-        blocks: list[Block] = [(keys, values, own_mask)]
-        if inputs.prefix is not None:
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], front[0]))
-        mixed = attend(queries, blocks, config.attention_scale, config.attention_softcap)
-        return self.output(mixed.reshape(rows, tokens, -1)), (keys, values)
+        return keys, values
+
+    def _turned(
+        self, x: Float[Array, "B T N H"], inputs: "AttentionInputs"
+    ) -> Float[Array, "B T N H"]:
+        rope = self.kind.rope
+        if rope is None:
+            return x
+        return rotate(x, inputs.turns[rope, self.kind.head_dim], rope.interleaved)
 
     def _heads(self, x: Float[Array, "B T NH"], norm: Norm | None) -> Float[Array, "B T N H"]:
-        heads = (*x.shape[:-1], -1, self.config.head_dim)
+        heads = (*x.shape[:-1], -1, self.kind.head_dim)
         if norm is None:
             return x.reshape(heads)
         if self.config.qk_norm == "projection":
             return norm(x).reshape(heads)
         return norm(x.reshape(heads))
-
-
-class FeedForward(nnx.Module):
-    """Two projections with an activation between, or three (a gated one, 2002.05202)."""
-
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        embed, ffn, bias = config.embed_dim, config.ffn_dim, config.mlp_bias
-        gate = Linear(rngs, embed, ffn, ("embed", "ffn"), bias) if config.gated else None
-        self.gate = gate
-        self.up = Linear(rngs, embed, ffn, ("embed", "ffn"), bias)
-        self.down = Linear(rngs, ffn, embed, ("ffn", "embed"), bias)
-        self.activation = config.activation
-
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        activation = ACTIVATIONS[self.activation]
-        if self.gate is None:
-            return self.down(activation(self.up(x)))
-        return self.down(activation(self.gate(x)) * self.up(x))
 
 
 class Layer(nnx.Module):
@@ -145,13 +110,21 @@ class Layer(nnx.Module):
         self.attention = Attention(config, kind, rngs)
         self.attention_post_norm = norm(config.post_norm)
         self.ffn_norm = norm(config.pre_norm and config.residual != "parallel_shared")
-        self.ffn = MixedExperts(config, rngs) if kind.experts else FeedForward(config, rngs)
+        ffn = kind.ffn_dim
+        self.ffn = MixedExperts(config, rngs) if kind.experts else FeedForward(config, ffn, rngs)
+        self.beside = ExpertsBeside(config, rngs) if config.experts_beside else None
         self.ffn_post_norm = norm(config.post_norm)
+        self.input = LayerInput(config, rngs) if config.layer_input_dim else None
+        self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
 
     def __call__(
-        self, x: Float[Array, "B T D"], inputs: "AttentionInputs"
+        self,
+        x: Float[Array, "B T D"],
+        inputs: "AttentionInputs",
+        given: Float[Array, "B T E"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """``given`` is what the tokens tell this layer, where they do (LayerInputs)."""
         normed = x if self.attention_norm is None else self.attention_norm(x)
         mixed, keys_values = self.attention(normed, inputs)
         attended = self._add(x, mixed, self.attention_post_norm)
@@ -159,7 +132,13 @@ class Layer(nnx.Module):
             x = attended
         if self.residual != "parallel_shared":
             normed = x if self.ffn_norm is None else self.ffn_norm(x)
-        return self._add(attended, self.ffn(normed), self.ffn_post_norm), keys_values
+        update = self.ffn(normed)
+        if self.beside is not None:
+            update = self.beside(update, x)
+        x = self._add(attended, update, self.ffn_post_norm)
+        if self.input is not None and given is not None:
+            x = x + self.input(x, given)
+        return x if self.scale is None else x * self.scale[...].astype(x.dtype), keys_values
 
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None
@@ -173,18 +152,20 @@ class AttentionInputs:
     """What the attention of one layer sees besides the hidden states.
 
     Attributes:
-        turns: of each kind of rotary positions, cosine and sine.
+        turns: of each kind of rotary positions and head size, cosine and sine.
         growth: what queries are multiplied by, [B, T, 1, 1].
         masks: by window, one mask for each block (prefix, own).
         prefix, cache, write_at: as in Decoder.__call__, of this layer.
+        read: keys and values of the layer that this one reads, if it does.
     """
 
-    turns: Mapping[Rope, tuple[Array, Array]]
+    turns: Mapping[tuple[Rope, int], tuple[Array, Array]]
     growth: Array | None
     masks: Mapping[int | None, list[Array | None]]
     prefix: Block | None
     cache: KeysValues | None
     write_at: Array | None
+    read: KeysValues | None
 
 
 # What the backward pass computes again: all of a layer, or all of it but its matrix products.
@@ -202,6 +183,7 @@ class Decoder(nnx.Module):
         places = config.learned_positions
         positions = jnp.zeros((places, config.embed_dim))
         self.positions = nnx.Param(positions, axes=(None, "embed")) if places else None
+        self.layer_inputs = LayerInputs(config, rngs) if config.layer_input_dim else None
         self.layers = nnx.List(
             [Layer(config, config.layer(index), rngs) for index in range(config.num_layers)]
         )
@@ -213,13 +195,19 @@ class Decoder(nnx.Module):
         )
 
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
-        """Token ids to input embeddings."""
-        embedding = self.embedding[...]
-        if self.config.embedding_scale == 1:
-            return embedding[tokens].astype(dtype)
-        # Rounded as the weights are: Gemma was trained so.
-        scale = jnp.asarray(self.config.embedding_scale, embedding.dtype)
-        return (embedding[tokens] * scale).astype(dtype)
+        """Token ids to input embeddings; behind them stands what the tokens tell each layer."""
+        embedded = scaled_rows(self.embedding, tokens, self.config.embedding_scale, dtype)
+        if self.layer_inputs is None:
+            return embedded
+        return jnp.concatenate([embedded, self.layer_inputs.embed(tokens, dtype)], axis=-1)
+
+    def completed(self, embeddings: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
+        """Learned embeddings as input embeddings: they tell the layers what padding would."""
+        if self.layer_inputs is None or embeddings.shape[-1] > self.config.embed_dim:
+            return embeddings
+        padding = jnp.full(embeddings.shape[:-1], self.config.pad_id or 0)
+        told = self.layer_inputs.embed(padding, embeddings.dtype)
+        return jnp.concatenate([embeddings, told], axis=-1)
 
     def __call__(
         self,
@@ -236,17 +224,22 @@ class Decoder(nnx.Module):
         """Hidden states after the last norm, and each layer's keys and values.
 
         Args:
-            embeddings: what stands in the rows; ``embed`` makes it from token ids.
+            embeddings: what stands in the rows; ``embed`` makes it from token ids, ``completed``
+                from learned ones.
             positions: absolute position of each token, the prefix counted. The tokens that one of
                 them sees stand at consecutive positions, and so do a row's slots of the cache.
             mask: which of the S keys each token sees; S is T, or the cache's slots.
-            prefix: per layer keys and values that all rows see (prefix.PrefixCache.blocks).
+            prefix: keys and values that all rows see (prefix.PrefixCache.blocks), of every layer
+                that has its own (DecoderConfig.keepers), as with ``cache`` and what comes back.
             prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
-            cache: per layer [B, K, S, H]; new keys go to slots ``write_at`` and on, and the
-                updated cache is what comes back. Without it the fresh keys come back.
+            cache: [B, K, S, H] of every such layer; new keys go to slots ``write_at`` and on, and
+                the updated cache is what comes back. Without it the fresh keys come back.
             remat: what the backward pass computes again rather than keeps, a name in REMAT.
         """
         config, x = self.config, embeddings
+        told: list[Any] = [None] * config.num_layers
+        if self.layer_inputs is not None:
+            x, told = self.layer_inputs(self.completed(x))
         if config.input_scale != 1:
             x = x * config.input_scale
         if self.positions is not None:
@@ -258,25 +251,30 @@ class Decoder(nnx.Module):
         if config.query_growth is not None:
             beta, length = config.query_growth
             growth = 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
-        keys_values = []
+        keepers = config.keepers
+        keys_values: list[KeysValues] = []
         for index, layer in enumerate(self.layers):
+            reads = config.layer(index).reads
+            at = keepers.index(index if reads is None else reads)
             inputs = AttentionInputs(
                 turns,
                 growth,
                 masks,
-                None if prefix is None else prefix[index],
-                None if cache is None else cache[index],
+                None if prefix is None else prefix[at],
+                None if cache is None else cache[at],
                 write_at,
+                None if reads is None else keys_values[at],
             )
-            run = partial(layer, inputs=inputs)
+            run = partial(layer, inputs=inputs, given=told[index])
             x, fresh = (run if remat == "none" else jax.checkpoint(run, policy=REMAT[remat]))(x)
-            keys_values.append(fresh)
+            if reads is None:
+                keys_values.append(fresh)
         return self.norm(x), keys_values
 
     def _turns(
         self, kinds: set[LayerKind], positions: Array, mask: Array | None, alone: bool
-    ) -> dict[Rope, tuple[Array, Array]]:
-        """Cosine and sine of each kind of rotary positions.
+    ) -> dict[tuple[Rope, int], tuple[Array, Array]]:
+        """Cosine and sine of each kind of rotary positions and head size.
 
         Where frequencies depend on the total length, it is the declared one, if that is beyond
         the pretrained one; else what stands alone counts its own tokens, as nothing can follow,
@@ -284,14 +282,16 @@ class Decoder(nnx.Module):
         """
         config = self.config
         turns = {}
-        for rope in {kind.rope for kind in kinds if kind.rope is not None}:
+        for rope, head_dim in {(kind.rope, kind.head_dim) for kind in kinds}:
+            if rope is None:
+                continue
             length: Any = None
             if rope.limit is not None and config.context_length > rope.limit:
                 length = config.context_length
             elif rope.limit is not None and alone:
                 real = positions if mask is None else jnp.where(mask.any(axis=-1), positions, 0)
                 length = jnp.max(real) + 1
-            turns[rope] = rope.turns(positions, config.head_dim, length)
+            turns[rope, head_dim] = rope.turns(positions, head_dim, length)
         return turns
 
     def _masks(

@@ -1,4 +1,4 @@
-"""A mixture of experts in place of the feed-forward part (1701.06538, 2401.04088).
+"""A mixture of experts in place of the feed-forward part, or beside it (1701.06538, 2401.04088).
 
 Axes: M tokens of all rows, E experts, D embedding, F feed-forward.
 """
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from adapt_jax.decoders.activations import ACTIVATIONS
 from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.parts import Norm
 
 
 class MixedExperts(nnx.Module):
@@ -32,14 +33,22 @@ class MixedExperts(nnx.Module):
         self.gate = stack(embed, ffn, ("embed", "ffn"))
         self.up = stack(embed, ffn, ("embed", "ffn"))
         self.down = stack(ffn, embed, ("ffn", "embed"))
+        beside = config.experts_beside
+        self.scale = nnx.Param(jnp.ones(count), axes=(None,)) if beside else None
         self.experts, self.activation = config.experts, config.activation
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], routed: Float[Array, "B T D"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """``routed`` is what the router reads, where that is not x."""
         tokens, experts = x.reshape(-1, x.shape[-1]), self.experts
-        scores = tokens.astype(jnp.float32) @ self.router[...].astype(jnp.float32)
+        read = tokens if routed is None else routed.reshape(tokens.shape)
+        scores = read.astype(jnp.float32) @ self.router[...].astype(jnp.float32)
         weights, chosen = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), experts.per_token)
         if experts.normalized:
             weights = weights / weights.sum(axis=-1, keepdims=True)
+        if self.scale is not None:
+            weights = weights * self.scale[...].astype(jnp.float32)[chosen]
         order = jnp.argsort(chosen.reshape(-1))  # stable: within an expert, by token
         sizes = jnp.bincount(chosen.reshape(-1), length=experts.count)
         sorted_tokens = tokens[order // experts.per_token]
@@ -52,3 +61,22 @@ class MixedExperts(nnx.Module):
         mixed = jnp.zeros_like(out).at[order].set(out).reshape(*chosen.shape, -1)
         mixed = jnp.einsum("mkd,mk->md", mixed, weights.astype(x.dtype))
         return mixed.reshape(x.shape)
+
+
+class ExpertsBeside(nnx.Module):
+    """Experts beside a dense feed-forward part, each between norms of its own (Gemma 4)."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        embed = config.embed_dim
+        self.router_norm = Norm(config, embed)
+        self.norm = Norm(config, embed)
+        self.experts = MixedExperts(config, rngs)
+        self.post_norm = Norm(config, embed)
+        self.dense_post_norm = Norm(config, embed)
+
+    def __call__(
+        self, dense: Float[Array, "B T D"], x: Float[Array, "B T D"]
+    ) -> Float[Array, "B T D"]:
+        """The sum of what the dense part makes of the tokens ``x`` and of what the experts do."""
+        routed = self.router_norm(x) * x.shape[-1] ** -0.5
+        return self.dense_post_norm(dense) + self.post_norm(self.experts(self.norm(x), routed))

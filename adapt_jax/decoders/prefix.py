@@ -65,19 +65,22 @@ class Prefix:
     def embeddings(self, decoder: Decoder, dtype: Any = jnp.float32) -> Float[Array, "P D"]:
         """The prefix as input embeddings of this decoder."""
         rows = [
-            part.embeddings[...].astype(dtype)
+            decoder.completed(part.embeddings[...].astype(dtype))
             if isinstance(part, SoftPrompt)
             else decoder.embed(jnp.asarray(part, jnp.int32), dtype)
             for part in self.parts
             if len(part)
         ]
-        return jnp.concatenate(rows) if rows else jnp.zeros((0, decoder.config.embed_dim), dtype)
+        return jnp.concatenate(rows) if rows else decoder.embed(jnp.zeros(0, jnp.int32), dtype)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a prefix, per layer [K, P, H]; the first ``length`` of P are real."""
+    """Keys and values of a prefix, [K, P, H] for each layer that has its own (config.keepers).
+
+    The first ``length`` of P are real.
+    """
 
     layers: list[KeysValues]
     length: Int[Array, ""] | int

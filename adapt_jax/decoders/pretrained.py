@@ -223,7 +223,8 @@ def unfitting(
             if same(tensors[named[output]], tensors[named[embedding]]):
                 del tensors[named.pop(output)]
     missing = [] if damaged else sorted(shapes.keys() - named.keys())
-    surplus = sorted(named[n] for n in named.keys() - shapes.keys() if not family.ignores(n))
+    unknown = (n for n in named.keys() - shapes.keys() if not family.ignores(n, config))
+    surplus = sorted(named[n] for n in unknown)
     found = [
         f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("not known to this config", surplus))

@@ -132,7 +132,7 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
             ("has no tensor", expected - named),
             ("names tensors that this config has no place for:", surplus),
         ):
-            if lacking := sorted(name for name in names if not family.ignores(name)):
+            if lacking := sorted(name for name in names if not family.ignores(name, config)):
                 raise UserError(f"{folder / folders.INDEX}: {what} {listed(lacking, 3)}")
         said = folders.read_json(folder / folders.INDEX).get("metadata")
         size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0

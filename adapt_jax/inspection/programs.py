@@ -198,7 +198,8 @@ def decoding(
     programs = []
 
     padded = bucket(work.prefix, engine.FRONT)
-    embeddings = anywhere(jax.ShapeDtypeStruct((padded, config.embed_dim), dtype), mesh)
+    width = config.embed_dim + config.num_layers * config.layer_input_dim
+    embeddings = anywhere(jax.ShapeDtypeStruct((padded, width), dtype), mesh)
     front = (embeddings, anywhere(np.int32(0), mesh))
     whole = jax.eval_shape(partial(steps.encode_front, graph), weights, *front)
     one: Any = np.zeros(1, np.int32)

@@ -214,7 +214,8 @@ class Engine:
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
         """Idle slots, spread over the mesh where there is one."""
         config = self.model.config
-        shape = (count, config.num_kv_heads, columns, config.head_dim)
+        kinds = [config.layer(index) for index in config.keepers]
+        shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
             axes = ["rows", *(None for _ in x.shape[1:])]
@@ -223,7 +224,7 @@ class Engine:
 
         cache = [
             (place(jnp.zeros(shape, self.dtype)), place(jnp.zeros(shape, self.dtype)))
-            for _ in range(config.num_layers)
+            for shape in shapes
         ]
         return cache, jax.tree.map(place, self._idle(count))
 

@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
-from adapt_jax.decoders.decoder import Decoder, Linear
+from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.low_rank import Factors, LowRankUpdates
+from adapt_jax.decoders.parts import Linear
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.tensors import ParameterPath
 from adapt_jax.errors import UserError

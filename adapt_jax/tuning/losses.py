@@ -50,7 +50,8 @@ class TunedDecoder(nnx.Module):
         embeddings = decoder.embed(front, dtype)
         if self.soft_prompt is not None:
             soft, cut = self.soft_prompt.embeddings[...], int(not self.soft_prompt.before_bos)
-            parts = [embeddings[:cut], soft.astype(dtype), embeddings[cut:]]
+            soft = decoder.completed(soft.astype(dtype))
+            parts = [embeddings[:cut], soft, embeddings[cut:]]
             embeddings = jnp.concatenate(parts)
         prefix = encode_prefix(decoder, embeddings)
         hidden, _ = decoder(

@@ -197,7 +197,7 @@ class Source:
     def embedded(self, ids: Sequence[int]) -> Float[np.ndarray, "P D"]:
         """The embeddings of tokens, as the decoder takes them in."""
         rows = self.model.decoder.embed(jnp.asarray(ids, jnp.int32), jnp.float32)
-        return np.asarray(jax.device_get(rows))
+        return np.asarray(jax.device_get(rows))[:, : self.model.config.embed_dim]
 
     def encoded(self, text: str) -> list[int]:
         """The tokens of a text that are no special ones."""

@@ -8,6 +8,7 @@ from adapt_jax.decoders.families import (
     gemma,
     gemma2,
     gemma3,
+    gemma4,
     gpt2,
     gpt_neox,
     granite,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
         gemma.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
+        gemma4.FAMILY,
         phi3.FAMILY,
         olmo2.FAMILY,
         olmo3.FAMILY,
@@ -52,6 +54,7 @@ FAMILIES: dict[str, Family] = {
 # Multimodal checkpoints, read as the text decoders inside; ``family_of`` says which that is.
 FAMILIES |= {
     "Gemma3ForConditionalGeneration": gemma3.FAMILY,
+    "Gemma4ForConditionalGeneration": gemma4.FAMILY,
     "Mistral3ForConditionalGeneration": mistral.FAMILY,
 }
 

@@ -34,7 +34,8 @@ class Family:
         spelled: what ``config.json`` says of them, and of what ``layers`` cannot spell.
         must_be: fields of ``config.json`` -> the values that are supported, the default first.
         layers: how the kinds of layers are told.
-        ignored: patterns of names of tensors that are knowingly left unread.
+        ignored: patterns of names of tensors that are knowingly left unread. ``unread``: those of
+            a decoder of this config.
         renamed: (beginning of a name that some checkpoints have, what ``tensors`` has instead).
     """
 
@@ -48,6 +49,7 @@ class Family:
     must_be: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     layers: Layers = Layers()
     ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
+    unread: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
     renamed: tuple[tuple[str, str], ...] = ()
 
     def to_config(self, hf: HF) -> DecoderConfig:
@@ -119,9 +121,9 @@ class Family:
                 return new + name.removeprefix(old)
         return name
 
-    def ignores(self, name: str) -> bool:
+    def ignores(self, name: str, config: DecoderConfig) -> bool:
         """Whether a tensor of this name is knowingly left unread."""
-        return any(fnmatchcase(name, pattern) for pattern in self.ignored)
+        return any(fnmatchcase(name, one) for one in (*self.ignored, *self.unread(config)))
 
 
 def name_is_silent(hf: HF, name: str) -> bool:

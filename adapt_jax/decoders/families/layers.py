@@ -23,7 +23,7 @@ class Layers:
     Attributes:
         rope: the rotary positions where the file is silent; None: the family has none.
         theta, fraction: the older names of theta and of the turned share of a head; no name: the
-            family always turns whole heads.
+            family knows no older spelling, or always turns whole heads.
         rope_types: older names of kinds of rotary positions.
         original: the pretrained length where the file is silent and the kind needs it.
         sliding_rope: rotary positions of sliding layers, where they have their own.
@@ -98,6 +98,7 @@ class Layers:
     def _rope(self, hf: HF, given: dict[str, Any], default: Rope, theta: str, longest: int) -> Rope:
         if not given:
             given = {"rope_type": default.kind, **dict(default.numbers)}
+            given |= {"partial_rotary_factor": default.fraction} if not self.fraction else {}
         kind = given.get("rope_type") or given.get("type") or "default"
         kind = self.rope_types.get(kind, kind)
         if kind not in KINDS:
@@ -117,7 +118,7 @@ class Layers:
         return Rope(
             kind,
             float(_first(given.get("rope_theta"), hf.get(theta or "-"), default.theta)),
-            float(_first(fraction, default.fraction)),
+            float(_first(fraction, default.fraction if self.fraction else 1.0)),
             tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in numbers.items())),
             default.interleaved,
         )
@@ -136,8 +137,10 @@ class Layers:
             for name, slides in ((FULL, False), (SLIDING, True))
         }
         rope = ropes[FULL] or ropes[SLIDING] or self.rope
-        told |= {self.theta: rope.theta} | ({self.fraction: rope.fraction} if self.fraction else {})
-        told["rope_scaling"] = None if rope.kind == "default" else self._spelled(rope)
+        if self.theta:
+            told[self.theta] = rope.theta
+            told["rope_scaling"] = None if rope.kind == "default" else self._spelled(rope)
+        told |= {self.fraction: rope.fraction} if self.fraction else {}
         if ORIGINAL in dict(rope.numbers):
             told[ORIGINAL] = dict(rope.numbers)[ORIGINAL]
         if self.sliding_rope is None:

@@ -1,0 +1,79 @@
+"""What layers are made of: projections, norms, the feed-forward part.
+
+Axes: B rows, T tokens, D embedding, F feed-forward, I and O what goes into a projection and out.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.config import DecoderConfig
+
+
+class Linear(nnx.Module):
+    """y = x W (+ b) (+ scale · x A B when LoRA factors were attached; 2106.09685, section 4.1)."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size_in: int,
+        size_out: int,
+        axes: tuple[str | None, str | None],
+        bias: bool,
+    ):
+        kernel = jax.random.normal(rngs.params(), (size_in, size_out)) * size_in**-0.5
+        self.kernel = nnx.Param(kernel, axes=axes)
+        self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:]) if bias else None
+        self.lora: Any = nnx.data(None)
+
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        return y if self.lora is None else y + self.lora(x)
+
+
+class Norm(nnx.Module):
+    """Root mean square norm (1910.07467) or layer norm (1607.06450), in float32."""
+
+    def __init__(
+        self, config: DecoderConfig, size: int, axis: str | None = "embed", scaled: bool = True
+    ):
+        start = jnp.zeros(size) if config.norm == "rms_plus_one" else jnp.ones(size)
+        self.scale = nnx.Param(start, axes=(axis,)) if scaled else None
+        self.bias = nnx.Param(jnp.zeros(size), axes=(axis,)) if config.norm_bias else None
+        self.kind, self.eps = config.norm, config.norm_eps
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        wide = x.astype(jnp.float32)
+        if self.kind == "layer":
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        if self.scale is not None:
+            scale = self.scale[...].astype(jnp.float32)
+            wide = wide * (1 + scale if self.kind == "rms_plus_one" else scale)
+        if self.bias is not None:
+            wide = wide + self.bias[...].astype(jnp.float32)
+        return wide.astype(x.dtype)
+
+
+class FeedForward(nnx.Module):
+    """Two projections with an activation between, or three (a gated one, 2002.05202)."""
+
+    def __init__(self, config: DecoderConfig, ffn: int, rngs: nnx.Rngs):
+        embed, bias = config.embed_dim, config.mlp_bias
+        gate = Linear(rngs, embed, ffn, ("embed", "ffn"), bias) if config.gated else None
+        self.gate = gate
+        self.up = Linear(rngs, embed, ffn, ("embed", "ffn"), bias)
+        self.down = Linear(rngs, ffn, embed, ("ffn", "embed"), bias)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        activation = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            return self.down(activation(self.up(x)))
+        return self.down(activation(self.gate(x)) * self.up(x))
