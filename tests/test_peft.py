@@ -347,6 +347,22 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
         read_adapter(tmp_path / "in", model)
 
 
+@pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, layer inputs"])
+def test_all_that_peft_finds_beside_experts_and_in_layer_inputs_comes_in_and_leaves(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.low_rank is not None
+    places = {path[-2] for path in adaptation.low_rank.factors}
+    assert places > {"query", "key", "value", "output", "gate", "up", "down"}
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert theirs(folder, tmp_path / "out", model) == expected
+
+
 def test_factors_of_the_output_come_in_and_leave(families: Any, tmp_path: Path) -> None:
     folder, model = families("gpt_neox")
     peft_adapter(folder, tmp_path / "in", target_modules=["lm_head", "dense"])

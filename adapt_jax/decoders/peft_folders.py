@@ -95,8 +95,9 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
     stored = tensor_names(FAMILIES[model.config.family], model.config)
     shapes = {path: value.shape for path, value in parameters(model.decoder).items()}
     modules: dict[str, Stored] = {}
+    mixture = model.config.experts is not None and not model.config.experts_beside
     for path in updates.factors:
-        one, mixed = stored[path], model.config.experts is not None and "ffn" in path
+        one, mixed = stored[path], mixture and "ffn" in path
         if mixed or len(one.names) > 1 or len(shapes[path]) != 2:
             why = ", which it would take for the experts'" if mixed else ""
             raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
@@ -108,7 +109,7 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
         tensors[f"{BASE}{module}.lora_B.weight"] = fused.b.T
         ranks[module], alphas[module] = fused.rank, fused.alpha
     rank, alpha = (Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, alphas))
-    kernels = (path for path in shapes if path[-1] == "kernel")
+    kernels = (path for path in shapes if path[-1] in ("kernel", "router"))
     every = {_module(path, stored[path]) for path in kernels}
     config = {
         **_common(model, "LORA"),
