@@ -188,6 +188,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size_per_layer_input": 330,
         },
     ),
+    "gemma4, unified": (
+        "gemma4_unified_text",
+        {name: value for name, value in GEMMA4.items() if "per_layer" not in name},
+    ),
     "phi3": ("phi3", {"sliding_window": 9}),
     "phi3, longrope": (
         "phi3",
@@ -211,6 +215,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "logits_scaling": 2.0,
         },
     ),
+    "seed_oss": ("seed_oss", {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
+    "glm4": ("glm4", {"head_dim": 16, "rope_parameters": HALF_TURNED}),
+    "starcoder2": ("starcoder2", {"sliding_window": 9}),
+    "stablelm": ("stablelm", {"rope_parameters": HALF_TURNED, "use_qkv_bias": True}),
+    "stablelm, parallel": (
+        "stablelm",
+        {"rope_parameters": HALF_TURNED, "use_parallel_residual": True},
+    ),
+    "exaone4": ("exaone4", {"sliding_window": 9, "layer_types": [SLIDING, FULL]}),
+    "cohere2": (
+        "cohere2",
+        {
+            "sliding_window": 9,
+            "layer_types": [SLIDING, FULL],
+            "logit_scale": 0.25,
+            "attention_bias": True,
+        },
+    ),
     "gpt2": ("gpt2", GPT2),
     "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_TURNED}),
     "gpt_neox, sequential": (
@@ -225,7 +247,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The first case of each family; the others differ in what has nothing to do with decoding.
 FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
-FIRST += [name for name in CASES if name.startswith("gemma4,")]
+FIRST += ["gemma4, experts", "gemma4, layer inputs"]
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
@@ -418,6 +440,8 @@ SILENT = {
     "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
     "gemma4": {"vocab_size_per_layer_input", "use_double_wide_mlp"},  # no layer is told, or reads
     "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
+    "gemma4, unified": {"use_double_wide_mlp"},
+    "cohere2": {"head_dim"},  # heads always share out the hidden size
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
@@ -569,6 +593,16 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "olmo3": [{**THETA, "rope_scaling": YARN}, {"rope_theta": 5.0}],
     "smollm3": [{**THETA, "no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1], **LINEAR}],
     "granite": [{**THETA, **LINEAR}],
+    "gemma4_text": [
+        {"global_head_dim": 24, "num_hidden_layers": 7, "num_kv_shared_layers": 1},
+        {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        {"num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
+    ],
+    "glm4": [{**THETA, "partial_rotary_factor": 0.25}],
+    "stablelm": [{**THETA, "partial_rotary_factor": 0.5}],
+    "starcoder2": [{**THETA, "sliding_window": 9}],
+    "exaone4": [{**THETA, "sliding_window": None, "layer_types": [FULL, FULL]}],
+    "cohere2": [{**THETA, "sliding_window_pattern": 2}],
     "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
     "ministral3": [{}],
 }

@@ -18,9 +18,9 @@ from adapt_jax.tuning.trainer import Run, train
 # Parts by name, as expressions that are searched in a parameter's path (layers.0.ffn.up.kernel).
 PARTS = {
     "all": "",
-    "embedding": r"^embedding$",
+    "embedding": r"^(layer_inputs\.)?embedding$",
     "attention": r"\.attention\.",
-    "ffn": r"\.ffn\.",
+    "ffn": r"\.(ffn|beside\.experts)\.",
     "norm": r"(^|\.|_)norm\.",
     "output": r"^output\.",
 }

@@ -5,10 +5,13 @@ from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import (
+    cohere2,
+    exaone4,
     gemma,
     gemma2,
     gemma3,
     gemma4,
+    glm4,
     gpt2,
     gpt_neox,
     granite,
@@ -22,7 +25,10 @@ from adapt_jax.decoders.families import (
     qwen2,
     qwen3,
     qwen3_moe,
+    seed_oss,
     smollm3,
+    stablelm,
+    starcoder2,
 )
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.tensors import ParameterPath, Stored
@@ -42,11 +48,18 @@ FAMILIES: dict[str, Family] = {
         gemma2.FAMILY,
         gemma3.FAMILY,
         gemma4.FAMILY,
+        gemma4.UNIFIED,
         phi3.FAMILY,
         olmo2.FAMILY,
         olmo3.FAMILY,
         smollm3.FAMILY,
         granite.FAMILY,
+        seed_oss.FAMILY,
+        glm4.FAMILY,
+        starcoder2.FAMILY,
+        stablelm.FAMILY,
+        exaone4.FAMILY,
+        cohere2.FAMILY,
         gpt2.FAMILY,
         gpt_neox.FAMILY,
     )
@@ -55,6 +68,7 @@ FAMILIES: dict[str, Family] = {
 FAMILIES |= {
     "Gemma3ForConditionalGeneration": gemma3.FAMILY,
     "Gemma4ForConditionalGeneration": gemma4.FAMILY,
+    "Gemma4UnifiedForConditionalGeneration": gemma4.UNIFIED,
     "Mistral3ForConditionalGeneration": mistral.FAMILY,
 }
 

@@ -12,6 +12,8 @@ from adapt_jax.decoders.tensors import ParameterPath, Stored
 
 Row = tuple[Any, ...]
 REQUIRED = object()
+# As files of the decoder without its output name what stands in front of it.
+BARE = tuple((part, f"model.{part}") for part in ("embed_tokens.", "layers.", "norm."))
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Family:
     layers: Layers = Layers()
     ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
     unread: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
-    renamed: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = BARE
 
     def to_config(self, hf: HF) -> DecoderConfig:
         """Translates a ``config.json``; of a multimodal one, its text part.

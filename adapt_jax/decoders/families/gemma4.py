@@ -141,6 +141,7 @@ def unread(config: DecoderConfig) -> tuple[str, ...]:
     return tuple(f"model.layers.{layer}.self_attn.{part}.*" for layer in readers for part in parts)
 
 
+UNREAD = ("*vision_embedder.*", "*embed_vision.*", "*audio_tower.*", "*embed_audio.*")
 FAMILY = replace(
     gemma3.FAMILY,
     architecture="Gemma4ForCausalLM",
@@ -173,6 +174,21 @@ FAMILY = replace(
         change=change,
     ),
     unread=unread,
-    ignored=(*MULTIMODAL["ignored"], "*embed_vision.*", "*audio_tower.*", "*embed_audio.*"),
+    ignored=(*MULTIMODAL["ignored"], *UNREAD),
     renamed=MULTIMODAL["renamed"],
+)
+# The same without experts and layer inputs, in checkpoints whose images and sounds need no tower.
+UNIFIED = replace(
+    FAMILY,
+    architecture="Gemma4UnifiedForCausalLM",
+    model_type="gemma4_unified_text",
+    fields={**gemma3.FAMILY.fields, "context_length": ("max_position_embeddings", 262144)},
+    derived=lambda hf: {"embedding_scale": hf["hidden_size"] ** 0.5},
+    must_be={
+        **FAMILY.must_be,
+        "use_bidirectional_attention": ("vision", None, False),
+        "enable_moe_block": (False,),
+        "hidden_size_per_layer_input": (0,),
+    },
+    layers=replace(FAMILY.layers, window=lambda hf: hf.get("sliding_window", 1024)),
 )

@@ -96,9 +96,9 @@ class Layers:
         }
 
     def _rope(self, hf: HF, given: dict[str, Any], default: Rope, theta: str, longest: int) -> Rope:
+        whole = 1.0 if given and not self.fraction else default.fraction
         if not given:
             given = {"rope_type": default.kind, **dict(default.numbers)}
-            given |= {"partial_rotary_factor": default.fraction} if not self.fraction else {}
         kind = given.get("rope_type") or given.get("type") or "default"
         kind = self.rope_types.get(kind, kind)
         if kind not in KINDS:
@@ -112,13 +112,13 @@ class Layers:
         if LONGEST in taken and not (kind == "yarn" and "factor" in numbers):
             numbers[LONGEST] = longest
         share = self.fraction or "partial_rotary_factor"
-        fraction = _first(given.get("partial_rotary_factor"), hf.get(share))
-        if not self.fraction and fraction not in (None, 1.0) and kind != "proportional":
+        fraction = float(_first(given.get("partial_rotary_factor"), hf.get(share), whole))
+        if not self.fraction and fraction != 1 and kind != "proportional":
             raise ValueError(f"partial_rotary_factor {fraction} is not known in this family")
         return Rope(
             kind,
             float(_first(given.get("rope_theta"), hf.get(theta or "-"), default.theta)),
-            float(_first(fraction, default.fraction if self.fraction else 1.0)),
+            fraction,
             tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in numbers.items())),
             default.interleaved,
         )

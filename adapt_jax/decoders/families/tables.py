@@ -6,7 +6,7 @@ Hugging Face keeps a projection as [out, in], the decoder as [in, out]: its axes
 from collections.abc import Mapping
 from typing import Any
 
-from adapt_jax.decoders.families.family import REQUIRED, Row
+from adapt_jax.decoders.families.family import BARE, REQUIRED, Row
 
 LAYER, OWN = "model.layers.{n}.", "layers.{n}."
 
@@ -93,5 +93,6 @@ MULTIMODAL: Mapping[str, Any] = {
         ("language_model.model.", "model."),
         ("language_model.lm_head.", "lm_head."),
         ("model.language_model.", "model."),
+        *BARE,
     ),
 }
