@@ -1,11 +1,14 @@
-"""Kills a training at random moments, starts it again, and compares how it ends.
+"""Kills a command at random moments, starts it again, and compares how it ends.
 
     python -m benchmarks.restarts --kills 50
+    python -m benchmarks.restarts --method fine_tuning,lora,prompt_tuning --method.training.steps 40
+    python -m benchmarks.restarts --method fine_tuning --devices 4
+    python -m benchmarks.restarts --command "evaluate runs/lora TASK.yaml --output-dir OUT"
 
-One run of `adapt-jax tune` is left alone; another, by the same command, is killed with SIGKILL at
-random moments of its life, from its first breath to the writing of its result. Both must end with
-the same parameters to the bit and with the same metrics.jsonl, but for what stands under "time".
-Ends with one JSON line.
+One run of the command (`adapt-jax tune` of each method's file in configs/tune, unless another is
+given) is left alone; another is killed with SIGKILL at random moments of its life, from its first
+breath to the writing of its result. Both must end with the same files: parameters to the bit,
+metrics and answers but for what the clock says. Ends with one JSON line per command.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,12 +27,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT = "OUT"  # stands in a command for the output folder
+TIMES = {"seconds", "train_seconds", "compilations", "time"}  # what no two runs share
+PASSING = {"checkpoints", "unreadable"}  # folders of a training that are no result
 
 
-def command(config: Path, output: Path, *more: str) -> list[str]:
-    """The command line of the training."""
-    words = ["tune", str(config), "--output-dir", str(output), "--quiet", *more]
-    return [sys.executable, "-m", "adapt_jax", *words]
+def tuning(config: Path, *more: str) -> list[str]:
+    """The words of a training."""
+    return ["tune", str(config), "--output-dir", OUT, *more]
+
+
+def command(words: Sequence[str], output: Path) -> list[str]:
+    """The command line, with the output folder in its place."""
+    placed = [word.replace(OUT, str(output)) for word in words]
+    return [sys.executable, "-m", "adapt_jax", *placed, "--quiet"]
 
 
 def run_alone(words: list[str], environment: dict[str, str]) -> float:
@@ -63,54 +75,88 @@ def run_killed(
     return kills
 
 
-def rows(output: Path) -> list[dict[str, Any]]:
-    """The metrics without their times."""
-    lines = (output / "training" / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+def timeless(content: Any) -> Any:
+    """What a JSON file holds, but for the times."""
+    if isinstance(content, dict):
+        return {key: timeless(value) for key, value in content.items() if key not in TIMES}
+    return [timeless(value) for value in content] if isinstance(content, list) else content
 
 
-def result(output: Path) -> dict[str, str]:
-    """SHA-256 of every file of the saved adaptation."""
-    files = sorted(path for path in (output / "adaptation").rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+def result(output: Path) -> dict[str, Any]:
+    """What every file of the output holds: of pictures and checkpoints the name alone."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        name = path.relative_to(output)
+        if PASSING & set(name.parts):
+            continue
+        if path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found[str(name)] = [timeless(json.loads(line)) for line in lines]
+        elif path.suffix == ".json":
+            found[str(name)] = timeless(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            seen = b"" if path.suffix == ".png" else path.read_bytes()
+            found[str(name)] = hashlib.sha256(seen).hexdigest()
+    return found
 
 
 def compare_killed(
-    config: Path, kills: int, *, seed: int = 0, more: Sequence[str] = ()
+    words: Sequence[str], kills: int, *, seed: int = 0, flags: str | None = None
 ) -> dict[str, Any]:
-    """Runs the training alone, then with kills; a run that has ended is compared and begun anew."""
+    """Runs the command alone, then with kills; a run that has ended is compared and begun anew.
+
+    Args:
+        flags: XLA_FLAGS of the processes.
+
+    Returns:
+        how many kills and runs there were, and the files that once came out ``different``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
+        environment |= {} if flags is None else {"XLA_FLAGS": flags}
         alone, output = Path(folder) / "alone", Path(folder) / "killed"
-        seconds = run_alone(command(config, alone, *more), environment)
-        draws, words = random.Random(seed), command(config, output, *more)
-        told = {"seconds_alone": round(seconds, 2), "kills": 0, "runs": 0}
-        same = {"metrics_equal": True, "parameters_equal": True}
+        seconds = run_alone(command(words, alone), environment)
+        draws, expected = random.Random(seed), result(alone)
+        told: dict[str, Any] = {"seconds_alone": round(seconds, 2), "files": len(expected)}
+        told |= {"kills": 0, "runs": 0}
+        different: set[str] = set()
         while told["kills"] < kills:
             shutil.rmtree(output, ignore_errors=True)
             left = kills - told["kills"]
-            told["kills"] += run_killed(words, environment, left, 0.7 * seconds, draws)
+            again = command(words, output)
+            told["kills"] += run_killed(again, environment, left, 0.7 * seconds, draws)
             told["runs"] += 1
-            same["metrics_equal"] &= rows(alone) == rows(output)
-            same["parameters_equal"] &= result(alone) == result(output)
-    return told | same
+            found = result(output)
+            names = expected.keys() | found.keys()
+            different |= {name for name in names if expected.get(name) != found.get(name)}
+    return told | {"different": sorted(different)}
 
 
 def main() -> None:
     """Parses, runs, compares."""
     form = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    default = ROOT / "configs" / "tune" / "fine_tuning.yaml"
-    parser.add_argument("--config", type=Path, default=default)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("--method", default="fine_tuning", help="one or more, with commas")
+    parser.add_argument("--config", type=Path, help="a file for tune, in place of a method's own")
+    parser.add_argument("--command", help="of adapt-jax, with OUT for the output folder")
+    parser.add_argument("--devices", type=int, help="simulated ones; an even number, over two axes")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options, more = parser.parse_known_args()
-    told = compare_killed(options.config, options.kills, seed=options.seed, more=more)
-    print(json.dumps({"benchmark": "restarts"} | told))
-    sys.exit(not (told["metrics_equal"] and told["parameters_equal"]))
+    flags = None
+    if options.devices:
+        flags = f"--xla_force_host_platform_device_count={options.devices}"
+        more += ["--mesh.data", "2", "--mesh.fsdp", str(options.devices // 2)]
+    files = [ROOT / "configs" / "tune" / f"{name}.yaml" for name in options.method.split(",")]
+    commands = [tuning(file, *more) for file in ([options.config] if options.config else files)]
+    if options.command:
+        commands = [[*shlex.split(options.command), *more]]
+    equal = True
+    for words in commands:
+        told = compare_killed(words, options.kills, seed=options.seed, flags=flags)
+        print(json.dumps({"benchmark": "restarts", "command": " ".join(words)} | told), flush=True)
+        equal &= not told["different"]
+    sys.exit(not equal)
 
 
 if __name__ == "__main__":
