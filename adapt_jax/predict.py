@@ -9,10 +9,12 @@ from adapt_jax.adaptation import Adaptation
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
 from adapt_jax.evaluation.evaluate import OnProgress, Pace
+from adapt_jax.evaluation.journal import identity
 from adapt_jax.tasks.sources import read_jsonl
 from adapt_jax.tasks.task import Example
 
-Rows = dict[tuple[str, str], str]  # (id, question) -> the line of its answer
+Asked = tuple[str, str, tuple[str, ...]]  # id, question, choices
+Rows = dict[Asked, str]  # -> the line of its answer
 
 
 def predict(
@@ -28,7 +30,8 @@ def predict(
 
     Answers are appended as they come; when all are there, they are put in the order of the
     questions. So an interrupted run that is started again ends with the file of one that was not,
-    but for the ``seconds``. Answers to other questions that ``target`` held stay in front.
+    but for the ``seconds``. Answers to other questions that ``target`` held stay in front. Each
+    line names by its ``identity`` the adaptation and the seed that gave it.
 
     Args:
         open_adaptation: opens the adaptation, when both files are found in order.
@@ -37,28 +40,38 @@ def predict(
         how many questions were answered, and how many were before.
 
     Raises:
-        UserError: naming file and line of what is no question, or no answer.
+        UserError: naming file and line of what is no question, no answer, or an answer of another
+            adaptation or seed.
     """
     examples = read_questions(source)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
     lines = read_answered(target)
-    known = {i for i, e in enumerate(examples) if (e.id, e.question) in lines}
+    asked = [(example.id, example.question, example.choices) for example in examples]
+    known = {index for index, key in enumerate(asked) if key in lines}
     adaptation = open_adaptation()
+    work = identity(adaptation.identity, seed)
+    for number, line in enumerate(lines.values(), 1):
+        if json.loads(line)["identity"] != work:
+            raise UserError(
+                f"{target}, line {number}: answered by another adaptation, or with another seed; "
+                "choose another file"
+            )
     target.parent.mkdir(parents=True, exist_ok=True)
     pace = Pace(on_progress, len(known), len(examples))
     with target.open("a", encoding="utf-8") as out:
         for index, said in adaptation.stream(
             examples, seed=seed, slots=slots, answered=known, on_tokens=pace.tokens
         ):
-            example = examples[index]
-            line = report.json_lines([{"question": example.question} | said.to_dict()])
+            _, question, choices = asked[index]
+            row: dict[str, Any] = {"question": question} | ({"choices": choices} if choices else {})
+            line = report.json_lines([row | said.to_dict() | {"identity": work}])
             out.write(line)
             out.flush()  # what is answered is kept, whatever happens next
-            lines[example.id, example.question] = line
+            lines[asked[index]] = line
             pace.answered()
-    asked = dict.fromkeys((example.id, example.question) for example in examples)
-    others = [line for key, line in lines.items() if key not in asked]
+    mine = set(asked)
+    others = [line for key, line in lines.items() if key not in mine]
     report.write_text(target, "".join([*others, *(lines[key] for key in asked)]))
     return len(examples) - len(known), len(known)
 
@@ -108,7 +121,8 @@ def read_answered(path: Path) -> Rows:
     for number, line in enumerate(lines, 1):
         try:
             row: Any = json.loads(line)
-            answered[row["id"], row["question"]] = line + "\n"
+            row["identity"]  # who gave it
+            answered[row["id"], row["question"], tuple(row.get("choices", ()))] = line + "\n"
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{path}, line {number}: not an answer of an earlier run; choose another file"

@@ -148,6 +148,34 @@ def test_predict_names_the_line_that_is_wrong_and_writes_nothing(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_predict_refuses_answers_of_another_adaptation_or_seed(
+    saved: Path, tiny, tmp_path: Path, capsys, monkeypatch
+):
+    asked = []
+
+    def say(name: str, number: int) -> str:
+        asked.append(name)
+        return " The answer is 7."
+
+    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"question": "a"}\n{"question": "b"}\n')
+    arguments = ["predict", str(saved), str(source), str(target)]
+    assert main(arguments) == 0
+    before = target.read_text()
+    line = "out.jsonl, line 1: answered by another adaptation, or with another seed; choose another"
+    assert line in fails(capsys, *arguments, "--seed", "1")
+    other = Adaptation("zero_shot", prompt(max_new_tokens=3), tiny).save(tmp_path / "other")
+    source.write_text('{"question": "c"}\n')  # nor are answers of two mixed in one file
+    assert line in fails(capsys, "predict", other, source, target)
+    assert target.read_text() == before
+    asked.clear()
+    source.write_text('{"question": "a", "choices": ["7", "8"]}\n{"question": "b"}\n')
+    assert main(arguments) == 0
+    assert asked == ["1"]  # with its choices it is another question
+    assert len(target.read_text().splitlines()) == 3
+
+
 def test_predict_leaves_files_alone_that_are_not_its_own(saved: Path, tmp_path: Path, capsys):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"question": "a"}\n')
