@@ -67,8 +67,8 @@ class Folder:
 
     def correct(self) -> list[bool]:
         """Per question of the finished rung, in the order of the task: was it right?"""
-        lines = self.predictions.read_text(encoding="utf-8").splitlines()
-        return [bool(json.loads(line)["correct"]) for line in lines]
+        lines = self.predictions.read_text(encoding="utf-8").split("\n")  # texts may hold U+2028
+        return [bool(json.loads(line)["correct"]) for line in filter(None, lines)]
 
     def finish(self, adaptation: Adaptation, evaluation: Evaluation) -> None:
         """Writes what stays of a rung."""

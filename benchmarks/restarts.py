@@ -90,8 +90,8 @@ def result(output: Path) -> dict[str, Any]:
         if PASSING & set(name.parts):
             continue
         if path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found[str(name)] = [timeless(json.loads(line)) for line in lines]
+            lines = path.read_text(encoding="utf-8").split("\n")
+            found[str(name)] = [timeless(json.loads(line)) for line in filter(None, lines)]
         elif path.suffix == ".json":
             found[str(name)] = timeless(json.loads(path.read_text(encoding="utf-8")))
         else:

@@ -41,7 +41,7 @@ def left(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".jsonl":
-            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [timeless(json.loads(line)) for line in path.read_text().split("\n")[:-1]]
         elif path.suffix == ".json":
             found[name] = timeless(json.loads(path.read_text()))
         elif path.is_file():
@@ -134,6 +134,16 @@ def test_only_rungs_that_something_changed_for_are_climbed_again(
     compare({**other, "task": other["task"]}, tmp_path / "run", overrides={"seed": 1},
             progress=False)  # fmt: skip
     assert len(asked) == 54
+
+
+def test_a_rung_whose_texts_hold_line_separators_is_kept_all_the_same(
+    tiny_folder: Path, tmp_path: Path, monkeypatch
+):
+    said = " One\u2028two\x85three. The answer is 51."
+    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: said))
+    compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
+    monkeypatch.setattr(Adaptation, "stream", lambda *_, **__: pytest.fail("climbed again"))
+    compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
 
 
 def test_a_rung_that_was_trained_is_not_trained_again(

@@ -46,6 +46,11 @@ def test_json_is_a_list_a_list_in_an_object_or_a_mapping_by_id(
         assert [row.values["id"] for row in rows] == ["x", "y"]
 
 
+def test_a_csv_line_ends_at_a_line_break_and_not_at_other_separators(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "q,a\none\u2028two\x85three\x0c,1\nfour,2\n")
+    assert [row.values["q"] for row in read_csv(path)] == ["one\u2028two\x85three\x0c", "four"]
+
+
 def test_csv_cells_may_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'q,a\n"one, ""two""\nthree",1\nfour,2\n')
     rows = read_csv(path)

@@ -1,6 +1,7 @@
 """Where examples come from. A new source is a function with a name in ``SOURCES``."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def read_csv(path: Path) -> list[Row]:
     Raises:
         UserError: naming the line whose number of columns differs from the header's.
     """
-    reader = csv.reader(_text(path).splitlines(keepends=True))
+    reader = csv.reader(io.StringIO(_text(path), newline=""))
     header = next(reader, [])
     rows = []
     try:
