@@ -285,8 +285,12 @@ class Adaptation:
             has_soft_prompt = description["soft_prompt"]
             before_bos = description["before_bos"]
             has_low_rank = description.get("low_rank", False)
-        except (KeyError, TypeError) as problem:
+        except KeyError as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
+        except TypeError as problem:
+            raise UserError(f"{folder / DESCRIPTION}: damaged, {problem}") from None
+        if not isinstance(saved_with := description["decoder"], str):
+            raise UserError(f"{folder / DESCRIPTION}: damaged, decoder is {saved_with!r}")
         if tuned:
             decoder = folder / WEIGHTS
         if not isinstance(decoder, PretrainedDecoder):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from adapt_jax.errors import UserError
 from adapt_jax.inspection import command as inspection
@@ -113,10 +113,17 @@ def choose_platform() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their own options; everything else is an override."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("adapt-jax", description=ABOUT, formatter_class=raw)
+    top = Parser("adapt-jax", description=ABOUT, formatter_class=raw)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
@@ -159,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("question", metavar="QUESTION")
     sub.add_argument("--show-reasoning", action="store_true", help="the reasonings and the votes")
     sub.add_argument("--choice", action="append", default=[], help="an answer to choose; repeat it")
-    sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
+    sub.add_argument("--seed", type=whole(0), default=0, help="of sampled candidates")
 
     sub = command("export", run_export, "write an adaptation for what others serve", EXPORT)
     add_adaptation(sub)
@@ -206,11 +213,28 @@ def add_adaptation(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--decoder", metavar="PATH", help="where its decoder lies, if it was moved")
 
 
+def whole(least: int) -> Callable[[str], int]:
+    """Reads a whole number, ``least`` or more."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {least} or more")
+        return value
+
+    return number
+
+
 def add_answering(sub: argparse.ArgumentParser) -> None:
     """Options of commands that answer many questions."""
-    sub.add_argument("--seed", type=int, default=0, help="of sampled candidates")
+    sub.add_argument("--seed", type=whole(0), default=0, help="of sampled candidates")
     sub.add_argument(
-        "--slots", type=int, help="sequences decoded side by side (default: what memory allows)"
+        "--slots",
+        type=whole(1),
+        help="sequences decoded side by side (default: what memory allows)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -103,6 +103,8 @@ def override(data: Mapping[str, Any], overrides: Overrides | None, where: str) -
             place[last] = yaml.safe_load(value) if isinstance(value, str) else value
         except yaml.YAMLError:
             raise UserError(f"{where}: --{dotted}: not a YAML value: {value!r}") from None
+        if place[last] is None and str(value).lstrip().startswith("#"):
+            raise UserError(f"{where}: --{dotted}: to YAML {value!r} is a comment; quote it twice")
     return result
 
 
@@ -115,8 +117,10 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(dict(data))
     except pydantic.ValidationError as problem:
-        error = problem.errors()[0]
-        *parents, last = location = [str(part) for part in error["loc"]] or [""]
+        first, *others = problem.errors()
+        same = [error for error in others if error["loc"][:1] == first["loc"][:1]]
+        error = max([first, *same], key=lambda error: len(error["loc"]))  # of a union: the nearest
+        *parents, last = location = _keys(error["loc"], data) or [""]
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
             names = keys_at(model, parents)
@@ -129,6 +133,18 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         subject = f"{key}: " if key else ""
         found = f", found {given!r}" if not isinstance(given, dict) else ""
         raise UserError(f"{where}: {subject}{message}{found}") from None
+
+
+def _keys(location: Sequence[str | int], data: Any) -> list[str]:
+    """A location without the names of a union's members, which pydantic puts in."""
+    keys: list[str] = []
+    last = len(location) - 1
+    for at, part in enumerate(location):
+        if isinstance(data, Mapping) and (part in data or at == last):
+            keys, data = [*keys, str(part)], data.get(part)
+        elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
+            keys, data = [*keys, str(part)], data[part]
+    return keys
 
 
 def keys_at(model: Any, parents: Sequence[str]) -> list[str]:

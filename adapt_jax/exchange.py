@@ -164,6 +164,8 @@ def import_adapter(
         UserError: naming what is damaged, does not fit the decoder or cannot be represented.
     """
     if decoder is None:
+        if not (Path(folder) / CONFIG).is_file():
+            raise UserError(f"{folder}: no {CONFIG}; expected a PEFT folder")
         config = read_json(Path(folder) / CONFIG)
         decoder = config.get("base_model_name_or_path")
         if not decoder:

@@ -59,17 +59,22 @@ def predict(
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     pace = Pace(on_progress, len(known), len(examples))
-    with target.open("a", encoding="utf-8") as out:
-        for index, said in adaptation.stream(
-            examples, seed=seed, slots=slots, answered=known, on_tokens=pace.tokens
-        ):
-            _, question, choices = asked[index]
-            row: dict[str, Any] = {"question": question} | ({"choices": choices} if choices else {})
-            line = report.json_lines([row | said.to_dict() | {"identity": work}])
-            out.write(line)
-            out.flush()  # what is answered is kept, whatever happens next
-            lines[asked[index]] = line
-            pace.answered()
+    try:
+        with target.open("a", encoding="utf-8") as out:
+            for index, said in adaptation.stream(
+                examples, seed=seed, slots=slots, answered=known, on_tokens=pace.tokens
+            ):
+                _, question, choices = asked[index]
+                row: dict[str, Any] = {"question": question}
+                row |= {"choices": choices} if choices else {}
+                line = report.json_lines([row | said.to_dict() | {"identity": work}])
+                out.write(line)
+                out.flush()  # what is answered is kept, whatever happens next
+                lines[asked[index]] = line
+                pace.answered()
+    finally:
+        if not target.stat().st_size:  # a mistake was found before the first answer
+            target.unlink()
     mine = set(asked)
     others = [line for key, line in lines.items() if key not in mine]
     report.write_text(target, "".join([*others, *(lines[key] for key in asked)]))

@@ -1,8 +1,10 @@
 """Adaptation: asked with the bare question, saved whole or not at all, loaded for its decoder."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,20 @@ def test_a_save_that_fails_leaves_the_old_one_and_no_rest(tiny, tmp_path: Path, 
     assert Adaptation.load(tmp_path / "saved", tiny).method == "zero_shot"
 
 
+def retold(place: str, value: Any) -> Callable[[Path], None]:
+    """Puts another value at a place of adaptation.json."""
+
+    def write(folder: Path) -> None:
+        description = inner = json.loads((folder / DESCRIPTION).read_text())
+        *parents, last = place.split(".")
+        for name in parents:
+            inner = inner[name]
+        inner[last] = value
+        (folder / DESCRIPTION).write_text(json.dumps(description))
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
@@ -105,6 +121,13 @@ def test_a_save_that_fails_leaves_the_old_one_and_no_rest(tiny, tmp_path: Path, 
             lambda folder: (folder / DESCRIPTION).write_text('{"format": 1}'),
             "adaptation.json: damaged, 'prompt' is missing",
         ),
+        (retold("decoder", 5), "adaptation.json: damaged, decoder is 5"),
+        (retold("prompt", 5), "adaptation.json: damaged, prompt is 5"),
+        (retold("prompt.vote", "majorty"), "damaged, prompt.vote: 'majorty' is none of distinct"),
+        (retold("prompt.parser", [1]), "damaged, prompt.parser: Input should be a valid string"),
+        (retold("prompt.instruction", None), "damaged, prompt.instruction: Input should be"),
+        (retold("prompt.template.answr", ""), "damaged, Template.__init__() got an unexpected"),
+        (retold("prompt.decoding.top_k", "x"), "damaged, prompt.decoding.top_k: Input should be"),
         (lambda folder: (folder / SOFT_PROMPT).write_text("x"), "no soft prompt can be read"),
         (lambda folder: (folder / SOFT_PROMPT).unlink(), "no soft prompt can be read"),
     ],

@@ -176,6 +176,24 @@ def test_predict_refuses_answers_of_another_adaptation_or_seed(
     assert len(target.read_text().splitlines()) == 3
 
 
+def test_a_mistake_found_before_the_first_answer_leaves_no_file(
+    saved: Path, config: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr("adapt_jax.sampling.memory.free_bytes", lambda: 2 * 2**20)
+    (tmp_path / "in.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(yaml.safe_load(config.read_text())["task"]))
+    out = tmp_path / "out"
+    predict = ["predict", saved, tmp_path / "in.jsonl", out / "a.jsonl"]
+    evaluate = ["evaluate", saved, tmp_path / "task.yaml", "--output-dir", out]
+    for command in (predict, evaluate):
+        for value in ("0", "x"):
+            line = fails(capsys, *command, "--slots", value)
+            assert f"--slots: {value!r}; expected a whole number, 1 or more" in line
+        assert "--seed: '-1'; expected" in fails(capsys, *command, "--seed", "-1")
+        assert "5000 do not fit into memory" in fails(capsys, *command, "--slots", "5000")
+    assert not list(out.iterdir())
+
+
 def test_predict_leaves_files_alone_that_are_not_its_own(saved: Path, tmp_path: Path, capsys):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"question": "a"}\n')
@@ -199,6 +217,7 @@ def test_predict_leaves_files_alone_that_are_not_its_own(saved: Path, tmp_path: 
         (["--seed", "many"], "run.yaml: seed: Input should be a valid integer"),
         (["--seed"], "--seed lacks its value"),
         (["--task.fields.question", "text"], "train.jsonl, line 1: no field 'text'"),
+        (["--task.answer_pattern", "####"], "answer_pattern: to YAML '####' is a comment"),
     ],
 )
 def test_a_wrong_override_is_one_line(config: Path, tmp_path: Path, capsys, arguments, line: str):
@@ -221,6 +240,12 @@ def test_a_malformed_line_of_the_task_is_named(config: Path, tmp_path: Path, cap
     with (tmp_path / "task" / "train.jsonl").open("a") as file:
         file.write('{"question": \n')
     assert "train.jsonl, line 13: not valid JSON" in fails(capsys, "compare", config)
+
+
+def test_a_command_that_cannot_be_parsed_is_one_line(saved: Path, capsys):
+    assert "required: QUESTION (see adapt-jax ask --help)" in fails(capsys, "ask", saved)
+    assert "invalid choice: 'tunee' (choose from 'compare', " in fails(capsys, "tunee", saved)
+    assert "expected one argument" in fails(capsys, "ask", saved, "a", "--choice")
 
 
 def test_ask_refuses_what_it_cannot_answer(saved: Path, tmp_path: Path, capsys):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.errors import UserError
 from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.decoding import Candidate
@@ -47,17 +48,27 @@ class Journal:
 
     @contextmanager
     def write(self, known: dict[int, Answered]) -> Iterator["Journal"]:
-        """Opens the file to add answers to those that are known."""
+        """Opens the file to add answers to those that are known.
+
+        A mistake that is found before the first answer leaves no file behind.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_name(f".{self.path.name}.new")
         lines = [self.head, *(_to_line(answered) for answered in known.values())]
         whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         whole.replace(self.path)
-        with self.path.open("a", encoding="utf-8") as self.file:
-            yield self
+        self.empty = not known
+        try:
+            with self.path.open("a", encoding="utf-8") as self.file:
+                yield self
+        except UserError:
+            if self.empty:
+                self.remove()
+            raise
 
     def add(self, answered: Answered) -> None:
         """One more answer, kept from now on whatever happens."""
+        self.empty = False
         self.file.write(_to_line(answered) + "\n")
         self.file.flush()
 

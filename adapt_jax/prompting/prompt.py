@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.tokens import chat_text, common_length, has_chat_template
 from adapt_jax.prompting.choices import Scoring
+from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.decoding import Decoding
+from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration, Template, fill
 
@@ -92,10 +96,18 @@ class Prompt:
 
         Raises:
             KeyError: a field is missing, and it is none of LATER.
-            TypeError: a field of the template, a demonstration or the decoding is not known.
+            TypeError: a field is not known, or its value of another kind than it should be.
         """
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"prompt is {saved!r}")
         names = [field.name for field in fields(cls) if field.name not in LATER - saved.keys()]
         values = {name: saved[name] for name in names}
+        try:
+            TypeAdapter(cls).validate_python(values)
+        except ValidationError as problem:
+            error = problem.errors()[0]
+            place = ".".join(str(part) for part in error["loc"])
+            raise TypeError(f"prompt.{place}: {error['msg']}, found {error['input']!r}") from None
         shown = (Demonstration(**demonstration) for demonstration in values["demonstrations"])
         values |= {
             "template": Template(**values["template"]),
@@ -104,7 +116,11 @@ class Prompt:
         }
         if values.get("scoring") is not None:
             values["scoring"] = Scoring(**values["scoring"])
-        return cls(**values)
+        prompt = cls(**values)
+        for name, table in (("parser", PARSERS), ("vote", VOTES)):
+            if (value := getattr(prompt, name)) not in table:
+                raise TypeError(f"prompt.{name}: {value!r} is none of {', '.join(table)}")
+        return prompt
 
 
 def tokenize(

@@ -40,6 +40,8 @@ def find(path: str, folder: Path) -> Path:
     for candidate in (folder / Path(path).expanduser(), Path(path).expanduser()):
         if candidate.is_file():
             return candidate
+    if (folder / path).is_dir():
+        raise UserError(f"{folder / path}: is a folder; expected a file")
     parent = (folder / path).parent
     names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
     raise UserError(f"{folder / path}: there is no such file{nearest(Path(path).name, names)}")
