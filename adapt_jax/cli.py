@@ -204,7 +204,8 @@ PREDICT = """\
 Answers every line of IN.jsonl and appends to OUT.jsonl as the answers come; when all are there,
 they are put in the order of the questions. A line is an object with "question", and optionally
 "id" and "choices". Questions that OUT.jsonl already holds are not asked again: an interrupted run
-is simply started once more, and ends with the same file, but for the seconds in it."""
+is simply started once more, and ends with the same file, but for the seconds in it. A file whose
+answers came from another adaptation or seed is refused."""
 
 
 def add_adaptation(sub: argparse.ArgumentParser) -> None:
