@@ -45,19 +45,15 @@ def make_examples(seed: int = 0) -> list[tuple[list[int], int]]:
     return [(draws.integers(3, VOCAB, size).tolist(), size // 2) for size in lengths.tolist()]
 
 
-def ours(method: str, folder: Path) -> Step:
-    """A training step of this project, as its trainer makes it."""
-    import jax
+def start(method: str, folder: Path) -> tuple[Any, Any]:
+    """What a method trains, and the filter that says which part of it."""
     import jax.numpy as jnp
     from flax import nnx
 
     from adapt_jax.decoders.prefix import SoftPrompt
     from adapt_jax.decoders.pretrained import load_pretrained
-    from adapt_jax.tuning.batches import Batches, TrainingExample
     from adapt_jax.tuning.lora import attach
     from adapt_jax.tuning.losses import TunedDecoder
-    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
-    from adapt_jax.tuning.step import TrainState, make_step
 
     decoder = load_pretrained(folder).decoder
     soft_prompt, chosen = None, nnx.Param
@@ -67,7 +63,20 @@ def ours(method: str, folder: Path) -> Step:
     if method == "lora":
         attach(decoder, "all", RANK, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
-    model = TunedDecoder(decoder, soft_prompt)
+    return TunedDecoder(decoder, soft_prompt), chosen
+
+
+def ours(method: str, folder: Path) -> Step:
+    """A training step of this project, as its trainer makes it."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from adapt_jax.tuning.batches import Batches, TrainingExample
+    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+    from adapt_jax.tuning.step import TrainState, make_step
+
+    model, chosen = start(method, folder)
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
     examples = [
         TrainingExample(str(number), tuple(tokens), start)
@@ -148,10 +157,13 @@ def serve(side: Callable[[str, Path], Step], method: str, folder: Path) -> None:
 
 
 class Side:
-    """One side in its own process: ``ours``, ``peer`` or ``tunix``, which has its own Python."""
+    """One side in its own process: ``ours``, ``peer`` or ``tunix``, which has its own Python.
 
-    def __init__(self, side: str, method: str, folder: Path):
-        command = [sys.executable, "-m", "benchmarks.tuning", "--serve", side]
+    Or what ``command`` starts, which is told method and folder in the same way.
+    """
+
+    def __init__(self, side: str, method: str, folder: Path, command: list[str] | None = None):
+        command = command or [sys.executable, "-m", "benchmarks.tuning", "--serve", side]
         command += ["--method", method, "--folder", str(folder)]
         if side == "tunix":
             command = [str(TUNIX), "-m", "benchmarks.peers.tunix_tuning", method, str(folder)]

@@ -1,0 +1,169 @@
+"""What makes a training step fast, cause by cause: our own step, with one thing more in each line.
+
+    python -m benchmarks.ablation --method prompt_tuning --size 15M
+
+The first line is the peer (PEFT, or transformers for fine-tuning). The second is the same work in
+its form (rows padded to the longest, the soft prompt repeated in each, logits at every position),
+compiled as one function: forward, backward and update. Then come logits at targets alone, the
+shared prefix, packing, and the cross-entropy in chunks, which is the step as the trainer makes it.
+Each line is a process of its own; all step in turn, and the median of three is told.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import SIZES, write_llama
+from benchmarks.tuning import EXAMPLES, METHODS, RATE, Side, Step, make_examples, serve, start
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a line's step does as the trainer does it."""
+
+    targets: bool = False
+    shared: bool = False
+    packed: bool = False
+
+
+STAGES = {
+    "one compiled function": Stage(),
+    "logits at targets": Stage(targets=True),
+    "shared prefix": Stage(targets=True, shared=True),
+    "packing": Stage(targets=True, shared=True, packed=True),
+}
+
+
+def stage_step(stage: Stage, method: str, folder: Path) -> Step:
+    """A training step in the form of this stage."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from adapt_jax.decoders.attention import causal_mask
+    from adapt_jax.decoders.prefix import encode_prefix
+    from adapt_jax.tuning.batches import Batch, Shape, TrainingExample, pack
+    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+
+    model, chosen = start(method, folder)
+    examples = [
+        TrainingExample(str(number), tuple(tokens), first)
+        for number, (tokens, first) in enumerate(make_examples())
+    ]
+    count = sum(example.targets for example in examples)
+    width = max(len(example.tokens) for example in examples)
+    shape = Shape(EXAMPLES, width, count)
+    if stage.packed:
+        shape = Shape(15, 320, -(-count // 64) * 64)
+        batch, left = pack(examples, shape.rows, shape.row_length, shape.targets)
+        assert not left
+    else:  # an example a row, in their order
+        rows = [pack([example], 1, width, example.targets)[0] for example in examples]
+        parts = {
+            name: [getattr(row, name) for row in rows]
+            for name in ("tokens", "positions", "segments")
+        }
+        at = [row.target_at + number * width for number, row in enumerate(rows)]
+        batch = Batch(
+            *(jnp.concatenate(part) for part in parts.values()),
+            jnp.concatenate(at),
+            *(
+                jnp.concatenate([getattr(row, name) for row in rows])
+                for name in ("target_id", "target_weight")
+            ),
+        )
+    graph, trainable, frozen = nnx.split(model, chosen, ...)
+    config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
+    update = optimizer(config)
+
+    def loss(trainable: Any, frozen: Any, batch: Batch) -> jax.Array:
+        model: Any = nnx.merge(graph, trainable, frozen)
+        decoder, rows, prefix, front = model.decoder, len(batch.tokens), None, 0
+        embeddings, segments = decoder.embed(batch.tokens), batch.segments
+        positions = batch.positions
+        if model.soft_prompt is not None:
+            soft = model.soft_prompt.embeddings[...]
+            front = len(soft)
+            positions = positions + front
+            if stage.shared:
+                prefix, front = encode_prefix(decoder, soft).blocks, 0
+            else:
+                own = jnp.broadcast_to(soft, (rows, *soft.shape))
+                embeddings = jnp.concatenate([own, embeddings], axis=1)
+                segments = jnp.pad(segments, ((0, 0), (front, 0)), constant_values=1)
+                counted = jnp.broadcast_to(jnp.arange(front), (rows, front))
+                positions = jnp.concatenate([counted, positions], axis=1)
+        hidden, _ = decoder(embeddings, positions, causal_mask(segments), prefix=prefix)
+        hidden = hidden[:, front:].reshape(-1, hidden.shape[-1])
+        if stage.targets:
+            logits = decoder.logits(hidden[batch.target_at])
+        else:
+            logits = decoder.logits(hidden)
+            logits = jax.nn.log_softmax(logits)[batch.target_at]  # torch's loss looks at all too
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.target_id)
+        return (each * batch.target_weight).sum() / batch.target_weight.sum()
+
+    @jax.jit(donate_argnums=(0, 1))
+    def step(trainable: Any, slots: Any, frozen: Any, batch: Batch) -> Any:
+        nats, gradient = jax.value_and_grad(loss)(trainable, frozen, batch)
+        changes, slots = update.update(gradient, slots, trainable)
+        return optax.apply_updates(trainable, changes), slots, nats
+
+    state = (trainable, update.init(trainable))
+
+    def run() -> float:
+        nonlocal state
+        *after, nats = step(*state, frozen, batch)
+        state = (after[0], after[1])
+        return float(jax.block_until_ready((state, nats))[1])
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--size", choices=SIZES, default="15M")
+    parser.add_argument("--steps", type=int, default=3, help="timed, after two that are not")
+    parser.add_argument("--serve", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        stage = STAGES[options.serve]
+        return serve(lambda *where: stage_step(stage, *where), options.method, options.folder)
+    names = ["peer", *STAGES, "chunks of targets"]
+    if options.method != "prompt_tuning":
+        names.remove("shared prefix")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_llama(Path(temporary), options.size)
+        sides = {}
+        for name in names:
+            own = ["-m", "benchmarks.ablation", "--serve", name] if name in STAGES else None
+            kind = {"peer": "peer"}.get(name, "ours")
+            command = None if own is None else [sys.executable, *own]
+            sides[name] = Side(kind, options.method, folder, command)
+        for _ in range(2):
+            for side in sides.values():
+                side.step()
+        told = [{name: side.step() for name, side in sides.items()} for _ in range(options.steps)]
+        for side in sides.values():
+            side.close()
+    for name in names:
+        seconds = statistics.median(step[name]["s"] for step in told)
+        peak, loss = told[-1][name]["mib"], told[0][name]["loss"]
+        print(
+            json.dumps(
+                {"with": name, "s": round(seconds, 3), "peak_mib": round(peak), "loss": loss}
+            )
+        )
+    return None
+
+
+if __name__ == "__main__":
+    main()
