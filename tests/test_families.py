@@ -152,6 +152,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "final_logit_softcapping": 5.0,
         },
     ),
+    "gemma2, full": ("gemma2", {"head_dim": 16, "layer_types": [FULL, FULL]}),
     "gemma3": (
         "gemma3_text",
         {
@@ -426,6 +427,7 @@ INERT = {
     *("architectures", "model_type", "transformers_version", "dtype", "use_cache", "torch_dtype"),
     *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp", "is_decoder"),
+    *("residual_dropout", "embedding_dropout"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
@@ -433,7 +435,7 @@ INERT = {
     *("rope_type",),  # has cases of its own
 }
 # Silent where another field has told already, or where nothing depends on them.
-TOLD_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern"}
+TOLD_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern", "sliding_window_pattern"}
 SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types has told
     "qwen3_moe": {"use_sliding_window"},  # there is no window
@@ -759,6 +761,31 @@ def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
     )
     found = ours.decoder.logits(hidden)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, "per_layer_config is not"),
+        ("gemma4_text", {"per_layer_config": {"1": {"head_dim": 8}}}, "layers of the same type"),
+        ("gemma4_text", {"per_layer_config": {"5": {"sliding_window": 8}}}, "sliding_window is"),
+        ("gemma4_text", {"layer_types": [FULL] * 5 + [SLIDING]}, "ends with 'sliding_attention'"),
+        ("gemma4_text", {"num_kv_shared_layers": 1}, "leaves no full_attention layer to read"),
+        ("gemma4_text", {"enable_moe_block": True}, "expected num_experts, top_k_experts, moe_"),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ("gemma4_text", {"vocab_size_per_layer_input": 300}, "expected at least 320"),
+        ("exaone4", {"layer_types": [FULL] * 6}, "full_attention alone beside sliding_window"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    family = next(one for one in FAMILIES.values() if one.model_type == name)
+    hf = {**SIZES, "num_hidden_layers": 6, "sliding_window": 9}
+    family.to_config(hf)
+    with pytest.raises(ValueError, match=said):
+        family.to_config({**hf, **changes})
 
 
 def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:

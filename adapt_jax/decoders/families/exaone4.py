@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapt_jax.decoders.config import LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerKind
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layers import FULL, HF, SLIDING, Layers
 from adapt_jax.decoders.families.tables import ATTENTION, ENDS, FIELDS, GATED, POST_NORMS
@@ -27,6 +27,12 @@ def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
     return kind if kind.window is not None else replace(kind, rope=None)
 
 
+def spelled(config: DecoderConfig) -> HF:
+    """The window, also where there is none: it decides on the positions of full layers."""
+    kinds = [config.layer(index) for index in range(config.num_layers)]
+    return {"sliding_window": next((one.window for one in kinds if one.window is not None), None)}
+
+
 FAMILY = Family(
     architecture="Exaone4ForCausalLM",
     model_type="exaone4",
@@ -38,5 +44,6 @@ FAMILY = Family(
         "bos_id": ("bos_token_id", 0),
     },
     fixed={"pre_norm": False, "post_norm": True, "qk_norm": "head"},
+    spelled=spelled,
     layers=Layers(window=window, slides=slides, change=change),
 )

@@ -35,6 +35,7 @@ class Family:
         derived: fields of DecoderConfig that no single field tells.
         spelled: what ``config.json`` says of them, and of what ``layers`` cannot spell.
         must_be: fields of ``config.json`` -> the values that are supported, the default first.
+        told_by_layer: whether ``per_layer_config`` is read; elsewhere it is refused.
         layers: how the kinds of layers are told.
         ignored: patterns of names of tensors that are knowingly left unread. ``unread``: those of
             a decoder of this config.
@@ -49,6 +50,7 @@ class Family:
     derived: Callable[[HF], Mapping[str, Any]] = lambda hf: {}
     spelled: Callable[[DecoderConfig], Mapping[str, Any]] = lambda config: {}
     must_be: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    told_by_layer: bool = False
     layers: Layers = Layers()
     ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
     unread: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
@@ -67,6 +69,8 @@ class Family:
         for name, supported in self.must_be.items():
             if hf.get(name, supported[0]) not in supported:
                 raise ValueError(f"{name} {hf[name]!r} is not supported; expected {supported[0]!r}")
+        if hf.get("per_layer_config") and not self.told_by_layer:
+            raise ValueError(f"per_layer_config is not supported in {self.model_type}")
         values: dict[str, Any] = dict(self.fixed)
         for key, (name, default) in self.fields.items():
             value = hf.get(name, default)

@@ -165,6 +165,7 @@ FAMILY = replace(
         "rope_scaling": (None,),
         "rope_theta": (None,),
     },
+    told_by_layer=True,
     layers=Layers(
         rope=Rope("proportional", theta=1e6, fraction=0.25),
         theta="",

@@ -129,6 +129,7 @@ class Layers:
         windows = {kind.window for kind in kinds if kind.window is not None}
         told: dict[str, Any] = {"sliding_window": max(windows, default=None)}
         if self.slides is not None:
+            told = told if windows else {}  # some models make the mask of it though no layer slides
             told["layer_types"] = [FULL if kind.window is None else SLIDING for kind in kinds]
         if self.rope is None:
             return told
