@@ -64,6 +64,14 @@ def test_the_first_of_the_likeliest_is_taken_at_temperature_0() -> None:
     assert choose(logits, keys, Sampling()).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-5])
+def test_the_coldest_temperatures_take_the_likeliest(temperature: float) -> None:
+    logits = jnp.asarray(np.random.default_rng(3).normal(0, 3, (6, 320)), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 6)
+    found = jax.jit(lambda *given: choose(*given, Sampling(temperature)))(logits, keys)
+    assert found.tolist() == likeliest(logits).tolist()
+
+
 def test_the_repetition_penalty_is_that_of_transformers() -> None:
     torch = pytest.importorskip("torch", reason="the test extra brings torch")
     from transformers import RepetitionPenaltyLogitsProcessor

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+COLDEST = 1e-5  # below it a rounding of logit / temperature outweighs the shares: the likeliest
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -139,7 +141,7 @@ def choose(
     logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
 ) -> Int[Array, " B"]:
     """One token per row, drawn with the row's own key (and by nothing else)."""
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return likeliest(logits)
     rows = len(logits)
 
