@@ -91,8 +91,8 @@ def ours(method: str, folder: Path) -> Step:
 
     def run() -> float:
         nonlocal state
-        state, loss, _ = step(state, frozen, jax.device_put(next(batches)), front)
-        return float(jax.block_until_ready((state, loss))[1])
+        state, measured = step(state, frozen, jax.device_put(next(batches)), front)
+        return float(jax.block_until_ready((state, measured))[1]["loss"])
 
     return run
 

@@ -38,8 +38,8 @@ def stepped(tiny, batch, chosen=SOFT, **options):
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates what it is given
     state = TrainState(trainable, update.init(trainable))
     step = make_step(graph, update, TrainingConfig(**options))
-    state, loss, _ = step(state, frozen, batch, FRONT)
-    return float(loss), jax.tree.leaves(state.trainable)
+    state, measured = step(state, frozen, batch, FRONT)
+    return float(measured["loss"]), jax.tree.leaves(state.trainable)
 
 
 @pytest.fixture(scope="module")

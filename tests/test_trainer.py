@@ -1,5 +1,7 @@
 """Training: exact losses and gradients, frozen leaves untouched, one device or eight."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.errors import UserError
-from adapt_jax.tuning.batches import Shape, TrainingExample, pack
+from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, pack
 from adapt_jax.tuning.losses import TunedDecoder
+from adapt_jax.tuning.metrics_log import read_rows
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.trainer import train
 
@@ -237,3 +240,47 @@ def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(tiny):
     broken = SoftPrompt(np.full((2, 32), np.nan))
     with pytest.raises(UserError, match="the loss of step 1 is nan"):
         train(TunedDecoder(tiny.decoder, broken), SOFT, made_examples(), CONFIG, seed=0)
+
+
+class Steep(TunedDecoder):
+    """Its loss is as ever; where a batch holds the token 319, its gradient is no number."""
+
+    def loss(self, batch, *given, **options):
+        nats, right = super().loss(batch, *given, **options)
+        level = jnp.where((batch.tokens == 319).any(), 0.0, 1.0)
+        cliff = jnp.sqrt(level * jnp.abs(self.soft_prompt.embeddings[...]).sum())
+        return nats + cliff - jax.lax.stop_gradient(cliff), right
+
+
+def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpoint(tiny, tmp_path):
+    examples = [replace(e, tokens=tuple(t % 300 for t in e.tokens)) for e in made_examples()]
+    step = 2  # of the first epoch, from 0
+    drawn = Batches(examples, CONFIG.batch_size, CONFIG.steps, seed=0, row_length=64).members(step)
+    place = examples.index(drawn[1])
+    examples[place] = replace(drawn[1], id="bad", tokens=(319, *drawn[1].tokens[1:]))
+    config = CONFIG.model_copy(update={"checkpoint_every": 1})
+    with pytest.raises(UserError) as told:
+        train(Steep(tiny.decoder, soft_prompt()), SOFT, examples, config, seed=0, folder=tmp_path)
+    line = str(told.value)
+    assert f"the loss of step {step + 1} is " in line and "the norm of its gradient nan" in line
+    named = line.partition("holds the examples ")[2].partition(";")[0].split(", ")
+    assert named == [drawn[0].id, "bad", *(example.id for example in drawn[2:])]
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, step + 1))
+    assert all(0 < row["gradient_norm"] < 100 for row in rows)
+    saved = sorted(int(entry.name) for entry in (tmp_path / "checkpoints").iterdir())
+    assert saved[-1] == step
+
+
+def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_path):
+    config = CONFIG.model_copy(update={"steps": 2, "batch_size": 12, "clip_norm": 0.01})
+    model, examples = TunedDecoder(tiny.decoder, soft_prompt()), made_examples()
+    batch, left_over = pack(examples, 5, 64, 400)
+    _, expected = gradients(
+        TunedDecoder(tiny.decoder, soft_prompt()),
+        lambda model: model.loss(batch, jnp.zeros(0, jnp.int32))[0],
+    )
+    norm = float(jnp.linalg.norm(expected[-1]))  # decoder before soft_prompt
+    assert expected[-1].shape == (5, 32) and not left_over
+    train(model, SOFT, examples, config, seed=0, folder=tmp_path)
+    assert read_rows(tmp_path / "metrics.jsonl")[0]["gradient_norm"] == pytest.approx(norm, 1e-4)

@@ -39,7 +39,11 @@ def make_step(
     parts, are those of the whole: each part's loss is divided by the targets of the whole step.
 
     The state of an ensemble has an axis of members in front, the optimizer's part of it too: each
-    member takes the step that it would take alone, on the same batch; the loss is their mean.
+    member takes the step that it would take alone, on the same batch; measured is their mean.
+
+    Returns:
+        (state, frozen, batch, front) -> the next state, and what was measured on the way: loss,
+        accuracy, and gradient_norm, before clipping; one that is not finite shows in it at once.
     """
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
@@ -66,12 +70,14 @@ def make_step(
             sums, _ = jax.lax.scan(accumulate, zeros, batch)
         (nats, accuracy), gradients = sums
         changes, slots = update.update(gradients, state.slots, state.trainable)
-        return TrainState(optax.apply_updates(state.trainable, changes), slots), nats, accuracy
+        norm = optax.tree.norm(gradients)
+        measured = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}
+        return TrainState(optax.apply_updates(state.trainable, changes), slots), measured
 
     def together(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
         each = jax.vmap(step, in_axes=(0, None, None, None))
-        state, nats, accuracy = each(state, frozen, batch, front)
-        return state, nats.mean(), accuracy.mean()
+        state, measured = each(state, frozen, batch, front)
+        return state, jax.tree.map(jnp.mean, measured)
 
     return jax.jit(together if ensemble else step, donate_argnums=0)
 

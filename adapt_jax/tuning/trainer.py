@@ -94,8 +94,8 @@ def train(
             back as it was at the best step, without it as it was at the last.
 
     Raises:
-        UserError: nothing to train, a batch that cannot be shared by the mesh, a loss that is
-            not a number (step and examples are named), or a folder of another run.
+        UserError: nothing to train, a batch that cannot be shared by the mesh, a loss or gradient
+            that is not a number (step and examples are named), or a folder of another run.
         Interrupted: SIGTERM or Ctrl-C came; all is saved.
     """
     graph, chosen, frozen = nnx.split(model, trainable, ...)  # type: ignore[misc]
@@ -181,16 +181,16 @@ def train(
             if exhausted():
                 break
             batch = next(batches)
-            state, nats, accuracy = step(state, frozen, place_batch(batch), tokens)
+            state, measured = step(state, frozen, place_batch(batch), tokens)
             settle()
-            waiting |= {"step": index + 1, "loss": nats, "accuracy": accuracy, **_counts(batch)}
+            waiting |= {"step": index + 1, **measured, **_counts(batch)}
             last, improved = index + 1 == config.steps, False
             if validator is not None and (last or (index + 1) % config.validate_every == 0):
                 settle()
-                measured = validator.measure(state.trainable, frozen, tokens)
-                if improved := best.better(index + 1, measured[f"development_{config.metric}"]):
+                judged = validator.measure(state.trainable, frozen, tokens)
+                if improved := best.better(index + 1, judged[f"development_{config.metric}"]):
                     best_weights = jax.tree.map(jnp.copy, state.trainable)
-                log.write({"step": index + 1, **measured, "best_step": best.step})
+                log.write({"step": index + 1, **judged, "best_step": best.step})
                 last, clock = last or exhausted(), time.perf_counter()
             stopping = asked_to_stop()
             if checkpoints is not None and (
@@ -260,18 +260,20 @@ def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
     """The row with the numbers from the device.
 
     Raises:
-        UserError: the loss is no number, or the run diverges: each of the last DIVERGING losses is
-            more than twice what it was at first, and more than 1 nat above it.
+        UserError: the loss or the gradient is no number, or the run diverges: each of the last
+            DIVERGING losses is more than twice what it was at first, and more than 1 nat above it.
     """
-    row = row | {"loss": float(row["loss"]), "accuracy": float(row["accuracy"])}
-    step, loss = row["step"], row["loss"]
+    row = row | {name: float(row[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    step, loss, norm = row["step"], row["loss"], row["gradient_norm"]
     recent, first = [*earlier[1 - DIVERGING :], loss], [*earlier, loss][0]
     diverging = len(recent) == DIVERGING and min(recent) > max(2 * first, first + 1)
-    if np.isfinite(loss) and not diverging:
+    if np.isfinite(loss) and np.isfinite(norm) and not diverging:
         return row
     names = [example.id for example in batches.members(step - 1)]
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
     what = f"the loss of step {step} is {loss:.4g}"
+    if np.isfinite(loss) and not np.isfinite(norm):
+        what += f", but the norm of its gradient {norm:.4g}"
     if diverging:
         what += f", it was {first:.4g} at first: the run diverges"
     raise UserError(f"{what}; its batch holds the examples {shown}; try a lower learning rate")
