@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt_jax.errors import UserError
-from adapt_jax.tuning.batches import Batches, TrainingExample, best_fit, pack
+from adapt_jax.tuning.batches import Batches, TrainingExample, best_fit, bucket, pack
 
 
 @st.composite
@@ -108,3 +108,39 @@ def test_unusable_examples_are_refused():
         Batches([TrainingExample("a", (1, 2), 2)], 1, 1, seed=0)
     with pytest.raises(UserError, match="row_length 4: an example has 6 tokens"):
         Batches([TrainingExample("a", (1,) * 6, 2)], 1, 1, seed=0, row_length=4)
+
+
+def test_buckets_double_up_to_the_longest_row():
+    found = [bucket(length, 320) for length in (1, 64, 65, 128, 129, 256, 257, 320)]
+    assert found == [64, 64, 128, 128, 256, 256, 320, 320]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_unpacked_every_example_has_a_row_of_the_bucket_of_its_batch(parts):
+    lengths = [3 + 7 * (i % 9) if i % 5 else 40 + 3 * i for i in range(60)]
+    made = [TrainingExample(str(i), (i + 1,) * length, 2) for i, length in enumerate(lengths)]
+    packed = Batches(made, 6, 20, seed=1)
+    batches = Batches(made, 6, 20, seed=1, parts=parts, row_multiple=4, packing="none")
+    known = {(s.rows, s.row_length, s.targets) for s in batches.shapes}
+    assert 1 < len(known) <= 3  # of 64, 128, 256 tokens
+    for step in range(20):
+        members = batches.members(step)
+        assert [e.id for e in members] == [e.id for e in packed.members(step)]
+        batch = next(batches)
+        rows, length = batch.tokens.shape[-2:]
+        longest = max(len(example.tokens) for example in members)
+        assert (rows, length, batch.target_at.shape[-1]) in known and rows % 4 == 0
+        assert length == bucket(longest, 256) and batch.segments.max() == 1
+        if parts > 1:  # of as many examples each
+            assert set((batch.segments > 0).any(axis=-1).sum(axis=-1)) == {2}
+        held = {(int(row[0]), int((row > 0).sum())) for row in batch.tokens.reshape(-1, length)}
+        assert held - {(0, 0)} == {(int(e.id) + 1, len(e.tokens)) for e in members}
+        assert (batch.target_weight > 0).sum() == sum(example.targets for example in members)
+    assert batches.dropped == 0
+
+
+def test_the_longest_row_bounds_the_unpacked_ones_too():
+    made = [TrainingExample("a", (1,) * 90, 2)]
+    assert Batches(made, 1, 1, seed=0, row_length=100, packing="none").shape.row_length == 100
+    with pytest.raises(UserError, match="row_length 80: an example has 90 tokens"):
+        Batches(made, 1, 1, seed=0, row_length=80, packing="none")

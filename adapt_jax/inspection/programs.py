@@ -132,7 +132,7 @@ def training(
             f"{method.name}: {front} tokens in front and {work.length} of an example are "
             f"{front + work.length}; the context holds {config.context_length}"
         )
-    batch = packed(work, method.training.row_length, mesh)
+    batch = packed(work, method.training.row_length, mesh, method.training.packing)
     update = optimizer(method.training)
     trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
     together = method.name == "prompt_tuning" and method.ensemble > 1
@@ -156,12 +156,16 @@ def training(
     )
 
 
-def packed(work: Workload, row_length: int | None, mesh: Mesh | None) -> Tree:
+def packed(
+    work: Workload, row_length: int | None, mesh: Mesh | None, packing: str = "best_fit"
+) -> Tree:
     """A batch of such examples, in the shape that the trainer would give it."""
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     example = TrainingExample("", (0,) * work.length, work.length - work.answer)
-    batches = Batches([example] * work.batch, work.batch, 1, seed=0, row_length=row_length)
-    shape = batches.shape
+    made: Callable[..., Batches] = partial(
+        Batches, [example] * work.batch, work.batch, 1, seed=0, row_length=row_length
+    )
+    shape = made(packing=packing).shape
     if shape.rows < ways and mesh is not None:
         raise UserError(
             f"batch: {work.batch} examples of {work.length} tokens pack into {shape.rows} rows of "
@@ -169,9 +173,7 @@ def packed(work: Workload, row_length: int | None, mesh: Mesh | None) -> Tree:
             f"{ways} devices that share the rows; expected at least "
             f"{ways * (shape.row_length // work.length)} examples"
         )
-    batches = Batches(
-        [example] * work.batch, work.batch, 1, seed=0, row_length=row_length, row_multiple=ways
-    )
+    batches = made(packing=packing, row_multiple=ways)
     return jax.tree.map(
         lambda leaf: rows(leaf, mesh) if leaf.ndim == 2 else anywhere(leaf, mesh), next(batches)
     )

@@ -1,9 +1,9 @@
-"""From examples to packed batches: no padding per example, no attention across examples.
+"""From examples to batches: packed, with no attention across examples, or a row for each.
 
 Axes: R rows, T tokens of a row, M targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.errors import UserError
+
+BUCKET = 64  # lengths of rows and numbers of targets are multiples of this
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,29 @@ def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
+def one_each(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """A row for each length, in their order."""
+    return [[index] for index in range(len(lengths))]
+
+
+PACKINGS: dict[str, Callable[[Sequence[int], int], list[list[int]]]] = {
+    "best_fit": best_fit,
+    "none": one_each,
+}
+
+
 def pack(
-    examples: Sequence[TrainingExample], rows: int, row_length: int, targets: int
+    examples: Sequence[TrainingExample],
+    rows: int,
+    row_length: int,
+    targets: int,
+    packing: str = "best_fit",
 ) -> tuple[Batch, list[TrainingExample]]:
     """One batch of a fixed shape, and the examples for which it had no room."""
     shape = (rows, row_length)
     tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     at, ids, weights = (np.zeros(targets, kind) for kind in (np.int32, np.int32, np.float32))
-    packed = best_fit([len(example.tokens) for example in examples], row_length)
+    packed = PACKINGS[packing]([len(example.tokens) for example in examples], row_length)
     left_over = [examples[index] for row in packed[rows:] for index in row]
     filled = 0
     for row, members in enumerate(packed[:rows]):
@@ -103,7 +120,7 @@ def pack(
 
 @dataclass(frozen=True)
 class Shape:
-    """The static shape of every batch of a run: R rows, T tokens of a row, M targets."""
+    """A static shape of a run's batches: R rows, T tokens of a row, M targets."""
 
     rows: int
     row_length: int
@@ -111,12 +128,12 @@ class Shape:
 
 
 def pack_parts(
-    examples: Sequence[TrainingExample], shape: Shape, parts: int
+    examples: Sequence[TrainingExample], shape: Shape, parts: int, packing: str = "best_fit"
 ) -> tuple[Batch, list[TrainingExample]]:
     """``pack``, or as many of it as there are parts, one above the other."""
     packed = [
-        pack(members, shape.rows, shape.row_length, shape.targets)
-        for members in dealt(examples, parts)
+        pack(members, shape.rows, shape.row_length, shape.targets, packing)
+        for members in dealt(examples, parts, packing)
     ]
     left_over = [example for _, rest in packed for example in rest]
     if parts == 1:
@@ -124,8 +141,13 @@ def pack_parts(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in packed)), left_over
 
 
-def dealt(examples: Sequence[TrainingExample], parts: int) -> list[list[TrainingExample]]:
-    """The examples in parts of about as many tokens: longest first, to the part that has least."""
+def dealt(
+    examples: Sequence[TrainingExample], parts: int, packing: str = "best_fit"
+) -> list[list[TrainingExample]]:
+    """The examples in parts of about as many tokens (unpacked: as many rows).
+
+    They are dealt longest first, each to the part that has least.
+    """
     if parts == 1:
         return [list(examples)]
     hands: list[list[TrainingExample]] = [[] for _ in range(parts)]
@@ -133,7 +155,7 @@ def dealt(examples: Sequence[TrainingExample], parts: int) -> list[list[Training
     for example in sorted(examples, key=lambda example: -len(example.tokens)):
         least = sizes.index(min(sizes))
         hands[least].append(example)
-        sizes[least] += len(example.tokens)
+        sizes[least] += 1 if packing == "none" else len(example.tokens)
     return hands
 
 
@@ -151,15 +173,21 @@ class Batches:
         shape: Shape | None = None,
         row_multiple: int = 1,
         parts: int = 1,
+        packing: str = "best_fit",
     ):
         """Shuffles ``examples`` in every epoch; a step takes ``batch_size`` of them.
 
+        Which examples a step takes, and their order, does not depend on how they are laid out.
+
         Args:
-            row_length: T; the longest example or 256, whichever is more, when not given.
+            row_length: T, at most; the longest example (packed: or 256, whichever is more), when
+                not given.
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
-                not given, the shape that every batch of the run fits in is worked out.
+                not given, the shapes that the batches of the run fit in are worked out.
             row_multiple: R is a multiple of this (the devices that share the rows).
             parts: a step's examples are packed into so many batches of the shape.
+            packing: a name in PACKINGS. Packed, all batches have one shape; unpacked, the shape of
+                a batch is that of the bucket of its longest example.
 
         Raises:
             UserError: when there is no example, or a batch without a target.
@@ -172,13 +200,22 @@ class Batches:
             data = data.shuffle(seed=seed)
         epochs = -(-steps * batch_size // len(examples))  # endless would overflow Grain's length
         self._data = data.repeat(epochs).batch(batch_size, batch_fn=list)
-        self._parts = parts
-        self.shape = shape or _shape_for(self._data, steps, row_length, row_multiple, parts)
+        self._parts, self._packing = parts, packing
+        given = (self._data, steps, row_length, row_multiple, parts, packing)
+        self.shapes = [shape] if shape is not None else _shapes_for(*given)
         self._iterator = iter(self._data.map(self._pack).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
 
+    @property
+    def shape(self) -> Shape:
+        """The largest shape of the run, into which each of its batches fits."""
+        return self.shapes[-1]
+
     def _pack(self, examples: list[TrainingExample]) -> tuple[Batch, int]:
-        batch, left_over = pack_parts(examples, self.shape, self._parts)
+        longest = max(len(example.tokens) for example in examples)
+        fits = (shape for shape in self.shapes if shape.row_length >= longest)
+        shape = next(fits, self.shape)
+        batch, left_over = pack_parts(examples, shape, self._parts, self._packing)
         return batch, len(left_over)
 
     def __next__(self) -> Batch:
@@ -200,13 +237,23 @@ class Batches:
         self.dropped = state["dropped"]
 
 
-def _shape_for(
-    data: Any, steps: int, row_length: int | None, row_multiple: int, parts: int
-) -> Shape:
-    """The smallest shape into which each part of each of the run's batches packs without a rest."""
+def _shapes_for(
+    data: Any,
+    steps: int,
+    row_length: int | None,
+    row_multiple: int,
+    parts: int,
+    packing: str,
+) -> list[Shape]:
+    """The smallest shapes into which each part of each of the run's batches packs without a rest.
+
+    They grow in each number. Packed there is one, unpacked one for each bucket that is used.
+    """
     batches = [data[step] for step in range(steps)]
-    longest = max(len(example.tokens) for batch in batches for example in batch)
-    row_length = row_length or max(-(-longest // 64) * 64, 256)
+    lengths = [max(len(example.tokens) for example in batch) for batch in batches]
+    longest = max(lengths)
+    shortest = 256 if packing == "best_fit" else BUCKET
+    row_length = row_length or max(up(longest, BUCKET), shortest)
     if longest > row_length:
         raise UserError(f"row_length {row_length}: an example has {longest} tokens")
     if not any(example.targets > 0 for batch in batches for example in batch):
@@ -215,7 +262,22 @@ def _shape_for(
         if not any(example.targets > 0 for example in batch):
             names = ", ".join(example.id for example in batch[:8])
             raise UserError(f"step {step}: no example of its batch has a target token ({names})")
-    hands = [hand for batch in batches for hand in dealt(batch, parts)]
-    rows = max(len(best_fit([len(e.tokens) for e in hand], row_length)) for hand in hands)
-    targets = max(sum(example.targets for example in hand) for hand in hands)
-    return Shape(-(-rows // row_multiple) * row_multiple, row_length, -(-targets // 64) * 64)
+    buckets = {row_length if packing == "best_fit" else bucket(n, row_length) for n in lengths}
+    shapes = []
+    for size in sorted(buckets):
+        inside = [batch for batch, n in zip(batches, lengths, strict=True) if n <= size]
+        hands = [hand for batch in inside for hand in dealt(batch, parts, packing)]
+        rows = max(len(PACKINGS[packing]([len(e.tokens) for e in hand], size)) for hand in hands)
+        targets = max(sum(example.targets for example in hand) for hand in hands)
+        shapes.append(Shape(up(rows, row_multiple), size, up(targets, BUCKET)))
+    return shapes
+
+
+def bucket(length: int, most: int) -> int:
+    """A length rounded up to BUCKET, twice that, four times that and so on, but ``most``."""
+    return min(BUCKET << max(-(-length // BUCKET) - 1, 0).bit_length(), most)
+
+
+def up(number: int, multiple: int) -> int:
+    """Rounded up to a multiple."""
+    return -(-number // multiple) * multiple

@@ -17,6 +17,11 @@ class TrainingConfig(BaseModel):
     ``validate_every`` so many steps the development split is measured by ``metric``, and the best
     step is what the training yields; after ``patience`` validations without a better one it ends.
 
+    ``packing`` lays a step's examples into rows: ``best_fit`` puts as many behind each other as a
+    row holds (attention stays within each); with ``none`` each has a row of its own, as long as the
+    bucket (64, 128, 256, ... tokens) of the step's longest, and a step is compiled for each bucket.
+    Steps hold the same examples either way. ``row_length`` is the longest row.
+
     ``accumulate`` splits the examples of a step into so many parts that are computed one after the
     other, which takes less memory and changes no gradient. ``remat`` computes again what the
     backward pass needs: all of a ``layers``, or all but its matrix ``products``.
@@ -36,6 +41,7 @@ class TrainingConfig(BaseModel):
     beta2: float = Field(0.99, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
+    packing: Literal["best_fit", "none"] = "best_fit"
     row_length: int | None = Field(None, gt=1)
     checkpoint_every: int | None = Field(None, ge=0)
     keep_checkpoints: int = Field(2, gt=0)

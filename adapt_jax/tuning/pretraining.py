@@ -119,6 +119,8 @@ def pretrain(
         UserError: a decoder or a file that cannot be read; nothing has been written then.
     """
     mesh = None if config.mesh is None else make_mesh(**config.mesh.model_dump())
+    if config.corpus is None and config.training.packing == "none":
+        raise UserError("training.packing none: a generated corpus is packed; expected best_fit")
     texts, held_out = _texts(config.corpus, base), _texts(config.development, base)
     model = _begin(config, texts, base, mesh)
     dtypes = cast(model.decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates

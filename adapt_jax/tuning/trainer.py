@@ -127,6 +127,7 @@ def train(
         shape=shape,
         row_multiple=row_multiple,
         parts=config.accumulate,
+        packing=config.packing,
     )
     update = optimizer(config)
     ensemble = model.ensemble
