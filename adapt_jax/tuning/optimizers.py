@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from adapt_jax.tuning.int8 import quantized
+
 
 class TrainingConfig(BaseModel):
     """What every training run has, whatever it trains.
@@ -26,7 +28,9 @@ class TrainingConfig(BaseModel):
     other, which takes less memory and changes no gradient. ``remat`` computes again what the
     backward pass needs: all of a ``layers``, or all but its matrix ``products``.
     ``compute_dtype`` is float32 on a CPU and bfloat16 elsewhere; what is trained, its gradients and
-    the optimizer stay float32. ``frozen_dtype`` may keep what is not trained in bfloat16.
+    the optimizer stay float32. ``frozen_dtype`` may hold what is not trained in bfloat16, or, for
+    prompt tuning and LoRA, in int8 (see int8): during the run only, in a copy. The adaptation has
+    the weights as they were loaded, and is judged on them (``metric: accuracy``).
     ``label_smoothing`` and ``z_loss``: see cross_entropy.Objective.
     """
 
@@ -52,7 +56,7 @@ class TrainingConfig(BaseModel):
     accumulate: int = Field(1, gt=0)
     remat: Literal["none", "products", "layers"] = "none"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    frozen_dtype: Literal["kept", "bfloat16"] = "kept"
+    frozen_dtype: Literal["kept", "bfloat16", "int8"] = "kept"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     z_loss: float = Field(0.0, ge=0)
 
@@ -60,6 +64,15 @@ class TrainingConfig(BaseModel):
     def _patience_needs_validation(self) -> "TrainingConfig":
         if self.patience is not None and not self.validate_every:
             raise ValueError("patience counts validations; set validate_every too")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_hold_examples(self) -> "TrainingConfig":
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate {self.accumulate} makes more parts than the {self.batch_size} "
+                "examples of batch_size"
+            )
         return self
 
 
@@ -70,10 +83,16 @@ def compute_dtype(config: TrainingConfig) -> Any:
     return jnp.dtype(config.compute_dtype)
 
 
-def held(frozen: Any, config: TrainingConfig) -> Any:
-    """What is not trained, in the type in which it is held during the run."""
+def held(frozen: Any, trained: Any, config: TrainingConfig) -> Any:
+    """What is not trained, in the type in which it is held during the run.
+
+    Raises:
+        UserError: int8, where weights of the decoder itself are trained.
+    """
     if config.frozen_dtype == "kept":
         return frozen
+    if config.frozen_dtype == "int8":
+        return quantized(frozen, trained)
     floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if floating(leaf) else leaf, frozen)
 

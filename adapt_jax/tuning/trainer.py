@@ -117,7 +117,7 @@ def train(
                 f"fsdp {mesh.shape['fsdp']} = {row_multiple}: {shape.rows} / {row_multiple} leaves "
                 f"{rest}; choose {f'{less} or ' if less else ''}{less + row_multiple} rows"
             )
-    frozen = held(frozen, config)
+    loaded, frozen = frozen, held(frozen, chosen, config)
     batches = Batches(
         examples,
         config.batch_size,
@@ -139,7 +139,7 @@ def train(
     best, best_weights, validator = Best(config.metric), None, None
     if validation is not None and config.validate_every:
         validator = Validator(
-            validation, config, batches.shape, graph, judge, place_batch, bool(ensemble)
+            validation, config, batches.shape, graph, loaded, judge, place_batch, bool(ensemble)
         )
 
     with ExitStack() as stack:
@@ -149,7 +149,7 @@ def train(
             every, keep = config.checkpoint_every, config.keep_checkpoints
             checkpoints = stack.enter_context(Checkpoints(folder, every=every, keep=keep))
             asked_to_stop = stack.enter_context(stop_signals())
-            run = _identity(config, seed, front, examples, chosen, frozen, about)
+            run = _identity(config, seed, front, examples, chosen, loaded, about)
             if (found := checkpoints.restore(state, run)) is not None:
                 first, state = found.step, found.state
                 batches.set_state(found.extra["data"])
@@ -157,7 +157,7 @@ def train(
                 if best.step is not None:
                     best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
         log = stack.enter_context(MetricsLog(folder, first, config.track))
-        work = Work(chosen, frozen, _prefix_length(model, front), ensemble or 1)
+        work = Work(chosen, loaded, _prefix_length(model, front), ensemble or 1)
         peak = 0.0
         if folder is not None or on_step is not None:
             peak = peak_flops()

@@ -59,6 +59,7 @@ class Validator:
         config: TrainingConfig,
         shape: Shape,
         graph: nnx.GraphDef,
+        loaded: Any,
         judge: Judge | None,
         place: Callable[[Batch], Batch],
         ensemble: bool = False,
@@ -67,12 +68,16 @@ class Validator:
 
         The loss of an ensemble is the mean of its members'; its accuracy is that of their vote.
 
+        Args:
+            loaded: the frozen weights as the adaptation will have them; it is judged on these.
+
         Raises:
             UserError: no example is left, or the accuracy is asked for where nobody can judge it.
         """
         if config.metric == "accuracy" and judge is None:
             raise UserError("training.metric accuracy: there is nothing here that can be asked")
-        self.config, self.validation, self.judge, self.graph = config, validation, judge, graph
+        self.config, self.validation, self.judge = config, validation, judge
+        self.graph, self.loaded = graph, loaded
         fits = [
             example
             for example in validation.examples
@@ -107,6 +112,6 @@ class Validator:
         row = {"development_loss": total / sum(sizes)}
         if self.config.metric == "accuracy":
             assert self.judge is not None
-            tuned = nnx.merge(self.graph, trainable, frozen)
+            tuned = nnx.merge(self.graph, trainable, self.loaded)
             row["development_accuracy"] = self.judge(self.validation.prompt, tuned)
         return row
