@@ -6,6 +6,7 @@ wrong is told in one line that names the file, the key and the nearest valid key
 
 import copy
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,8 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         given = error.get("input")
         subject = f"{key}: " if key else ""
         found = f", found {given!r}" if not isinstance(given, dict) else ""
+        if error["type"] == "literal_error" and isinstance(given, str):
+            found += nearest(given, re.findall("'([^']+)'", error["ctx"]["expected"]))
         raise UserError(f"{where}: {subject}{message}{found}") from None
 
 

@@ -1,5 +1,7 @@
 """The options of a training step: parts, weights, precision and what is computed again."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from adapt_jax.config import checked
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, dealt, pack, pack_parts
@@ -115,6 +118,22 @@ def test_a_batch_without_a_target_is_named():
     examples = [TrainingExample("with", (1, 2, 3), 1), TrainingExample("without", (1, 2), 2)]
     with pytest.raises(UserError, match=r"step \d: no example of its batch has .* \(without\)"):
         Batches(examples, 1, 4, seed=0)
+    weightless = TrainingExample("weightless", (1, 2, 3), 1, (0.0, 0.0))
+    with pytest.raises(UserError, match=r"step \d: no example of its batch has .* \(weightless\)"):
+        Batches([examples[0], weightless], 1, 4, seed=0)
+    Batches([replace(weightless, weights=(0.0,))], 1, 1, seed=0)  # its first target counts
+
+
+def test_an_unknown_optimizer_or_schedule_is_told_with_the_nearest():
+    with pytest.raises(UserError, match="f: optimizer: .*'lion'.* found 'adamm'; did .* 'adamw'"):
+        checked(TrainingConfig, {"optimizer": "adamm"}, "f")
+    with pytest.raises(UserError, match="f: schedule: .* found 'cosin'; did you mean 'cosine'"):
+        checked(TrainingConfig, {"schedule": "cosin"}, "f")
+
+
+def test_more_parts_than_examples_are_refused():
+    with pytest.raises(ValueError, match="accumulate 5 makes more parts than the 4 examples"):
+        TrainingConfig(batch_size=4, accumulate=5)
 
 
 def test_a_negative_learning_rate_is_refused():

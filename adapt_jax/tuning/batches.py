@@ -34,6 +34,12 @@ class TrainingExample:
         """How many tokens carry loss; the first token of all is never predicted."""
         return len(self.tokens) - max(self.target_start, 1)
 
+    @property
+    def counts(self) -> bool:
+        """Whether any token carries loss: there is a target whose weight is not 0."""
+        given = self.weights[-self.targets :]
+        return self.targets > 0 and (len(given) < self.targets or any(given))
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -256,10 +262,10 @@ def _shapes_for(
     row_length = row_length or max(up(longest, BUCKET), shortest)
     if longest > row_length:
         raise UserError(f"row_length {row_length}: an example has {longest} tokens")
-    if not any(example.targets > 0 for batch in batches for example in batch):
+    if not any(example.counts for batch in batches for example in batch):
         raise UserError("no example has a target token")
     for step, batch in enumerate(batches, 1):
-        if not any(example.targets > 0 for example in batch):
+        if not any(example.counts for example in batch):
             names = ", ".join(example.id for example in batch[:8])
             raise UserError(f"step {step}: no example of its batch has a target token ({names})")
     buckets = {row_length if packing == "best_fit" else bucket(n, row_length) for n in lengths}
