@@ -129,6 +129,15 @@ def test_other_data_weights_or_settings_are_refused_by_name(tiny, tmp_path):
         train(other, nnx.Param, made_examples(seed=1), CONFIG, seed=0, folder=tmp_path)
 
 
+def test_a_disk_that_fills_up_under_the_log_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="/dev/full: No space left on device"):
+        with MetricsLog(tmp_path) as log:
+            log.write({"step": 1, "loss": 2.0})
+            log._file = open("/dev/full", "a")  # noqa: SIM115
+            log.write({"step": 2, "loss": 1.0})
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
+
+
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     with MetricsLog(tmp_path) as log:
         for step in range(1, 6):

@@ -3,9 +3,13 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from adapt_jax.errors import UserError
 from adapt_jax.tuning.trackers import TRACKERS, Tracker
 
 Row = dict[str, Any]
@@ -15,7 +19,7 @@ NAME = "metrics.jsonl"
 class MetricsLog:
     """One JSON object per step or validation, appended as the run goes; times are under "time".
 
-    Without a folder the rows are only held in memory.
+    Without a folder the rows are only held in memory; of several processes the first one writes.
     """
 
     def __init__(self, folder: Path | None, step: int = 0, track: Sequence[str] = ()):
@@ -28,9 +32,10 @@ class MetricsLog:
         self._file = None
         self._trackers: list[Tracker] = []
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             path = folder / NAME
             self.rows = [row for row in read_rows(path) if row["step"] <= step]
+        if folder is not None and jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
             whole = path.with_name(f".{NAME}.new")
             whole.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
             os.replace(whole, path)
@@ -44,7 +49,8 @@ class MetricsLog:
         for tracker in self._trackers:
             tracker.close()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written was told
+                self._file.close()
 
     @property
     def steps(self) -> list[Row]:
@@ -57,11 +63,18 @@ class MetricsLog:
         return [row["loss"] for row in self.steps]
 
     def write(self, row: Row) -> None:
-        """Adds a row."""
+        """Adds a row.
+
+        Raises:
+            UserError: it could not be written, such as on a full disk.
+        """
         self.rows.append(row)
         if self._file is not None:
-            self._file.write(_line(row))
-            self._file.flush()
+            try:
+                self._file.write(_line(row))
+                self._file.flush()
+            except OSError as problem:  # a full disk; the checkpoints before stay
+                raise UserError(f"{self._file.name}: {problem.strerror}") from None
         for tracker in self._trackers:
             tracker.write(row)
 
