@@ -25,7 +25,7 @@ from adapt_jax.decoders.low_rank import LowRankUpdates
 from adapt_jax.decoders.peft_folders import read_adapter, write_low_rank
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
-from adapt_jax.decoders.saving import save_pretrained
+from adapt_jax.decoders.saving import save_pretrained, stored_dtype
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation.evaluate import OnProgress
 from adapt_jax.evaluation.journal import identity
@@ -47,7 +47,8 @@ class Adaptation:
 
     ``low_rank`` are updates that are already merged into ``model``; they are saved in its place.
     ``tuned`` says that all the weights of ``model`` are this adaptation's own and are saved with
-    it; ``folder`` is where it was saved last, or read from.
+    it; ``folder`` is where it was saved last, or read from; ``stored`` is the dtype that the files
+    of the decoder it began with are in, where ``model`` no longer says which these are.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Adaptation:
     low_rank: LowRankUpdates | None = None
     tuned: bool = False
     folder: Path | None = None
+    stored: str | None = None
 
     @property
     def identity(self) -> str:
@@ -246,6 +248,8 @@ class Adaptation:
             "method": self.method,
             "decoder": str(path.resolve()) if path.is_dir() else self.model.path,
             "fingerprint": self.low_rank.decoder if self.low_rank else self.model.fingerprint,
+            "context_length": self.model.config.context_length,
+            "stored": self.stored or stored_dtype(self.model.path),
             "prompt": self.prompt.to_dict(),
             "soft_prompt": self.soft_prompt is not None,
             "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
@@ -285,6 +289,7 @@ class Adaptation:
             has_soft_prompt = description["soft_prompt"]
             before_bos = description["before_bos"]
             has_low_rank = description.get("low_rank", False)
+            stored, context_length = map(description.get, ("stored", "context_length"))
         except KeyError as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
         except TypeError as problem:
@@ -294,7 +299,7 @@ class Adaptation:
         if tuned:
             decoder = folder / WEIGHTS
         if not isinstance(decoder, PretrainedDecoder):
-            decoder = load_pretrained(decoder)
+            decoder = load_pretrained(decoder, context_length=context_length)
         if decoder.fingerprint != fingerprint:
             raise UserError(
                 f"{folder}: belongs to another decoder than {decoder.path} "
@@ -309,7 +314,7 @@ class Adaptation:
             if low_rank is None:
                 raise UserError(f"{folder}: {DESCRIPTION} tells of low-rank updates, found none")
             decoder = low_rank.merged(decoder)
-        return cls(method, prompt, decoder, soft_prompt, low_rank, tuned, folder)
+        return cls(method, prompt, decoder, soft_prompt, low_rank, tuned, folder, stored)
 
 
 def mesh_of(model: PretrainedDecoder) -> Mesh | None:

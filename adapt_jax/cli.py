@@ -172,7 +172,9 @@ def parser() -> argparse.ArgumentParser:
     add_adaptation(sub)
     sub.add_argument("folder", metavar="DIR", help="a new folder")
     sub.add_argument("--format", help="hf (weights) or peft (adapter); default: what it can be")
-    sub.add_argument("--dtype", help="of hf weights: float32, bfloat16 or float16")
+    sub.add_argument(
+        "--dtype", help="of hf weights: float32, bfloat16 or float16; default: the decoder's files'"
+    )
     sub.add_argument("--max-shard-size", default="5GB", help="of a file of hf weights")
 
     sub = command("import", run_import, "make an adaptation of a PEFT adapter")
@@ -180,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", metavar="DIR", help="where the adaptation goes")
     sub.add_argument("--decoder", metavar="PATH", help="default: what the adapter names")
     sub.add_argument("--task", help="a task file: how questions are asked and answers read")
+    sub.add_argument("--context-length", type=int, help="tokens, where config.json does not say it")
 
     sub = command("inspect", inspection.run, inspection.SUMMARY, inspection.ABOUT)
     inspection.add_arguments(sub)
@@ -249,7 +252,9 @@ OWN = {  # options of the commands themselves, and whether they take a value
     "--choice": True,
 }
 OWN_OF_ANSWERING = {"--seed": True, "--slots": True, "--decoder": True}
-OWN_OF_EXCHANGE = {name: True for name in ("--format", "--dtype", "--max-shard-size", "--task")}
+OWN_OF_EXCHANGE = dict.fromkeys(
+    ("--format", "--dtype", "--max-shard-size", "--task", "--context-length"), True
+)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -399,15 +404,19 @@ def show_reasoning(said: "Answered") -> None:
 
 def run_export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax export"""
-    from adapt_jax.exchange import export_adaptation
+    from adapt_jax.exchange import export_adaptation, export_dtype
 
+    adaptation = open_adaptation(options.adaptation, options.decoder)
     folder = export_adaptation(
-        open_adaptation(options.adaptation, options.decoder),
+        adaptation,
         options.folder,
         format=options.format,
         dtype=options.dtype,
         max_shard_size=options.max_shard_size,
     )
+    if (folder / "config.json").is_file():
+        why = "" if options.dtype else ", as the decoder's own files; --dtype chooses another"
+        print(f"weights: {export_dtype(adaptation, options.dtype)}{why}")
     print(f"exported: {folder} (how to ask: {folder / 'README.md'})")
 
 
@@ -417,7 +426,9 @@ def run_import(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from adapt_jax.tasks.task import load_task
 
     task = None if options.task is None else load_task(options.task)
-    adaptation = import_adapter(options.adapter, options.decoder, task=task)
+    adaptation = import_adapter(
+        options.adapter, options.decoder, task=task, context_length=options.context_length
+    )
     print(f"saved: {adaptation.save(options.folder)}")
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from adapt_jax import rungs
 from adapt_jax.adaptation import Adaptation
 from adapt_jax.config import (
+    COMPILED,
     CompareConfig,
     Overrides,
     RunConfig,
@@ -261,7 +262,7 @@ def open_run(settings: RunConfig, folder: Path) -> tuple[Task, PretrainedDecoder
         from adapt_jax.decoders.sharding import make_mesh
 
         mesh = make_mesh(**settings.mesh.model_dump())
-    model = load_pretrained(settings.decoder, mesh=mesh)
+    model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
     return suited(task, model), model, mesh
 
 
@@ -288,7 +289,7 @@ def count_compilations() -> list[float]:
     seconds: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+        if event == COMPILED:
             seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)

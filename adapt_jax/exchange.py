@@ -23,7 +23,7 @@ from adapt_jax.adaptation import Adaptation
 from adapt_jax.decoders.folders import read_json
 from adapt_jax.decoders.peft_folders import CONFIG, read_adapter, write_low_rank, write_soft_prompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
-from adapt_jax.decoders.saving import SHARD, save_pretrained, shard_size
+from adapt_jax.decoders.saving import SHARD, save_pretrained, shard_size, stored_dtype
 from adapt_jax.decoders.tensors import ParameterPath
 from adapt_jax.errors import UserError, nearest
 from adapt_jax.prompting.prompt import Prompt
@@ -50,7 +50,7 @@ def export_adaptation(
     Args:
         folder: a new or empty one.
         format: "hf" or "peft"; by default peft for a soft prompt, and otherwise hf.
-        dtype: of the weights of an hf folder; by default what they are in memory.
+        dtype: of the weights of an hf folder; see ``export_dtype``.
         max_shard_size: of an hf folder's files, in bytes or such as "200MB".
 
     Raises:
@@ -75,7 +75,7 @@ def export_adaptation(
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         if chosen == "hf":
-            kind = None if dtype is None else jnp.dtype(dtype)
+            kind = export_dtype(adaptation, dtype)
             save_pretrained(adaptation.model, new, dtype=kind, max_shard_size=max_shard_size)
         elif adaptation.soft_prompt is not None:
             write_soft_prompt(new, adaptation.soft_prompt, adaptation.model)
@@ -92,6 +92,17 @@ def export_adaptation(
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
+
+
+def export_dtype(adaptation: Adaptation, asked: str | None = None) -> str:
+    """The dtype in which weights leave: as asked, or as the files of the decoder it began with.
+
+    So a decoder comes out as it went in, to the bit, whatever it was computed in meanwhile, and
+    tuned or merged weights take the place of the decoder's own. Where those files are gone or in
+    no dtype of DTYPES, it is that of the weights in memory.
+    """
+    stored = asked or adaptation.stored or stored_dtype(adaptation.model.path)
+    return stored if stored in DTYPES else str(adaptation.model.decoder.embedding[...].dtype)
 
 
 def how_to_ask(adaptation: Adaptation, format: str) -> str:
@@ -151,6 +162,7 @@ def import_adapter(
     *,
     task: Task | None = None,
     max_new_tokens: int = 128,
+    context_length: int | None = None,
 ) -> Adaptation:
     """A PEFT adapter (prompt tuning, LoRA) as an adaptation.
 
@@ -159,6 +171,7 @@ def import_adapter(
         decoder: what it belongs to, or where that lies; what adapter_config.json names if not
             given.
         task: says how questions are asked and answers read; without it the bare text is asked.
+        context_length: see load_pretrained.
 
     Raises:
         UserError: naming what is damaged, does not fit the decoder or cannot be represented.
@@ -168,11 +181,13 @@ def import_adapter(
             raise UserError(f"{folder}: no {CONFIG}; expected a PEFT folder")
         config = read_json(Path(folder) / CONFIG)
         decoder = config.get("base_model_name_or_path")
-        if not decoder:
+        if not decoder or not isinstance(decoder, str):
             raise UserError(f"{Path(folder) / CONFIG}: names no decoder; say where it lies")
         if config.get("revision") and not Path(decoder).is_dir():
             decoder = f"{decoder}@{config['revision']}"
-    model = decoder if isinstance(decoder, PretrainedDecoder) else load_pretrained(decoder)
+    model = decoder
+    if not isinstance(model, PretrainedDecoder):
+        model = load_pretrained(model, context_length=context_length)
     adapter = read_adapter(folder, model)
     template = BARE if task is None else task.template
     prompt = Prompt(

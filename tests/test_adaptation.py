@@ -65,6 +65,37 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
     assert loaded.model.path == str(tmp_path / "saved" / WEIGHTS)
 
 
+@pytest.mark.parametrize("kind", ["low_rank", "tuned", "soft_prompt"])
+def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
+    from test_families import make
+    from test_peft import updates
+
+    from adapt_jax.config import TuneConfig
+    from adapt_jax.decoders.pretrained import load_pretrained
+
+    make(tmp_path / "base", "phi3, longrope")
+    short = load_pretrained(tmp_path / "base")
+    model = load_pretrained(tmp_path / "base", context_length=300)
+    assert short.config.context_length < 300
+    made, decoding = updates(model, "query"), Decoding(max_new_tokens=8)
+    more = {"low_rank": made, "tuned": True, "soft_prompt": soft(model)}
+    first = Adaptation(
+        "lora",
+        Prompt(decoding=decoding),
+        model if kind == "soft_prompt" else made.merged(model),
+        **{kind: more[kind]},
+    )
+    first.save(tmp_path / "saved")
+    second = Adaptation.load(tmp_path / "saved")
+    assert second.model.config.context_length == 300
+    question = "9" * 250
+    with pytest.raises(UserError, match="the context of .* holds"):
+        Adaptation("zero_shot", Prompt(decoding=decoding), short).ask(question)
+    said = [one.ask(question).candidates[0].token_ids for one in (first, second)]
+    assert said[0] == said[1] and len(said[0]) > 0
+    assert TuneConfig(task="t", method={}, context_length=300).context_length == 300
+
+
 def test_an_adaptation_of_another_decoder_is_refused(tiny, make_tiny_llama, tmp_path: Path):
     Adaptation("zero_shot", prompt(), tiny).save(tmp_path / "saved")
     other = make_tiny_llama(tmp_path / "other", seed=5)

@@ -156,6 +156,72 @@ def test_dtype_of_exported_weights(tiny: PretrainedDecoder, tmp_path: Path) -> N
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def held_in(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder."""
+    written: dict[str, np.ndarray] = {}
+    for file in folder.glob("*.safetensors"):
+        written |= load_file(file)
+    return written
+
+
+def test_weights_leave_in_the_dtype_that_their_decoder_is_stored_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = write_tiny_llama(tmp_path / "base")
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    reference.save_pretrained(base)
+    model = load_pretrained(base)  # float32, as on every CPU
+    adapted(model).save(tmp_path / "saved")
+    out = tmp_path / "out"
+    command = ["export", str(tmp_path / "saved"), str(out), "--max-shard-size", "40KB"]
+    assert main(command) == 0
+    assert "weights: bfloat16, as the decoder's own files; --dtype" in capsys.readouterr().out
+    original, written = held_in(base), held_in(out)
+    assert original.keys() == written.keys()
+    assert all(one.dtype == jnp.bfloat16 for one in written.values())
+    assert all(np.array_equal(written[name], original[name]) for name in original)
+    config = json.loads((out / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(one.nbytes for one in original.values())
+    again = AutoModelForCausalLM.from_pretrained(out)
+    assert again.dtype == torch.bfloat16
+    ids = torch.tensor([[5, 9, 17, 30]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, reference(ids).logits)
+
+
+@pytest.mark.parametrize("kind", ["lora", "fine_tuning"])
+def test_what_was_trained_leaves_in_that_dtype_too_unless_another_is_asked_for(
+    kind: str, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = write_tiny_llama(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    model = load_pretrained(base)
+    made = updates(model, "query", "up")
+    merged = made.merged(model)
+    more = {"low_rank": made} if kind == "lora" else {"tuned": True}
+    adapted(merged, **more).save(tmp_path / "saved")
+    loaded = Adaptation.load(tmp_path / "saved")
+    assert loaded.model.fingerprint == merged.fingerprint and loaded.stored == "bfloat16"
+    narrow = export_adaptation(loaded, tmp_path / "narrow")
+    wide = export_adaptation(loaded, tmp_path / "wide", dtype="float32")
+    assert load_pretrained(wide).fingerprint == merged.fingerprint
+    exact, rounded = held_in(wide), held_in(narrow)
+    for name, array in exact.items():
+        assert array.dtype == np.float32 and rounded[name].dtype == jnp.bfloat16
+        assert np.array_equal(array.astype(jnp.bfloat16), rounded[name])
+    assert theirs(wide, None, merged) == ours(merged)
+    assert AutoModelForCausalLM.from_pretrained(wide).dtype == torch.float32
+    assert AutoModelForCausalLM.from_pretrained(narrow).dtype == torch.bfloat16
+
+
 # The hub
 
 

@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.folders import INDEX, WEIGHTS, find_folder
-from adapt_jax.decoders.pretrained import PretrainedDecoder, parameters
-from adapt_jax.decoders.tensor_files import CODES, nbytes, write_tensors
+from adapt_jax.decoders.pretrained import PretrainedDecoder, open_tensors, parameters
+from adapt_jax.decoders.tensor_files import CODES, FLOATS, FileTensor, nbytes, write_tensors
 from adapt_jax.decoders.tensors import ParameterPath, Shape, Stored
 from adapt_jax.errors import UserError
 
@@ -59,7 +61,8 @@ def save_pretrained(
         written |= dict.fromkeys(stored[key].names, stored[key].tensor_shape(shapes))
         sources |= dict.fromkeys(stored[key].names, key)
     shards = into_shards(written, kind, shard_size(max_shard_size))
-    config = family.to_hf(model.config) | {"dtype": str(kind)}
+    # transformers before 4.56, and what is built on it, reads the second name alone
+    config = family.to_hf(model.config) | {"dtype": str(kind), "torch_dtype": str(kind)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
@@ -80,6 +83,25 @@ def save_pretrained(
                 os.replace(new, folder / new.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error})") from None
+
+
+def stored_dtype(path: str | Path) -> str | None:
+    """The dtype of most bytes in a folder's weights; None where no weights can be read there."""
+    try:
+        with ExitStack() as stack:
+            tensors, _ = open_tensors(find_folder(path), stack)
+    except UserError:  # the folder was moved
+        return None
+    return most_of(tensors)
+
+
+def most_of(tensors: Mapping[str, FileTensor]) -> str | None:
+    """The floating-point dtype that takes most bytes of these tensors."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        if tensor.dtype in FLOATS:
+            sizes[str(FLOATS[tensor.dtype])] += nbytes(tensor.shape, FLOATS[tensor.dtype])
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 
 def shard_size(size: int | str) -> int:

@@ -55,6 +55,7 @@ class PretrainingConfig(BaseModel):
     Without it the embedded task's corpus is generated: ``rows`` times ``training.row_length``
     tokens are a step then; ``training.batch_size`` documents are packed into them, and the few that
     find no room are left out. ``development`` are files that ``training.validate_every`` measures.
+    ``context_length`` declares a folder's decoder for texts of another length than it says itself.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,6 +67,7 @@ class PretrainingConfig(BaseModel):
     decoder: DecoderShape | str = DecoderShape()
     corpus: list[str] | None = Field(None, min_length=1)
     development: list[str] | None = Field(None, min_length=1)
+    context_length: int | None = Field(None, gt=0)
     mesh: MeshConfig | None = None
     rows: int = Field(16, gt=0)
     training: TrainingConfig
@@ -183,7 +185,10 @@ def _begin(
 ) -> PretrainedDecoder:
     """The decoder to go on from, or one that is made, with a tokenizer of its own."""
     if isinstance(config.decoder, str):
-        return load_pretrained(find(config.decoder, base), mesh=mesh)
+        folder = find(config.decoder, base)
+        return load_pretrained(folder, mesh=mesh, context_length=config.context_length)
+    if config.context_length is not None:
+        raise UserError("context_length: a new decoder's stands in its shape, decoder")
     if texts is None:
         drawn = [_generated(config, index) for index in range(config.tokenizer_documents)]
     else:
