@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from adapt_jax.config import give_back
 from adapt_jax.errors import UserError
 
 log = logging.getLogger("adapt_jax")
 
 TOGETHER = 100  # steps between checkpoints where several processes train and no schedule is given
+COPIED = 1 << 26  # bytes of a state up to which a CPU copies it rather than wait for the file
 SHARE = 0.02  # of the time, at most, goes into checkpoints whose schedule is left to the clock
 
 
@@ -53,9 +55,10 @@ class Kept:
 class Checkpoints:
     """The checkpoints of one run in ``folder``: the newest and the best; written by Orbax.
 
-    A checkpoint is written in the background, beside the training, and appears whole or not at
-    all. While it is open nobody else may open the folder. To be used in a ``with`` statement,
-    whose end waits until everything is written.
+    A checkpoint is written in the background, beside the training (on a CPU a large one is waited
+    for: a copy would double what is held), and appears whole or not at all. While it is open nobody
+    else may open the folder. To be used in a ``with`` statement, whose end waits until everything
+    is written.
     """
 
     def __init__(self, folder: Path, *, every: int | None = None, keep: int = 2):
@@ -129,13 +132,17 @@ class Checkpoints:
             raise self._not_written(problem)
         extra = {**extra, "checksums": _checksums(named)}
         # On a CPU the file is written from the very memory that the caller may overwrite.
-        named = jax.tree.map(jnp.copy, named) if jax.default_backend() == "cpu" else named
+        on_cpu = jax.default_backend() == "cpu"
+        named = jax.tree.map(jnp.copy, named) if on_cpu and needed <= COPIED else named
         self._kept.best_of[step] = extra.get("best") or step
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(named), extra=ocp.args.JsonSave(extra)
         )
         try:
             self._manager.save(step, args=arguments)
+            if on_cpu and needed > COPIED:
+                self._manager.wait_until_finished()
+                give_back()
         except Exception as problem:
             raise self._not_written(problem) from problem
 

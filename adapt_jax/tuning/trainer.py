@@ -109,7 +109,7 @@ def train(
         chosen = jax.device_put(chosen, shardings(chosen, mesh))
         frozen = jax.device_put(frozen, shardings(frozen, mesh))
         row_multiple = mesh.shape["data"] * mesh.shape["fsdp"]
-        place_batch = lambda batch: jax.device_put(batch, _batch_shardings(batch, mesh))  # noqa: E731
+        place_batch = lambda batch: jax.device_put(batch, batch_shardings(batch, mesh))  # noqa: E731
         if shape is not None and (rest := shape.rows % row_multiple):
             less = shape.rows - rest
             raise UserError(
@@ -132,7 +132,9 @@ def train(
     update = optimizer(config)
     ensemble = model.ensemble
     state = first_state(update, chosen, ensemble=bool(ensemble))
-    if mesh is not None:
+    if mesh is None:  # bound to its device, as the step returns it: else it would compile twice
+        state = jax.device_put(state, jax.devices()[0])
+    else:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
     step = make_step(graph, update, config, ensemble=bool(ensemble))
     tokens = jnp.asarray(front, jnp.int32)
@@ -332,7 +334,7 @@ def _on_mesh(leaf: jax.Array, mesh: Mesh) -> jax.Array:
     return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
 
 
-def _batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
+def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
     """Rows, and targets where they divide, lie across data and fsdp; parts follow each other."""
     spec, parts = row_sharding(mesh).spec, batch.tokens.ndim - 2
 
