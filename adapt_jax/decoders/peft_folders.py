@@ -5,6 +5,7 @@ factors leave as one block (A side by side, B block-diagonal) and come in by sli
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -231,7 +232,15 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
             raise UserError(
                 f"{folder / TENSORS}: expected one of {', '.join(FLOATS)}: {listed(other)}"
             )
-        return readers[kind](folder, config, {name: _whole(t) for name, t in held.items()}, model)
+        arrays = {name: _whole(tensor) for name, tensor in held.items()}
+    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{folder / TENSORS}: not finite: {listed(wrong, 3)}")
+    try:
+        return readers[kind](folder, config, arrays, model)
+    except re.error as error:
+        raise UserError(
+            f"{folder / CONFIG}: {error.pattern!r} is no regular expression ({error})"
+        ) from None
 
 
 def _whole(tensor: FileTensor) -> np.ndarray:
@@ -283,6 +292,8 @@ def _read_low_rank(
             problems.append(f"{module}: has lora_{next(iter(pair))} alone")
         elif not _targeted(module, config):
             problems.append(f"{module}: has factors, but target_modules does not name it")
+        elif not _in_layers(module, config.get("layers_to_transform")):
+            problems.append(f"{module}: has factors, but layers_to_transform leaves its layer out")
         else:
             rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
             alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
@@ -292,7 +303,7 @@ def _read_low_rank(
                 found_shapes = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
                 expected = f"expected {[rank, width]} and {[out, rank]}"
                 problems.append(f"{module}: {found_shapes}, {expected}")
-            elif not isinstance(alpha, (int, float)):
+            elif not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
                 problems.append(f"{module}: lora_alpha is {alpha!r}, expected a number")
             else:
                 for path in one.parts:
@@ -328,6 +339,15 @@ def _targeted(module: str, config: Mapping[str, Any]) -> bool:
     if wanted is None or wanted == "all-linear":
         return True
     return named(wanted) and not named(config.get("exclude_modules"))
+
+
+def _in_layers(module: str, layers: Any) -> bool:
+    """Whether layers_to_transform, a number or a list of them, holds this module's layer."""
+    number, wanted = (
+        re.search(r"\.(\d+)\.", module),
+        layers if isinstance(layers, list) else [layers],
+    )
+    return layers is None or (number is not None and int(number[1]) in wanted)
 
 
 def _by_pattern(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
