@@ -1,140 +1,123 @@
-"""Does `adapt-jax inspect` tell the truth? Its figures against the resident memory of real runs.
+"""Does `adapt-jax inspect` tell the truth? Its figures against the memory of the real commands.
 
-    python -m benchmarks.inspection --size 60M
+    python -m benchmarks.inspection --size 15M 60M 300M
 
-Each run is a process of its own on the CPU: it loads a random Llama, then trains three steps, or
-writes candidates, as the commands do. Measured is the resident memory at its highest after
-everything was compiled once, minus that after loading; foretold is what inspect says, minus the
-parameters. Ends with a JSON line per run.
+For each method the command a user would give, `adapt-jax tune` or `adapt-jax compare`, runs on a
+random Llama in a process of its own, with nothing compiled beforehand (cold), and once more with
+what it compiled (warm). Measured is its resident memory at its highest, minus that of a process
+that has only imported its libraries; foretold is what inspect says with the same sizes, compared
+with the cold run, which is what a user meets. On the CPU; ends with a JSON line per method.
 """
 
 import argparse
-import ctypes
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import SIZES, VOCAB, write_llama
+from benchmarks.shapes import SIZES, write_llama
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "self_consistency")
-WORK: dict[str, Any] = {"batch": 8, "length": 256, "answer": 128, "prefix": 64, "slots": 64}
+STEPS = 4
+# The command as it is, and then what the kernel says of the process.
+REAL = """
+import sys
+from adapt_jax.cli import choose_platform, main
+choose_platform()
+import adapt_jax.comparison, jax.numpy
+from transformers import AutoTokenizer
+jax.numpy.zeros(1).block_until_ready()
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+idle = status("VmRSS")
+code = main(sys.argv[1:])
+print("measured", status("VmHWM") - idle)
+sys.exit(code)
+"""
 
 
-def resident(key: str) -> int:
-    """Resident bytes of this process: now (VmRSS) or at its highest (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+def words(start: int, count: int) -> str:
+    """So many tokens of the random Llama's vocabulary; none begins like a special one."""
+    return " ".join(f"t{3000 + (start * 37 + number * 11) % 6990}" for number in range(count))
 
 
-def settle() -> None:
-    """Gives freed memory back, and forgets the highest resident size so far."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def train(model: Any, name: str) -> None:
-    """Three steps, as the method's ``adapt`` makes them."""
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from adapt_jax.decoders.prefix import SoftPrompt
-    from adapt_jax.methods import METHODS
-    from adapt_jax.tuning.batches import TrainingExample
-    from adapt_jax.tuning.examples import cast, own_copy
-    from adapt_jax.tuning.lora import attach
-    from adapt_jax.tuning.losses import TunedDecoder
-    from adapt_jax.tuning.trainer import train
-
-    method: Any = METHODS[name]()
-    config = method.training.model_copy(update={"steps": 3, "batch_size": WORK["batch"]})
-    decoder, soft_prompt, chosen = model.decoder, None, nnx.Param
-    if name == "prompt_tuning":
-        soft_prompt = SoftPrompt(decoder.embed(jnp.arange(method.length)))
-        chosen = nnx.PathContains("soft_prompt")
-    else:
-        decoder = own_copy(decoder, None)
-    if name == "lora":
-        attach(decoder, method.modules, method.rank, method.alpha, nnx.Rngs(0))
-        chosen = nnx.PathContains("lora")
-    if name == "fine_tuning":
-        cast(decoder, chosen, jnp.float32)
-    tokens = tuple(3 + number % (VOCAB - 3) for number in range(WORK["length"]))
-    example = TrainingExample("", tokens, WORK["length"] - WORK["answer"])
-    front = range(3, 3 + WORK["prefix"])
-    examples = [example] * WORK["batch"]
-    train(TunedDecoder(decoder, soft_prompt), chosen, examples, config, seed=0, front=front)
-
-
-def write(model: Any) -> None:
-    """As many candidates as there are slots, of four questions."""
-    from adapt_jax.decoders.prefix import Prefix
-    from adapt_jax.sampling.decoding import Decoding, Request
-    from adapt_jax.sampling.engine import Engine
-
-    decoding = Decoding(WORK["answer"], temperature=0.7, top_k=40, candidates=WORK["slots"] // 16)
-    question = tuple(range(3, 3 + WORK["length"] - WORK["answer"]))
-    requests = [Request(str(number), question) for number in range(16)]
-    prefix = Prefix((tuple(range(3, 3 + WORK["prefix"])),))
-    engine = Engine(model, prefix, decoding, seed=0, slots=WORK["slots"])
-    list(engine.run(requests))
-
-
-def serve(folder: Path, name: str, dtype: str) -> None:
-    """In its own process: what a run takes beyond the loaded decoder, at first and once more."""
-    import gc
-
-    import jax
-
-    import adapt_jax.sampling.engine
-    import adapt_jax.tuning.trainer  # noqa: F401  (what is imported later would be counted)
-    from adapt_jax.decoders.pretrained import load_pretrained
-
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    model = load_pretrained(folder, dtype=dtype)
-    settle()
-    before = resident("VmRSS")
-    told = {}
-    for when in ("cold", "warm"):
-        settle()
-        start = resident("VmRSS")
-        if name == "self_consistency":
-            write(model)
-        else:
-            train(model, name)
-        told[when] = resident("VmHWM") - (before if when == "cold" else start)
-        gc.collect()
-    print(json.dumps(told))
-
-
-def compare(folder: Path, name: str, dtype: str) -> dict[str, Any]:
-    """Foretold and measured, in MiB."""
-    from adapt_jax.decoders.folders import read_config
-    from adapt_jax.inspection.memory import measure
-    from adapt_jax.inspection.programs import Workload, build
-    from adapt_jax.methods import METHODS
-
-    _, config = read_config(folder)
-    programs = build(METHODS[name](), Workload(**WORK), dtype, None)
-    memory = measure(programs, config, lambda *_: None).memory()
-    command = [sys.executable, "-m", "benchmarks.inspection", "--serve", name]
-    command += ["--folder", str(folder), "--dtype", dtype]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    measured = json.loads(done.stdout.splitlines()[-1])
-    loaded = memory.parts.get("original", memory.parts["parameters"])
-    told = memory.total - loaded
+def write_task(folder: Path, length: int, answer: int) -> dict[str, Any]:
+    """A task whose examples have exactly these lengths in tokens, EOS included."""
+    rows = [
+        {"question": words(row, length - answer - 1), "answer": words(row + 99, answer - 1)}
+        for row in range(64)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = {
+        "question": "{question}\nt3000",
+        "answer": " {answer}",
+        "reasoned": " {reasoning} {answer}",
+    }
     return {
-        "method": name,
-        "dtype": dtype,
-        "foretold_mib": round(told / 2**20, 1),
-        "measured_mib": round(measured["warm"] / 2**20, 1),
-        "cold_mib": round(measured["cold"] / 2**20, 1),
-        "ratio": round(told / measured["warm"], 3),
-        "moment": memory.moment,
-        "parts_mib": {part: round(size / 2**20, 1) for part, size in memory.parts.items()},
+        "name": "words",
+        "source": {"name": "jsonl", "path": str(folder / "rows.jsonl")},
+        "fields": {"question": "question", "answer": "answer", "reasoning": "answer"},
+        "template": template | {"stop": ["t1 t1"]},
+        "answer": "text",
+        "splits": {"train": 32, "test": 16},
+    }
+
+
+def command(method: str, decoder: Path, task: dict[str, Any], work: argparse.Namespace) -> list:
+    """The configuration as a file, and the command that takes it."""
+    common = {"decoder": str(decoder), "task": task, "slots": work.slots}
+    training = {"steps": STEPS, "batch_size": work.batch, **json.loads(work.training)}
+    tokens = {"max_new_tokens": work.answer}
+    if method == "self_consistency":
+        shown = {"demonstrations": 1, "candidates": work.slots // 8}
+        settings = common | {"methods": {method: tokens | shown}}
+    else:
+        settings = common | {"method": {"name": method, "reasoning": False, "training": training}}
+    file = decoder.parent / f"{method}.yaml"
+    file.write_text(json.dumps(settings))  # JSON is YAML
+    return ["compare" if method == "self_consistency" else "tune", str(file)]
+
+
+def run(arguments: list[str], cache: Path, *given: str) -> str:
+    """The last line that a process of ours prints."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, *given, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed: {done.stdout}")
+    return done.stdout
+
+
+def compare(folder: Path, size: str, method: str, work: argparse.Namespace) -> dict[str, Any]:
+    """Foretold and measured, in MiB."""
+    decoder = folder / size
+    prefix = work.length + 2 if method == "self_consistency" else 0  # a demonstration
+    sizes = {"batch": work.batch, "length": work.length, "answer": work.answer, "prefix": prefix}
+    asked = [f"--{key}={value}" for key, value in {**sizes, "slots": work.slots}.items()]
+    asked += [f"--method.training.{k}={v}" for k, v in json.loads(work.training).items()]
+    inspect = ["inspect", str(decoder), "--method", method, *asked, "--json"]
+    found = json.loads(run(inspect, folder / "inspected", "-m", "adapt_jax"))["memory"][method]
+    task = write_task(folder, work.length, work.answer)
+    measured = []
+    for when in ("cold", "warm")[: 1 if work.cold else 2]:
+        real = [*command(method, decoder, task, work), "--quiet"]
+        real += ["--output-dir", str(folder / f"{size}-{method}-{when}")]
+        said = run(real, folder / f"compiled-{size}-{method}", "-c", REAL)
+        measured.append(int(said.rpartition("measured ")[2]))
+    return {
+        "size": size,
+        "method": method,
+        "foretold_mib": round(found["total_bytes"] / 2**20),
+        "cold_mib": round(measured[0] / 2**20),
+        "warm_mib": round(measured[1] / 2**20) if not work.cold else None,
+        "ratio": round(found["total_bytes"] / measured[0], 3),
+        "moment": found["fullest_during"],
+        "parts_mib": {part: round(size / 2**20, 1) for part, size in found["bytes"].items()},
     }
 
 
@@ -143,19 +126,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--size", choices=SIZES, default="60M")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--method", choices=METHODS, nargs="*", default=METHODS)
-    parser.add_argument("--serve", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        return serve(options.folder, options.serve, options.dtype)
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["60M"])
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=METHODS)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--answer", type=int, default=128)
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--training", default="{}", help="more options of it, as JSON")
+    parser.add_argument("--cold", action="store_true", help="the cold run alone")
+    work = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_llama(Path(folder), options.size)
-        for name in options.method:
-            print(json.dumps(compare(Path(folder), name, options.dtype)), flush=True)
-    return None
+        for size in work.size:
+            write_llama(Path(folder) / size, size)
+            for method in work.method:
+                print(json.dumps(compare(Path(folder), size, method, work)), flush=True)
 
 
 if __name__ == "__main__":

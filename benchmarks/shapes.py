@@ -8,10 +8,12 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 VOCAB = 32_000
-# parameters with the tied embedding: 15.2 and 58.3 million
+# parameters with the tied embedding: 15.2, 58.3, 301 and 1,093 million
 SIZES = {
     "15M": {"hidden_size": 288, "intermediate_size": 768, "layers": 6, "heads": 6},
     "60M": {"hidden_size": 512, "intermediate_size": 2048, "layers": 10, "heads": 8},
+    "300M": {"hidden_size": 1024, "intermediate_size": 4096, "layers": 16, "heads": 16},
+    "1B": {"hidden_size": 2048, "intermediate_size": 5632, "layers": 20, "heads": 32},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,11 @@ from test_cli import fails
 from adapt_jax.cli import main
 from adapt_jax.decoders.config import DecoderConfig, LayerKind
 from adapt_jax.decoders.pretrained import parameters
+from adapt_jax.decoders.saving import save_pretrained
 from adapt_jax.inspection.accelerators import Accelerator, verdict
-from adapt_jax.inspection.memory import Measured, depths_of, measure, nbytes, period, temporary
+from adapt_jax.inspection.memory import Measured, depths_of, measure, period, temporary
 from adapt_jax.inspection.mesh import read_mesh
-from adapt_jax.inspection.programs import Workload, build, training
+from adapt_jax.inspection.programs import Workload, build, nbytes, settled, training
 from adapt_jax.methods import METHODS
 from adapt_jax.tuning.optimizers import TrainingConfig
 
@@ -127,7 +129,8 @@ def test_the_whole_answer_as_json(tiny_folder: Path, capsys):
     lora = found["memory"]["lora"]
     assert lora["total_bytes"] == sum(lora["bytes"].values())
     assert lora["bytes"]["gradients"] == 4 * found["trained_parameters"]["lora"]
-    assert lora["compiled_layers"] == [2] and lora["largest"] == "activations"
+    assert lora["compiled_layers"] == [2] and lora["largest"] == "process"  # so small a decoder
+    assert found["imported_bytes"] > 50e6
     devices = [verdict["device"] for verdict in lora["verdicts"]]
     assert "TPU v5e (16 GB)" in devices and "T4 (16 GB)" in devices and len(devices) == 10
     assert all(verdict["fits"] for verdict in lora["verdicts"])
@@ -183,6 +186,107 @@ def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, tiny_f
 
 def test_a_folder_without_config_is_one_clear_line(tmp_path: Path, capsys):
     assert "no config.json" in fails(capsys, "inspect", tmp_path)
+
+
+def test_a_folder_with_pickles_alone_or_with_half_its_files_is_refused(
+    tiny: Any, tiny_folder: Path, tmp_path: Path, capsys
+):
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_folder, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    said = fails(capsys, "inspect", pickled, "--quick")
+    assert "pytorch_model.bin are never opened" in said
+    save_pretrained(tiny, tmp_path / "half", max_shard_size="60KB")
+    next((tmp_path / "half").glob("model-00002*")).unlink()
+    said = fails(capsys, "inspect", tmp_path / "half", "--quick")
+    assert "1 of 3 files of weights are missing: model-00002-of-00003.safetensors" in said
+
+
+def test_options_of_a_training_count(tiny_folder: Path, capsys):
+    def total(*options: object) -> dict[str, int]:
+        found = told(capsys, tiny_folder, "--method", "fine_tuning", *SIZES, *options)
+        return found["memory"]["fine_tuning"]["bytes"]
+
+    plain = total()
+    parted = total("--method.training.accumulate", 4)
+    assert parted["activations"] < plain["activations"]
+    validated = total("--method.training.validate_every", 5)
+    assert validated["best"] == plain["gradients"]
+    assert validated["checkpoint"] == pytest.approx(3 * plain["gradients"], rel=1e-3)
+    assert "best" not in plain
+
+
+def test_merged_kernels_stand_beside_the_decoder_where_a_step_needs_less():
+    programs = build(METHODS["lora"](rank=1), SMALL, jnp.float32, None)(CONFIG)
+    merged = nbytes(programs[1].held["merged"])
+    assert merged == 4 * 6 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    memory = Measured(programs, [0, 0]).memory()
+    assert memory.moment == "merging"
+    assert memory.total == nbytes(programs[1].held["parameters"]) + merged
+
+
+def test_on_a_tpu_a_step_computes_in_bfloat16_whatever_this_machine_does():
+    pytest.importorskip("libtpu")
+    mesh, _ = read_mesh("v5e:2x2")
+    assert settled(TrainingConfig(), mesh).compute_dtype == "bfloat16"
+    assert settled(TrainingConfig(), None).compute_dtype == "float32"
+    given = TrainingConfig(compute_dtype="float32")
+    assert settled(given, mesh) == given
+
+
+REAL = """
+import json, sys
+from adapt_jax.cli import choose_platform, main
+choose_platform()
+import adapt_jax.comparison, jax.numpy
+from transformers import AutoTokenizer
+jax.numpy.zeros(1).block_until_ready()
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+idle = status("VmRSS")
+assert main(json.loads(sys.argv[1])) == 0
+print("measured", status("VmHWM") - idle)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no memory")
+def test_what_is_foretold_is_what_a_real_run_reaches(
+    make_tiny_llama: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Resident memory at its highest of `adapt-jax tune`, compiling included, within 15 %."""
+    decoder = make_tiny_llama(
+        tmp_path / "decoder", hidden_size=256, intermediate_size=1024, num_hidden_layers=2
+    )
+    with (tmp_path / "rows.jsonl").open("w") as rows:
+        for number in range(72):
+            row = {"question": str(number % 10) * 126, "answer": str(number % 7) * 126}
+            rows.write(json.dumps(row) + "\n")
+    template = {"question": "{question}A", "answer": "{answer}", "reasoned": "{reasoning}{answer}"}
+    config = {
+        "decoder": str(decoder),
+        "task": {
+            "name": "digits",
+            "source": {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")},
+            "template": template | {"stop": ["AA"]},
+            "splits": {"train": 64, "test": 8},
+        },
+        "method": {"name": "lora", "training": {"steps": 2, "batch_size": 64}},
+    }
+    (tmp_path / "tune.yaml").write_text(json.dumps(config))
+    command = ["tune", str(tmp_path / "tune.yaml"), "--output-dir", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, json.dumps([*command, "--quiet"])],
+        env={**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = int(done.stdout.rpartition("measured ")[2])
+    sizes = ("--batch", 64, "--length", 256, "--answer", 127)
+    found = told(capsys, decoder, "--method", "lora", *sizes)["memory"]["lora"]
+    assert found["bytes"]["process"] < found["total_bytes"] / 3
+    assert found["total_bytes"] == pytest.approx(measured, rel=0.15)
 
 
 def test_one_cpu_plays_as_many_devices_as_the_mesh_asks_for(tiny_folder: Path):

@@ -17,7 +17,14 @@ from adapt_jax.decoders import folders
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family, tensor_names
-from adapt_jax.decoders.pretrained import listed, open_tensors, parameters, unfitting
+from adapt_jax.decoders.pretrained import (
+    PICKLES,
+    listed,
+    open_tensors,
+    parameters,
+    unfitting,
+)
+from adapt_jax.decoders.saving import most_of
 from adapt_jax.decoders.tensor_files import FLOATS, nbytes
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.fine_tuning import PARTS
@@ -66,15 +73,18 @@ class Checkpoint:
         }
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, context_length: int | None = None) -> Checkpoint:
     """Reads what a folder says of itself; works where the weights are absent.
+
+    Args:
+        context_length: see load_pretrained.
 
     Raises:
         UserError: no folder, no ``config.json``, an unknown architecture, a damaged file, or
             tensors that are not those of the config.
     """
     folder = folders.find_folder(path, weights=False)
-    family, config = folders.read_config(folder)
+    family, config = folders.read_config(folder, context_length)
     dtype, size, missing = stored(folder, family, config)
     tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return Checkpoint(str(path), config, count(config), dtype, size, missing, tokenizer)
@@ -109,6 +119,14 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     """
     files = folders.weight_files(folder)
     missing = tuple(name for name in files if not (folder / name).is_file())
+    if missing and len(missing) < len(files):
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(files)} files of weights are missing: "
+            f"{listed(missing, 3)}"
+        )
+    indexed = (folder / folders.INDEX).is_file()
+    if missing and not indexed and any(any(folder.glob(pattern)) for pattern in PICKLES):
+        raise UserError("; ".join(open_tensors(folder, ExitStack())[1]))
     if not missing:
         with ExitStack() as stack:
             tensors, problems = open_tensors(folder, stack)
@@ -116,13 +134,10 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
                 problems.append(f"{folder}: weights and config.json disagree: {wrong}")
         if problems:
             raise UserError("; ".join(problems))
-        sizes: Counter[str] = Counter()
-        for tensor in tensors.values():
-            if tensor.dtype in FLOATS:
-                sizes[str(FLOATS[tensor.dtype])] += nbytes(tensor.shape, FLOATS[tensor.dtype])
-        return max(sizes, key=lambda dtype: sizes[dtype]), sum(sizes.values()), ()
+        size = sum(nbytes(one.shape, FLOATS[one.dtype]) for one in tensors.values())
+        return most_of(tensors) or "float32", size, ()
     size = 0
-    if (folder / folders.INDEX).is_file():
+    if indexed:
         named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
         places = tensor_names(family, config)
         expected = {n for path in parameters(abstract(config)) for n in places[path].names}

@@ -27,10 +27,10 @@ the loss is on, or which is generated. Any option of a method can be given, as -
 
 Parts: "parameters" are the decoder's, and what is trained beside it; "original" is the decoder as
 it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot; "activations"
-are all that the compiler needs beside these. Accelerators are judged with the weights as they are
-stored, or as --dtype says; the activations are those of the platform that was compiled for, which
---mesh v5e:1x1 (v6e, v5p, v4) chooses without owning one. On a CPU the process needs 0.2 to 0.6 GiB
-more, beside these: that is the compiler and what it leaves behind."""
+are all that the compiler needs beside these; "process", on a CPU, is what else the process comes
+to hold: tokenizer, compiled code, what compiling left behind. Accelerators are judged with the
+weights as they are stored, or as --dtype says; the activations are those of the platform that was
+compiled for, which --mesh v5e:1x1 (v6e, v5p, v4) chooses without owning one."""
 OWN = {  # whether an option takes a value
     "--mesh": True,
     "--method": True,
@@ -41,6 +41,7 @@ OWN = {  # whether an option takes a value
     "--slots": True,
     "--candidates": True,
     "--dtype": True,
+    "--context-length": True,
     "--json": False,
     "--quick": False,
 }
@@ -58,6 +59,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--slots", type=int, default=128, help="sequences decoded side by side (128)")
     sub.add_argument("--candidates", type=int, help="of a single question; no more slots are made")
     sub.add_argument("--dtype", help="of frozen weights and cache: float32, bfloat16, float16")
+    sub.add_argument("--context-length", type=int, help="where config.json is not to say it")
     sub.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     sub.add_argument("--quick", action="store_true", help="compile nothing: no memory is told")
 
@@ -89,6 +91,7 @@ def run(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
         mesh=options.mesh,
         dtype=options.dtype,
         overrides=given,
+        context_length=options.context_length,
     )
     if not options.json:
         print("\n".join(describe(found)), flush=True)
@@ -148,6 +151,11 @@ def show_memory(found: "Inspection") -> None:
     table.add_section()
     table.add_row("together", *(human(memory.total) for memory in memories.values()))
     console.print(table)
+    if found.imported:
+        console.print(
+            "resident memory of the whole process, at its highest and compiling included, beyond "
+            f"the {human(found.imported)} of one that has only imported its libraries"
+        )
     verdicts = {name: found.verdicts(name) for name in memories}
     table = Table(title=f"does it fit? (weights {found.elsewhere})", title_justify="left")
     table.add_column("device")

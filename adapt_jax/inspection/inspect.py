@@ -1,7 +1,7 @@
 """Puts together what a checkpoint is, what each method would train, and what a device holds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from adapt_jax.config import checked
+from adapt_jax.decoders.folders import find_folder
 from adapt_jax.errors import UserError, nearest
 from adapt_jax.inspection.accelerators import ACCELERATORS, here, verdict
 from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
 from adapt_jax.inspection.memory import Measured, measure
 from adapt_jax.inspection.mesh import read_mesh
+from adapt_jax.inspection.process import imported_and_tokenizer, process_bytes
 from adapt_jax.inspection.programs import Workload, build, split
 from adapt_jax.methods import METHODS, TUNING, Method, unknown_method
 
@@ -32,6 +34,8 @@ class Inspection:
         dtype: of the frozen weights, as compiled.
         elsewhere: of the frozen weights, on an accelerator.
         measured: by method, once ``measure`` has run.
+        imported: on a CPU, resident bytes of a process that has done nothing but import; they are
+            in no part.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +47,7 @@ class Inspection:
     elsewhere: str
     trained: dict[str, int]
     measured: dict[str, Measured] = field(default_factory=dict)
+    imported: int = 0
 
     def measure(self, on_program: OnProgram = lambda done, total, note: None) -> None:
         """Compiles each method's steps, and keeps what the compiler says.
@@ -55,13 +60,20 @@ class Inspection:
 
     def each(self, on_program: OnProgram) -> Iterator[tuple[str, Measured]]:
         """Method by method."""
+        process = 0
+        if self.platform == "cpu":
+            folder = find_folder(self.checkpoint.path, weights=False)
+            known = self.checkpoint.tokenizer
+            self.imported, tokenizer = imported_and_tokenizer(folder, tokenizer=known)
+            process = process_bytes(self.checkpoint.config.num_layers, tokenizer) // self.devices
         for name, method in self.methods.items():
             programs = build(method, self.work, jnp.dtype(self.dtype), self.mesh)
 
             def told(done: int, total: int, note: str, name: str = name) -> None:
                 on_program(done, total, f"{name}: {note}")
 
-            yield name, measure(programs, self.checkpoint.config, told)
+            found = measure(programs, self.checkpoint.config, told)
+            yield name, replace(found, process=process)
 
     @property
     def devices(self) -> int:
@@ -71,7 +83,8 @@ class Inspection:
     def verdicts(self, name: str) -> list[dict[str, Any]]:
         """Accelerator by accelerator, this machine last."""
         measured = self.measured[name]
-        found = [verdict(measured, one, self.elsewhere, self.work) for one in ACCELERATORS]
+        alone = replace(measured, process=0)  # there it lies in the host's memory
+        found = [verdict(alone, one, self.elsewhere, self.work) for one in ACCELERATORS]
         if not self.topology:
             found.append(verdict(measured, here(self.devices), self.dtype, self.work))
         return found
@@ -99,6 +112,7 @@ class Inspection:
             "mesh": mesh,
             "devices": self.devices,
             "dtype": self.dtype,
+            "imported_bytes": self.imported,
             "work": vars(self.work),
             "memory": memory,
         }
@@ -117,6 +131,7 @@ def inspect(
     mesh: str | None = None,
     dtype: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    context_length: int | None = None,
 ) -> Inspection:
     """Reads ``config.json`` and the headers of the weights; ``Inspection.measure`` compiles.
 
@@ -127,6 +142,7 @@ def inspect(
         mesh: see mesh.read_mesh.
         dtype: of the frozen weights. By default float32 on a CPU, elsewhere what is stored.
         overrides: options of the methods, as in a configuration file: ``{"rank": 16}``.
+        context_length: see load_pretrained.
 
     Raises:
         UserError: for whatever the user can mend.
@@ -137,7 +153,7 @@ def inspect(
         raise UserError(f"--dtype: {dtype!r}{nearest(dtype, DTYPES)}; expected {', '.join(DTYPES)}")
     chosen = {name: options_of(name, overrides or {}) for name in methods}
     devices, topology = read_mesh(mesh)  # first: once JAX has started, a CPU is one device
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, context_length)
     on_cpu = not topology and jax.default_backend() == "cpu"
     stored = checkpoint.dtype if checkpoint.dtype in DTYPES else "float32"
     trained = {}

@@ -1,16 +1,14 @@
 """Bytes per device: parts from shapes, what a step needs beside them from the compiler."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.errors import UserError
-from adapt_jax.inspection.programs import Build, Program, Tree, cast
+from adapt_jax.inspection.programs import Build, Program, cast, nbytes
 
 # Compiled shallow and continued in a straight line: a step's memory is linear in its layers.
 SHALLOW = 2
@@ -48,11 +46,13 @@ class Measured:
     Attributes:
         scratch: bytes of each program; None, where nothing was compiled.
         depths: in layers, those that were compiled.
+        process: bytes that are no arrays; 0, where the device has a memory of its own.
     """
 
     programs: list[Program]
     scratch: list[int] | None = None
     depths: tuple[int, ...] = ()
+    process: int = 0
 
     def memory(self, dtype: Any = None) -> Memory:
         """The moment at which most is held.
@@ -70,23 +70,10 @@ class Measured:
             inside = {part: nbytes(tree) for part, tree in program.within.items()}
             if self.scratch is not None:
                 inside["activations"] = max(0, self.scratch[index] - sum(inside.values()))
+            if self.process:
+                inside["process"] = self.process
             moments.append(Memory(program.name, parts | inside))
         return max(moments, key=lambda moment: moment.total)
-
-
-def nbytes(tree: Tree) -> int:
-    """Bytes that one device holds of these abstract arrays."""
-
-    def one(leaf: Any) -> int:
-        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
-        return math.prod(shape) * itemsize(leaf.dtype)
-
-    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def itemsize(dtype: Any) -> int:
-    """Bytes of one element; a random key is two words."""
-    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
 def measure(
@@ -116,6 +103,8 @@ def temporary(program: Program) -> int:
     That is the compiler's working memory, gradients included, and where its layouts pad the
     arrays, what that adds.
     """
+    if program.lower is None:
+        return 0
     lowered = program.lower()
     first = next(leaf for leaf in jax.tree.leaves(program.held))
     platform = jax.default_backend()

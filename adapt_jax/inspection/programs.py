@@ -4,8 +4,9 @@ A step is lowered from abstract arguments (``jax.ShapeDtypeStruct``), so nothing
 the devices of its mesh need not be there.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,14 @@ from adapt_jax.methods import TUNING, Method
 from adapt_jax.sampling import engine, steps
 from adapt_jax.sampling.logits import Sampling
 from adapt_jax.tuning.batches import Batches, TrainingExample
+from adapt_jax.tuning.checkpoints import COPIED
 from adapt_jax.tuning.fine_tuning import select
+from adapt_jax.tuning.int8 import Int8
 from adapt_jax.tuning.lora import attach
 from adapt_jax.tuning.losses import TunedDecoder
-from adapt_jax.tuning.optimizers import optimizer
+from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
 from adapt_jax.tuning.step import TrainState, first_state, make_step
+from adapt_jax.tuning.trainer import batch_shardings
 
 Tree = Any  # of ShapeDtypeStruct, each with its sharding where there is a mesh
 
@@ -64,12 +68,12 @@ class Program:
             as it is, the others are in that of the frozen weights.
         beside: what else is there meanwhile, by part.
         within: parts that exist inside the step only; the compiler counts them as temporary.
-        lower: to ``jax.stages.Lowered``.
+        lower: to ``jax.stages.Lowered``; None, where nothing is compiled.
     """
 
     name: str
     held: dict[str, Tree]
-    lower: Callable[[], Any]
+    lower: Callable[[], Any] | None = None
     beside: dict[str, Tree] = field(default_factory=dict)
     within: dict[str, Tree] = field(default_factory=dict)
 
@@ -83,6 +87,11 @@ def build(method: Method, work: Workload, dtype: Any, mesh: Mesh | None) -> Buil
     Args:
         dtype: of the frozen weights, and of the cache.
     """
+    if method.name == "lora":
+        return lambda config: [
+            training(config, method, work, dtype, mesh),
+            merging(config, method, dtype, mesh),
+        ]
     if method.name in TUNING:
         return lambda config: [training(config, method, work, dtype, mesh)]
     return lambda config: decoding(config, method, work, dtype, mesh)
@@ -132,16 +141,27 @@ def training(
             f"{method.name}: {front} tokens in front and {work.length} of an example are "
             f"{front + work.length}; the context holds {config.context_length}"
         )
-    batch = packed(work, method.training.row_length, mesh, method.training.packing)
-    update = optimizer(method.training)
+    settings = settled(method.training, mesh)
+    batch = packed(work, settings, mesh)
+    update = optimizer(settings)
     trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
+    kept = frozen
+    if settings.frozen_dtype != "kept":
+        frozen = held_as(frozen, trainable, settings, mesh)
     together = method.name == "prompt_tuning" and method.ensemble > 1
     begun = jax.eval_shape(partial(first_state, update, ensemble=together), trainable)
     slots = follow(begun.slots, trainable, mesh)
     state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
     # compiled when it is lowered
-    step: Callable[[], Any] = partial(make_step, graph, update, ensemble=together)
+    step: Callable[[], Any] = partial(make_step, graph, update, settings, ensemble=together)
     whole = method.name not in ("prompt_tuning", "lora")  # a copy of the decoder is trained
+    beside: dict[str, Tree] = {"original": cast(trainable, dtype)} if whole else {}
+    if kept is not frozen:
+        beside["original/frozen"] = kept
+    if settings.validate_every:
+        beside["best/step"] = trainable
+    if platform_of(mesh) == "cpu" and nbytes(state) <= COPIED:
+        beside["checkpoint/copy"] = state
     return Program(
         "training step",
         held={
@@ -151,32 +171,74 @@ def training(
             "batch/examples": (batch, tokens),
         },
         lower=lambda: step().lower(state, frozen, batch, tokens),
-        beside={"original": cast(trainable, dtype)} if whole else {},
+        beside=beside,
         within={"gradients": trainable},
     )
 
 
-def packed(
-    work: Workload, row_length: int | None, mesh: Mesh | None, packing: str = "best_fit"
-) -> Tree:
-    """A batch of such examples, in the shape that the trainer would give it."""
+def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | None) -> Tree:
+    """What is not trained, in the type in which a run holds it; scales lie on every device."""
+    small = jax.eval_shape(lambda *parts: held(*parts, config), frozen, trainable)
+
+    def place(found: Any, kept: Any) -> Any:
+        where = None if mesh is None else kept.sharding
+        if not isinstance(found, Int8):
+            return at(found, where)
+        return replace(found, whole=at(found.whole, where), scale=anywhere(found.scale, mesh))
+
+    return jax.tree.map(place, small, frozen, is_leaf=lambda leaf: isinstance(leaf, Int8))
+
+
+def settled(config: TrainingConfig, mesh: Mesh | None) -> TrainingConfig:
+    """The options of a training with those decided that depend on where it runs."""
+    if config.compute_dtype != "auto":
+        return config
+    chosen = "float32" if platform_of(mesh) == "cpu" else "bfloat16"
+    return config.model_copy(update={"compute_dtype": chosen})
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """cpu, gpu or tpu."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def merging(config: DecoderConfig, method: Method, dtype: Any, mesh: Mesh | None) -> Program:
+    """LoRA's end: kernels with their updates merged into them beside those without."""
+    _, trainable, frozen = split(config, method, dtype)
+    kernels = dict(nnx.to_flat_state(placed(frozen, mesh)))
+    updated = {(*path[:-2], "kernel") for path, _ in nnx.to_flat_state(trainable)}
+    merged = [kernels[path] for path in sorted(updated, key=str)]
+    return Program("merging", {"parameters": list(kernels.values()), "merged": merged})
+
+
+def packed(work: Workload, config: TrainingConfig, mesh: Mesh | None) -> Tree:
+    """A batch of such examples, in the shape that the trainer would give it, where it puts it."""
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     example = TrainingExample("", (0,) * work.length, work.length - work.answer)
-    made: Callable[..., Batches] = partial(
-        Batches, [example] * work.batch, work.batch, 1, seed=0, row_length=row_length
+    make = partial(
+        Batches,
+        [example] * work.batch,
+        work.batch,
+        1,
+        seed=0,
+        row_length=config.row_length,
+        parts=config.accumulate,
+        packing=config.packing,
     )
-    shape = made(packing=packing).shape
+    shape = make().shape
     if shape.rows < ways and mesh is not None:
+        of_part = f" in each of {config.accumulate} parts" if config.accumulate > 1 else ""
         raise UserError(
             f"batch: {work.batch} examples of {work.length} tokens pack into {shape.rows} rows of "
-            f"{shape.row_length}, but data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} makes "
-            f"{ways} devices that share the rows; expected at least "
-            f"{ways * (shape.row_length // work.length)} examples"
+            f"{shape.row_length}{of_part}, but data={mesh.shape['data']} x "
+            f"fsdp={mesh.shape['fsdp']} makes {ways} devices that share the rows; "
+            f"expected at least {ways * config.accumulate * (shape.row_length // work.length)} "
+            "examples"
         )
-    batches = made(packing=packing, row_multiple=ways)
-    return jax.tree.map(
-        lambda leaf: rows(leaf, mesh) if leaf.ndim == 2 else anywhere(leaf, mesh), next(batches)
-    )
+    batch = next(make(row_multiple=ways))
+    if mesh is None:
+        return anywhere(batch, None)
+    return jax.tree.map(at, batch, batch_shardings(batch, mesh))
 
 
 def decoding(
@@ -259,6 +321,22 @@ def slot_count(work: Workload, mesh: Mesh | None) -> int:
     """How many slots the engine takes: no more than the candidates of the one question, if said."""
     count = work.slots if work.candidates is None else min(work.slots, work.candidates)
     return count if mesh is None else bucket(count, mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def nbytes(tree: Tree) -> int:
+    """Bytes that one device holds of these abstract arrays."""
+
+    def one(leaf: Any) -> int:
+        place = getattr(leaf, "sharding", None)
+        shape = leaf.shape if place is None else place.shard_shape(leaf.shape)
+        return math.prod(shape) * itemsize(leaf.dtype)
+
+    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def itemsize(dtype: Any) -> int:
+    """Bytes of one element; a random key is two words."""
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:

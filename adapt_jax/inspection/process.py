@@ -1,0 +1,44 @@
+"""What a process on a CPU holds beside arrays: tokenizer, compiled code, what compiling left."""
+
+import gc
+from pathlib import Path
+
+from adapt_jax.decoders.folders import read_tokenizer
+
+# Measured over whole commands (benchmarks/inspection.py, RESULTS.md): what stands in memory before
+# the first step and beside its arrays, as a constant and a slope over the decoder's layers.
+RUNTIME = 96 << 20  # Python objects, threads and their buffers, the task's texts
+A_LAYER = 14 << 20  # traced, compiled and loaded code of a layer
+
+
+def resident() -> int:
+    """Resident bytes of this process; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS")), 0)
+
+
+def process_bytes(layers: int, tokenizer: int) -> int:
+    """What a command that trains or decodes takes beside its arrays, and beside its imports."""
+    return RUNTIME + layers * A_LAYER + tokenizer
+
+
+def imported_and_tokenizer(folder: Path, *, tokenizer: bool) -> tuple[int, int]:
+    """Resident bytes of a process that has imported what a run imports; and of the tokenizer.
+
+    Measured in this very process, which imports the same.
+    """
+    import jax.numpy as jnp
+    from transformers import AutoTokenizer  # noqa: F401  (as a run does)
+
+    import adapt_jax.comparison  # noqa: F401
+
+    jnp.zeros(1).block_until_ready()
+    gc.collect()
+    before = resident()
+    if not tokenizer:
+        return before, 0
+    held = read_tokenizer(folder)
+    after = resident()
+    del held
+    return before, max(0, after - before)
