@@ -178,13 +178,14 @@ def training(
 
 def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | None) -> Tree:
     """What is not trained, in the type in which a run holds it; scales lie on every device."""
-    small = jax.eval_shape(lambda *parts: held(*parts, config), frozen, trainable)
+    small = jax.eval_shape(lambda kept, trained: held(kept, trained, config), frozen, trainable)
 
     def place(found: Any, kept: Any) -> Any:
         where = None if mesh is None else kept.sharding
         if not isinstance(found, Int8):
             return at(found, where)
-        return replace(found, whole=at(found.whole, where), scale=anywhere(found.scale, mesh))
+        whole: Any = at(found.whole, where)
+        return replace(found, whole=whole, scale=anywhere(found.scale, mesh))
 
     return jax.tree.map(place, small, frozen, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
