@@ -715,6 +715,42 @@ def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
         load_pretrained(folder, context_length=99999)
 
 
+def test_mistral_with_layer_types_is_read_as_ministral(made: Any, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, _, ours = made("ministral")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    hf = json.loads((folder / "config.json").read_text())
+    hf |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    assert read_config(tmp_path)[1] == ours.config
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = tokens(1, 48)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    found = run(load_pretrained(tmp_path).decoder, ids)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2"])
+def test_tensors_named_without_what_stands_in_front_are_found(
+    name: str, made: Any, tmp_path: Path
+) -> None:
+    """As the base class of transformers saves them; both decoders have tied embeddings."""
+    from safetensors.numpy import load_file, save_file
+
+    folder, _, ours = made(name)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(folder / "model.safetensors")
+    bare = {key.removeprefix("model."): value for key, value in tensors.items()}
+    assert bare.keys() != tensors.keys()
+    save_file(bare, tmp_path / "model.safetensors")
+    assert load_pretrained(tmp_path).fingerprint == ours.fingerprint
+
+
 def test_keys_and_values_of_layers_that_read_others_are_left_unread(
     made: Any, tmp_path: Path
 ) -> None:

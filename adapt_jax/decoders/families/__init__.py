@@ -79,6 +79,8 @@ def family_of(architecture: str, hf: Mapping[str, Any]) -> Family:
     Raises:
         ValueError: the text decoder inside a multimodal checkpoint is of no known family.
     """
+    if architecture == "MistralForCausalLM" and "layer_types" in hf:
+        return mistral.MINISTRAL  # Ministral 8B calls itself so; transformers takes it for one too
     text = hf.get("text_config")
     if not isinstance(text, Mapping) or FAMILIES[architecture].architecture == architecture:
         return FAMILIES[architecture]
