@@ -77,7 +77,7 @@ class Checkpoints:
         root = Path(folder).absolute()
         root.mkdir(parents=True, exist_ok=True)
         self.folder, self.every = root / "checkpoints", every
-        self._lock = _lock(root / ".lock")
+        self._lock = _lock(root / ".lock") if jax.process_index() == 0 else None  # for all
         self._kept = Kept(keep, {})
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -191,7 +191,8 @@ class Checkpoints:
         except Exception as problem:
             raise self._not_written(problem) from problem
         finally:
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
             sys.excepthook = self._hook
 
     def _except_closed_loops(self, kind: Any, problem: Any, trace: Any) -> None:

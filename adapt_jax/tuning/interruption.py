@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+AGREE = 10  # steps after which processes ask each other whether one was asked to stop
 RESTART = 75  # the exit code that says "start me again" (EX_TEMPFAIL of sysexits.h)
 
 
@@ -28,6 +33,22 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
 
     with _handled(hear, signal.SIGTERM, signal.SIGINT):
         yield lambda: heard[0] if heard else None
+
+
+def asked_to_stop(heard: Callable[[], str | None], step: int) -> str | None:
+    """Which signal has asked any process to stop, the same answer in all of them after a step.
+
+    One process answers at once. Several gather what they heard every AGREE steps, so that all of
+    them save the same step and leave.
+    """
+    if jax.process_count() == 1:
+        return heard()
+    if step % AGREE:
+        return None
+    mine = heard()
+    number = np.int32(signal.Signals[mine] if mine else 0)
+    most = int(np.max(multihost_utils.process_allgather(number)))
+    return signal.Signals(most).name if most else None
 
 
 @contextmanager

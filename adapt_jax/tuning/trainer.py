@@ -19,7 +19,7 @@ from adapt_jax.decoders.sharding import row_sharding, shardings
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample
 from adapt_jax.tuning.checkpoints import Checkpoints
-from adapt_jax.tuning.interruption import Interrupted, stop_signals
+from adapt_jax.tuning.interruption import Interrupted, asked_to_stop, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import MetricsLog, Row, draw
 from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
@@ -146,11 +146,11 @@ def train(
 
     with ExitStack() as stack:
         checkpoints, first = None, 0
-        asked_to_stop: Callable[[], str | None] = str  # never
+        heard: Callable[[], str | None] = str  # nothing, ever
         if folder is not None and config.checkpoint_every != 0:
             every, keep = config.checkpoint_every, config.keep_checkpoints
             checkpoints = stack.enter_context(Checkpoints(folder, every=every, keep=keep))
-            asked_to_stop = stack.enter_context(stop_signals())
+            heard = stack.enter_context(stop_signals())
             run = _identity(config, seed, front, examples, chosen, loaded, about)
             if (found := checkpoints.restore(state, run)) is not None:
                 first, state = found.step, found.state
@@ -195,7 +195,7 @@ def train(
                     best_weights = jax.tree.map(jnp.copy, state.trainable)
                 log.write({"step": index + 1, **judged, "best_step": best.step})
                 last, clock = last or exhausted(), time.perf_counter()
-            stopping = asked_to_stop()
+            stopping = asked_to_stop(heard, index + 1)
             if checkpoints is not None and (
                 last or improved or stopping or checkpoints.due(index + 1)
             ):
@@ -211,7 +211,7 @@ def train(
                     f"{folder}; the same command goes on from there"
                 )
         settle()
-        if folder is not None:
+        if folder is not None and jax.process_index() == 0:
             draw(log.rows, folder / "loss.png")
     nnx.update(model, state.trainable if best_weights is None else best_weights)
     return TrainingResult(
