@@ -31,6 +31,7 @@ OnStep = Callable[[int, int, str], None]  # step (from 1), of how many, how it g
 DIVERGING = 10  # steps in a row
 RECENT = 20  # steps that the pace is taken from
 NAMED = 8  # examples of a bad batch
+MEASURED = ("loss", "accuracy", "gradient_norm")  # on the device, in the order of the log
 HOW_OFTEN = {"checkpoint_every", "keep_checkpoints", "track"}  # they change nothing in the result
 
 
@@ -186,7 +187,8 @@ def train(
             batch = next(batches)
             state, measured = step(state, frozen, place_batch(batch), tokens)
             settle()
-            waiting |= {"step": index + 1, **measured, **_counts(batch)}
+            waiting |= {"step": index + 1, **{name: measured[name] for name in MEASURED}}
+            waiting |= _counts(batch)
             last, improved = index + 1 == config.steps, False
             if validator is not None and (last or (index + 1) % config.validate_every == 0):
                 settle()
@@ -266,7 +268,7 @@ def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
         UserError: the loss or the gradient is no number, or the run diverges: each of the last
             DIVERGING losses is more than twice what it was at first, and more than 1 nat above it.
     """
-    row = row | {name: float(row[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    row = row | {name: float(row[name]) for name in MEASURED}
     step, loss, norm = row["step"], row["loss"], row["gradient_norm"]
     recent, first = [*earlier[1 - DIVERGING :], loss], [*earlier, loss][0]
     diverging = len(recent) == DIVERGING and min(recent) > max(2 * first, first + 1)
