@@ -12,6 +12,7 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.errors import UserError
+from adapt_jax.tuning import trainer
 from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, pack
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import read_rows
@@ -284,3 +285,19 @@ def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_pat
     assert expected[-1].shape == (5, 32) and not left_over
     train(model, SOFT, examples, config, seed=0, folder=tmp_path)
     assert read_rows(tmp_path / "metrics.jsonl")[0]["gradient_norm"] == pytest.approx(norm, 1e-4)
+
+
+@pytest.mark.parametrize("chosen", [SOFT, nnx.Param], ids=["soft prompt", "all"])
+def test_a_run_compiles_its_step_once(tiny, monkeypatch, chosen):
+    """The state that a step returns is bound to its device; the first one must be, too."""
+    made, original = [], trainer.make_step
+
+    def make(*given, **more):
+        made.append(original(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(trainer, "make_step", make)
+    model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
+    config = CONFIG.model_copy(update={"steps": 3})
+    train(model, chosen, made_examples(), config, seed=0)
+    assert [step._cache_size() for step in made] == [1]

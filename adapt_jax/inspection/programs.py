@@ -294,7 +294,7 @@ def decoding(
             "questions",
             {"parameters": weights, "prefix": prefix, "questions": anywhere(encoded, mesh)},
             partial(steps.encode_questions.lower, graph, weights, prefix, *given),
-            beside={"cache": cache},
+            beside={"cache": cache} | ({"earlier questions": kept} if count > many else {}),
         )
     )
     penalty = sampling_of(method).repetition_penalty != 1
