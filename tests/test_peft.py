@@ -77,6 +77,7 @@ def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list
             max_new_tokens=NEW,
             do_sample=False,
             pad_token_id=2,
+            use_cache=False,  # with it PEFT's soft prompts contradict themselves on transformers 5.24
         )
     return said[0, ids.shape[1] :].tolist()
 
