@@ -1,24 +1,20 @@
-"""The command line: parse, call, print.
+"""The command line: its commands and options, parsed.
 
 Exit code 0 is success, 2 a mistake of the user, 75 (EX_TEMPFAIL) a training that was asked to stop
 and goes on when the same command is given again.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from adapt_jax import commands
 from adapt_jax.errors import UserError
 from adapt_jax.inspection import command as inspection
 from adapt_jax.tuning.interruption import RESTART, Interrupted, interruptible
-
-if TYPE_CHECKING:
-    from adapt_jax.adaptation import Adaptation
-    from adapt_jax.evaluation.metrics import Answered
 
 ABOUT = """\
 How should I adapt a pretrained decoder to my task, and how far does each technique get me?
@@ -124,30 +120,32 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their own options; everything else is an override."""
     raw = argparse.RawDescriptionHelpFormatter
     top = Parser("adapt-jax", description=ABOUT, formatter_class=raw)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    known = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
         name: str, run: Callable[..., None], summary: str, text: str = ""
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        added = known.add_parser(
             name, help=summary, description=text or summary, formatter_class=raw, allow_abbrev=False
         )
         added.set_defaults(run=run)
         return added
 
-    sub = command("compare", run_compare, "climb the ladder: every technique on one task", COMPARE)
+    sub = command(
+        "compare", commands.run_compare, "climb the ladder: every technique on one task", COMPARE
+    )
     sub.add_argument("config", metavar="CONFIG", help="such as configs/ladder.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
     sub.add_argument("--fresh", action="store_true", help="climb anew what was climbed before")
 
-    sub = command("tune", run_tune, "make one adaptation and save it", TUNE)
+    sub = command("tune", commands.run_tune, "make one adaptation and save it", TUNE)
     sub.add_argument("config", metavar="CONFIG", help="such as configs/tune/lora.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     summary = "judge a saved adaptation on the test split of a task"
-    sub = command("evaluate", run_evaluate, summary, EVALUATE)
+    sub = command("evaluate", commands.run_evaluate, summary, EVALUATE)
     add_adaptation(sub)
     sub.add_argument("task", metavar="TASK", help="such as configs/tasks/arithmetic.yaml")
     sub.add_argument(
@@ -155,20 +153,24 @@ def parser() -> argparse.ArgumentParser:
     )
     add_answering(sub)
 
-    sub = command("predict", run_predict, "answer unlabelled questions in bulk; resumable", PREDICT)
+    sub = command(
+        "predict", commands.run_predict, "answer unlabelled questions in bulk; resumable", PREDICT
+    )
     add_adaptation(sub)
     sub.add_argument("input", metavar="IN.jsonl", help='lines such as {"question": "..."}')
     sub.add_argument("output", metavar="OUT.jsonl", help="one answer per line")
     add_answering(sub)
 
-    sub = command("ask", run_ask, "ask one bare question")
+    sub = command("ask", commands.run_ask, "ask one bare question")
     add_adaptation(sub)
     sub.add_argument("question", metavar="QUESTION")
     sub.add_argument("--show-reasoning", action="store_true", help="the reasonings and the votes")
     sub.add_argument("--choice", action="append", default=[], help="an answer to choose; repeat it")
     sub.add_argument("--seed", type=whole(0), default=0, help="of sampled candidates")
 
-    sub = command("export", run_export, "write an adaptation for what others serve", EXPORT)
+    sub = command(
+        "export", commands.run_export, "write an adaptation for what others serve", EXPORT
+    )
     add_adaptation(sub)
     sub.add_argument("folder", metavar="DIR", help="a new folder")
     sub.add_argument("--format", help="hf (weights) or peft (adapter); default: what it can be")
@@ -177,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--max-shard-size", default="5GB", help="of a file of hf weights")
 
-    sub = command("import", run_import, "make an adaptation of a PEFT adapter")
+    sub = command("import", commands.run_import, "make an adaptation of a PEFT adapter")
     sub.add_argument("adapter", metavar="PEFT_FOLDER", help="prompt tuning or LoRA")
     sub.add_argument("folder", metavar="DIR", help="where the adaptation goes")
     sub.add_argument("--decoder", metavar="PATH", help="default: what the adapter names")
@@ -188,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     inspection.add_arguments(sub)
 
     summary = "train a decoder on plain text, from scratch or going on from another"
-    sub = command("pretrain", run_pretrain, summary, PRETRAIN)
+    sub = command("pretrain", commands.run_pretrain, summary, PRETRAIN)
     sub.add_argument("config", metavar="CONFIG", help="such as configs/pretrain/arithmetic.yaml")
     sub.add_argument("--output-dir", metavar="DIR", help="default: runs/NAME-OF-THE-FILE")
     sub.add_argument("--quiet", action="store_true", help="no progress")
@@ -290,184 +292,3 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
         else:
             raise UserError(f"{name} lacks its value")
     return rest, overrides
-
-
-def run_compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax compare"""
-    from adapt_jax.comparison import compare
-    from adapt_jax.evaluation.report import new_console
-
-    comparison = compare(
-        options.config,
-        options.output_dir,
-        overrides=overrides,
-        progress=not options.quiet,
-        fresh=options.fresh,
-    )
-    console = new_console()
-    console.print(comparison.table())
-    print(f"results: {comparison.output_dir}")
-    if comparison.best:
-        print(f'now try: adapt-jax ask {comparison.output_dir} "..." --show-reasoning')
-
-
-def run_tune(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax tune"""
-    from adapt_jax.comparison import tune
-
-    tuned = tune(
-        options.config, options.output_dir, overrides=overrides, progress=not options.quiet
-    )
-    print(f"saved: {tuned.folder}")
-
-
-def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax evaluate"""
-    from adapt_jax.config import override, read_yaml
-    from adapt_jax.evaluation import report
-    from adapt_jax.evaluation.evaluate import evaluate
-    from adapt_jax.evaluation.journal import Journal, identity
-    from adapt_jax.tasks.task import load_task
-
-    of_task = {key.removeprefix("task."): value for key, value in overrides.items()}
-    if any(not key.startswith("task.") for key in overrides):
-        raise UserError(f"evaluate overrides keys of the task only: --task.{next(iter(of_task))}")
-    content = override(read_yaml(options.task), of_task, options.task)
-    task = load_task(content, Path(options.task).parent)
-    adaptation = open_adaptation(options.adaptation, options.decoder)
-    output, journal = Path(options.output_dir or "."), None
-    if options.output_dir:
-        work = identity(adaptation.identity, task, options.seed)
-        journal = Journal(output / "predictions.partial.jsonl", work)
-    with report.Display(not options.quiet).stage("answering") as update:
-        judged = evaluate(
-            adaptation,
-            task,
-            seed=options.seed,
-            slots=options.slots,
-            on_progress=update,
-            journal=journal,
-        )
-    for line in report.describe_evaluation(judged):
-        print(line)
-    if journal is not None:
-        description = {"task": task.name, "method": adaptation.method, "seed": options.seed}
-        report.write_json(output / "evaluation.json", description | judged.to_dict())
-        report.write_predictions(output / "predictions.jsonl", judged)
-        journal.remove()
-        print(f"results: {output}")
-
-
-def run_predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax predict"""
-    from adapt_jax.evaluation.report import Display
-    from adapt_jax.predict import predict
-
-    with Display(not options.quiet).stage("answering") as update:
-        answered, kept = predict(
-            lambda: open_adaptation(options.adaptation, options.decoder),
-            Path(options.input),
-            Path(options.output),
-            seed=options.seed,
-            slots=options.slots,
-            on_progress=update,
-        )
-    print(f"{answered} questions answered, {kept} kept from before: {options.output}")
-
-
-def run_ask(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax ask"""
-    adaptation = open_adaptation(options.adaptation, options.decoder)
-    said = adaptation.ask(options.question, options.choice, seed=options.seed)
-    if options.show_reasoning:
-        show_reasoning(said)
-    print("no answer" if said.answer is None else said.answer)
-
-
-def show_reasoning(said: "Answered") -> None:
-    """Every candidate's reasoning under the answer that it gives, then the votes."""
-    counts = sorted(said.vote.counts.items(), key=lambda counted: -counted[1])
-    for answer, count in counts:
-        mine = [c.reasoning for c in said.candidates if c.answer == answer]
-        counted = f"{count:g} {'vote' if count == 1 else 'votes'}"
-        counted = f"{100 * count:.1f} %" if said.vote.rule == "likelihood" else counted
-        print(f"{answer}: {counted} ({said.vote.rule})")
-        for reasoning in filter(None, dict.fromkeys(mine)):
-            repeats = mine.count(reasoning)
-            print(f"  - {reasoning}" + (f"  (x{repeats})" if repeats > 1 else ""))
-    silent = [c.text.strip() for c in said.candidates if c.answer is None]
-    if silent:
-        print(f"no answer: {len(silent)}")
-        for text in dict.fromkeys(silent):
-            print(f"  - {text}")
-
-
-def run_export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax export"""
-    from adapt_jax.exchange import export_adaptation, export_dtype
-
-    adaptation = open_adaptation(options.adaptation, options.decoder)
-    folder = export_adaptation(
-        adaptation,
-        options.folder,
-        format=options.format,
-        dtype=options.dtype,
-        max_shard_size=options.max_shard_size,
-    )
-    if (folder / "config.json").is_file():
-        why = "" if options.dtype else ", as the decoder's own files; --dtype chooses another"
-        print(f"weights: {export_dtype(adaptation, options.dtype)}{why}")
-    print(f"exported: {folder} (how to ask: {folder / 'README.md'})")
-
-
-def run_import(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax import"""
-    from adapt_jax.exchange import import_adapter
-    from adapt_jax.tasks.task import load_task
-
-    task = None if options.task is None else load_task(options.task)
-    adaptation = import_adapter(
-        options.adapter, options.decoder, task=task, context_length=options.context_length
-    )
-    print(f"saved: {adaptation.save(options.folder)}")
-
-
-def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax pretrain"""
-    from adapt_jax.config import checked, override, read_yaml, use_compilation_cache
-    from adapt_jax.evaluation.report import Display
-    from adapt_jax.tuning.pretraining import PretrainingConfig, pretrain
-
-    content = override(read_yaml(options.config), overrides, options.config)
-    config = checked(PretrainingConfig, content, options.config)
-    use_compilation_cache()
-    output = Path(options.output_dir or Path("runs") / Path(options.config).stem)
-    with Display(not options.quiet).stage("pretraining") as update:
-        result = pretrain(config, output, update, base=Path(options.config).parent)
-    print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
-    print(f"saved: {output}")
-
-
-def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
-    """A saved adaptation; of tune's or compare's output folder, the one in it, or the best.
-
-    Raises:
-        UserError: when there is none.
-    """
-    from adapt_jax.adaptation import DESCRIPTION, Adaptation
-    from adapt_jax.comparison import RESULTS
-    from adapt_jax.config import use_compilation_cache
-
-    use_compilation_cache()
-    folder = Path(path)
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder")
-    if (folder / DESCRIPTION).is_file():
-        return Adaptation.load(folder, decoder)
-    if (folder / "adaptation" / DESCRIPTION).is_file():
-        return Adaptation.load(folder / "adaptation", decoder)
-    if (folder / RESULTS).is_file():
-        best = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("best")
-        if best:
-            return Adaptation.load(folder / "adaptations" / best, decoder)
-    return Adaptation.load(folder, decoder)  # says what is missing

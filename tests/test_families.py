@@ -443,6 +443,7 @@ SILENT = {
     "gemma4": {"vocab_size_per_layer_input", "use_double_wide_mlp"},  # no layer is told, or reads
     "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
     "gemma4, unified": {"use_double_wide_mlp"},
+    "gemma2, full": {"sliding_window"},  # no layer slides
     "cohere2": {"head_dim"},  # heads always share out the hidden size
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},

@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 AGREE = 10  # steps after which processes ask each other whether one was asked to stop
 RESTART = 75  # the exit code that says "start me again" (EX_TEMPFAIL of sysexits.h)
 
@@ -41,6 +37,10 @@ def asked_to_stop(heard: Callable[[], str | None], step: int) -> str | None:
     One process answers at once. Several gather what they heard every AGREE steps, so that all of
     them save the same step and leave.
     """
+    import jax  # here, because the command line imports this file and its help is quick
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     if jax.process_count() == 1:
         return heard()
     if step % AGREE:
