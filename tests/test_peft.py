@@ -77,7 +77,8 @@ def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list
             max_new_tokens=NEW,
             do_sample=False,
             pad_token_id=2,
-            use_cache=False,  # with it PEFT's soft prompts contradict themselves on transformers 5.24
+            # with it PEFT contradicts itself where there is a soft prompt (transformers 5.24)
+            use_cache=False,
         )
     return said[0, ids.shape[1] :].tolist()
 

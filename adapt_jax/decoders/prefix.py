@@ -91,7 +91,8 @@ class PrefixCache:
         """Per layer, in the form that Decoder takes; None where there is no prefix."""
         if self.padded == 0:
             return None
-        mask = jnp.arange(self.padded) < self.length
+        whole = isinstance(self.length, int) and self.length == self.padded
+        mask = None if whole else jnp.arange(self.padded) < self.length
         return [(keys, values, mask) for keys, values in self.layers]
 
 

@@ -28,9 +28,9 @@ from adapt_jax.sampling.decoding import Candidate, Decoding, Request
 from adapt_jax.sampling.memory import BUSY, room_for_slots, slot_bytes
 from adapt_jax.sampling.steps import Cache, Rows, decode, encode_front, encode_questions, fill
 
-COLUMNS = 32  # a slot's cache is a multiple of this, so that compiled code is reused
+COLUMNS = 16  # a slot's cache is a multiple of this, so that compiled code is reused
 ROWS = 16  # questions encoded at a time
-FRONT = 64  # prefixes are padded to multiples of this
+FRONT = 32  # prefixes are padded to multiples of this
 SHORTEST = 32  # questions are padded to this length or its doubles, by their own length alone
 
 

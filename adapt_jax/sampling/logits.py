@@ -150,14 +150,14 @@ def choose(
         blocks = grid.shape[-1]
         return draw(grid, jnp.broadcast_to(jnp.arange(blocks), (rows, blocks)), blocks, keys)
 
-    grid = columns(logits / sampling.temperature)
+    grid = columns(logits)
     blocks, kept = grid.shape[-1], sampling.top_k
     if not 0 < kept < blocks:
         return from_all()
     # What top-k keeps lies in the columns with the highest maxima: the rest is not looked at again.
-    maxima = jnp.max(grid, axis=1)
+    maxima = jnp.max(grid, axis=1) / sampling.temperature
     _, ids = jax.lax.top_k(maxima, kept)
-    near = jnp.take_along_axis(grid, ids[:, None], axis=2)
+    near = jnp.take_along_axis(grid, ids[:, None], axis=2) / sampling.temperature
     least = jnp.min(jax.lax.top_k(near.reshape(rows, -1), kept)[0], axis=-1, keepdims=True)
 
     def from_near() -> Int[Array, " B"]:
