@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
 
     from adapt_jax.decoders.attention import causal_mask
     from adapt_jax.decoders.prefix import encode_prefix
-    from adapt_jax.tuning.batches import Batch, Shape, TrainingExample, pack
+    from adapt_jax.tuning.batches import Batch, Batches, TrainingExample, pack
     from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 
     model, chosen = start(method, folder)
@@ -56,28 +56,16 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
         TrainingExample(str(number), tuple(tokens), first)
         for number, (tokens, first) in enumerate(make_examples())
     ]
-    count = sum(example.targets for example in examples)
-    width = max(len(example.tokens) for example in examples)
-    shape = Shape(EXAMPLES, width, count)
     if stage.packed:
-        shape = Shape(15, 320, -(-count // 64) * 64)
-        batch, left = pack(examples, shape.rows, shape.row_length, shape.targets)
-        assert not left
+        shape = Batches(examples, EXAMPLES, 1, seed=0).shape
+        batch, left_over = pack(examples, shape.rows, shape.row_length, shape.targets)
+        assert not left_over
     else:  # an example a row, in their order
+        width = max(len(example.tokens) for example in examples)
         rows = [pack([example], 1, width, example.targets)[0] for example in examples]
-        parts = {
-            name: [getattr(row, name) for row in rows]
-            for name in ("tokens", "positions", "segments")
-        }
+        batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
         at = [row.target_at + number * width for number, row in enumerate(rows)]
-        batch = Batch(
-            *(jnp.concatenate(part) for part in parts.values()),
-            jnp.concatenate(at),
-            *(
-                jnp.concatenate([getattr(row, name) for row in rows])
-                for name in ("target_id", "target_weight")
-            ),
-        )
+        batch = replace(batch, target_at=jnp.concatenate(at))
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
     update = optimizer(config)
