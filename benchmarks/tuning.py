@@ -73,7 +73,7 @@ def ours(method: str, folder: Path) -> Step:
     from flax import nnx
 
     from adapt_jax.tuning.batches import Batches, TrainingExample
-    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer, parts
     from adapt_jax.tuning.step import TrainState, make_step
 
     model, chosen = start(method, folder)
@@ -82,12 +82,12 @@ def ours(method: str, folder: Path) -> Step:
         TrainingExample(str(number), tuple(tokens), start)
         for number, (tokens, start) in enumerate(make_examples())
     ]
-    batches = Batches(examples, EXAMPLES, config.steps, seed=0)
+    batches = Batches(examples, EXAMPLES, config.steps, seed=0, parts=parts(config, None))
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     update = optimizer(config)
     state = TrainState(trainable, update.init(trainable))
     step, front = make_step(graph, update, config), jnp.zeros(0, jnp.int32)
-    print(f"packed into {batches.shape}", file=sys.stderr)
+    print(f"packed into {batches.parts} x {batches.shape}", file=sys.stderr)
 
     def run() -> float:
         nonlocal state

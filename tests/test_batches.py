@@ -1,12 +1,15 @@
 """Packing: every token of every example arrives once, and segments know nothing of each other."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.errors import UserError
-from adapt_jax.tuning.batches import Batches, TrainingExample, best_fit, bucket, pack
+from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, best_fit, bucket, pack
+from adapt_jax.tuning.optimizers import TrainingConfig, parts
 
 
 @st.composite
@@ -26,7 +29,7 @@ def examples(draw: st.DrawFn) -> list[TrainingExample]:
 def test_packing_loses_nothing_and_positions_restart(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
     targets = sum(example.targets for example in made)
-    batch, left_over = pack(made, rows, row_length, targets)
+    batch, left_over = pack(made, Shape(rows, row_length, targets))
     assert left_over == []
     found = {}
     for tokens, positions, segments in zip(
@@ -46,7 +49,7 @@ def test_packing_loses_nothing_and_positions_restart(made, row_length):
 def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
     targets = sum(example.targets for example in made)
-    batch, _ = pack(made, rows, row_length, targets + 5)
+    batch, _ = pack(made, Shape(rows, row_length, targets + 5))
     real = batch.target_weight > 0
     pairs = zip(batch.tokens.reshape(-1)[batch.target_at[real]], batch.target_id[real], strict=True)
     expected = [
@@ -60,9 +63,9 @@ def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(ma
 
 def test_what_does_not_fit_is_left_over_and_counted():
     made = [TrainingExample(str(i), (i,) * 8, 4) for i in range(1, 5)]
-    batch, left_over = pack(made, rows=1, row_length=16, targets=100)
+    batch, left_over = pack(made, Shape(rows=1, row_length=16, targets=100))
     assert len(left_over) == 2 and (batch.segments > 0).sum() == 16
-    batch, left_over = pack(made, rows=2, row_length=16, targets=9)
+    batch, left_over = pack(made, Shape(rows=2, row_length=16, targets=9))
     assert len(left_over) == 2 and batch.target_weight.sum() == 8
 
 
@@ -144,3 +147,29 @@ def test_the_longest_row_bounds_the_unpacked_ones_too():
     assert Batches(made, 1, 1, seed=0, row_length=100, packing="none").shape.row_length == 100
     with pytest.raises(UserError, match="row_length 80: an example has 90 tokens"):
         Batches(made, 1, 1, seed=0, row_length=80, packing="none")
+
+
+def test_packed_rows_are_as_long_as_leaves_the_least_to_compute():
+    made = [TrainingExample(str(i), (1,) * 190, 2) for i in range(30)]
+    assert Batches(made, 30, 1, seed=0).shape.row_length == 384  # two in a row; 66 of 256 lost else
+    made = [TrainingExample(str(i), (1,) * 254, 2) for i in range(30)]
+    assert Batches(made, 30, 1, seed=0).shape.row_length == 256
+
+
+def test_a_cpus_parts_have_two_thousand_tokens_or_more_and_at_least_a_row():
+    def chosen(count, length, **given):
+        made = [TrainingExample(str(i), (1,) * length, 2) for i in range(count)]
+        batches = Batches(made, count, 2, seed=0, parts=None, **given)
+        assert next(batches).tokens.ndim == (3 if batches.parts > 1 else 2)
+        return batches.parts
+
+    assert [chosen(count, 100) for count in (10, 40, 41, 82)] == [1, 1, 2, 4]
+    assert chosen(6, 3000) == 6 and chosen(60, 100, row_length=3000) == 2
+    assert chosen(4, 600, packing="none") == 1 and chosen(40, 600, packing="none") == 11
+
+
+@pytest.mark.parametrize(("platform", "devices", "chosen"), [("cpu", 1, None), ("cpu", 2, 1)])
+def test_only_one_cpu_device_takes_a_step_in_parts_unasked(platform, devices, chosen):
+    mesh = make_mesh(devices=jax.devices(platform)[:devices])
+    assert parts(TrainingConfig(), mesh) == chosen
+    assert parts(TrainingConfig(accumulate=3), mesh) == 3

@@ -15,7 +15,7 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.errors import UserError
-from adapt_jax.tuning.batches import pack
+from adapt_jax.tuning.batches import Shape, pack
 from adapt_jax.tuning.fine_tuning import FineTuning
 from adapt_jax.tuning.instruction_tuning import InstructionTuning
 from adapt_jax.tuning.int8 import Int8, quantized
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_weights_that_int8_stands_for(tiny):
             module.b[...] = 0.1 * jax.random.normal(jax.random.key(0), module.b[...].shape)
     both = nnx.Any(SOFT, nnx.PathContains("lora"))
     graph, trained, frozen, held = split(decoder, soft_prompt(), both)
-    batch, _ = pack(made_examples(), 5, 64, 400)
+    batch, _ = pack(made_examples(), Shape(5, 64, 400))
     update = optax.sgd(1.0)
     found, arguments = {}, {}
     for name, given in {"int8": held, "floats": floats(held)}.items():

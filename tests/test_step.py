@@ -12,7 +12,7 @@ from flax import nnx
 from adapt_jax.config import checked
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.errors import UserError
-from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, dealt, pack, pack_parts
+from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, dealt, laid_out, pack
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
 from adapt_jax.tuning.step import TrainState, make_step
@@ -47,12 +47,12 @@ def stepped(tiny, batch, chosen=SOFT, **options):
 
 @pytest.fixture(scope="module")
 def whole(tiny):
-    return stepped(tiny, pack(made_examples(), 5, 64, 256)[0], nnx.Param)
+    return stepped(tiny, pack(made_examples(), SHAPE)[0], nnx.Param)
 
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, whole, parts):
-    batch, left_over = pack_parts(made_examples(), SHAPE, parts)
+    batch, left_over = pack(made_examples(), SHAPE, parts)
     counts = batch.target_weight.sum(axis=1)
     assert not left_over and len(set(counts)) > 1  # a mean of means would be another number
     loss, found = stepped(tiny, batch, nnx.Param)
@@ -61,24 +61,28 @@ def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, who
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def test_parts_hold_every_example_once_and_about_as_many_tokens_each():
-    examples = made_examples(20)
-    hands = dealt(examples, 3)
-    assert sorted(e.id for hand in hands for e in hand) == sorted(e.id for e in examples)
-    sizes = [sum(len(example.tokens) for example in hand) for hand in hands]
-    assert max(sizes) - min(sizes) <= max(len(example.tokens) for example in examples)
+@pytest.mark.parametrize("packing", ["best_fit", "none"])
+def test_parts_hold_every_row_once_and_about_as_many_targets_each(packing):
+    examples = made_examples(40)
+    rows = laid_out(examples, 64, packing)
+    hands = dealt(rows, 3)
+    assert sorted(map(str, rows)) == sorted(str(row) for hand in hands for row in hand)
+    assert max(map(len, hands)) == -(-len(rows) // 3)
+    counts = [sum(example.targets for row in hand for example in row) for hand in hands]
+    of_rows = [sum(example.targets for example in row) for row in rows]
+    assert max(counts) - min(counts) <= max(of_rows)
 
 
 @pytest.mark.parametrize("remat", ["layers", "products"])
 def test_computing_again_changes_no_gradient(tiny, whole, remat):
-    loss, found = stepped(tiny, pack(made_examples(), 5, 64, 256)[0], nnx.Param, remat=remat)
+    loss, found = stepped(tiny, pack(made_examples(), SHAPE)[0], nnx.Param, remat=remat)
     assert loss == pytest.approx(whole[0], abs=1e-6)
     for ours, theirs in zip(found, whole[1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_bfloat16_is_computed_in_while_what_is_trained_stays_float32(tiny, whole):
-    batch = pack(made_examples(), 5, 64, 256)[0]
+    batch = pack(made_examples(), SHAPE)[0]
     loss, found = stepped(tiny, batch, nnx.Param, compute_dtype="bfloat16")
     assert loss != whole[0] and loss == pytest.approx(whole[0], rel=0.02)
     assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
@@ -99,16 +103,15 @@ def test_weights_of_targets_count_in_the_mean(tiny):
     one, other = made_examples(2)
     halved = TrainingExample(other.id, other.tokens, other.target_start, (0.5,) * other.targets)
     alone = [
-        stepped(tiny, pack([example], 5, 64, 256)[0])[0] * example.targets
-        for example in (one, other)
+        stepped(tiny, pack([example], SHAPE)[0])[0] * example.targets for example in (one, other)
     ]
-    loss, _ = stepped(tiny, pack([one, halved], 5, 64, 256)[0])
+    loss, _ = stepped(tiny, pack([one, halved], SHAPE)[0])
     expected = (alone[0] + 0.5 * alone[1]) / (one.targets + 0.5 * other.targets)
     assert loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_smoothing_and_z_loss_reach_the_step(tiny):
-    batch = pack(made_examples(4), 5, 64, 256)[0]
+    batch = pack(made_examples(4), SHAPE)[0]
     plain, z_loss = stepped(tiny, batch)[0], stepped(tiny, batch, z_loss=0.1)[0]
     assert z_loss > plain + 0.1
     assert stepped(tiny, batch, label_smoothing=0.2)[0] != pytest.approx(plain, abs=1e-3)

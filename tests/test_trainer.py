@@ -52,7 +52,7 @@ def gradients(model, loss):
 
 def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
     examples, front = made_examples(), (0, 7, 8)
-    batch, left_over = pack(examples, 5, 64, 400)
+    batch, left_over = pack(examples, Shape(5, 64, 400))
     assert not left_over and (batch.segments.max(axis=1) > 1).any()
     model = TunedDecoder(tiny.decoder, soft_prompt())
 
@@ -104,7 +104,7 @@ def test_prompt_gradient_equals_that_of_peft(tiny, tiny_folder):
     loss = reference(**{name: torch.tensor(value) for name, value in arguments.items()}).loss
     loss.backward()
 
-    batch, _ = pack(examples, 4, 64, 200)
+    batch, _ = pack(examples, Shape(4, 64, 200))
     model = TunedDecoder(tiny.decoder, soft)
     graph, prompt, frozen = nnx.split(model, SOFT, ...)
 
@@ -276,7 +276,7 @@ def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpo
 def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_path):
     config = CONFIG.model_copy(update={"steps": 2, "batch_size": 12, "clip_norm": 0.01})
     model, examples = TunedDecoder(tiny.decoder, soft_prompt()), made_examples()
-    batch, left_over = pack(examples, 5, 64, 400)
+    batch, left_over = pack(examples, Shape(5, 64, 400))
     _, expected = gradients(
         TunedDecoder(tiny.decoder, soft_prompt()),
         lambda model: model.loss(batch, jnp.zeros(0, jnp.int32))[0],

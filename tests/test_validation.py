@@ -12,7 +12,7 @@ from test_tuning import ITEMS, TASK
 from adapt_jax.errors import UserError
 from adapt_jax.methods import adapt
 from adapt_jax.prompting.prompt import CannotRun
-from adapt_jax.tuning.batches import TrainingExample, pack
+from adapt_jax.tuning.batches import Shape, TrainingExample, pack
 from adapt_jax.tuning.fine_tuning import FineTuning
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import read_rows
@@ -57,7 +57,7 @@ def test_the_development_loss_is_that_of_all_targets_whatever_the_batches(tiny, 
     result, model = run(tiny, tmp_path)
     rows = {row["step"]: row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" not in row}
     assert list(rows) == [3, 6, 9, 12]
-    whole, left_over = pack(DEVELOPMENT.examples, 9, 64, 400)
+    whole, left_over = pack(DEVELOPMENT.examples, Shape(9, 64, 400))
     assert not left_over
     expected = float(model.loss(whole, jnp.asarray((0, 7)))[0])
     best = min(rows.values(), key=lambda row: row["development_loss"])

@@ -48,6 +48,11 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes), MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """cpu, gpu or tpu."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Where an array with these logical axes lies; an axis that does not divide is replicated.
 

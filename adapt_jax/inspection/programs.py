@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
-from adapt_jax.decoders.sharding import row_sharding, shardings
+from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
 from adapt_jax.errors import UserError
 from adapt_jax.inspection.checkpoint import abstract, same_key
 from adapt_jax.methods import TUNING, Method
@@ -31,7 +31,7 @@ from adapt_jax.tuning.fine_tuning import select
 from adapt_jax.tuning.int8 import Int8
 from adapt_jax.tuning.lora import attach
 from adapt_jax.tuning.losses import TunedDecoder
-from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
+from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer, parts
 from adapt_jax.tuning.step import TrainState, first_state, make_step
 from adapt_jax.tuning.trainer import batch_shardings
 
@@ -192,15 +192,10 @@ def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | 
 
 def settled(config: TrainingConfig, mesh: Mesh | None) -> TrainingConfig:
     """The options of a training with those decided that depend on where it runs."""
-    if config.compute_dtype != "auto":
-        return config
-    chosen = "float32" if platform_of(mesh) == "cpu" else "bfloat16"
-    return config.model_copy(update={"compute_dtype": chosen})
-
-
-def platform_of(mesh: Mesh | None) -> str:
-    """cpu, gpu or tpu."""
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    decided: dict[str, Any] = {"accumulate": parts(config, mesh)}
+    if config.compute_dtype == "auto":
+        decided["compute_dtype"] = "float32" if platform_of(mesh) == "cpu" else "bfloat16"
+    return config.model_copy(update=decided)
 
 
 def merging(config: DecoderConfig, method: Method, dtype: Any, mesh: Mesh | None) -> Program:
@@ -226,14 +221,15 @@ def packed(work: Workload, config: TrainingConfig, mesh: Mesh | None) -> Tree:
         parts=config.accumulate,
         packing=config.packing,
     )
-    shape = make().shape
+    batches = make()
+    shape = batches.shape
     if shape.rows < ways and mesh is not None:
-        of_part = f" in each of {config.accumulate} parts" if config.accumulate > 1 else ""
+        of_part = f" in each of {batches.parts} parts" if batches.parts > 1 else ""
         raise UserError(
             f"batch: {work.batch} examples of {work.length} tokens pack into {shape.rows} rows of "
             f"{shape.row_length}{of_part}, but data={mesh.shape['data']} x "
             f"fsdp={mesh.shape['fsdp']} makes {ways} devices that share the rows; "
-            f"expected at least {ways * config.accumulate * (shape.row_length // work.length)} "
+            f"expected at least {ways * batches.parts * (shape.row_length // work.length)} "
             "examples"
         )
     batch = next(make(row_multiple=ways))

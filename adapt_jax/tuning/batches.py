@@ -3,6 +3,7 @@
 Axes: R rows, T tokens of a row, M targets.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.errors import UserError
 
 BUCKET = 64  # lengths of rows and numbers of targets are multiples of this
+PART = 2048  # tokens of a part, at least, where a CPU's cache is to hold what is worked on
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class TrainingExample:
         return self.targets > 0 and (len(given) < self.targets or any(given))
 
 
+Row = list[TrainingExample]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
@@ -62,17 +67,14 @@ class Batch:
 def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Packs lengths into rows: longest first, each where the least room is left over."""
     rows: list[list[int]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # (what is left, row), least first
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fits = [row for row in range(len(rows)) if room[row] >= lengths[index]]
-        if fits:
-            row = min(fits, key=lambda row: room[row])
-        else:
-            row = len(rows)
+        fits = bisect_left(room, (lengths[index], 0))
+        left, row = room.pop(fits) if fits < len(room) else (row_length, len(rows))
+        if row == len(rows):
             rows.append([])
-            room.append(row_length)
         rows[row].append(index)
-        room[row] -= lengths[index]
+        insort(room, (left - lengths[index], row))
     return rows
 
 
@@ -87,43 +89,6 @@ PACKINGS: dict[str, Callable[[Sequence[int], int], list[list[int]]]] = {
 }
 
 
-def pack(
-    examples: Sequence[TrainingExample],
-    rows: int,
-    row_length: int,
-    targets: int,
-    packing: str = "best_fit",
-) -> tuple[Batch, list[TrainingExample]]:
-    """One batch of a fixed shape, and the examples for which it had no room."""
-    shape = (rows, row_length)
-    tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
-    at, ids, weights = (np.zeros(targets, kind) for kind in (np.int32, np.int32, np.float32))
-    packed = PACKINGS[packing]([len(example.tokens) for example in examples], row_length)
-    left_over = [examples[index] for row in packed[rows:] for index in row]
-    filled = 0
-    for row, members in enumerate(packed[:rows]):
-        start = 0
-        for segment, index in enumerate(members, 1):
-            example = examples[index]
-            if filled + example.targets > targets:
-                left_over.append(example)
-                continue
-            stop = start + len(example.tokens)
-            tokens[row, start:stop] = example.tokens
-            positions[row, start:stop] = np.arange(len(example.tokens))
-            segments[row, start:stop] = segment
-            first = start + max(example.target_start, 1)
-            span = slice(filled, filled + example.targets)
-            at[span] = row * row_length + np.arange(first, stop) - 1
-            ids[span] = tokens[row, first:stop]
-            weights[span] = 1.0
-            if example.weights and example.targets:
-                given = example.weights[-example.targets :]
-                weights[span.stop - len(given) : span.stop] = given
-            filled, start = filled + example.targets, stop
-    return Batch(tokens, positions, segments, at, ids, weights), left_over  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class Shape:
     """A static shape of a run's batches: R rows, T tokens of a row, M targets."""
@@ -133,36 +98,69 @@ class Shape:
     targets: int
 
 
-def pack_parts(
-    examples: Sequence[TrainingExample], shape: Shape, parts: int, packing: str = "best_fit"
+def pack(
+    examples: Sequence[TrainingExample], shape: Shape, parts: int = 1, packing: str = "best_fit"
 ) -> tuple[Batch, list[TrainingExample]]:
-    """``pack``, or as many of it as there are parts, one above the other."""
-    packed = [
-        pack(members, shape.rows, shape.row_length, shape.targets, packing)
-        for members in dealt(examples, parts, packing)
-    ]
-    left_over = [example for _, rest in packed for example in rest]
+    """One batch of a fixed shape, or one in each of ``parts``, and what there was no room for."""
+    rows = laid_out(examples, shape.row_length, packing)
+    room = parts * shape.rows
+    left_over = [example for row in rows[room:] for example in row]
+    filled = [_filled(hand, shape) for hand in dealt(rows[:room], parts)]
+    left_over += [example for _, rest in filled for example in rest]
     if parts == 1:
-        return packed[0][0], left_over
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in packed)), left_over
+        return filled[0][0], left_over
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in filled)), left_over
 
 
-def dealt(
-    examples: Sequence[TrainingExample], parts: int, packing: str = "best_fit"
-) -> list[list[TrainingExample]]:
-    """The examples in parts of about as many tokens (unpacked: as many rows).
+def laid_out(examples: Sequence[TrainingExample], row_length: int, packing: str) -> list[Row]:
+    """The examples in rows."""
+    lengths = [len(example.tokens) for example in examples]
+    return [[examples[index] for index in row] for row in PACKINGS[packing](lengths, row_length)]
 
-    They are dealt longest first, each to the part that has least.
+
+def dealt(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+    """The rows in parts of as many, but for one, and of about as many targets.
+
+    They are dealt by their targets, most first, each to the part that has fewest and has room.
     """
     if parts == 1:
-        return [list(examples)]
-    hands: list[list[TrainingExample]] = [[] for _ in range(parts)]
-    sizes = [0] * parts
-    for example in sorted(examples, key=lambda example: -len(example.tokens)):
-        least = sizes.index(min(sizes))
-        hands[least].append(example)
-        sizes[least] += 1 if packing == "none" else len(example.tokens)
+        return [list(rows)]
+    hands: list[list[Row]] = [[] for _ in range(parts)]
+    held, most = [0] * parts, -(-len(rows) // parts)
+    counts = [sum(example.targets for example in row) for row in rows]
+    for index in sorted(range(len(rows)), key=lambda index: -counts[index]):
+        least = min((n for n in range(parts) if len(hands[n]) < most), key=lambda n: held[n])
+        hands[least].append(rows[index])
+        held[least] += counts[index]
     return hands
+
+
+def _filled(rows: Sequence[Row], shape: Shape) -> tuple[Batch, list[TrainingExample]]:
+    """A batch of such rows, and the examples for whose targets it had no room."""
+    size = (shape.rows, shape.row_length)
+    tokens, positions, segments = (np.zeros(size, np.int32) for _ in range(3))
+    at, ids, weights = (np.zeros(shape.targets, kind) for kind in (np.int32, np.int32, np.float32))
+    left_over, filled = [], 0
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(members, 1):
+            if filled + example.targets > shape.targets:
+                left_over.append(example)
+                continue
+            stop = start + len(example.tokens)
+            tokens[row, start:stop] = example.tokens
+            positions[row, start:stop] = np.arange(len(example.tokens))
+            segments[row, start:stop] = segment
+            first = start + max(example.target_start, 1)
+            span = slice(filled, filled + example.targets)
+            at[span] = row * shape.row_length + np.arange(first, stop) - 1
+            ids[span] = tokens[row, first:stop]
+            weights[span] = 1.0
+            if example.weights and example.targets:
+                given = example.weights[-example.targets :]
+                weights[span.stop - len(given) : span.stop] = given
+            filled, start = filled + example.targets, stop
+    return Batch(tokens, positions, segments, at, ids, weights), left_over  # type: ignore[arg-type]
 
 
 class Batches:
@@ -178,7 +176,7 @@ class Batches:
         row_length: int | None = None,
         shape: Shape | None = None,
         row_multiple: int = 1,
-        parts: int = 1,
+        parts: int | None = 1,
         packing: str = "best_fit",
     ):
         """Shuffles ``examples`` in every epoch; a step takes ``batch_size`` of them.
@@ -186,12 +184,13 @@ class Batches:
         Which examples a step takes, and their order, does not depend on how they are laid out.
 
         Args:
-            row_length: T, at most; the longest example (packed: or 256, whichever is more), when
-                not given.
+            row_length: T, at most. When not given it is that of the longest example (packed: 256,
+                or more, whatever leaves the least to compute).
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
                 not given, the shapes that the batches of the run fit in are worked out.
             row_multiple: R is a multiple of this (the devices that share the rows).
-            parts: a step's examples are packed into so many batches of the shape.
+            parts: a step's rows are dealt to so many batches of the shape; None: as many as make
+                parts of PART tokens and more (one, where the shape is given).
             packing: a name in PACKINGS. Packed, all batches have one shape; unpacked, the shape of
                 a batch is that of the bucket of its longest example.
 
@@ -206,9 +205,13 @@ class Batches:
             data = data.shuffle(seed=seed)
         epochs = -(-steps * batch_size // len(examples))  # endless would overflow Grain's length
         self._data = data.repeat(epochs).batch(batch_size, batch_fn=list)
-        self._parts, self._packing = parts, packing
-        given = (self._data, steps, row_length, row_multiple, parts, packing)
-        self.shapes = [shape] if shape is not None else _shapes_for(*given)
+        self._packing = packing
+        if shape is not None:
+            self.parts, self.shapes = parts or 1, [shape]
+        else:
+            members = [self._data[step] for step in range(steps)]
+            self.parts = _parts_for(members, row_length) if parts is None else parts
+            self.shapes = _shapes_for(members, row_length, row_multiple, self.parts, packing)
         self._iterator = iter(self._data.map(self._pack).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
 
@@ -221,7 +224,7 @@ class Batches:
         longest = max(len(example.tokens) for example in examples)
         fits = (shape for shape in self.shapes if shape.row_length >= longest)
         shape = next(fits, self.shape)
-        batch, left_over = pack_parts(examples, shape, self._parts, self._packing)
+        batch, left_over = pack(examples, shape, self.parts, self._packing)
         return batch, len(left_over)
 
     def __next__(self) -> Batch:
@@ -243,9 +246,15 @@ class Batches:
         self.dropped = state["dropped"]
 
 
+def _parts_for(batches: list[list[TrainingExample]], row_length: int | None) -> int:
+    """As many parts as have PART tokens, and a row, or more."""
+    sizes = [[len(example.tokens) for example in batch] for batch in batches]
+    least = max(PART, row_length or max(map(max, sizes)))
+    return max(max(map(sum, sizes)) // least, 1)
+
+
 def _shapes_for(
-    data: Any,
-    steps: int,
+    batches: list[list[TrainingExample]],
     row_length: int | None,
     row_multiple: int,
     parts: int,
@@ -255,12 +264,9 @@ def _shapes_for(
 
     They grow in each number. Packed there is one, unpacked one for each bucket that is used.
     """
-    batches = [data[step] for step in range(steps)]
     lengths = [max(len(example.tokens) for example in batch) for batch in batches]
     longest = max(lengths)
-    shortest = 256 if packing == "best_fit" else BUCKET
-    row_length = row_length or max(up(longest, BUCKET), shortest)
-    if longest > row_length:
+    if row_length is not None and longest > row_length:
         raise UserError(f"row_length {row_length}: an example has {longest} tokens")
     if not any(example.counts for batch in batches for example in batch):
         raise UserError("no example has a target token")
@@ -268,15 +274,30 @@ def _shapes_for(
         if not any(example.counts for example in batch):
             names = ", ".join(example.id for example in batch[:8])
             raise UserError(f"step {step}: no example of its batch has a target token ({names})")
-    buckets = {row_length if packing == "best_fit" else bucket(n, row_length) for n in lengths}
-    shapes = []
-    for size in sorted(buckets):
+
+    def fitting(size: int) -> Shape:
+        """The shape with rows of ``size``, for all batches without a longer example."""
         inside = [batch for batch, n in zip(batches, lengths, strict=True) if n <= size]
-        hands = [hand for batch in inside for hand in dealt(batch, parts, packing)]
-        rows = max(len(PACKINGS[packing]([len(e.tokens) for e in hand], size)) for hand in hands)
-        targets = max(sum(example.targets for example in hand) for hand in hands)
-        shapes.append(Shape(up(rows, row_multiple), size, up(targets, BUCKET)))
-    return shapes
+        hands = [hand for batch in inside for hand in dealt(laid_out(batch, size, packing), parts)]
+        rows = max(len(hand) for hand in hands)
+        targets = max(sum(example.targets for row in hand for example in row) for hand in hands)
+        return Shape(up(rows, row_multiple), size, up(targets, BUCKET))
+
+    if packing == "none":
+        most = row_length or up(longest, BUCKET)
+        return [fitting(size) for size in sorted({bucket(n, most) for n in lengths})]
+    least = max(up(longest, BUCKET), 256)
+    sizes = [row_length] if row_length else [least + n * BUCKET for n in range(4)]
+    return [min((fitting(size) for size in sizes), key=_cost)]
+
+
+def _cost(shape: Shape) -> float:
+    """What a shape has to be computed for, in places; longer rows have more to attend to.
+
+    A step with rows of 512 tokens takes 7 % longer than one of as many places in rows of 384 (15
+    million parameters, CPU).
+    """
+    return shape.rows * shape.row_length * (1 + shape.row_length / 1500)
 
 
 def bucket(length: int, most: int) -> int:

@@ -22,7 +22,7 @@ from adapt_jax.tuning.checkpoints import Checkpoints
 from adapt_jax.tuning.interruption import Interrupted, asked_to_stop, stop_signals
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.metrics_log import MetricsLog, Row, draw
-from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer
+from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer, parts
 from adapt_jax.tuning.step import first_state, make_step
 from adapt_jax.tuning.throughput import Work, peak_flops
 from adapt_jax.tuning.validation import Best, Judge, Validation, Validator
@@ -127,7 +127,7 @@ def train(
         row_length=config.row_length,
         shape=shape,
         row_multiple=row_multiple,
-        parts=config.accumulate,
+        parts=parts(config, mesh),
         packing=config.packing,
     )
     update = optimizer(config)

@@ -91,9 +91,7 @@ class Validator:
         self.batches, waiting = [], fits
         while waiting:
             taken, rest = waiting[: config.batch_size], waiting[config.batch_size :]
-            batch, left_over = pack(
-                taken, shape.rows, shape.row_length, shape.targets, config.packing
-            )
+            batch, left_over = pack(taken, shape, packing=config.packing)
             targets = float(batch.target_weight.sum())
             self.batches.append((place(batch), targets))
             waiting = [*left_over, *rest]
