@@ -48,7 +48,7 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
 
     from adapt_jax.decoders.attention import causal_mask
     from adapt_jax.decoders.prefix import encode_prefix
-    from adapt_jax.tuning.batches import Batch, Batches, TrainingExample, pack
+    from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample, pack
     from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 
     model, chosen = start(method, folder)
@@ -58,11 +58,11 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
     ]
     if stage.packed:
         shape = Batches(examples, EXAMPLES, 1, seed=0).shape
-        batch, left_over = pack(examples, shape.rows, shape.row_length, shape.targets)
+        batch, left_over = pack(examples, shape)
         assert not left_over
     else:  # an example a row, in their order
         width = max(len(example.tokens) for example in examples)
-        rows = [pack([example], 1, width, example.targets)[0] for example in examples]
+        rows = [pack([example], Shape(1, width, example.targets))[0] for example in examples]
         batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
         at = [row.target_at + number * width for number, row in enumerate(rows)]
         batch = replace(batch, target_at=jnp.concatenate(at))

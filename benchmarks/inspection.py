@@ -26,6 +26,7 @@ STEPS = 4
 REAL = """
 import sys
 from adapt_jax.cli import choose_platform, main
+from adapt_jax.host_memory import with_huge_pages
 choose_platform()
 import adapt_jax.comparison, jax.numpy
 from transformers import AutoTokenizer
@@ -84,7 +85,8 @@ def command(method: str, decoder: Path, task: dict[str, Any], work: argparse.Nam
 
 def run(arguments: list[str], cache: Path, *given: str) -> str:
     """The last line that a process of ours prints."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = with_huge_pages(os.environ)
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
     done = subprocess.run(
         [sys.executable, *given, *arguments], env=environment, stdout=subprocess.PIPE, text=True
     )
