@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.host_memory import with_huge_pages
 from benchmarks.shapes import SIZES, write_llama
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "self_consistency")
@@ -26,7 +27,6 @@ STEPS = 4
 REAL = """
 import sys
 from adapt_jax.cli import choose_platform, main
-from adapt_jax.host_memory import with_huge_pages
 choose_platform()
 import adapt_jax.comparison, jax.numpy
 from transformers import AutoTokenizer

@@ -60,12 +60,11 @@ class Inspection:
 
     def each(self, on_program: OnProgram) -> Iterator[tuple[str, Measured]]:
         """Method by method."""
-        process = 0
+        tokenizer, layers = 0, self.checkpoint.config.num_layers
         if self.platform == "cpu":
             folder = find_folder(self.checkpoint.path, weights=False)
             known = self.checkpoint.tokenizer
             self.imported, tokenizer = imported_and_tokenizer(folder, tokenizer=known)
-            process = process_bytes(self.checkpoint.config.num_layers, tokenizer) // self.devices
         for name, method in self.methods.items():
             programs = build(method, self.work, jnp.dtype(self.dtype), self.mesh)
 
@@ -73,7 +72,8 @@ class Inspection:
                 on_program(done, total, f"{name}: {note}")
 
             found = measure(programs, self.checkpoint.config, told)
-            yield name, replace(found, process=process)
+            process = process_bytes(name, layers, tokenizer) if self.platform == "cpu" else 0
+            yield name, replace(found, process=process // self.devices)
 
     @property
     def devices(self) -> int:
