@@ -213,13 +213,11 @@ def test_slots_are_filled_again_without_compiling_again(tiny):
     before = steps.decode._cache_size()
     greedy(tiny, requests, front, slots=3, max_new_tokens=11)
     assert steps.decode._cache_size() <= before + 1
-    compiled = (steps.decode, steps.fill, steps.encode_questions)
+    compiled = (steps.decode, steps._fill_layer, steps._fill_rows, steps.encode_questions)
     sizes = [one._cache_size() for one in compiled]
     again = [Request(f"other{i}", draws(25, 50 + i)) for i in range(9)]
     greedy(tiny, again, front[::-1], slots=3, max_new_tokens=11)
-    assert sizes == [
-        one._cache_size() for one in (steps.decode, steps.fill, steps.encode_questions)
-    ]
+    assert sizes == [one._cache_size() for one in compiled]
 
 
 def test_logits_that_are_not_finite_name_the_example(tiny_folder):

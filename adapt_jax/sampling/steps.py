@@ -84,7 +84,6 @@ def encode_questions(
     )[1]
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
 def fill(
     cache: Cache,
     rows: Rows,
@@ -95,17 +94,30 @@ def fill(
 ) -> tuple[Cache, Rows]:
     """Puts row ``question[i]`` of ``encoded`` and row ``i`` of ``new`` into slot ``where[i]``.
 
-    Nothing is put where ``where`` is beyond the last slot.
+    Nothing is put where ``where`` is beyond the last slot. Layer by layer, as a compiler would have
+    the copies of all layers in memory at once.
     """
+    layers = [
+        _fill_layer(kept, where, fresh, question)
+        for kept, fresh in zip(cache, encoded, strict=True)
+    ]
+    return layers, _fill_rows(rows, where, new)
 
+
+@partial(jax.jit, donate_argnums=0)
+def _fill_layer(
+    cache: KeysValues, where: Int[Array, " B"], encoded: KeysValues, question: Int[Array, " B"]
+) -> KeysValues:
     def put(kept: Array, fresh: Array) -> Array:
-        return kept.at[where].set(fresh, mode="drop")
-
-    def put_columns(kept: Array, fresh: Array) -> Array:
         columns = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
         return kept.at[where, :, :columns].set(fresh[question, :, :columns], mode="drop")
 
-    return jax.tree.map(put_columns, cache, encoded), jax.tree.map(put, rows, new)
+    return put(cache[0], encoded[0]), put(cache[1], encoded[1])
+
+
+@partial(jax.jit, donate_argnums=0)
+def _fill_rows(rows: Rows, where: Int[Array, " B"], new: Rows) -> Rows:
+    return jax.tree.map(lambda kept, fresh: kept.at[where].set(fresh, mode="drop"), rows, new)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
