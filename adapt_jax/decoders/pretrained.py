@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
@@ -140,10 +141,13 @@ def load_decoder(
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-@lru_cache(maxsize=4)  # a deep one takes a second
+@lru_cache(maxsize=4)
 def blank(config: DecoderConfig) -> Decoder:
     """A decoder of shapes alone, to be read and not to be changed."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    # One key for everything: traced, nnx.Rngs takes longer for each key than for the one before.
+    key = jax.random.key(0)
+    rngs: Any = SimpleNamespace(params=lambda: key)
+    return nnx.eval_shape(lambda: Decoder(config, rngs=rngs))
 
 
 def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
