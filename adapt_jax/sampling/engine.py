@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array
 
 from adapt_jax.decoders import sharding
@@ -212,14 +212,20 @@ class Engine:
         return bucket(count, devices)
 
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
-        """Idle slots, spread over the mesh where there is one."""
+        """Idle slots, spread over the mesh where there is one, else bound to the weights' device:
+        what is bound to none before a step and to one after it would compile the step twice.
+        """
         config = self.model.config
+        home = self.model.decoder.embedding[...].sharding
+        alone = home if isinstance(home, SingleDeviceSharding) else None
         kinds = [config.layer(index) for index in config.keepers]
         shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
             axes = ["rows", *(None for _ in x.shape[1:])]
-            where = None if self.mesh is None else sharding.sharding(axes, x.shape, self.mesh)
+            where: Any = alone
+            if self.mesh is not None:
+                where = sharding.sharding(axes, x.shape, self.mesh)
             return jax.device_put(x, where)
 
         cache = [
