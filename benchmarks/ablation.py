@@ -139,7 +139,9 @@ def main() -> None:
         for _ in range(2):
             for side in sides.values():
                 side.step()
-        told = [{name: side.step() for name, side in sides.items()} for _ in range(options.steps)]
+        told = [
+            {name: side.two_steps() for name, side in sides.items()} for _ in range(options.steps)
+        ]
         for side in sides.values():
             side.close()
     for name in names:

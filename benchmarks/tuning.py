@@ -2,8 +2,8 @@
 
     python -m benchmarks.tuning --method prompt_tuning --size 15M --peer peft
 
-Each side is a process of its own; they step in turn, and the last line is JSON: seconds of a step
-(forward, backward, update; median of three after two to warm up), their ratio, the seconds until
+Each side is a process of its own; they take two steps in turn, and the last line is JSON: seconds
+of the second of two (forward, backward, update; median of three after two to warm up), their ratio, the seconds until
 the first step was done, and the resident memory at its highest minus that after loading, in MiB.
 tunix needs benchmarks/peers/tunix.sh first.
 Our process asks for huge pages, as `adapt-jax` does (adapt_jax/host_memory.py); with
@@ -194,6 +194,11 @@ class Side:
         print("step", file=self.process.stdin, flush=True)
         return self.read()
 
+    def two_steps(self) -> dict[str, float]:
+        """The second of two steps: it follows one of its own kind, as in a training."""
+        self.step()
+        return self.step()
+
     def close(self) -> None:
         self.process.communicate()
 
@@ -206,7 +211,7 @@ def compare(method: str, size: str, steps: int, other: str) -> dict[str, float]:
         first = {name: side.step() for name, side in sides.items()}
         for side in sides.values():
             side.step()  # tunix compiles its second step once more
-        told = [{name: side.step() for name, side in sides.items()} for _ in range(steps)]
+        told = [{name: side.two_steps() for name, side in sides.items()} for _ in range(steps)]
         for side in sides.values():
             side.close()
     losses = {name: first[name]["loss"] for name in sides}
