@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from adapt_jax import rungs
 from adapt_jax.adaptation import Adaptation
 from adapt_jax.config import (
+    COMPILED,
     CompareConfig,
     Overrides,
     RunConfig,
@@ -23,7 +24,6 @@ from adapt_jax.config import (
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained
 from adapt_jax.errors import UserError
 from adapt_jax.evaluation import report
-from adapt_jax.host_memory import COMPILED
 from adapt_jax.methods import METHODS, Method, adapt, unknown_method
 from adapt_jax.prompting.prompt import CannotRun, suited
 from adapt_jax.tasks.task import Task, load_task

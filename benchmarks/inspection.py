@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.host_memory import with_huge_pages
 from benchmarks.shapes import SIZES, write_llama
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "self_consistency")
@@ -85,8 +84,7 @@ def command(method: str, decoder: Path, task: dict[str, Any], work: argparse.Nam
 
 def run(arguments: list[str], cache: Path, *given: str) -> str:
     """The last line that a process of ours prints."""
-    environment = with_huge_pages(os.environ)
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
     done = subprocess.run(
         [sys.executable, *given, *arguments], env=environment, stdout=subprocess.PIPE, text=True
     )

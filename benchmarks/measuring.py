@@ -39,12 +39,8 @@ def measure(run: Callable[[int], Any], repeats: int = 3) -> dict[str, float]:
     }
 
 
-def run_side(
-    command: list[str], settings: dict[str, Any], environment: dict[str, str] | None = None
-) -> dict[str, float]:
+def run_side(command: list[str], settings: dict[str, Any]) -> dict[str, float]:
     """Runs one side, which reads its settings as JSON and prints its figures as the last line.
-
-    ``environment`` is this process's, when not given.
 
     Raises:
         SystemExit: the side failed; what it said was printed.
@@ -53,11 +49,7 @@ def run_side(
 
     choose_platform()  # in the environment, which both sides have from here
     done = subprocess.run(
-        [*command, json.dumps(settings)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
+        [*command, json.dumps(settings)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed")

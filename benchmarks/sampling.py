@@ -5,8 +5,6 @@ python -m benchmarks.sampling --size 15M --peer transformers
 Both sides run in turn, each in a process of its own: a warm-up, then the median of three. The last
 line is JSON. transformers is measured in its plain form, from which the ratio is taken, and with
 the prefix's cache computed once per run and reused. tunix needs benchmarks/peers/tunix.sh first.
-Our process asks for huge pages, as `adapt-jax` does (adapt_jax/host_memory.py); with
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment both do, with 0 neither does.
 """
 
 import argparse
@@ -17,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.host_memory import with_huge_pages
 from benchmarks.measuring import ROOT, run_side
 
 PEERS = ROOT / "benchmarks" / "peers"
@@ -84,8 +81,7 @@ def main() -> None:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
         settings["folder"] = str(folder)
-        own = [sys.executable, "-m", "benchmarks.sampling", "--ours"]
-        mine = run_side(own, settings, with_huge_pages(os.environ))
+        mine = run_side([sys.executable, "-m", "benchmarks.sampling", "--ours"], settings)
         result = {
             "ours_s": mine["median_s"],
             "peer_s": None,

@@ -3,16 +3,14 @@
     python -m benchmarks.tuning --method prompt_tuning --size 15M --peer peft
 
 Each side is a process of its own; they take two steps in turn, and the last line is JSON: seconds
-of the second of two (forward, backward, update; median of three after two to warm up), their ratio, the seconds until
-the first step was done, and the resident memory at its highest minus that after loading, in MiB.
+of the second of two (forward, backward, update; median of three after two to warm up), their
+ratio, the seconds until the first step was done, and the resident memory at its highest minus that
+after loading, in MiB.
 tunix needs benchmarks/peers/tunix.sh first.
-Our process asks for huge pages, as `adapt-jax` does (adapt_jax/host_memory.py); with
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment both do, with 0 neither does.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from adapt_jax.host_memory import with_huge_pages
 from benchmarks.measuring import ROOT
 from benchmarks.shapes import SIZES, VOCAB, write_llama
 
@@ -172,12 +169,7 @@ class Side:
         if side == "tunix":
             command = [str(TUNIX), "-m", "benchmarks.peers.tunix_tuning", method, str(folder)]
         self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=with_huge_pages(os.environ) if side == "ours" else None,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.read()
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from adapt_jax.config import give_back
 from adapt_jax.errors import UserError
-from adapt_jax.host_memory import give_back
 
 log = logging.getLogger("adapt_jax")
 
