@@ -28,7 +28,7 @@ class TrainingConfig(BaseModel):
 
     ``accumulate`` splits the rows of a step into so many parts that are computed one after the
     other, which takes less memory and changes no gradient. Not given, it is 1; on one CPU device as
-    many as have 2,048 tokens or more, which its cache holds better: a tenth faster. ``remat``
+    many as have 2,048 tokens or more: half the memory, and up to a tenth faster. ``remat``
     computes again what the backward pass needs: all of a ``layers``, or all but its matrix
     ``products``.
     ``compute_dtype`` is float32 on a CPU and bfloat16 elsewhere; what is trained, its gradients and
