@@ -225,12 +225,13 @@ def test_merged_kernels_stand_beside_the_decoder_where_a_step_needs_less():
     assert memory.total == nbytes(programs[1].held["parameters"]) + merged
 
 
-def test_on_a_tpu_a_step_computes_in_bfloat16_whatever_this_machine_does():
+def test_on_a_tpu_a_step_is_whole_and_in_bfloat16_whatever_this_machine_does():
     pytest.importorskip("libtpu")
     mesh, _ = read_mesh("v5e:2x2")
-    assert settled(TrainingConfig(), mesh).compute_dtype == "bfloat16"
-    assert settled(TrainingConfig(), None).compute_dtype == "float32"
-    given = TrainingConfig(compute_dtype="float32")
+    there, here = settled(TrainingConfig(), mesh), settled(TrainingConfig(), None)
+    assert (there.compute_dtype, there.accumulate) == ("bfloat16", 1)
+    assert (here.compute_dtype, here.accumulate) == ("float32", None)
+    given = TrainingConfig(compute_dtype="float32", accumulate=2)
     assert settled(given, mesh) == given
 
 
