@@ -152,3 +152,22 @@ def tiny(tiny_folder: Path) -> Any:
     from adapt_jax.decoders.pretrained import load_pretrained
 
     return load_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder, the PyTorch model and the decoder of a case of families.py, made once."""
+    from families import make
+
+    from adapt_jax.decoders.pretrained import load_pretrained
+
+    kept: dict[str, tuple[Path, Any, Any]] = {}
+
+    def get(name: str) -> tuple[Path, Any, Any]:
+        if name not in kept:
+            folder = tmp_path_factory.mktemp("family")
+            model = make(folder, name)
+            kept[name] = folder, model, load_pretrained(folder)
+        return kept[name]
+
+    return get

@@ -67,7 +67,7 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["low_rank", "tuned", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
-    from test_families import make
+    from families import make
     from test_peft import updates
 
     from adapt_jax.config import TuneConfig

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import write_tiny_llama
+from families import make
 from safetensors.numpy import load_file
-from test_families import make
 from test_peft import ours, soft, theirs, updates
 
 from adapt_jax.adaptation import Adaptation

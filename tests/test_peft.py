@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import write_tiny_llama
+from families import make
 from safetensors.numpy import load_file, save_file
-from test_families import make
 
 from adapt_jax.adaptation import Adaptation
 from adapt_jax.decoders.low_rank import Factors, LowRankUpdates

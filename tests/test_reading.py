@@ -5,8 +5,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import make
 from safetensors.numpy import load_file
-from test_families import make
 
 from adapt_jax.decoders.pretrained import load_pretrained, parameters
 from adapt_jax.decoders.sharding import make_mesh

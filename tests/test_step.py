@@ -50,7 +50,7 @@ def whole(tiny):
     return stepped(tiny, pack(made_examples(), SHAPE)[0], nnx.Param)
 
 
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("parts", [2, 3, 7])  # seven are more than there are rows
 def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, whole, parts):
     batch, left_over = pack(made_examples(), SHAPE, parts)
     counts = batch.target_weight.sum(axis=1)

@@ -144,10 +144,14 @@ def load_decoder(
 @lru_cache(maxsize=4)
 def blank(config: DecoderConfig) -> Decoder:
     """A decoder of shapes alone, to be read and not to be changed."""
-    # One key for everything: traced, nnx.Rngs takes longer for each key than for the one before.
+    return nnx.eval_shape(lambda: Decoder(config, rngs=same_key()))
+
+
+def same_key() -> Any:
+    """In place of nnx.Rngs where shapes alone are wanted; those take longer for each key they draw
+    while they are traced."""
     key = jax.random.key(0)
-    rngs: Any = SimpleNamespace(params=lambda: key)
-    return nnx.eval_shape(lambda: Decoder(config, rngs=rngs))
+    return SimpleNamespace(params=lambda: key)
 
 
 def attempt(call: Callable[[], T], problems: list[str]) -> T | None:

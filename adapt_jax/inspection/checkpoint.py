@@ -1,24 +1,20 @@
 """What a checkpoint is, from its ``config.json`` and its files' headers: no tensor is read."""
 
-import functools
 import re
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
 from adapt_jax.decoders import folders
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family, tensor_names
 from adapt_jax.decoders.pretrained import (
     PICKLES,
+    blank,
     listed,
     open_tensors,
     parameters,
@@ -90,22 +86,10 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
     return Checkpoint(str(path), config, count(config), dtype, size, missing, tokenizer)
 
 
-def same_key() -> Any:
-    """In place of nnx.Rngs where shapes alone are wanted: nothing is drawn, which is quick."""
-    key = jax.random.key(0)
-    return SimpleNamespace(params=lambda: key)
-
-
-@functools.lru_cache(maxsize=4)
-def abstract(config: DecoderConfig) -> Decoder:
-    """The decoder without arrays: shapes and dtypes in their places. Not to be changed."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=same_key()))
-
-
 def count(config: DecoderConfig) -> dict[str, int]:
     """The number of parameters by kind; kinds that this decoder lacks are left out."""
     kinds: Counter[str] = Counter()
-    for path, parameter in parameters(abstract(config)).items():
+    for path, parameter in parameters(blank(config)).items():
         name = ".".join(map(str, path))
         found = (kind for kind, part in PARTS.items() if part and re.search(part, name))
         kinds[next(found, "other")] += int(np.prod(parameter.shape))
@@ -140,7 +124,7 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     if indexed:
         named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
         places = tensor_names(family, config)
-        expected = {n for path in parameters(abstract(config)) for n in places[path].names}
+        expected = {n for path in parameters(blank(config)) for n in places[path].names}
         tied = set(places["output", "kernel"].names) if config.tie_embeddings else set[str]()
         surplus = named - expected - tied
         for what, names in (

@@ -19,9 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
+from adapt_jax.decoders.pretrained import blank, same_key
 from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
 from adapt_jax.errors import UserError
-from adapt_jax.inspection.checkpoint import abstract, same_key
 from adapt_jax.methods import TUNING, Method
 from adapt_jax.sampling import engine, steps
 from adapt_jax.sampling.logits import Sampling
@@ -251,7 +251,7 @@ def decoding(
             f"{method.name}: {work.prefix} tokens in front and {work.length} of an example are "
             f"{work.prefix + work.length}; the context holds {config.context_length}"
         )
-    graph, weights = nnx.split(abstract(config))
+    graph, weights = nnx.split(blank(config))
     weights = placed(cast(weights, dtype), mesh)
     count = slot_count(work, mesh)
     breadth = count // min(engine.ROWS, count) if getattr(method, "stop_at", None) else 1

@@ -212,21 +212,18 @@ class Engine:
         return bucket(count, devices)
 
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
-        """Idle slots, spread over the mesh where there is one, else bound to the weights' device:
-        what is bound to none before a step and to one after it would compile the step twice.
-        """
+        """Idle slots, spread over the mesh where there is one, else on the weights' device."""
         config = self.model.config
-        home = self.model.decoder.embedding[...].sharding
-        alone = home if isinstance(home, SingleDeviceSharding) else None
+        held = self.model.decoder.embedding[...].sharding
+        home = held if isinstance(held, SingleDeviceSharding) else None
         kinds = [config.layer(index) for index in config.keepers]
         shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
+            if self.mesh is None:  # bound to a device, as decoding returns it: else it would
+                return jax.device_put(x, home)  # compile twice
             axes = ["rows", *(None for _ in x.shape[1:])]
-            where: Any = alone
-            if self.mesh is not None:
-                where = sharding.sharding(axes, x.shape, self.mesh)
-            return jax.device_put(x, where)
+            return jax.device_put(x, sharding.sharding(axes, x.shape, self.mesh))
 
         cache = [
             (place(jnp.zeros(shape, self.dtype)), place(jnp.zeros(shape, self.dtype)))

@@ -43,9 +43,6 @@ class TrainingExample:
         return self.targets > 0 and (len(given) < self.targets or any(given))
 
 
-Row = list[TrainingExample]
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
@@ -112,20 +109,22 @@ def pack(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in filled)), left_over
 
 
-def laid_out(examples: Sequence[TrainingExample], row_length: int, packing: str) -> list[Row]:
+def laid_out(
+    examples: Sequence[TrainingExample], row_length: int, packing: str
+) -> list[list[TrainingExample]]:
     """The examples in rows."""
     lengths = [len(example.tokens) for example in examples]
     return [[examples[index] for index in row] for row in PACKINGS[packing](lengths, row_length)]
 
 
-def dealt(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+def dealt(rows: Sequence[list[TrainingExample]], parts: int) -> list[list[list[TrainingExample]]]:
     """The rows in parts of as many, but for one, and of about as many targets.
 
     They are dealt by their targets, most first, each to the part that has fewest and has room.
     """
     if parts == 1:
         return [list(rows)]
-    hands: list[list[Row]] = [[] for _ in range(parts)]
+    hands: list[list[list[TrainingExample]]] = [[] for _ in range(parts)]
     held, most = [0] * parts, -(-len(rows) // parts)
     counts = [sum(example.targets for example in row) for row in rows]
     for index in sorted(range(len(rows)), key=lambda index: -counts[index]):
@@ -135,7 +134,9 @@ def dealt(rows: Sequence[Row], parts: int) -> list[list[Row]]:
     return hands
 
 
-def _filled(rows: Sequence[Row], shape: Shape) -> tuple[Batch, list[TrainingExample]]:
+def _filled(
+    rows: Sequence[list[TrainingExample]], shape: Shape
+) -> tuple[Batch, list[TrainingExample]]:
     """A batch of such rows, and the examples for whose targets it had no room."""
     size = (shape.rows, shape.row_length)
     tokens, positions, segments = (np.zeros(size, np.int32) for _ in range(3))

@@ -1,0 +1,281 @@
+"""The cases that the tests of families share.
+
+Each case is a row of data: a ``config.json`` with the sizes of ``SIZES``. Weights are random, with
+a standard deviation of 0.2: with small ones an error in the rotary positions hides. Everything but
+the engine runs op by op, so that the cases share their compilations.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import tiny_tokenizer
+
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.decoder import Decoder
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "rope_theta": 5000.0,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 1024,
+    "beta_fast": 10.0,
+    "beta_slow": 1.0,
+    "rope_theta": 100.0,
+}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5, 2.0],
+    "long_factor": [2.0, 3.0, 5.0],
+    "rope_theta": 5000.0,
+    "partial_rotary_factor": 0.75,
+}
+HALF_TURNED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
+FULL, SLIDING = "full_attention", "sliding_attention"
+TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+GPT2 = {
+    "vocab_size": 320,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 8192,
+    "n_inner": 80,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
+GEMMA4 = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 0,
+    "layer_types": [SLIDING, FULL],
+    "rope_parameters": {
+        FULL: {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+        SLIDING: {"rope_type": "default", "rope_theta": 50.0},
+    },
+}
+# name -> (model type, fields beside SIZES)
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, llama3": ("llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-3}),
+    "llama, yarn, biases": (
+        "llama",
+        {"rope_parameters": YARN, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
+    "llama, linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 300.0}},
+    ),
+    "llama, dynamic": (
+        "llama",
+        {
+            "rope_parameters": {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 300.0},
+            "max_position_embeddings": 256,
+        },
+    ),
+    "mistral": ("mistral", {"sliding_window": 9, "head_dim": 16}),
+    "ministral": (
+        "ministral",
+        {"head_dim": 8, "sliding_window": 9, "layer_types": [SLIDING, FULL]},
+    ),
+    "ministral3": (
+        "ministral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.4, "mscale": 0.5}
+            | {"mscale_all_dim": 1.5, "original_max_position_embeddings": 16}
+            | {"beta_fast": 0.5, "beta_slow": 0.1},
+        },
+    ),
+    "qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "qwen3": ("qwen3", {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {"head_dim": 16, "mlp_only_layers": [1], "norm_topk_prob": True, **EXPERTS},
+    ),
+    "qwen3_moe, not normalized": (
+        "qwen3_moe",
+        {"head_dim": 8, "use_sliding_window": True, "sliding_window": 9, **EXPERTS},
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": 9}),
+    "gemma": ("gemma", {"head_dim": 16, "num_key_value_heads": 1}),
+    "gemma2": (
+        "gemma2",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma2, full": ("gemma2", {"head_dim": 16, "layer_types": [FULL, FULL]}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "rope_parameters": TWO_ROPES,
+            "layer_types": [SLIDING, FULL],
+        },
+    ),
+    "gemma4": ("gemma4_text", {**GEMMA4, "final_logit_softcapping": 5.0}),
+    "gemma4, experts": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 24,
+            "use_bidirectional_attention": "vision",
+        },
+    ),
+    "gemma4, layer inputs": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "num_hidden_layers": 5,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "attention_k_eq_v": False,
+            "attention_bias": True,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 330,
+        },
+    ),
+    "gemma4, unified": (
+        "gemma4_unified_text",
+        {name: value for name, value in GEMMA4.items() if "per_layer" not in name},
+    ),
+    "phi3": ("phi3", {"sliding_window": 9}),
+    "phi3, longrope": (
+        "phi3",
+        {"rope_parameters": LONG, "original_max_position_embeddings": 128},
+    ),
+    "olmo2": ("olmo2", {"rope_parameters": LLAMA3}),
+    "olmo3": (
+        "olmo3",
+        {"sliding_window": 9, "rope_parameters": TWO_ROPES, "layer_types": [SLIDING, FULL]},
+    ),
+    "smollm3": (
+        "smollm3",
+        {"no_rope_layers": [1, 0], "use_sliding_window": True, "sliding_window": 9},
+    ),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "seed_oss": ("seed_oss", {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
+    "glm4": ("glm4", {"head_dim": 16, "rope_parameters": HALF_TURNED}),
+    "starcoder2": ("starcoder2", {"sliding_window": 9}),
+    "stablelm": ("stablelm", {"rope_parameters": HALF_TURNED, "use_qkv_bias": True}),
+    "stablelm, parallel": (
+        "stablelm",
+        {"rope_parameters": HALF_TURNED, "use_parallel_residual": True},
+    ),
+    "exaone4": ("exaone4", {"sliding_window": 9, "layer_types": [SLIDING, FULL]}),
+    "cohere2": (
+        "cohere2",
+        {
+            "sliding_window": 9,
+            "layer_types": [SLIDING, FULL],
+            "logit_scale": 0.25,
+            "attention_bias": True,
+        },
+    ),
+    "gpt2": ("gpt2", GPT2),
+    "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_TURNED}),
+    "gpt_neox, sequential": (
+        "gpt_neox",
+        {
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "hidden_act": "gelu_new",
+            "rope_parameters": HALF_TURNED,
+        },
+    ),
+}
+# The first case of each family; the others differ in what has nothing to do with decoding.
+FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
+FIRST += ["gemma4, experts", "gemma4, layer inputs"]
+ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
+PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
+
+
+def make(folder: Path, name: str, **changes: Any) -> Any:
+    """Writes a random checkpoint of a case with transformers; returns the PyTorch model."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    model_type, fields = CASES[name]
+    sizes = {} if model_type == "gpt2" else dict(SIZES)
+    if model_type == "gpt_neox":
+        del sizes["num_key_value_heads"]
+    config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes, **fields, **changes}))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            scale = "norm" in key or "ln_" in key
+            centre = 1.0 if scale and key.endswith("weight") and value.ndim == 1 else 0.0
+            value.copy_(torch.randn(value.shape) * 0.2 + centre)
+        for key, value in model.named_buffers():
+            if key.endswith("layer_scalar"):
+                value.copy_(torch.randn(value.shape) * 0.2 + 1.0)
+        model.tie_weights()
+    model.save_pretrained(folder)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return model
+
+
+def tokens(rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(3, 320, (rows, length)).astype(np.int32)
+
+
+def run(decoder: Decoder, ids: np.ndarray, real: np.ndarray | None = None) -> jax.Array:
+    """Logits [B, T, V]; ``real`` is 1 where a token is no padding."""
+    real = np.ones_like(ids) if real is None else real
+    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    hidden, _ = decoder(
+        decoder.embed(jnp.asarray(ids)), jnp.asarray(positions), causal_mask(jnp.asarray(real))
+    )
+    return decoder.logits(hidden)
