@@ -26,20 +26,43 @@ ROOMS = {"gate": "ffn", "up": "ffn", "down": "ffn"}  # the others are in "attent
 
 
 class LoRA(nnx.Module):
-    """scale · x A B, with A [I, R] kaiming-uniform, B [R, O] zero at first, both float32."""
+    """scale · x A B, with A [I, R] kaiming-uniform, B [R, O] zero at first, both float32.
+
+    A lies the other way round, [R, I], as its gradient then comes without turning the activations,
+    and the scale goes to the thin product: a step is a tenth faster on a CPU.
+    """
 
     def __init__(self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs):
         size_in, size_out = linear.kernel.shape
         axis_in, axis_out = linear.kernel.get_metadata("axes")
         bound = size_in**-0.5  # kaiming-uniform with a = sqrt(5), as PEFT and the paper's code do
         first = jax.random.uniform(rngs.params(), (size_in, rank), minval=-bound, maxval=bound)
-        self.a = nnx.Param(first, axes=(axis_in, None))
+        self.a = nnx.Param(first.T, axes=(None, axis_in))
         self.b = nnx.Param(jnp.zeros((rank, size_out)), axes=(None, axis_out))
         self.scale = scale
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        wide = x.astype(jnp.float32)
-        return (wide @ self.a[...] @ self.b[...] * self.scale).astype(x.dtype)
+        thin = x.astype(jnp.float32) @ self.a[...].T * self.scale
+        return widened(thin, self.b[...]).astype(x.dtype)
+
+
+@jax.custom_vjp
+def widened(thin: Float[Array, "*B R"], b: Float[Array, "R O"]) -> Float[Array, "*B O"]:
+    """thin B. Its gradient of B is a product with ``thin`` in front: XLA would turn the wide one,
+    which takes four times as long on a CPU."""
+    return thin @ b
+
+
+def _widened(thin: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return widened(thin, b), (thin, b)
+
+
+def _widened_back(kept: tuple[Array, Array], wide: Array) -> tuple[Array, Array]:
+    thin, b = kept
+    return wide @ b.T, jnp.einsum("...r,...o->ro", thin, wide)
+
+
+widened.defvjp(_widened, _widened_back)
 
 
 class LowRank(TuningMethod):
@@ -140,6 +163,6 @@ def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, Factors]:
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
             a, b = (np.asarray(jax.device_get(one[...])) for one in (module.lora.a, module.lora.b))
-            factors[*path, "kernel"] = Factors(a, b, alpha)
+            factors[*path, "kernel"] = Factors(a.T, b, alpha)
             module.lora = None
     return factors
