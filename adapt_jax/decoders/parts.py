@@ -31,10 +31,33 @@ class Linear(nnx.Module):
         self.lora: Any = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = product(x, self.kernel[...].astype(x.dtype))
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x)
+
+
+def product(x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
+    """x W. The gradient of W is asked for as [I, O] at once: JAX asks for [O, I] and turns it, for
+    which XLA turns activations on a CPU (fine-tuning takes an eighth longer, LoRA a quarter)."""
+    return _product(x, kernel) if isinstance(kernel, jax.Array) else x @ kernel  # int8 has its own
+
+
+@jax.custom_vjp
+def _product(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _backward(kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    return y @ kernel.T, jnp.einsum("...i,...o->io", x, y)
+
+
+_product.defvjp(_forward, _backward)
 
 
 class Norm(nnx.Module):
