@@ -12,6 +12,7 @@ from flax import nnx
 from adapt_jax.decoders.attention import CHUNK, attend, causal_mask
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.parts import product
 from adapt_jax.decoders.pretrained import PretrainedDecoder
 
 SHAPE: dict[str, Any] = dict(
@@ -198,3 +199,33 @@ def test_chunked_attention_equals_whole_attention() -> None:
     ]
     expected = jnp.einsum("bnts,bsnh->btnh", weights, jnp.concatenate(values, axis=1))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (3, 5)])
+def test_gradients_of_a_product_are_those_of_matmul_for_one_kernel_and_for_several(leading) -> None:
+    draws = np.random.default_rng(0)
+    x, kernels, y = (
+        draws.standard_normal(size).astype(np.float32)
+        for size in ((*leading, 6), (2, 6, 4), (*leading, 4))
+    )
+
+    def gradients(multiply: Any) -> Any:
+        one = jax.grad(lambda x, kernel: (multiply(x, kernel) * y).sum(), argnums=(0, 1))
+        return jax.vmap(one, in_axes=(None, 0))(x, kernels)
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-6), *map(gradients, (product, jnp.matmul))
+    )
+
+
+def test_the_gradient_of_a_kernel_is_not_turned_and_that_of_a_frozen_one_not_made() -> None:
+    x, kernel = jnp.ones((5, 6)), jnp.ones((6, 4))
+
+    def operations(multiply: Any, of: int) -> list[str]:
+        gradient = jax.jit(jax.grad(lambda x, kernel: multiply(x, kernel).sum(), argnums=of))
+        text = gradient.lower(x, kernel).as_text()
+        return [name for name in ("transpose", "dot_general") for _ in range(text.count(name))]
+
+    assert operations(jnp.matmul, of=1) == ["transpose", "dot_general"]
+    assert operations(product, of=1) == ["dot_general"]
+    assert operations(product, of=0).count("dot_general") == 1

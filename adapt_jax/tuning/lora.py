@@ -28,8 +28,8 @@ ROOMS = {"gate": "ffn", "up": "ffn", "down": "ffn"}  # the others are in "attent
 class LoRA(nnx.Module):
     """scale · x A B, with A [I, R] kaiming-uniform, B [R, O] zero at first, both float32.
 
-    A lies the other way round, [R, I], as its gradient then comes without turning the activations,
-    and the scale goes to the thin product: half of the work on wide ones.
+    A lies as [R, I], PEFT's way round: its gradient comes so, and no activations are turned for it.
+    The scale multiplies x A, which is R wide, and not the output.
     """
 
     def __init__(self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs):
