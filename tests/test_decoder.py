@@ -229,3 +229,22 @@ def test_the_gradient_of_a_kernel_is_not_turned_and_that_of_a_frozen_one_not_mad
     assert operations(jnp.matmul, of=1) == ["transpose", "dot_general"]
     assert operations(product, of=1) == ["dot_general"]
     assert operations(product, of=0).count("dot_general") == 1
+
+
+def test_the_last_layer_computes_little_for_tokens_that_nobody_asks_for() -> None:
+    """All but its queries, keys and values, and who looks at whom."""
+    config = DecoderConfig(**(SHAPE | {"ffn_dim": 512, "num_layers": 2}))
+    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    places = jnp.broadcast_to(jnp.arange(32), (4, 32))
+    mask = causal_mask(jnp.ones((4, 32), jnp.int32))
+
+    def operations(asked: Any) -> float:
+        def loss(x: Any, state: Any) -> Any:
+            return nnx.merge(graph, state)(x, places, mask, asked=asked)[0].sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 32, 16)), state).compile()
+        return compiled.cost_analysis()["flops"]
+
+    each = 3 * 16 * 512 * 2 * 2  # forward and back through a feed-forward part, of one token
+    saved = operations(None) - operations(jnp.arange(0, 128, 8))
+    assert saved > (128 - 16) * each

@@ -105,6 +105,29 @@ def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made:
         assert found[index] == tuple(whole[0, ids.shape[1] :].tolist())
 
 
+@pytest.mark.parametrize("name", [*FIRST, "stablelm, parallel", "gpt_neox, sequential"])
+def test_tokens_that_are_asked_for_are_what_they_are_among_all(name: str, made: Any) -> None:
+    decoder = made(name)[2].decoder
+    given = decoder.embed(jnp.asarray(tokens(2, 24)))
+    places = jnp.broadcast_to(jnp.arange(24), (2, 24))
+    mask = causal_mask(jnp.ones((2, 24), jnp.int32))
+    asked = jnp.asarray([40, 3, 3, 17, 47])  # in any order, also twice
+
+    def among_all(x: jax.Array) -> Any:
+        hidden = decoder(x, places, mask)[0]
+        return hidden.reshape(48, -1)[asked]
+
+    expected, back = jax.vjp(among_all, given)
+    pull = jnp.asarray(np.random.default_rng(0).standard_normal(expected.shape), jnp.float32)
+    for remat in ("none", "layers"):
+        found, to_given = jax.vjp(
+            lambda x, remat=remat: decoder(x, places, mask, asked=asked, remat=remat)[0], given
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+        for ours, theirs in zip(to_given(pull), back(pull), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
+
+
 CHECKPOINTS = (
     "llama-2-7b",
     "llama-3.2-3b",

@@ -64,7 +64,7 @@ class Attention(nnx.Module):
         if inputs.prefix is not None:
             blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], front[0]))
         mixed = attend(queries, blocks, config.attention_scale, config.attention_softcap)
-        return self.output(mixed.reshape(*x.shape[:2], -1)), (keys, values)
+        return self.output(inputs.wanted(mixed.reshape(*x.shape[:2], -1))), (keys, values)
 
     def _own(self, x: Float[Array, "B T D"], inputs: "AttentionInputs") -> KeysValues:
         """Keys and values of this layer [B, K, T, H]; with a cache, all that stand in it."""
@@ -124,9 +124,13 @@ class Layer(nnx.Module):
         inputs: "AttentionInputs",
         given: Float[Array, "B T E"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """``given`` is what the tokens tell this layer, where they do (LayerInputs)."""
+        """``given`` is what the tokens tell this layer, where they do (LayerInputs).
+
+        Where only some tokens are asked for, what follows attention is computed for them alone.
+        """
         normed = x if self.attention_norm is None else self.attention_norm(x)
         mixed, keys_values = self.attention(normed, inputs)
+        x, normed = inputs.wanted(x), inputs.wanted(normed)
         attended = self._add(x, mixed, self.attention_post_norm)
         if self.residual == "sequential":
             x = attended
@@ -137,7 +141,7 @@ class Layer(nnx.Module):
             update = self.beside(update, x)
         x = self._add(attended, update, self.ffn_post_norm)
         if self.input is not None and given is not None:
-            x = x + self.input(x, given)
+            x = x + self.input(x, inputs.wanted(given))
         return x if self.scale is None else x * self.scale[...].astype(x.dtype), keys_values
 
     def _add(
@@ -157,6 +161,7 @@ class AttentionInputs:
         masks: by window, one mask for each block (prefix, own).
         prefix, cache, write_at: as in Decoder.__call__, of this layer.
         read: keys and values of the layer that this one reads, if it does.
+        asked: which of the B·T tokens are wanted from this layer, [M]; all, if None.
     """
 
     turns: Mapping[tuple[Rope, int], tuple[Array, Array]]
@@ -166,6 +171,11 @@ class AttentionInputs:
     cache: KeysValues | None
     write_at: Array | None
     read: KeysValues | None
+    asked: Array | None
+
+    def wanted(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The tokens that are asked for, as one row [1, M, D], or all."""
+        return x if self.asked is None else x.reshape(1, -1, x.shape[-1])[:, self.asked]
 
 
 # What the backward pass computes again: all of a layer, or all of it but its matrix products.
@@ -219,8 +229,9 @@ class Decoder(nnx.Module):
         prefix_positions: Int[Array, " P"] | None = None,
         cache: list[KeysValues] | None = None,
         write_at: Int[Array, " B"] | None = None,
+        asked: Int[Array, " M"] | None = None,
         remat: str = "none",
-    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+    ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KeysValues]]:
         """Hidden states after the last norm, and each layer's keys and values.
 
         Args:
@@ -234,6 +245,8 @@ class Decoder(nnx.Module):
             prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
             cache: [B, K, S, H] of every such layer; new keys go to slots ``write_at`` and on, and
                 the updated cache is what comes back. Without it the fresh keys come back.
+            asked: which of the B·T tokens (in row-major order) hidden states are wanted of; theirs
+                alone come back, [M, D], and the last layer computes little for the others.
             remat: what the backward pass computes again rather than keeps, a name in REMAT.
         """
         config, x = self.config, embeddings
@@ -264,12 +277,13 @@ class Decoder(nnx.Module):
                 None if cache is None else cache[at],
                 write_at,
                 None if reads is None else keys_values[at],
+                asked if index == config.num_layers - 1 else None,
             )
             run = partial(layer, inputs=inputs, given=told[index])
             x, fresh = (run if remat == "none" else jax.checkpoint(run, policy=REMAT[remat]))(x)
             if reads is None:
                 keys_values.append(fresh)
-        return self.norm(x), keys_values
+        return self.norm(x if asked is None else x[0]), keys_values
 
     def _turns(
         self, kinds: set[LayerKind], positions: Array, mask: Array | None, alone: bool

@@ -37,7 +37,8 @@ class TunedDecoder(nnx.Module):
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
         The prefix (the soft prompt, then the token ids ``front``) is encoded once and attended by
-        every segment; logits exist at target positions only.
+        every segment; logits, and what the last layer does behind its attention, exist at target
+        positions only.
 
         Args:
             dtype: what is computed in; losses and softmax are float32 always.
@@ -59,9 +60,9 @@ class TunedDecoder(nnx.Module):
             batch.positions + embeddings.shape[0],
             causal_mask(batch.segments),
             prefix=prefix.blocks,
+            asked=batch.target_at,
             remat=remat,
         )
-        hidden = hidden.reshape(-1, hidden.shape[-1])[batch.target_at]
         nats, right = cross_entropy(
             decoder, hidden, batch.target_id, batch.target_weight, objective
         )
