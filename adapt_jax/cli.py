@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their own options; everything else is an override."""
     raw = argparse.RawDescriptionHelpFormatter
     top = Parser("adapt-jax", description=ABOUT, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"adapt-jax {version('adapt-jax')}")
     known = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
@@ -247,6 +249,7 @@ def add_answering(sub: argparse.ArgumentParser) -> None:
 
 OWN = {  # options of the commands themselves, and whether they take a value
     "--help": False,
+    "--version": False,
     "--quiet": False,
     "--fresh": False,
     "--show-reasoning": False,

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     lines = captured.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
     return lines[0]
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"adapt-jax {version('adapt-jax')}\n"
 
 
 def test_compare_prints_a_table_and_asks_to_be_asked(config: Path, tmp_path: Path, capsys):

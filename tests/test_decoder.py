@@ -248,3 +248,17 @@ def test_the_last_layer_computes_little_for_tokens_that_nobody_asks_for() -> Non
     each = 3 * 16 * 512 * 2 * 2  # forward and back through a feed-forward part, of one token
     saved = operations(None) - operations(jnp.arange(0, 128, 8))
     assert saved > (128 - 16) * each
+
+
+def test_rotary_angles_are_computed_once_for_all_layers_forward_and_back() -> None:
+    config = DecoderConfig(**(SHAPE | {"num_layers": 3, "num_heads": 8}))
+    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    mask = causal_mask(jnp.ones((4, 32), jnp.int32))
+
+    def loss(x: Any, places: Any, state: Any) -> Any:
+        return nnx.merge(graph, state)(x, places, mask)[0].sum()
+
+    places = jnp.broadcast_to(jnp.arange(32), (4, 32))  # traced, as those of packed rows are
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 32, 16)), places, state).compile()
+    found = [compiled.as_text().count(f" {name}(") for name in ("cosine", "sine")]
+    assert found == [1, 1]

@@ -91,10 +91,16 @@ class Rope:
         head_dim: int,
         length: int | Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T h"], Float[Array, "B T h"]]:
-        """Cosine and sine of each pair's angle, float32, times the magnitude."""
+        """Cosine and sine of each pair's angle, float32, times the magnitude.
+
+        They are written to one array, as XLA would compute them anew in every layer on a CPU, for
+        each head (a tenth of a step), even past an optimization barrier.
+        """
         frequencies = jnp.asarray(self.frequencies(head_dim, length))
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        return jnp.cos(angles) * self.magnitude, jnp.sin(angles) * self.magnitude
+        both = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
+        both = both * self.magnitude if self.magnitude != 1 else both
+        return both[0], both[1]
 
 
 def rotate(
