@@ -117,11 +117,19 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        print(f"adapt-jax {version('adapt-jax')}")
+        raise SystemExit(0)
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their own options; everything else is an override."""
     raw = argparse.RawDescriptionHelpFormatter
     top = Parser("adapt-jax", description=ABOUT, formatter_class=raw)
-    top.add_argument("--version", action="version", version=f"adapt-jax {version('adapt-jax')}")
+    top.add_argument("--version", action=Version, nargs=0, help="show the version and leave")
     known = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(

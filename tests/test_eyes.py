@@ -27,8 +27,8 @@ ROWS = [
 def test_the_work_of_a_step_is_six_operations_for_each_trained_weight_and_four_for_a_frozen_one(
     tiny,
 ):
-    layers = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)
-    output = 320 * 32
+    before, behind = 32 * 32 + 32 * 16 * 2, 32 * 32 + 3 * 32 * 64  # attention, in each layer
+    layers, output = 2 * before + behind, 320 * 32 + behind  # the last one goes on with targets
     model = TunedDecoder(tiny.decoder, soft_prompt(5))
     _, everything, none = nnx.split(model, nnx.Param, ...)
     _, prompt, frozen = nnx.split(model, SOFT, ...)

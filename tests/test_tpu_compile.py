@@ -25,6 +25,7 @@ from adapt_jax.tuning.lora import attach
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
 from adapt_jax.tuning.step import TrainState, make_step
+from adapt_jax.tuning.trainer import batch_shardings
 
 def slice_of(name, sizes):
     devices = topologies.get_topology_desc(name, platform="tpu").devices
@@ -64,10 +65,9 @@ def training(name, chosen, mesh):
     frozen = placed(frozen, shardings(frozen, mesh))
     update = optimizer(TrainingConfig())
     state = TrainState(trainable, spread(jax.eval_shape(update.init, trainable)))
-    grid = jax.ShapeDtypeStruct((16, 256), jnp.int32, sharding=rows)
-    flat = jax.ShapeDtypeStruct((512,), jnp.int32, sharding=everywhere)
-    weights = jax.ShapeDtypeStruct((512,), jnp.float32, sharding=everywhere)
-    batch = Batch(grid, grid, grid, flat, flat, weights)
+    grid, flat = (jax.ShapeDtypeStruct(size, jnp.int32) for size in ((16, 256), (512,)))
+    batch = Batch(grid, grid, grid, flat, flat, jax.ShapeDtypeStruct((512,), jnp.float32))
+    batch = placed(batch, batch_shardings(batch, mesh))
     front = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=everywhere)
     return make_step(graph, update).lower(state, frozen, batch, front).compile()
 

@@ -94,13 +94,12 @@ class Rope:
         """Cosine and sine of each pair's angle, float32, times the magnitude.
 
         They are written to one array, as XLA would compute them anew in every layer on a CPU, for
-        each head (a tenth of a step), even past an optimization barrier.
+        each head, even past an optimization barrier.
         """
         frequencies = jnp.asarray(self.frequencies(head_dim, length))
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        both = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
-        both = both * self.magnitude if self.magnitude != 1 else both
-        return both[0], both[1]
+        turns = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
+        return turns[0] * self.magnitude, turns[1] * self.magnitude
 
 
 def rotate(

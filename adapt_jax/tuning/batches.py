@@ -6,6 +6,7 @@ Axes: R rows, T tokens of a row, M targets.
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import grain
@@ -189,7 +190,7 @@ class Batches:
                 or more, whatever leaves the least to compute).
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
                 not given, the shapes that the batches of the run fit in are worked out.
-            row_multiple: R is a multiple of this (the devices that share the rows).
+            row_multiple: R and M are multiples of this (the devices that share rows and targets).
             parts: a step's rows are dealt to so many batches of the shape; None: as many as make
                 parts of PART tokens and more (one, where the shape is given).
             packing: a name in PACKINGS. Packed, all batches have one shape; unpacked, the shape of
@@ -282,7 +283,7 @@ def _shapes_for(
         hands = [hand for batch in inside for hand in dealt(laid_out(batch, size, packing), parts)]
         rows = max(len(hand) for hand in hands)
         targets = max(sum(example.targets for row in hand for example in row) for hand in hands)
-        return Shape(up(rows, row_multiple), size, up(targets, BUCKET))
+        return Shape(up(rows, row_multiple), size, up(targets, lcm(BUCKET, row_multiple)))
 
     if packing == "none":
         most = row_length or up(longest, BUCKET)

@@ -1,6 +1,7 @@
 """How fast a training goes, and what share of the machine's peak that is."""
 
 import functools
+import re
 import time
 from typing import Any
 
@@ -18,6 +19,8 @@ PEAKS = {
     "H200": 989e12,
     "A100": 312e12,
 }
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+BEFORE_ATTENTION = re.compile(r"\.attention\.(query|key|value)\.")
 SIZE = 1024  # of the matrices that are multiplied where the peak is not known
 
 
@@ -46,8 +49,9 @@ def peak_flops() -> float:
 class Work:
     """How many floating point operations a training step takes.
 
-    With N weights in the layers' matrices, N' of them trained, H weights in the output matrix (H'
-    if it is trained), T tokens of a step, the shared prefix counted once, and M targets:
+    With N weights in the layers' matrices, N' of them trained, H weights in the output matrix and
+    in what the last layer does behind its attention, H' of them trained, T tokens of a step, the
+    shared prefix counted once, and M targets:
 
         4 (N T + H M) + 2 (N' T + H' M)
 
@@ -60,8 +64,11 @@ class Work:
         """Args: the two parts of a TunedDecoder's state, the prefix's length in tokens, and how
         many members of an ensemble do all of this.
         """
-        inner, output = _matrices(trainable)
-        frozen_inner, frozen_output = _matrices(frozen)
+        last = max(
+            _layer(path) for path, _ in jax.tree_util.tree_leaves_with_path((trainable, frozen))
+        )
+        inner, output = _matrices(trainable, last)
+        frozen_inner, frozen_output = _matrices(frozen, last)
         self.trained, self.all = (inner, output), (inner + frozen_inner, output + frozen_output)
         self.prefix, self.members = prefix, members
 
@@ -73,17 +80,29 @@ class Work:
         return self.members * (every + 2 * (trained * tokens + trained_output * targets))
 
 
-def _matrices(state: Any) -> tuple[int, int]:
-    """Weights in the layers' matrices, and in the output matrix (a tied embedding is one)."""
-    inner = output = embedding = 0
+def _layer(path: Any) -> int:
+    """The number of the layer that a parameter is in; -1 where it is in none."""
+    found = LAYER.search(jax.tree_util.keystr(path, simple=True, separator="."))
+    return int(found[1]) if found else -1
+
+
+def _matrices(state: Any, last: int) -> tuple[int, int]:
+    """Weights that are multiplied with every token, and those with targets only.
+
+    A tied embedding is the output matrix.
+    """
+    inner = behind = output = embedding = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if leaf.ndim < 2:
             continue
-        if ".layers." in name:
-            inner += leaf.size
+        if (number := _layer(path)) >= 0:
+            if number < last or BEFORE_ATTENTION.search(name):
+                inner += leaf.size
+            else:
+                behind += leaf.size
         elif "decoder.output" in name:
             output += leaf.size
         elif "decoder.embedding" in name:
             embedding += leaf.size
-    return inner, output or embedding
+    return inner, behind + (output or embedding)
