@@ -1,15 +1,21 @@
 """Tensors of every storage form land where they belong: on one device, on a mesh, in any dtype."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import make
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from adapt_jax.decoders import reading
 from adapt_jax.decoders.pretrained import load_pretrained, parameters
 from adapt_jax.decoders.sharding import make_mesh
+from adapt_jax.decoders.tensor_files import write_tensors
 
 FORMS = {  # a tensor for each expert; fused; in groups; lying as the parameter does
     "mixtral": "model.layers.0.block_sparse_moe.experts.1.w1.weight",
@@ -21,10 +27,17 @@ FORMS = {  # a tensor for each expert; fused; in groups; lying as the parameter 
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept memory", "copied memory"])
 def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
-    name: str, dtype: str, tmp_path: Path
+    name: str, dtype: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, name)
+    if not kept:  # as a GPU does
+        sent = reading.sent
+        monkeypatch.setattr(reading, "keeps", lambda device: False)
+        monkeypatch.setattr(reading, "sent", lambda part, *rest: sent(part.copy(), *rest))
+    monkeypatch.setattr(reading, "STRIP", 0)  # as many strips as there can be
+    monkeypatch.setattr(reading, "BLOCK", 5)
     one = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     many = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype), mesh=mesh).decoder)
@@ -38,3 +51,72 @@ def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
     assert FORMS[name] in tensors
     told = sum(a.astype(jnp.dtype(dtype)).astype(np.float64).sum() for a in tensors.values())
     np.testing.assert_allclose(sum(held), told, rtol=1e-9)
+
+
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    kinds=st.tuples(*2 * [st.sampled_from(["float16", "bfloat16", "float32", "float64"])]),
+    turned=st.booleans(),
+    block=st.integers(1, 6),
+)
+def test_numbers_are_laid_as_numpy_would_cast_and_turn_them(
+    shape: list[int], kinds: tuple[str, str], turned: bool, block: int
+) -> None:
+    kind, wanted = map(jnp.dtype, kinds)
+    turned = turned and len(shape) > 1
+    lying = [*shape[:-2], shape[-1], shape[-2]] if turned else shape
+    source = np.random.default_rng(0).normal(size=lying).astype(kind)
+    source.reshape(-1)[:4] = np.array([-0.0, np.inf, np.nan, 1e-7], kind)[: source.size]
+    source = np.swapaxes(source, -1, -2) if turned else source
+    target = np.zeros(shape, wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BLOCK", block)
+        reading.lay(target, source)
+    expected = source.astype(wanted).astype(np.float64)
+    np.testing.assert_array_equal(target.astype(np.float64), expected)
+    assert (np.signbit(target) == np.signbit(source)).all()
+
+
+def test_loading_holds_little_beside_the_weights(tmp_path: Path) -> None:
+    """Of 128 MiB in eight equal tensors, turned and cast, in a process of its own."""
+    shapes = {f"t{number}": (1024, 4096) for number in range(8)}
+    arrays = ((name, np.ones(shape, jnp.bfloat16)) for name, shape in shapes.items())
+    write_tensors(tmp_path / "model.safetensors", shapes, jnp.bfloat16, arrays)
+    said = subprocess.run(
+        [sys.executable, "-c", READING, str(tmp_path / "model.safetensors")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    above, largest = map(int, said.stdout.split())
+    assert above < largest, f"{above} bytes above the weights; a tensor has {largest}"
+
+
+READING = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from adapt_jax.decoders.reading import Reader, read_parameter
+from adapt_jax.decoders.tensor_files import tensors_in
+from adapt_jax.decoders.tensors import Stored
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+def read(names):
+    for name in names:
+        stored, shapes = Stored((name,), True, ((name,),)), {(name,): (4096, 1024)}
+        yield read_parameter(reader, tensors, stored, (name,), shapes, jnp.float32, place)
+
+file = Path(sys.argv[1])
+place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+with Reader() as reader, file.open("rb", buffering=0) as opened:
+    tensors = tensors_in(file, opened.fileno())
+    list(read(["t0"]))  # what is made once
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    before = resident("VmRSS")
+    held = jax.block_until_ready(list(read(tensors)))
+    weights = sum(array.nbytes for array in held)
+    print(resident("VmHWM") - before - weights, held[0].nbytes)
+"""

@@ -1,15 +1,16 @@
-"""Parameters on their way from a file to the devices: one tensor at a time, turned where it goes.
+"""Parameters on their way from a file to the devices: strip by strip, turned where they go.
 
-A tensor is read as it lies in the file, by several threads, into memory that is used again for the
-next one, because new memory costs a CPU more than all of the reading. A CPU device takes that
-memory as its own for the moment; the device itself then casts and turns what it holds.
+Threads read a few rows of a tensor at a time and lay them, cast and turned, in their place, while
+a core's cache still holds them. On a CPU that place is memory that the device then keeps; for other
+devices it is memory that is used again for the next tensor. Nothing is compiled.
 """
 
+import ctypes
+import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,10 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.tensor_files import FLOATS, FileTensor, nbytes
 from adapt_jax.decoders.tensors import Index, ParameterPath, Shape, Stored
 
-READ = 1 << 21  # bytes that a thread reads at a time
+STRIP = 1 << 20  # bytes of a tensor that a thread reads at a time, or more
+BLOCK = 256  # rows and columns that it turns at a time
+PIECE = 1 << 22  # bytes of new memory that are asked for at a time
+POPULATE = 23  # madvise: MADV_POPULATE_WRITE, of Linux 5.14
 
 
 class Reader:
@@ -39,44 +43,96 @@ class Reader:
         self.pool.shutdown()
 
     def room(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
-        """Memory for a tensor; what stood there is gone."""
+        """Memory for a part, of whatever content; what stood there before is gone."""
         size = nbytes(shape, dtype)
         if self.memory.size < size:
             self.memory = np.empty(0, np.uint8)  # not both at once
-            self.memory = aligned((size,), np.dtype(np.uint8))
+            self.memory = np.empty(size, np.uint8)
         return self.memory[:size].view(dtype).reshape(shape)
 
-    def fill(self, rows: np.ndarray, tensor: FileTensor, first: int) -> None:
-        """Reads the tensor's rows from ``first`` on."""
-        step = max(1, READ // max(nbytes(rows.shape[1:], rows.dtype), 1))
+    def new(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
+        """Zeros that begin where XLA wants them to, so that a CPU device takes them uncopied.
 
-        def read(at: int) -> None:
-            tensor.read_into(rows[at : at + step], first + at)
+        The memory is asked of the system itself: NumPy would ask for huge pages, which a virtual
+        machine may take twice as long to give. Pages that could be shared take longer, too, and so
+        do those that come one by one as they are first touched.
+        """
+        size = nbytes(shape, dtype)
+        memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        raw = np.frombuffer(memory, np.uint8)
+        first, madvise = raw.ctypes.data, ctypes.CDLL(None).madvise
 
-        list(self.pool.map(read, range(0, len(rows), step)))
+        def ask(at: int) -> None:  # a system that does not know it says so, and nothing is lost
+            length = ctypes.c_size_t(min(PIECE, size - at))
+            madvise(ctypes.c_void_p(first + at), length, POPULATE)
+
+        list(self.pool.map(ask, range(0, size, PIECE)))
+        return raw[:size].view(dtype).reshape(shape)
+
+    def fill(
+        self,
+        target: np.ndarray,
+        stored: Stored,
+        path: ParameterPath,
+        shapes: Mapping[ParameterPath, Shape],
+        tensors: Mapping[str, FileTensor],
+        index: Index,
+    ) -> np.ndarray:
+        """Reads a part of the parameter at ``path`` into ``target``, zeros or of the same dtype."""
+
+        def lay_strip(strip: Index) -> None:
+            bounds = zip(strip, index, strict=True)
+            here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
+            lay(target[here], stored.read(path, shapes, tensors, strip))
+
+        width = FLOATS[tensors[stored.names[0]].dtype].itemsize
+        list(self.pool.map(lay_strip, strips(stored, index, width)))
+        return target
 
 
-@dataclass(frozen=True)
-class HeldTensor:
-    """A tensor in a file, of which one part at a time can be had: the next takes its place.
+def strips(stored: Stored, index: Index, width: int) -> Iterator[Index]:
+    """A part of a parameter in pieces, each of them some whole rows of one tensor.
 
-    ``kept``: parts may be kept; each is read into memory of its own.
+    Args:
+        index: the part, a slice with both ends for each axis of the parameter.
+        width: bytes of a number in the file.
     """
+    if len(index) == 3:  # experts, in a tensor for each or in one for all
+        for expert in range(index[0].start, index[0].stop):
+            apart = strips(stored, index[1:], width) if len(stored.names) > 1 else [index[1:]]
+            for rest in apart:
+                yield (slice(expert, expert + 1), *rest)
+    elif stored.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
+        yield index
+    else:
+        axis = len(index) - 1 if stored.swapped else 0
+        others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
+        step = max(BLOCK, STRIP // max(others * width, 1))
+        for first in range(index[axis].start, index[axis].stop, step):
+            rows = slice(first, min(first + step, index[axis].stop))
+            yield (*index[:axis], rows, *index[axis + 1 :])
 
-    tensor: FileTensor
-    reader: Reader
-    kept: bool
 
-    def __getitem__(self, index: Index) -> np.ndarray:
-        """A part, by a slice for each axis; whole rows are read."""
-        shape, kind = self.tensor.shape, FLOATS[self.tensor.dtype]
-        if not shape:
-            return self.tensor[index]
-        first, last, _ = index[0].indices(shape[0])
-        size = (max(last - first, 0), *shape[1:])
-        rows = aligned(size, kind) if self.kept else self.reader.room(size, kind)
-        self.reader.fill(rows, self.tensor, first)
-        return rows[(slice(None), *index[1:])]
+def lay(target: np.ndarray, source: np.ndarray) -> None:
+    """Copies into zeros what may lie the other way round in memory, and be of another dtype.
+
+    Blocks go by way of a small array whose rows do not begin a power of two apart, because a
+    cache holds few of those at once.
+    """
+    if source.dtype == jnp.bfloat16 and target.dtype == np.float32 and target.ndim:
+        target, source = target.view(np.uint16)[..., 1::2], source.view(np.uint16)  # upper halves
+    if source.ndim < 2 or source.strides[-1] == source.itemsize:
+        target[...] = source
+        return
+    scratch = np.empty((BLOCK, BLOCK + 64 // source.itemsize), source.dtype)
+    for expert in np.ndindex(source.shape[:-2]):
+        for at in range(0, source.shape[-2], BLOCK):
+            for over in range(0, source.shape[-1], BLOCK):
+                here = (*expert, slice(at, at + BLOCK), slice(over, over + BLOCK))
+                turned = source[here].T
+                block = scratch[: turned.shape[0], : turned.shape[1]]
+                block[...] = turned
+                target[here] = block.T
 
 
 def read_parameter(
@@ -92,46 +148,42 @@ def read_parameter(
     kind = FLOATS[tensors[stored.names[0]].dtype]
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else kind
-    dtype, swapped = jnp.dtype(dtype), stored.swapped and len(shapes[path]) > 1
-    as_stored = not swapped and dtype == kind
-    held = {name: HeldTensor(tensors[name], reader, as_stored) for name in stored.names}
+    dtype = jnp.dtype(dtype)
+    read = partial(reader.fill, stored=stored, path=path, shapes=shapes, tensors=tensors)
     parts: dict[str, tuple[Index, list[Any]]] = {}
     for device, index in place.addressable_devices_indices_map(shapes[path]).items():
         bounds = zip(index or (), shapes[path], strict=True)
         whole = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
         parts.setdefault(str(whole), (whole, []))[1].append(device)
-
-    def sent(part: np.ndarray, device: Any) -> jax.Array:
-        if as_stored:
-            return jax.device_put(part, device)
-        lying = np.swapaxes(part, -1, -2) if swapped else part  # as in the file
-        return turn(jax.device_put(lying, device), swapped, dtype)
-
     pieces: list[jax.Array] = []
     for index, devices in parts.values():
-        if len(stored.names) == 1:
-            part = stored.read(path, shapes, held, index)
-            pieces += jax.block_until_ready([sent(part, device) for device in devices])
-            continue
         size = tuple(one.stop - one.start for one in index)
-        wholes = [jnp.zeros(size, dtype, device=device) for device in devices]
-        for at in range(size[0]):  # expert by expert: each is a tensor of its own
-            one = slice(index[0].start + at, index[0].start + at + 1)
-            part = stored.read(path, shapes, held, (one, *index[1:]))
-            wholes = jax.block_until_ready(
-                [
-                    put(whole, sent(part, device), at)
-                    for whole, device in zip(wholes, devices, strict=True)
-                ]
-            )
-        pieces += wholes
+        if keeps(devices[0]):
+            part = read(reader.new(size, dtype), index=index)
+            pieces += [jax.device_put(part, device) for device in devices]
+        elif len(stored.names) == 1:
+            part = read(reader.room(size, kind), index=index)
+            pieces += jax.block_until_ready([sent(part, device, dtype) for device in devices])
+        else:
+            wholes = [jnp.zeros(size, dtype, device=device) for device in devices]
+            for at in range(size[0]):  # expert by expert: each is a tensor of its own
+                one = slice(index[0].start + at, index[0].start + at + 1)
+                part = read(reader.room((1, *size[1:]), kind), index=(one, *index[1:]))
+                placed = zip(wholes, devices, strict=True)
+                wholes = [put(whole, sent(part, device, dtype), at) for whole, device in placed]
+                jax.block_until_ready(wholes)
+            pieces += wholes
     return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def turn(x: Float[Array, "..."], swapped: bool, dtype: Any) -> Float[Array, "..."]:
-    """Cast, and with the last two axes the other way round if ``swapped``; always new memory."""
-    return (jnp.swapaxes(x, -1, -2) if swapped else x).astype(dtype)
+def keeps(device: jax.Device) -> bool:
+    """Whether the device takes memory of the host's as its own, uncopied."""
+    return device.platform == "cpu"
+
+
+def sent(part: np.ndarray, device: jax.Device, dtype: Any) -> jax.Array:
+    """A part on a device, which casts it; the host's memory can then be used again."""
+    return jax.device_put(part, device).astype(dtype)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -140,14 +192,3 @@ def put(
 ) -> Float[Array, "E I O"]:
     """The parameter with this expert in its place."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=0)
-
-
-def aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An array that begins where XLA wants it to, so that a CPU device takes it uncopied.
-
-    The memory is asked of the system itself: NumPy would ask for huge pages, which a virtual
-    machine may take twice as long to give. Pages that could be shared take longer, too.
-    """
-    memory = mmap.mmap(-1, max(nbytes(shape, dtype), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    raw = np.frombuffer(memory, np.uint8)
-    return raw[: nbytes(shape, dtype)].view(dtype).reshape(shape)
