@@ -32,6 +32,7 @@ def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
     name: str, dtype: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, name)
+    whole = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     if not kept:  # as a GPU does
         sent = reading.sent
         monkeypatch.setattr(reading, "keeps", lambda device: False)
@@ -44,7 +45,8 @@ def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
     assert one.keys() == many.keys()
     for path, parameter in one.items():
         assert parameter.dtype == many[path].dtype == jnp.dtype(dtype)
-        np.testing.assert_array_equal(np.asarray(parameter), np.asarray(many[path]), str(path))
+        for other in (whole, many):
+            np.testing.assert_array_equal(parameter, other[path], str(path))
     assert any(array.addressable_shards[0].data.size < array.size for array in many.values())
     held = [np.asarray(array).astype(np.float64).sum() for array in one.values()]
     tensors = load_file(tmp_path / "model.safetensors")
@@ -78,7 +80,7 @@ def test_numbers_are_laid_as_numpy_would_cast_and_turn_them(
 
 
 def test_loading_holds_little_beside_the_weights(tmp_path: Path) -> None:
-    """Of 128 MiB in eight equal tensors, turned and cast, in a process of its own."""
+    """Less than one of eight equal tensors, turned and cast, in a process of its own."""
     shapes = {f"t{number}": (1024, 4096) for number in range(8)}
     arrays = ((name, np.ones(shape, jnp.bfloat16)) for name, shape in shapes.items())
     write_tensors(tmp_path / "model.safetensors", shapes, jnp.bfloat16, arrays)
@@ -88,8 +90,8 @@ def test_loading_holds_little_beside_the_weights(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    above, largest = map(int, said.stdout.split())
-    assert above < largest, f"{above} bytes above the weights; a tensor has {largest}"
+    above = int(said.stdout)
+    assert abs(above) < 2 * 1024 * 4096, f"{above} bytes above the weights"
 
 
 READING = """
@@ -113,10 +115,9 @@ file = Path(sys.argv[1])
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 with Reader() as reader, file.open("rb", buffering=0) as opened:
     tensors = tensors_in(file, opened.fileno())
-    list(read(["t0"]))  # what is made once
+    first = list(read(["t0"]))  # with what is made once
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = resident("VmRSS")
-    held = jax.block_until_ready(list(read(tensors)))
-    weights = sum(array.nbytes for array in held)
-    print(resident("VmHWM") - before - weights, held[0].nbytes)
+    held = jax.block_until_ready(list(read([name for name in tensors if name != "t0"])))
+    print(resident("VmHWM") - before - sum(array.nbytes for array in held))
 """

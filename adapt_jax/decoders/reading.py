@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.tensor_files import FLOATS, FileTensor, nbytes
 from adapt_jax.decoders.tensors import Index, ParameterPath, Shape, Stored
 
-STRIP = 1 << 20  # bytes of a tensor that a thread reads at a time, or more
+STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
 BLOCK = 256  # rows and columns that it turns at a time
 PIECE = 1 << 22  # bytes of new memory that are asked for at a time
 POPULATE = 23  # madvise: MADV_POPULATE_WRITE, of Linux 5.14
@@ -85,21 +85,18 @@ class Reader:
             here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
             lay(target[here], stored.read(path, shapes, tensors, strip))
 
-        width = FLOATS[tensors[stored.names[0]].dtype].itemsize
-        list(self.pool.map(lay_strip, strips(stored, index, width)))
+        list(self.pool.map(lay_strip, strips(stored, index)))
         return target
 
 
-def strips(stored: Stored, index: Index, width: int) -> Iterator[Index]:
+def strips(stored: Stored, index: Index) -> Iterator[Index]:
     """A part of a parameter in pieces, each of them some whole rows of one tensor.
 
-    Args:
-        index: the part, a slice with both ends for each axis of the parameter.
-        width: bytes of a number in the file.
+    ``index`` is the part: a slice with both ends for each axis of the parameter.
     """
     if len(index) == 3:  # experts, in a tensor for each or in one for all
         for expert in range(index[0].start, index[0].stop):
-            apart = strips(stored, index[1:], width) if len(stored.names) > 1 else [index[1:]]
+            apart = strips(stored, index[1:]) if len(stored.names) > 1 else [index[1:]]
             for rest in apart:
                 yield (slice(expert, expert + 1), *rest)
     elif stored.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
@@ -107,7 +104,7 @@ def strips(stored: Stored, index: Index, width: int) -> Iterator[Index]:
     else:
         axis = len(index) - 1 if stored.swapped else 0
         others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
-        step = max(BLOCK, STRIP // max(others * width, 1))
+        step = max(BLOCK, STRIP // max(others, 1))
         for first in range(index[axis].start, index[axis].stop, step):
             rows = slice(first, min(first + step, index[axis].stop))
             yield (*index[:axis], rows, *index[axis + 1 :])
