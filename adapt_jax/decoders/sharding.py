@@ -3,7 +3,7 @@
 ``jax.jit`` over arrays placed so is all of the parallelism; XLA adds the communication.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,17 @@ def make_mesh(
 def platform_of(mesh: Mesh | None) -> str:
     """cpu, gpu or tpu."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def by_platform(one_cpu: Callable[..., Any], other: Callable[..., Any], *arrays: Any) -> Any:
+    """What ``one_cpu`` makes of the arrays where a single CPU device computes, else ``other``.
+
+    A loop over pieces that fit in a cache helps a CPU alone; accelerators take all at once, and
+    devices share what is not cut. A host that compiles for another platform gets that one's.
+    """
+    if jax.device_count() > 1:
+        return other(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=one_cpu, default=other)
 
 
 def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,6 @@
 """Next-token cross-entropy whose logits never exist all at once.
 
-Axes: M targets, D embedding, V vocabulary.
+Axes: M targets, D embedding, V vocabulary; m targets of a chunk, v entries of a block of V.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.sharding import by_platform
 
 Sums = tuple[Float[Array, ""], Float[Array, ""]]
 STRIDE = 64  # a chunk of targets is a multiple of this, so that devices can share it
@@ -35,6 +36,58 @@ class Objective:
 PLAIN = Objective()
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much of [M, V] exists at once.
+
+    On a CPU a block of the vocabulary stays in the cache between the product that makes its logits
+    and the one that takes their gradient: a quarter less time.
+    """
+
+    targets: int
+    entries: int  # of the vocabulary
+    numbers: int  # that wait for the product which makes the gradient of the output's parameters
+
+    def chunk(self, targets: int, vocabulary: int, waits: bool) -> int:
+        """Targets of a chunk."""
+        width = vocabulary if waits else min(vocabulary, self.entries)
+        most = max(min(self.targets, self.numbers // width) // STRIDE, 1) * STRIDE
+        chunks = -(-targets // most)
+        return -(-targets // chunks // STRIDE) * STRIDE
+
+    def block(self, vocabulary: int) -> int:
+        """Entries of a block: about as many in each, so that the last repeats few."""
+        blocks = -(-vocabulary // self.entries)
+        return min(-(-vocabulary // blocks // STRIDE) * STRIDE, vocabulary)
+
+
+ONE_CPU = Room(1024, 640, 3 * 2**22)
+OTHER = Room(2**26, 2**26, 2**26)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits of hidden states, from parameters whose axis ``axis`` is the vocabulary."""
+
+    logits: Callable[[Any, Array], Array]
+    axis: int
+
+    def vocabulary(self, params: Any) -> int:
+        size: int = jax.tree.leaves(params)[0].shape[self.axis]
+        return size
+
+    def block(self, params: Any, start: Array, size: int) -> Any:
+        """The parameters of ``size`` entries of the vocabulary."""
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        return jax.tree.map(lambda leaf: cut(leaf, axis=self.axis), params)
+
+    def of_targets(self, ids: Array, params: Any, hidden: Float[Array, "M D"]) -> Array:
+        """The logit of each target alone."""
+        one = jax.tree.map(lambda leaf: jnp.take(leaf, ids[:, None], self.axis), params)
+        each = jax.vmap(self.logits, (self.axis, 0))
+        return each(one, hidden)[:, 0]
+
+
 def cross_entropy(
     decoder: Decoder,
     hidden: Float[Array, "M D"],
@@ -44,28 +97,53 @@ def cross_entropy(
 ) -> Sums:
     """Weighted sums over the targets: of the objective in nats, and of those ranked first.
 
-    Logits are made for a chunk of targets at a time. Where gradients are taken they are made in
-    the same pass, while a chunk's probabilities are at hand: nothing of size [M, V] is kept, and
-    nothing is computed twice. A parameter of the output that is frozen gets no gradient.
+    Logits are made for a chunk of targets at a time, on a CPU for a block of the vocabulary at a
+    time. Gradients are made in the same pass, while the powers are at hand: as in attention
+    (2205.14135, section 3.1) they are summed before the softmax's denominator is known, and
+    divided by it in the end. Nothing of size [M, V] is kept, and no product is computed twice but
+    that of capped logits (Gemma 2) whose parameters are trained. Parameters of the output that are
+    frozen get no gradient.
     """
-    name = "embedding" if decoder.output is None else "output"
-    graph, head, rest = nnx.split(decoder, lambda path, _: path[0] == name, ...)  # type: ignore[misc]
+    tied = decoder.output is None
+    name = "embedding" if tied else "output"
+    graph, params, rest = nnx.split(decoder, lambda path, _: path[0] == name, ...)  # type: ignore[misc]
     absent = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), rest)
 
-    def logits(head: Any, hidden: Array) -> Array:
-        model: Decoder = nnx.merge(graph, head, absent)
+    def logits(params: Any, hidden: Array) -> Array:
+        model: Decoder = nnx.merge(graph, params, absent)
         return model.logits(hidden)
 
-    return _summed(logits, objective, head, hidden, ids, weights)
+    return _summed(Head(logits, 0 if tied else 1), objective, params, hidden, ids, weights)
 
 
-def _size(targets: int, vocabulary: int) -> int:
-    """Targets of a chunk: its logits take 48 MiB on a CPU, where fewer rows make slower products
-    and more leave the cache for longer; elsewhere 256 MiB."""
-    room = 3 * 2**22 if jax.default_backend() == "cpu" else 2**26
-    most = max(room // vocabulary // STRIDE, 1) * STRIDE
-    chunks = -(-targets // most)
-    return -(-targets // chunks // STRIDE) * STRIDE
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _summed(
+    head: Head, objective: Objective, params: Any, hidden: Array, ids: Array, weights: Array
+) -> Sums:
+    return _anywhere(head, objective, "", params, hidden, ids, weights)[0]
+
+
+def _forward(
+    head: Head, objective: Objective, params: Any, hidden: Any, ids: Any, weights: Any
+) -> tuple[Sums, Any]:
+    wanted = "both" if any(leaf.perturbed for leaf in jax.tree.leaves(params)) else "hidden"
+    values = jax.tree.map(lambda leaf: leaf.value, (params, hidden, ids, weights))
+    return _anywhere(head, objective, wanted, *values)
+
+
+def _backward(head: Head, objective: Objective, kept: Any, pulls: Any) -> tuple[Any, ...]:
+    scaled = jax.tree.map(lambda gradient: gradient * pulls[0].astype(gradient.dtype), kept)
+    return (*scaled, None, None)
+
+
+_summed.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _anywhere(head: Head, objective: Objective, wanted: str, *arrays: Any) -> tuple[Sums, Any]:
+    """The sums, and the wanted gradients of the first."""
+    within = partial(_scored, head, objective, wanted)
+    found: tuple[Sums, Any] = by_platform(partial(within, ONE_CPU), partial(within, OTHER), *arrays)
+    return found
 
 
 def _chunked(x: Array, size: int) -> Array:
@@ -78,99 +156,110 @@ def _chunked(x: Array, size: int) -> Array:
     return padded.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _score(
-    logits: Float[Array, "m V"],
-    ids: Int[Array, " m"],
-    weights: Float[Array, " m"],
+def _scored(
+    head: Head,
     objective: Objective,
-) -> tuple[Array, Array, Float[Array, "m V"]]:
-    """The two sums of a chunk, and the gradient of the first with respect to the logits."""
-    top = logits.max(axis=-1)
-    powers = jnp.exp(logits - top[:, None])
-    total = powers.sum(axis=-1)
-    log_total = jnp.log(total) + top
-    aimed = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
-    smooth, z_loss = objective.label_smoothing, objective.z_loss
-    nats = log_total - (1 - smooth) * aimed
-    if smooth:
-        nats -= smooth * logits.mean(axis=-1)
-    nats += z_loss * log_total**2
-    right = (aimed >= top) * weights
-    pull = (weights * (1 + 2 * z_loss * log_total) / total)[:, None] * powers
-    here = jnp.arange(logits.shape[-1]) == ids[:, None]
-    pull -= jnp.where(here, ((1 - smooth) * weights)[:, None], 0)
-    if smooth:
-        pull -= (smooth / logits.shape[-1] * weights)[:, None]
-    return (nats * weights).sum(), right.sum(), pull
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _summed(
-    logits: Callable[[Any, Array], Array],
-    objective: Objective,
-    head: Any,
-    hidden: Array,
-    ids: Array,
-    weights: Array,
-) -> Sums:
-    def chunk(sums: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
-        nats, right, _ = _score(logits(head, part[0]), part[1], part[2], objective)
-        return (sums[0] + nats, sums[1] + right), None
-
-    size = _size(ids.shape[0], _vocabulary(logits, head, hidden))
-    parts = tuple(_chunked(x, size) for x in (hidden, ids, weights))
-    return jax.lax.scan(chunk, (jnp.zeros(()), jnp.zeros(())), parts)[0]
-
-
-def _forward(
-    logits: Callable[[Any, Array], Array],
-    objective: Objective,
-    head: Any,
-    hidden: Any,
-    ids: Any,
-    weights: Any,
+    wanted: str,
+    room: Room,
+    params: Any,
+    hidden: Float[Array, "M D"],
+    ids: Int[Array, " M"],
+    weights: Float[Array, " M"],
 ) -> tuple[Sums, Any]:
-    leaves, tree = jax.tree.flatten(head)
-    learns = [leaf.perturbed for leaf in leaves]
-    values = [leaf.value for leaf in leaves]
-    learned = [value for value, yes in zip(values, learns, strict=True) if yes]
-    hidden, ids, weights = hidden.value, ids.value, weights.value
+    """The sums, and gradients for the parameters (or None) and the hidden states, if wanted."""
+    targets, learns = hidden.shape[0], wanted == "both"
+    size = room.chunk(targets, head.vocabulary(params), learns)
 
-    def of_learned(learned: list[Array], hidden: Array) -> Array:
-        new = iter(learned)
-        both = [next(new) if yes else value for value, yes in zip(values, learns, strict=True)]
-        return logits(jax.tree.unflatten(tree, both), hidden)
-
-    def chunk(carry: Any, part: tuple[Array, ...]) -> tuple[Any, Array]:
+    def chunk(carry: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         nats, right, gained = carry
-        scores, back = jax.vjp(of_learned, learned, part[0])
-        more, hits, pull = _score(scores, part[1], part[2], objective)
-        for_learned, for_hidden = back(pull)
-        gained = jax.tree.map(jnp.add, gained, for_learned)
-        return (nats + more, right + hits, gained), for_hidden
+        found = _chunk(head, objective, wanted, room, params, part, gained)
+        more, hits, for_hidden, at_aim, gained = found
+        return (nats + more, right + hits, gained), (for_hidden, at_aim)
 
-    size = _size(ids.shape[0], _vocabulary(logits, jax.tree.unflatten(tree, values), hidden))
     parts = tuple(_chunked(x, size) for x in (hidden, ids, weights))
-    start: Any = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, learned))
-    (nats, right, gained), for_hidden = jax.lax.scan(chunk, start, parts)
-    for_hidden = for_hidden.swapaxes(0, 1).reshape(-1, hidden.shape[-1])[: hidden.shape[0]]
-    found = iter(gained)
-    for_head = jax.tree.unflatten(tree, [next(found) if yes else None for yes in learns])
-    return (nats, right), (for_head, for_hidden)
+    nothing = jax.tree.map(jnp.zeros_like, params) if learns else None
+    start: Any = (jnp.zeros(()), jnp.zeros(()), nothing)
+    (nats, right, gained), each = jax.lax.scan(chunk, start, parts)
+    if not wanted:
+        return (nats, right), None
+    for_hidden, at_aim = (x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:targets] for x in each)
+    if learns:
+        _, back = jax.vjp(partial(head.of_targets, ids), params, hidden)
+        more, aimed = back(at_aim)
+        gained = jax.tree.map(jnp.add, gained, more)
+    else:
+        _, back = jax.vjp(partial(head.of_targets, ids, params), hidden)
+        (aimed,) = back(at_aim)
+    return (nats, right), (gained, for_hidden + aimed)
 
 
-def _backward(
-    logits: Callable[[Any, Array], Array], objective: Objective, kept: Any, pulls: Any
-) -> tuple[Any, Any, None, None]:
-    return (
-        *jax.tree.map(lambda gradient: gradient * pulls[0].astype(gradient.dtype), kept),
-        None,
-        None,
-    )
+def _chunk(
+    head: Head,
+    objective: Objective,
+    wanted: str,
+    room: Room,
+    params: Any,
+    part: tuple[Float[Array, "m D"], Int[Array, " m"], Float[Array, " m"]],
+    gained: Any,
+) -> tuple[Array, Array, Any, Any, Any]:
+    """The two sums of a chunk, the gradient of the first with respect to the hidden states but for
+    the targets' own logits, the one with respect to these, and ``gained`` with what is added."""
+    hidden, ids, weights = part
+    vocabulary = head.vocabulary(params)
+    size = room.block(vocabulary)
+    smooth, z_loss = objective.label_smoothing, objective.z_loss
 
+    def block(carry: Any, first: Array) -> tuple[Any, Any]:
+        """Adds the entries from ``first``; the last block begins before it, and skips those."""
+        top, total, aimed, level, pulled, evenly = carry
+        start = jnp.minimum(first, vocabulary - size)
+        here = head.block(params, start, size)
+        scores, back = jax.vjp(partial(head.logits, here), hidden)
+        new = jnp.broadcast_to(start + jnp.arange(size) >= first, scores.shape)
+        if vocabulary % size:
+            scores = jnp.where(new, scores, -jnp.inf)
+        higher = jnp.maximum(top, scores.max(axis=-1))
+        less, at = jnp.exp(top - higher), (ids - start)[:, None]
+        # a target's own power is added apart: near 1, too little would be left of 1 less it
+        powers = jnp.where(jnp.arange(size) == at, 0, jnp.exp(scores - higher[:, None]))
+        total = total * less + powers.sum(axis=-1)
+        own = jnp.take_along_axis(scores, jnp.clip(at, 0, size - 1), axis=-1)
+        aimed = jnp.where((ids >= first) & (at[:, 0] < size), own[:, 0], aimed)
+        if wanted:
+            pulled = pulled * less[:, None] + back(powers)[0]
+        if smooth:
+            level += jnp.where(new, scores, 0).sum(axis=-1)
+            evenly += back(new.astype(scores.dtype))[0]
+        kept = (first, powers, higher) if learns else None
+        return (higher, total, aimed, level, pulled, evenly), kept
 
-def _vocabulary(logits: Callable[[Any, Array], Array], head: Any, hidden: Array) -> int:
-    return jax.eval_shape(logits, head, hidden).shape[-1]
+    learns = wanted == "both"
+    none, zeros, flat = jnp.full(ids.shape, -jnp.inf), jnp.zeros(ids.shape), jnp.zeros(hidden.shape)
+    begin = (none, zeros, none, zeros, flat, flat)
+    firsts = jnp.arange(0, vocabulary, size)
+    (top, total, aimed, level, pulled, evenly), kept = jax.lax.scan(block, begin, firsts)
+    own = jnp.exp(aimed - top)
+    total += own
+    log_total = jnp.log(total) + top
+    nats = log_total - (1 - smooth) * aimed - smooth / vocabulary * level + z_loss * log_total**2
+    right = (aimed >= top) * weights
+    share = weights * (1 + 2 * z_loss * log_total) / total
+    even = smooth / vocabulary * weights
+    at_aim = share * own - (1 - smooth) * weights
+    for_hidden = (share[:, None] * pulled - even[:, None] * evenly).astype(hidden.dtype)
 
+    def gain(gained: Any, kept: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        first, powers, higher = kept
+        start = jnp.minimum(first, vocabulary - size)
+        here = head.block(params, start, size)
+        pull = powers * (share * jnp.exp(higher - top))[:, None]
+        if smooth:
+            pull -= jnp.where(start + jnp.arange(size) >= first, even[:, None], 0)
+        _, back = jax.vjp(lambda here: head.logits(here, hidden), here)
+        more = jax.tree.map(jnp.add, head.block(gained, start, size), back(pull)[0])
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=head.axis)
+        return jax.tree.map(put, gained, more), None
 
-_summed.defvjp(_forward, _backward, symbolic_zeros=True)
+    if learns:
+        gained, _ = jax.lax.scan(gain, gained, kept)
+    return (nats * weights).sum(), right.sum(), for_hidden, at_aim, gained
