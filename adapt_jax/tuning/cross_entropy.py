@@ -176,7 +176,7 @@ def _scored(
         more, hits, for_hidden, at_aim, gained = found
         return (nats + more, right + hits, gained), (for_hidden, at_aim)
 
-    parts = tuple(_chunked(x, size) for x in (hidden, ids, weights))
+    parts: Any = tuple(_chunked(x, size) for x in (hidden, ids, weights))
     nothing = jax.tree.map(jnp.zeros_like, params) if learns else None
     start: Any = (jnp.zeros(()), jnp.zeros(()), nothing)
     (nats, right, gained), each = jax.lax.scan(chunk, start, parts)
