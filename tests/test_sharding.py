@@ -15,7 +15,7 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.pretrained import PretrainedDecoder, load_pretrained, parameters
 from adapt_jax.decoders.saving import save_pretrained
-from adapt_jax.decoders.sharding import make_mesh, row_sharding, sharding, shardings
+from adapt_jax.decoders.sharding import by_platform, make_mesh, row_sharding, sharding, shardings
 from adapt_jax.errors import UserError
 
 MESHES = [dict(data=2, fsdp=2, tensor=2), dict(fsdp=8, data=1), dict(data=8), dict(tensor=4)]
@@ -128,3 +128,20 @@ def test_sizes_that_do_not_fit_the_devices_are_refused(sizes: dict[str, int]) ->
 
 def test_a_mesh_of_some_devices() -> None:
     assert make_mesh(tensor=2, devices=jax.devices()[:2]).size == 2
+
+
+def test_a_single_cpu_device_has_its_own_way_but_not_when_it_compiles_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ways(platform: str) -> list[str]:
+        function = jax.jit(lambda x: by_platform(jnp.sin, jnp.cos, x))
+        text = function.trace(1.0).lower(lowering_platforms=(platform,)).as_text()
+        return [name for name in ("cosine", "sine") if f"stablehlo.{name} " in text]
+
+    assert ways("cpu") == ["cosine"]  # eight devices
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert {name: ways(name) for name in ("cpu", "tpu", "cuda")} == {
+        "cpu": ["sine"],
+        "tpu": ["cosine"],
+        "cuda": ["cosine"],
+    }

@@ -81,11 +81,22 @@ class Head:
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         return jax.tree.map(lambda leaf: cut(leaf, axis=self.axis), params)
 
-    def of_targets(self, ids: Array, params: Any, hidden: Float[Array, "M D"]) -> Array:
-        """The logit of each target alone."""
-        one = jax.tree.map(lambda leaf: jnp.take(leaf, ids[:, None], self.axis), params)
-        each = jax.vmap(self.logits, (self.axis, 0))
-        return each(one, hidden)[:, 0]
+    def of_targets(
+        self,
+        params: Any,
+        hidden: Float[Array, "M D"],
+        ids: Int[Array, " M"],
+        pull: Array,
+        sums: Any,
+    ) -> tuple[Any, Float[Array, "M D"]]:
+        """Gradients through each target's own logit: ``sums`` of parameters and more; of hidden."""
+        own = jax.tree.map(lambda leaf: jnp.take(leaf, ids[:, None], self.axis), params)
+        _, back = jax.vjp(jax.vmap(self.logits, (self.axis, 0)), own, hidden)
+        for_own, for_hidden = back(pull[:, None])
+        if sums is not None:
+            at = (slice(None),) * self.axis + (ids[:, None],)
+            sums = jax.tree.map(lambda sum, more: sum.at[at].add(more), sums, for_own)
+        return sums, for_hidden
 
 
 def cross_entropy(
@@ -183,13 +194,7 @@ def _scored(
     if not wanted:
         return (nats, right), None
     for_hidden, at_aim = (x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:targets] for x in each)
-    if learns:
-        _, back = jax.vjp(partial(head.of_targets, ids), params, hidden)
-        more, aimed = back(at_aim)
-        gained = jax.tree.map(jnp.add, gained, more)
-    else:
-        _, back = jax.vjp(partial(head.of_targets, ids, params), hidden)
-        (aimed,) = back(at_aim)
+    gained, aimed = head.of_targets(params, hidden, ids, at_aim, gained)
     return (nats, right), (gained, for_hidden + aimed)
 
 
