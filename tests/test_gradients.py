@@ -70,7 +70,8 @@ def our_loss(model, chosen):
     graph, trainable, frozen = nnx.split(model, chosen, ...)
 
     def loss(trainable):
-        return nnx.merge(graph, trainable, frozen).loss(batch, jnp.zeros(0, jnp.int32))[0]
+        model = nnx.merge(graph, trainable, frozen)
+        return model.loss(batch, model.prefix(jnp.zeros(0, jnp.int32)))[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(trainable)
     flat = nnx.to_flat_state(gradients)

@@ -74,7 +74,9 @@ def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
         return -(chosen[..., 0] * weights).sum() / weights.sum()
 
     front_ids = jnp.asarray(front)
-    packed_loss, packed = gradients(model, lambda model: model.loss(batch, front_ids)[0])
+    packed_loss, packed = gradients(
+        model, lambda model: model.loss(batch, model.prefix(front_ids))[0]
+    )
     plain_loss, plain = gradients(model, repeated)
     assert packed_loss == pytest.approx(plain_loss, abs=1e-5)
     for ours, theirs in zip(packed, plain, strict=True):
@@ -109,7 +111,8 @@ def test_prompt_gradient_equals_that_of_peft(tiny, tiny_folder):
     graph, prompt, frozen = nnx.split(model, SOFT, ...)
 
     def ours(prompt):
-        return nnx.merge(graph, prompt, frozen).loss(batch, jnp.zeros(0, jnp.int32))[0]
+        model = nnx.merge(graph, prompt, frozen)
+        return model.loss(batch, model.prefix(jnp.zeros(0, jnp.int32)))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(ours))(prompt)
     assert float(value) == pytest.approx(loss.item(), abs=1e-5)
@@ -279,7 +282,7 @@ def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_pat
     batch, left_over = pack(examples, Shape(5, 64, 400))
     _, expected = gradients(
         TunedDecoder(tiny.decoder, soft_prompt()),
-        lambda model: model.loss(batch, jnp.zeros(0, jnp.int32))[0],
+        lambda model: model.loss(batch, model.prefix(jnp.zeros(0, jnp.int32)))[0],
     )
     norm = float(jnp.linalg.norm(expected[-1]))  # decoder before soft_prompt
     assert expected[-1].shape == (5, 32) and not left_over

@@ -59,7 +59,7 @@ def test_the_development_loss_is_that_of_all_targets_whatever_the_batches(tiny, 
     assert list(rows) == [3, 6, 9, 12]
     whole, left_over = pack(DEVELOPMENT.examples, Shape(9, 64, 400))
     assert not left_over
-    expected = float(model.loss(whole, jnp.asarray((0, 7)))[0])
+    expected = float(model.loss(whole, model.prefix(jnp.asarray((0, 7))))[0])
     best = min(rows.values(), key=lambda row: row["development_loss"])
     assert result.best.step == best["step"] == rows[12]["best_step"]
     assert result.best.value == pytest.approx(expected, abs=1e-5)  # the best step came back

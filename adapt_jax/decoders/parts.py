@@ -104,5 +104,5 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(activation(self.up(x)))
-        return self.down(activation(self.gate(x)) * self.up(x))
+            return self.down(jax.checkpoint(activation)(self.up(x)))
+        return self.down(jax.checkpoint(lambda g, u: activation(g) * u)(self.gate(x), self.up(x)))

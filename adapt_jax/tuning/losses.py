@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.attention import KeysValues, causal_mask
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
+from adapt_jax.decoders.prefix import PrefixCache, SoftPrompt, encode_prefix
 from adapt_jax.tuning.batches import Batch
 from adapt_jax.tuning.cross_entropy import PLAIN, Objective, cross_entropy
 
@@ -24,10 +24,21 @@ class TunedDecoder(nnx.Module):
         """How many soft prompts are trained together; the loss is that of one of them."""
         return None if self.soft_prompt is None else self.soft_prompt.ensemble
 
+    def prefix(self, front: Int[Array, " F"], dtype: DTypeLike = jnp.float32) -> list[KeysValues]:
+        """Keys and values [K, P, H] of each layer that has its own, of what stands in front of
+        every row: the soft prompt, then the token ids ``front``. Nothing, where P is 0.
+        """
+        embeddings = self.decoder.embed(front, dtype)
+        if self.soft_prompt is not None:
+            soft, cut = self.soft_prompt.embeddings[...], int(not self.soft_prompt.before_bos)
+            soft = self.decoder.completed(soft.astype(dtype))
+            embeddings = jnp.concatenate([embeddings[:cut], soft, embeddings[cut:]])
+        return encode_prefix(self.decoder, embeddings).layers
+
     def loss(
         self,
         batch: Batch,
-        front: Array,
+        prefix: list[KeysValues],
         dtype: DTypeLike = jnp.float32,
         *,
         count: Float[Array, ""] | None = None,
@@ -36,9 +47,8 @@ class TunedDecoder(nnx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
-        The prefix (the soft prompt, then the token ids ``front``) is encoded once and attended by
-        every segment; logits, and what the last layer does behind its attention, exist at target
-        positions only.
+        ``prefix`` is attended by every segment; logits, and what the last layer does behind its
+        attention, exist at target positions only.
 
         Args:
             dtype: what is computed in; losses and softmax are float32 always.
@@ -48,18 +58,12 @@ class TunedDecoder(nnx.Module):
             remat: what is computed again in the backward pass, a name in decoder.REMAT.
         """
         decoder = self.decoder
-        embeddings = decoder.embed(front, dtype)
-        if self.soft_prompt is not None:
-            soft, cut = self.soft_prompt.embeddings[...], int(not self.soft_prompt.before_bos)
-            soft = decoder.completed(soft.astype(dtype))
-            parts = [embeddings[:cut], soft, embeddings[cut:]]
-            embeddings = jnp.concatenate(parts)
-        prefix = encode_prefix(decoder, embeddings)
+        length = prefix[0][0].shape[1] if prefix else 0
         hidden, _ = decoder(
             decoder.embed(batch.tokens, dtype),
-            batch.positions + embeddings.shape[0],
+            batch.positions + length,
             causal_mask(batch.segments),
-            prefix=prefix.blocks,
+            prefix=PrefixCache(prefix, length, length).blocks,
             asked=batch.target_at,
             remat=remat,
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from adapt_jax.decoders.attention import KeysValues
 from adapt_jax.tuning.batches import Batch
 from adapt_jax.tuning.cross_entropy import Objective
 from adapt_jax.tuning.losses import TunedDecoder
@@ -37,6 +38,7 @@ def make_step(
 
     A batch whose arrays have one more axis in front is taken part by part; gradients, sums of
     parts, are those of the whole: each part's loss is divided by the targets of the whole step.
+    The prefix is encoded before the first part, and what they all pull at goes back through it.
 
     The state of an ensemble has an axis of members in front, the optimizer's part of it too: each
     member takes the step that it would take alone, on the same batch; measured is their mean.
@@ -48,16 +50,21 @@ def make_step(
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
 
-    def loss(trainable: Any, frozen: Any, part: Batch, front: jax.Array, count: jax.Array) -> Any:
+    def prefix(trainable: Any, frozen: Any, front: jax.Array) -> list[KeysValues]:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-        return model.loss(part, front, dtype, count=count, objective=objective, remat=config.remat)
+        return model.prefix(front, dtype)
+
+    def loss(trainable: Any, prefix: Any, frozen: Any, part: Batch, count: jax.Array) -> Any:
+        model: TunedDecoder = nnx.merge(graph, trainable, frozen)
+        return model.loss(part, prefix, dtype, count=count, objective=objective, remat=config.remat)
 
     def step(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
         count = batch.target_weight.sum()
+        keys_values, back = jax.vjp(lambda given: prefix(given, frozen, front), state.trainable)
 
         def of_part(part: Batch) -> Any:
-            compute = jax.value_and_grad(loss, has_aux=True)
-            return compute(state.trainable, frozen, part, front, count)
+            compute = jax.value_and_grad(loss, (0, 1), has_aux=True)
+            return compute(state.trainable, keys_values, frozen, part, count)
 
         def accumulate(sums: Any, part: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, of_part(part)), None
@@ -68,7 +75,9 @@ def make_step(
             first = jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], batch))
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
             sums, _ = jax.lax.scan(accumulate, zeros, batch)
-        (nats, accuracy), gradients = sums
+        (nats, accuracy), (gradients, at_prefix) = sums
+        if keys_values:
+            gradients = jax.tree.map(jnp.add, gradients, *back(at_prefix))
         changes, slots = update.update(gradients, state.slots, state.trainable)
         norm = optax.tree.norm(gradients)
         measured = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}

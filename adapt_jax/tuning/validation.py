@@ -97,7 +97,8 @@ class Validator:
             waiting = [*left_over, *rest]
 
         def loss(trainable: Any, frozen: Any, batch: Batch, front: jax.Array) -> jax.Array:
-            return nnx.merge(graph, trainable, frozen).loss(batch, front)[0]
+            model: TunedDecoder = nnx.merge(graph, trainable, frozen)
+            return model.loss(batch, model.prefix(front))[0]
 
         each = jax.vmap(loss, in_axes=(0, None, None, None)) if ensemble else loss
         self._loss = jax.jit(lambda *given: each(*given).mean())
