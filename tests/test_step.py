@@ -12,6 +12,7 @@ from flax import nnx
 from adapt_jax.config import checked
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.errors import UserError
+from adapt_jax.tuning import step as steps
 from adapt_jax.tuning.batches import Batches, Shape, TrainingExample, dealt, laid_out, pack
 from adapt_jax.tuning.losses import TunedDecoder
 from adapt_jax.tuning.optimizers import TrainingConfig
@@ -142,3 +143,12 @@ def test_more_parts_than_examples_are_refused():
 def test_a_negative_learning_rate_is_refused():
     with pytest.raises(ValueError, match="learning_rate"):
         TrainingConfig(learning_rate=-1e-3)
+
+
+def test_options_that_this_compiler_does_not_know_are_not_given(monkeypatch):
+    monkeypatch.setattr(steps, "OPTIONS", {"xla_cpu_no_such_option": "1"})
+    steps.compiler_options.cache_clear()
+    assert steps.compiler_options() == {}
+    monkeypatch.undo()
+    steps.compiler_options.cache_clear()
+    assert steps.compiler_options() == (steps.OPTIONS if jax.default_backend() == "cpu" else {})
