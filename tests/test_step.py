@@ -152,3 +152,22 @@ def test_options_that_this_compiler_does_not_know_are_not_given(monkeypatch):
     monkeypatch.undo()
     steps.compiler_options.cache_clear()
     assert steps.compiler_options() == (steps.OPTIONS if jax.default_backend() == "cpu" else {})
+
+
+def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16(tiny):
+    """One part has all the weight but a twentieth, which 31 of the same examples share: each is
+    too little to count beside the first in bfloat16, and together they do."""
+    model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((5, 32), 0.1)))
+    one, _ = pack(made_examples(4), SHAPE)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 32), one)
+    shares = jnp.asarray([1.0, *[1 / 600] * 31])[:, None]
+    many = replace(many, target_weight=many.target_weight * shares)
+    graph, trainable, frozen = nnx.split(model, SOFT, ...)
+    config, update = TrainingConfig(compute_dtype="bfloat16"), optax.sgd(1.0)
+
+    def norm(batch):
+        state = TrainState(jax.tree.map(jnp.copy, trainable), update.init(trainable))
+        measured = make_step(graph, update, config)(state, frozen, batch, FRONT)[1]
+        return float(measured["gradient_norm"])
+
+    assert norm(many) == pytest.approx(norm(one), rel=0.01)

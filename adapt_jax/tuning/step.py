@@ -74,10 +74,11 @@ def make_step(
             sums = of_part(batch)
         else:
             first = jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], batch))
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), first)
             sums, _ = jax.lax.scan(accumulate, zeros, batch)
         (nats, accuracy), (gradients, at_prefix) = sums
         if keys_values:
+            at_prefix = jax.tree.map(lambda sum, one: sum.astype(one.dtype), at_prefix, keys_values)
             gradients = jax.tree.map(jnp.add, gradients, *back(at_prefix))
         changes, slots = update.update(gradients, state.slots, state.trainable)
         norm = optax.tree.norm(gradients)
