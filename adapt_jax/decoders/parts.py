@@ -103,6 +103,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         activation = ACTIVATIONS[self.activation]
+        # A backward pass makes it again: that takes less than keeping what its derivative needs.
         if self.gate is None:
             return self.down(jax.checkpoint(activation)(self.up(x)))
         return self.down(jax.checkpoint(lambda g, u: activation(g) * u)(self.gate(x), self.up(x)))
