@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from adapt_jax.decoders.activations import ACTIVATIONS, activated
 from adapt_jax.decoders.attention import CHUNK, attend, causal_mask
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
@@ -265,3 +266,19 @@ def test_rotary_angles_are_computed_once_for_all_layers_forward_and_back() -> No
     compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 32, 16)), places, state).compile()
     found = [compiled.as_text().count(f" {name}(") for name in ("cosine", "sine")]
     assert found == [1, 1]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_keeps_nothing_but_what_it_was_given_for_the_backward_pass(name: str) -> None:
+    x, by = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
+    plain = ACTIVATIONS[name]
+    for ours, theirs, given in (
+        (partial(activated, name), plain, (x,)),
+        (partial(activated, name), lambda x, by: plain(x) * by, (x, by)),
+    ):
+        value, back = jax.vjp(ours, *given)
+        expected, back_plain = jax.vjp(theirs, *given)
+        assert len(jax.tree.leaves(back)) == len(given) < len(jax.tree.leaves(back_plain))
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
+        for one, other in zip(back(expected), back_plain(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -302,15 +302,9 @@ def alone(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_one_cpu_plays_as_many_devices_as_the_mesh_asks_for(tiny_folder: Path):
-    command = [sys.executable, "-m", "adapt_jax", "inspect", str(tiny_folder)]
-    done = subprocess.run(
-        [*command, "--mesh", "data=2,fsdp=4", "--quick"],
-        env={**os.environ, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "fine_tuning" in done.stdout, done.stderr
+def test_one_cpu_plays_as_many_devices_as_the_mesh_asks_for(tiny_folder: Path, tmp_path: Path):
+    asked = ("inspect", str(tiny_folder), "--mesh", "data=2,fsdp=4", "--quick")
+    assert "fine_tuning" in alone(tmp_path, "-m", "adapt_jax", *asked)
 
 
 def test_a_batch_that_the_mesh_cannot_share_is_spelled_out(tiny_folder: Path, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from adapt_jax.config import checked
 from adapt_jax.decoders.prefix import SoftPrompt
@@ -171,3 +172,39 @@ def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16
         return float(measured["gradient_norm"])
 
     assert norm(many) == pytest.approx(norm(one), rel=0.01)
+
+
+def traced(model):
+    """The step over three parts of the same examples."""
+    one, _ = pack(made_examples(4), SHAPE)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), one)
+    graph, trainable, frozen = nnx.split(model, SOFT, ...)
+    update = optax.sgd(1.0)
+    state = TrainState(trainable, update.init(trainable))
+    return make_step(graph, update).trace(state, frozen, batch, FRONT)
+
+
+def products_of(jaxpr, inside=False):
+    """(whether it is in a loop, the shape of the left factor) of every product."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield inside, equation.invars[0].aval.shape
+        for inner in jaxprs_in_params(equation.params):
+            yield from products_of(inner, inside or equation.primitive.name == "scan")
+
+
+def test_the_prefix_is_encoded_outside_of_the_loop_over_parts(tiny):
+    model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((7, 32), 0.1)))
+    products = list(products_of(traced(model).jaxpr.jaxpr))
+    behind = [inside for inside, shape in products if shape[:2] == (1, 7 + len(FRONT))]
+    assert len(behind) > 10 and not any(behind)
+    assert any(inside for inside, _ in products)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is a CPU that has two libraries")
+def test_a_step_on_a_cpu_leaves_plain_products_to_eigen(tiny, monkeypatch):
+    model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((7, 32), 0.1)))
+    told = traced(model).lower().compile().as_text()
+    monkeypatch.setattr(steps, "compiler_options", dict)
+    untold = traced(model).lower().compile().as_text()
+    assert told.count("ynn_fusion") < untold.count("ynn_fusion") / 2

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.activations import activated
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.parts import Norm
 
@@ -56,8 +56,8 @@ class MixedExperts(nnx.Module):
         def grouped(left: Array, kernels: nnx.Param) -> Array:
             return jax.lax.ragged_dot(left, kernels[...].astype(left.dtype), sizes)
 
-        gated = ACTIVATIONS[self.activation](grouped(sorted_tokens, self.gate))
-        out = grouped(gated * grouped(sorted_tokens, self.up), self.down)
+        gate, up = grouped(sorted_tokens, self.gate), grouped(sorted_tokens, self.up)
+        out = grouped(activated(self.activation, gate, up), self.down)
         mixed = jnp.zeros_like(out).at[order].set(out).reshape(*chosen.shape, -1)
         mixed = jnp.einsum("mkd,mk->md", mixed, weights.astype(x.dtype))
         return mixed.reshape(x.shape)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.activations import activated
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.parts import Linear, Norm
 
@@ -66,5 +66,4 @@ class LayerInput(nnx.Module):
         self, x: Float[Array, "B T D"], told: Float[Array, "B T E"]
     ) -> Float[Array, "B T D"]:
         """What is added to x."""
-        gated = ACTIVATIONS[self.activation](self.gate(x)) * told
-        return self.post_norm(self.output(gated))
+        return self.post_norm(self.output(activated(self.activation, self.gate(x), told)))

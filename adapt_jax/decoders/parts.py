@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.activations import activated
 from adapt_jax.decoders.config import DecoderConfig
 
 
@@ -102,8 +102,6 @@ class FeedForward(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        activation = ACTIVATIONS[self.activation]
-        # A backward pass makes it again: that takes less than keeping what its derivative needs.
         if self.gate is None:
-            return self.down(jax.checkpoint(activation)(self.up(x)))
-        return self.down(jax.checkpoint(lambda g, u: activation(g) * u)(self.gate(x), self.up(x)))
+            return self.down(activated(self.activation, self.up(x)))
+        return self.down(activated(self.activation, self.gate(x), self.up(x)))

@@ -55,9 +55,9 @@ class SoftPrompt(nnx.Module):
 
 @dataclass(frozen=True)
 class Prefix:
-    """A sequence of parts, each a tuple of token ids or a SoftPrompt."""
+    """A sequence of parts, each some token ids or a SoftPrompt."""
 
-    parts: tuple[tuple[int, ...] | SoftPrompt, ...] = ()
+    parts: tuple[tuple[int, ...] | Array | SoftPrompt, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)

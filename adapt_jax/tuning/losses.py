@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.attention import KeysValues, causal_mask
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import PrefixCache, SoftPrompt, encode_prefix
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
 from adapt_jax.tuning.batches import Batch
 from adapt_jax.tuning.cross_entropy import PLAIN, Objective, cross_entropy
 
@@ -28,12 +28,11 @@ class TunedDecoder(nnx.Module):
         """Keys and values [K, P, H] of each layer that has its own, of what stands in front of
         every row: the soft prompt, then the token ids ``front``. Nothing, where P is 0.
         """
-        embeddings = self.decoder.embed(front, dtype)
+        prefix = Prefix((front,))
         if self.soft_prompt is not None:
-            soft, cut = self.soft_prompt.embeddings[...], int(not self.soft_prompt.before_bos)
-            soft = self.decoder.completed(soft.astype(dtype))
-            embeddings = jnp.concatenate([embeddings[:cut], soft, embeddings[cut:]])
-        return encode_prefix(self.decoder, embeddings).layers
+            cut = int(not self.soft_prompt.before_bos)
+            prefix = Prefix((front[:cut], self.soft_prompt, front[cut:]))
+        return encode_prefix(self.decoder, prefix.embeddings(self.decoder, dtype)).layers
 
     def loss(
         self,

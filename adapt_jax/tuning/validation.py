@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from adapt_jax.decoders.attention import KeysValues
 from adapt_jax.errors import UserError
 from adapt_jax.tuning.batches import Batch, Shape, TrainingExample, pack
 from adapt_jax.tuning.losses import TunedDecoder
@@ -96,16 +97,22 @@ class Validator:
             self.batches.append((place(batch), targets))
             waiting = [*left_over, *rest]
 
-        def loss(trainable: Any, frozen: Any, batch: Batch, front: jax.Array) -> jax.Array:
+        def prefix(trainable: Any, frozen: Any, front: jax.Array) -> list[KeysValues]:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-            return model.loss(batch, model.prefix(front))[0]
+            return model.prefix(front)
 
-        each = jax.vmap(loss, in_axes=(0, None, None, None)) if ensemble else loss
+        def loss(trainable: Any, prefix: list[KeysValues], frozen: Any, batch: Batch) -> jax.Array:
+            model: TunedDecoder = nnx.merge(graph, trainable, frozen)
+            return model.loss(batch, prefix)[0]
+
+        each = jax.vmap(loss, in_axes=(0, 0, None, None)) if ensemble else loss
+        self._prefix = jax.jit(jax.vmap(prefix, in_axes=(0, None, None)) if ensemble else prefix)
         self._loss = jax.jit(lambda *given: each(*given).mean())
 
     def measure(self, trainable: Any, frozen: Any, front: jax.Array) -> Row:
         """``development_loss``, nats per target token of them all, and perhaps the accuracy."""
-        losses = [self._loss(trainable, frozen, batch, front) for batch, _ in self.batches]
+        prefix = self._prefix(trainable, frozen, front)
+        losses = [self._loss(trainable, prefix, frozen, batch) for batch, _ in self.batches]
         sizes = [targets for _, targets in self.batches]
         total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
         row = {"development_loss": total / sum(sizes)}
