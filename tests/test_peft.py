@@ -41,8 +41,8 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
     draws = np.random.default_rng(1)
     factors = {
         path: Factors(
-            draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
             draws.normal(0, 0.3, (rank, value.shape[1])).astype(np.float32),
+            draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
             6.0,
         )
         for path, value in parameters(model.decoder).items()

@@ -63,7 +63,7 @@ def test_weights_lie_where_the_table_says(tiny_folder: Path) -> None:
     query = arrays["layers", 0, "attention", "query", "kernel"]
     assert query.shape == (32, 32) and query.addressable_shards[0].data.shape == (16, 16)
     down = arrays["layers", 0, "ffn", "down", "kernel"]
-    assert down.shape == (64, 32) and down.addressable_shards[0].data.shape == (32, 16)
+    assert down.shape == (32, 64) and down.addressable_shards[0].data.shape == (16, 32)
     embedding = arrays["embedding",]
     assert embedding.addressable_shards[0].data.shape == (160, 16)
 

@@ -183,7 +183,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
     attach(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
     np.testing.assert_array_equal(logits(decoder), plain)
     lora = decoder.layers[1].ffn.down.lora
-    assert lora.a[...].shape == (4, 64) and lora.b[...].shape == (4, 32) and lora.scale == 2.0
+    assert lora.a[...].shape == (4, 64) and lora.b[...].shape == (32, 4) and lora.scale == 2.0
     assert 0.8 * 64**-0.5 < np.abs(lora.a[...]).max() <= 64**-0.5
     for layer in decoder.layers:
         for linear in (layer.attention.query, layer.ffn.down):

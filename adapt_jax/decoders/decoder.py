@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         shape = (config.vocab_size, config.embed_dim)
-        embedding = jax.random.normal(rngs.params(), shape) * config.embed_dim**-0.5
+        embedding = rngs.params.normal(shape) * config.embed_dim**-0.5
         self.embedding = nnx.Param(embedding, axes=("vocab", "embed"))
         places = config.learned_positions
         positions = jnp.zeros((places, config.embed_dim))

@@ -25,11 +25,11 @@ class MixedExperts(nnx.Module):
         embed, count, ffn = config.embed_dim, config.experts.count, config.experts.ffn_dim
 
         def stack(size_in: int, size_out: int, axes: tuple[str, str]) -> nnx.Param:
-            kernel = jax.random.normal(rngs.params(), (count, size_in, size_out)) * size_in**-0.5
+            kernel = rngs.params.normal((count, size_in, size_out)) * size_in**-0.5
             return nnx.Param(kernel, axes=(None, *axes))
 
-        router = jax.random.normal(rngs.params(), (embed, count)) * embed**-0.5
-        self.router = nnx.Param(router, axes=("embed", None))
+        router = rngs.params.normal((embed, count)).T * embed**-0.5
+        self.router = nnx.Param(router, axes=(None, "embed"))
         self.gate = stack(embed, ffn, ("embed", "ffn"))
         self.up = stack(embed, ffn, ("embed", "ffn"))
         self.down = stack(ffn, embed, ("ffn", "embed"))
@@ -43,7 +43,7 @@ class MixedExperts(nnx.Module):
         """``routed`` is what the router reads, where that is not x."""
         tokens, experts = x.reshape(-1, x.shape[-1]), self.experts
         read = tokens if routed is None else routed.reshape(tokens.shape)
-        scores = read.astype(jnp.float32) @ self.router[...].astype(jnp.float32)
+        scores = read.astype(jnp.float32) @ self.router[...].astype(jnp.float32).T
         weights, chosen = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), experts.per_token)
         if experts.normalized:
             weights = weights / weights.sum(axis=-1, keepdims=True)

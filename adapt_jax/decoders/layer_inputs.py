@@ -5,7 +5,6 @@ Axes: B rows, T tokens, D embedding, L layers, E what one layer is told, V token
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -32,7 +31,7 @@ class LayerInputs(nnx.Module):
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.size, self.embed_dim = config.layer_input_dim, config.embed_dim
         wide = config.num_layers * self.size
-        table = jax.random.normal(rngs.params(), (config.layer_input_vocab, wide)) * wide**-0.5
+        table = rngs.params.normal((config.layer_input_vocab, wide)) * wide**-0.5
         self.embedding = nnx.Param(table, axes=("vocab", None))
         self.projection = Linear(rngs, config.embed_dim, wide, ("embed", None), False)
         self.norm = Norm(config, self.size, None)

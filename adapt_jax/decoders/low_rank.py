@@ -1,4 +1,4 @@
-"""Low-rank updates of a decoder's kernels: W + scale · A B (2106.09685, section 4.1)."""
+"""Low-rank updates of a decoder's kernels: W + scale · B A (2106.09685, section 4.1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from adapt_jax.decoders.tensors import ParameterPath
 
 @dataclass(frozen=True)
 class Factors:
-    """The update of one kernel [I, O]; both factors are float32."""
+    """The update of one kernel [O, I]; both factors are float32."""
 
-    a: Float[np.ndarray, "I R"]
-    b: Float[np.ndarray, "R O"]
+    a: Float[np.ndarray, "R I"]
+    b: Float[np.ndarray, "O R"]
     alpha: float
 
     @property
     def rank(self) -> int:
         """R."""
-        return self.a.shape[1]
+        return self.a.shape[0]
 
     def scale(self, rank_stabilized: bool) -> float:
         """alpha / R, or alpha / sqrt(R) (rsLoRA: 2312.03732)."""
@@ -52,7 +52,7 @@ class LowRankUpdates:
         for path, one in self.factors.items():
             kernel = state[path].get_value()
             a, b = jnp.asarray(one.a), jnp.asarray(one.b)
-            update = jnp.matmul(a, b, precision="highest") * one.scale(self.rank_stabilized)
+            update = jnp.matmul(b, a, precision="highest") * one.scale(self.rank_stabilized)
             merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
             state[path] = state[path].replace(jax.device_put(merged, kernel.sharding))
         nnx.update(decoder, nnx.from_flat_state(list(state.items())))

@@ -106,8 +106,8 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
     tensors, ranks, alphas = {}, {}, {}
     for module, one in modules.items():
         fused = _fused(one, updates, shapes)
-        tensors[f"{BASE}{module}.lora_A.weight"] = fused.a.T
-        tensors[f"{BASE}{module}.lora_B.weight"] = fused.b.T
+        tensors[f"{BASE}{module}.lora_A.weight"] = fused.a
+        tensors[f"{BASE}{module}.lora_B.weight"] = fused.b
         ranks[module], alphas[module] = fused.rank, fused.alpha
     rank, alpha = (Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, alphas))
     kernels = (path for path in shapes if path[-1] in ("kernel", "router"))
@@ -116,7 +116,7 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
         **_common(model, "LORA"),
         "alpha_pattern": {m: _plain(a) for m, a in alphas.items() if a != alpha},
         "bias": "none",
-        "fan_in_fan_out": not all(one.swapped for one in modules.values()),
+        "fan_in_fan_out": any(one.swapped for one in modules.values()),
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
@@ -150,12 +150,12 @@ def _fused(one: Stored, updates: LowRankUpdates, shapes: Mapping[ParameterPath, 
     if len(mine) == len(one.parts) and all(np.array_equal(f.a, first.a) for f in mine.values()):
         return Factors(first.a, one.joined(scaled), first.alpha)  # it was one block before
     rank = sum(factors.rank for factors in mine.values())
-    blocks = {part: np.zeros((rank, shapes[part][-1]), np.float32) for part in one.parts}
+    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in one.parts}
     at = 0
     for part, factors in mine.items():
-        blocks[part][at : at + factors.rank] = scaled[part]
+        blocks[part][:, at : at + factors.rank] = scaled[part]
         at += factors.rank
-    a = np.concatenate([factors.a for factors in mine.values()], axis=1)
+    a = np.concatenate([factors.a for factors in mine.values()])
     alpha = scale * (rank**0.5 if updates.rank_stabilized else rank)
     return Factors(a, one.joined(blocks), alpha)
 
@@ -298,7 +298,7 @@ def _read_low_rank(
             rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
             alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
             a, b = pair["A"], pair["B"]
-            width, out = shapes[one.parts[0]][0], sum(shapes[part][-1] for part in one.parts)
+            width, out = shapes[one.parts[0]][1], sum(shapes[part][0] for part in one.parts)
             if a.shape != (rank, width) or b.shape != (out, rank):
                 found_shapes = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
                 expected = f"expected {[rank, width]} and {[out, rank]}"
@@ -307,8 +307,7 @@ def _read_low_rank(
                 problems.append(f"{module}: lora_alpha is {alpha!r}, expected a number")
             else:
                 for path in one.parts:
-                    part = np.ascontiguousarray(one.part(path, shapes, b.T))
-                    factors[path] = Factors(np.ascontiguousarray(a.T), part, float(alpha))
+                    factors[path] = Factors(a, one.part(path, shapes, b), float(alpha))
     replaced = _replaced(whole, by_name, shapes, family, model, problems)
     if not pairs and not problems:
         problems.append("holds no lora_A and lora_B")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
@@ -144,14 +145,13 @@ def load_decoder(
 @lru_cache(maxsize=4)
 def blank(config: DecoderConfig) -> Decoder:
     """A decoder of shapes alone, to be read and not to be changed."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=same_key()))
+    return nnx.eval_shape(lambda: Decoder(config, rngs=zeros()))
 
 
-def same_key() -> Any:
-    """In place of nnx.Rngs where shapes alone are wanted; those take longer for each key they draw
-    while they are traced."""
-    key = jax.random.key(0)
-    return SimpleNamespace(params=lambda: key)
+def zeros() -> Any:
+    """In place of nnx.Rngs where shapes alone are wanted: drawing takes long to trace."""
+    drawn = SimpleNamespace(normal=jnp.zeros, uniform=lambda shape, **_: jnp.zeros(shape))
+    return SimpleNamespace(params=drawn)
 
 
 def attempt(call: Callable[[], T], problems: list[str]) -> T | None:

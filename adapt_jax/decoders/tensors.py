@@ -1,7 +1,8 @@
 """Where parameters lie in the tensors of a checkpoint: alone, fused with others, or by expert.
 
-A parameter has its output axis last ([in, out], or [experts, in, out]); a checkpoint may keep it
-the other way round, several parameters in one tensor, or each expert in a tensor of its own.
+A parameter lies as most checkpoints have it, a kernel as [out, in]; but experts as [experts, in,
+out]. A checkpoint may keep it the other way round, several parameters in one tensor, or each
+expert in a tensor of its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,14 @@ Shape = tuple[int, ...]
 Index = tuple[slice, ...]
 
 
+def outputs(axes: int) -> int:
+    """Which of a parameter's axes its outputs are: the first, or of experts the last.
+
+    The latter is negative: it holds for one expert, too.
+    """
+    return -1 if axes == 3 else 0
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where one parameter lies.
@@ -22,8 +31,8 @@ class Stored:
     Attributes:
         names: of its tensor; or of one tensor for each expert, in order.
         swapped: the tensor has the last two axes the other way round.
-        parts: the parameters that share the tensor, in order, along their last axis; mostly one.
-        groups: how many groups the shared axis consists of; each holds its share of every part
+        parts: the parameters that share the tensor, in order, along their outputs; mostly one.
+        groups: how many groups these outputs consist of; each holds its share of every part
             (GPT-NeoX: query, key and value of head 0, then those of head 1, and so on).
     """
 
@@ -34,9 +43,10 @@ class Stored:
 
     def tensor_shape(self, shapes: Mapping[ParameterPath, Shape]) -> Shape:
         """The shape of each of ``names``, given those of the parameters."""
-        shape = shapes[self.parts[0]]
-        shape = (*shape[:-1], sum(shapes[part][-1] for part in self.parts))
-        return self.turned(shape[1:] if len(self.names) > 1 else shape)
+        shape = list(shapes[self.parts[0]])
+        axis = outputs(len(shape))
+        shape[axis] = sum(shapes[part][axis] for part in self.parts)
+        return self.turned(tuple(shape[1:] if len(self.names) > 1 else shape))
 
     def turned(self, axes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Axes of the parameter in the order of the tensor, or the other way round."""
@@ -66,41 +76,48 @@ class Stored:
     def _read(
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], tensor: Any, index: Index
     ) -> np.ndarray:
-        sizes = [shapes[part][-1] for part in self.parts]
-        at = self.parts.index(path)
-        offset, size = sum(sizes[:at]), sizes[at]
-        start, stop, _ = index[-1].indices(size)
+        axis = outputs(len(shapes[path]))
+        offset, size = self._place(path, shapes)
+        asked = list(index)
+        start, stop, _ = asked[axis].indices(size)
         if self.groups == 1:
-            return self._sliced(tensor, (*index[:-1], slice(offset + start, offset + stop)))
-        whole = self._sliced(tensor, (*index[:-1], slice(None)))
-        return self.part(path, shapes, whole)[..., start:stop]
+            asked[axis] = slice(offset + start, offset + stop)
+            return self._sliced(tensor, tuple(asked))
+        asked[axis] = slice(None)
+        return self.part(path, shapes, self._sliced(tensor, tuple(asked)))[start:stop]
 
     def part(
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], whole: np.ndarray
     ) -> np.ndarray:
-        """What belongs to the parameter at ``path`` along the last axis of ``whole``, all parts'.
+        """What belongs to the kernel or bias at ``path`` along the first axis of ``whole``.
 
-        The axes before it are taken as they are: a low-rank factor has others than the parameter.
+        The second axis is taken as it is: a low-rank factor has another than the parameter.
         """
-        sizes = [shapes[part][-1] for part in self.parts]
-        at = self.parts.index(path)
-        offset, size = sum(sizes[:at]), sizes[at]
-        grouped = whole.reshape(*whole.shape[:-1], self.groups, -1)
+        offset, size = self._place(path, shapes)
+        grouped = whole.reshape(self.groups, -1, *whole.shape[1:])
         mine = slice(offset // self.groups, (offset + size) // self.groups)
-        return grouped[..., mine].reshape(*whole.shape[:-1], size)
+        return grouped[:, mine].reshape(size, *whole.shape[1:])
+
+    def _place(self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape]) -> tuple[int, int]:
+        """Where the outputs of a part begin among those of all, and how many they are."""
+        sizes = [shapes[part][outputs(len(shapes[part]))] for part in self.parts]
+        at = self.parts.index(path)
+        return sum(sizes[:at]), sizes[at]
 
     def _sliced(self, tensor: Any, index: Index) -> np.ndarray:
         array = tensor[self.turned(index)]
         return np.swapaxes(array, -1, -2) if self.swapped else array
 
     def joined(self, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
-        """All parts along their last axis, in the order of the tensor: undoes ``part``."""
+        """All parts along their outputs, in the order of the tensor: undoes ``part``."""
         arrays = [parts[part] for part in self.parts]
         if len(arrays) == 1:
             return arrays[0]
-        grouped = [array.reshape(*array.shape[:-1], self.groups, -1) for array in arrays]
-        whole = np.concatenate(grouped, axis=-1)
-        return whole.reshape(*whole.shape[:-2], -1)
+        if self.groups == 1:
+            return np.concatenate(arrays, axis=outputs(arrays[0].ndim))
+        grouped = [array.reshape(self.groups, -1, *array.shape[1:]) for array in arrays]
+        whole = np.concatenate(grouped, axis=1)
+        return whole.reshape(-1, *whole.shape[2:])
 
     def write(self, parameters: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors, by name, of all parameters that share them."""

@@ -67,19 +67,18 @@ OTHER = Room(2**26, 2**26, 2**26)
 
 @dataclass(frozen=True)
 class Head:
-    """Logits of hidden states, from parameters whose axis ``axis`` is the vocabulary."""
+    """Logits of hidden states, from parameters whose first axis is the vocabulary."""
 
     logits: Callable[[Any, Array], Array]
-    axis: int
 
     def vocabulary(self, params: Any) -> int:
-        size: int = jax.tree.leaves(params)[0].shape[self.axis]
+        size: int = jax.tree.leaves(params)[0].shape[0]
         return size
 
     def block(self, params: Any, start: Array, size: int) -> Any:
         """The parameters of ``size`` entries of the vocabulary."""
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        return jax.tree.map(lambda leaf: cut(leaf, axis=self.axis), params)
+        return jax.tree.map(cut, params)
 
     def of_targets(
         self,
@@ -90,12 +89,11 @@ class Head:
         sums: Any,
     ) -> tuple[Any, Float[Array, "M D"]]:
         """Gradients through each target's own logit: ``sums`` of parameters and more; of hidden."""
-        own = jax.tree.map(lambda leaf: jnp.take(leaf, ids[:, None], self.axis), params)
-        _, back = jax.vjp(jax.vmap(self.logits, (self.axis, 0)), own, hidden)
+        own = jax.tree.map(lambda leaf: leaf[ids[:, None]], params)
+        _, back = jax.vjp(jax.vmap(self.logits), own, hidden)
         for_own, for_hidden = back(pull[:, None])
         if sums is not None:
-            at = (slice(None),) * self.axis + (ids[:, None],)
-            sums = jax.tree.map(lambda sum, more: sum.at[at].add(more), sums, for_own)
+            sums = jax.tree.map(lambda sum, more: sum.at[ids[:, None]].add(more), sums, for_own)
         return sums, for_hidden
 
 
@@ -115,8 +113,7 @@ def cross_entropy(
     that of capped logits (Gemma 2) whose parameters are trained. Parameters of the output that are
     frozen get no gradient.
     """
-    tied = decoder.output is None
-    name = "embedding" if tied else "output"
+    name = "embedding" if decoder.output is None else "output"
     graph, params, rest = nnx.split(decoder, lambda path, _: path[0] == name, ...)  # type: ignore[misc]
     absent = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), rest)
 
@@ -124,7 +121,7 @@ def cross_entropy(
         model: Decoder = nnx.merge(graph, params, absent)
         return model.logits(hidden)
 
-    return _summed(Head(logits, 0 if tied else 1), objective, params, hidden, ids, weights)
+    return _summed(Head(logits), objective, params, hidden, ids, weights)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -262,7 +259,7 @@ def _chunk(
             pull -= jnp.where(start + jnp.arange(size) >= first, even[:, None], 0)
         _, back = jax.vjp(lambda here: head.logits(here, hidden), here)
         more = jax.tree.map(jnp.add, head.block(gained, start, size), back(pull)[0])
-        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=head.axis)
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return jax.tree.map(put, gained, more), None
 
     if learns:

@@ -1,6 +1,6 @@
-"""Frozen weights in int8: a quarter of float32, each column of a kernel with a scale of its own.
+"""Frozen weights in int8: a quarter of float32, each output of a kernel with a scale of its own.
 
-Symmetric, rounded to the nearest of 255 steps of the column's largest weight / 127; activations
+Symmetric, rounded to the nearest of 255 steps of the output's largest weight / 127; activations
 stay as they are. What a run holds so stands where the arrays stood, and the decoder does not know.
 
 Axes: E experts, I inputs, O outputs, V vocabulary, D embedding.
@@ -27,8 +27,8 @@ class Int8:
     It answers what the decoder asks of an array: rows of it, or all of it in some dtype.
     """
 
-    whole: Int[Array, "*E I O"] | Int[Array, "V D"]
-    scale: Float[Array, "*E 1 O"] | Float[Array, "V 1"]
+    whole: Int[Array, "O I"] | Int[Array, "E I O"] | Int[Array, "V D"]
+    scale: Float[Array, "O 1"] | Float[Array, "E 1 O"] | Float[Array, "V 1"]
     dtype: Any = field(metadata={"static": True})
 
     def __getitem__(self, index: Any) -> Any:
@@ -44,20 +44,21 @@ class Int8:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Int8Kernel(Int8):
-    """A kernel [I, O] of a Linear; ``x @ kernel`` is all that is asked of it."""
+    """A kernel [O, I] of a Linear; its product is all that is asked of it."""
 
     def astype(self, dtype: Any) -> "Int8Kernel":
         """Itself: the product takes it as it is, in the dtype of what it is multiplied with."""
         return self
 
-    def __rmatmul__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        return _product(x, self.whole, self.scale[0])
+    def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """W x."""
+        return _product(x, self.whole, self.scale[:, 0])
 
 
 @jax.custom_vjp
 def _product(x: Array, whole: Array, scale: Array) -> Array:
     x, kernel = _floats(x, whole)
-    return x @ kernel * scale.astype(x.dtype)
+    return jnp.einsum("...i,oi->...o", x, kernel) * scale.astype(x.dtype)
 
 
 def _forward(x: Array, whole: Array, scale: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -68,7 +69,7 @@ def _backward(kept: tuple[Array, Array], pull: Array) -> tuple[Array, None, None
     """Of x alone."""
     whole, scale = kept
     pull, kernel = _floats(pull * scale.astype(pull.dtype), whole)
-    return pull @ kernel.T, None, None
+    return pull @ kernel, None, None
 
 
 def _floats(x: Array, whole: Array) -> tuple[Array, Array]:
@@ -98,18 +99,17 @@ def quantized(frozen: nnx.State, trained: nnx.State) -> nnx.State:
 
     def hold(path: Any, leaf: Array) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        if name == "decoder.embedding":
-            return Int8(*_rounded(leaf, axis=1), leaf.dtype)
         if name.endswith(".kernel"):
-            return Int8Kernel(*_rounded(leaf, axis=0), leaf.dtype)
-        return Int8(*_rounded(leaf, axis=1), leaf.dtype) if leaf.ndim == 3 else leaf
+            return Int8Kernel(*_rounded(leaf), leaf.dtype)
+        held = name == "decoder.embedding" or leaf.ndim == 3
+        return Int8(*_rounded(leaf), leaf.dtype) if held else leaf
 
     return jax.tree_util.tree_map_with_path(hold, frozen)
 
 
-def _rounded(leaf: Array, axis: int) -> tuple[Array, Array]:
-    """Whole numbers, and the scale that all along ``axis`` share, float32."""
+def _rounded(leaf: Array) -> tuple[Array, Array]:
+    """Whole numbers, and the scale that all along the second axis share, float32."""
     wide = leaf.astype(jnp.float32)
-    largest = jnp.abs(wide).max(axis=axis, keepdims=True)
+    largest = jnp.abs(wide).max(axis=1, keepdims=True)
     scale = jnp.where(largest > 0, largest / MOST, 1.0)
     return jnp.round(wide / scale).astype(jnp.int8), scale

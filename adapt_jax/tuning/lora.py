@@ -26,19 +26,18 @@ ROOMS = {"gate": "ffn", "up": "ffn", "down": "ffn"}  # the others are in "attent
 
 
 class LoRA(nnx.Module):
-    """scale · x A B, with A [I, R] kaiming-uniform, B [R, O] zero at first, both float32.
+    """scale · B A x, with A [R, I] kaiming-uniform, B [O, R] zero at first, both float32.
 
-    A lies as [R, I], PEFT's way round: its gradient comes so, and no activations are turned for it.
-    The scale multiplies x A, which is R wide, and not the output.
+    The scale multiplies A x, which is R wide, and not the output.
     """
 
     def __init__(self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs):
-        size_in, size_out = linear.kernel.shape
-        axis_in, axis_out = linear.kernel.get_metadata("axes")
+        size_out, size_in = linear.kernel.shape
+        axis_out, axis_in = linear.kernel.get_metadata("axes")
         bound = size_in**-0.5  # kaiming-uniform with a = sqrt(5), as PEFT and the paper's code do
-        first = jax.random.uniform(rngs.params(), (size_in, rank), minval=-bound, maxval=bound)
+        first = rngs.params.uniform((size_in, rank), minval=-bound, maxval=bound)
         self.a = nnx.Param(first.T, axes=(None, axis_in))
-        self.b = nnx.Param(jnp.zeros((rank, size_out)), axes=(None, axis_out))
+        self.b = nnx.Param(jnp.zeros((size_out, rank)), axes=(axis_out, None))
         self.scale = scale
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
@@ -144,6 +143,6 @@ def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, Factors]:
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
             a, b = (np.asarray(jax.device_get(one[...])) for one in (module.lora.a, module.lora.b))
-            factors[*path, "kernel"] = Factors(a.T, b, alpha)
+            factors[*path, "kernel"] = Factors(a, b, alpha)
             module.lora = None
     return factors

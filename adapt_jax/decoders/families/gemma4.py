@@ -21,7 +21,7 @@ TENSORS = (
     *norm(LAYER + "pre_feedforward_layernorm_2", BESIDE + "norm"),
     *norm(LAYER + "post_feedforward_layernorm_2", BESIDE + "post_norm"),
     (LAYER + "router.scale", BESIDE + "router_norm.scale", False),
-    (LAYER + "router.proj.weight", BESIDE + "experts.router", True),
+    (LAYER + "router.proj.weight", BESIDE + "experts.router", False),
     (LAYER + "router.per_expert_scale", BESIDE + "experts.scale", False),
     (
         LAYER + "experts.gate_up_proj",
@@ -30,10 +30,10 @@ TENSORS = (
     ),
     (LAYER + "experts.down_proj", BESIDE + "experts.down", True),
     ("model.embed_tokens_per_layer.weight", "layer_inputs.embedding", False),
-    ("model.per_layer_model_projection.weight", "layer_inputs.projection.kernel", True),
+    ("model.per_layer_model_projection.weight", "layer_inputs.projection.kernel", False),
     *norm("model.per_layer_projection_norm", "layer_inputs.norm"),
-    (LAYER + "per_layer_input_gate.weight", OWN + "input.gate.kernel", True),
-    (LAYER + "per_layer_projection.weight", OWN + "input.output.kernel", True),
+    (LAYER + "per_layer_input_gate.weight", OWN + "input.gate.kernel", False),
+    (LAYER + "per_layer_projection.weight", OWN + "input.output.kernel", False),
     *norm(LAYER + "post_per_layer_input_norm", OWN + "input.post_norm"),
 )
 

@@ -25,9 +25,9 @@ FAMILY = Family(
         (
             LAYER + "mlp.gate_up_proj.weight",
             (OWN + "ffn.gate.kernel", OWN + "ffn.up.kernel"),
-            True,
+            False,
         ),
-        (LAYER + "mlp.down_proj.weight", OWN + "ffn.down.kernel", True),
+        (LAYER + "mlp.down_proj.weight", OWN + "ffn.down.kernel", False),
     ),
     fields={
         **FIELDS,

@@ -31,14 +31,14 @@ FAMILY = Family(
     tensors=(
         ("gpt_neox.embed_in.weight", "embedding", False),
         *norm("gpt_neox.final_layer_norm", "norm"),
-        ("embed_out.weight", "output.kernel", True),
+        ("embed_out.weight", "output.kernel", False),
         *norm(LAYER + "input_layernorm", OWN + "attention_norm"),
         *norm(LAYER + "post_attention_layernorm", OWN + "ffn_norm"),
         # Query, key and value of one head stand together.
         (
             LAYER + "attention.query_key_value.weight",
             tuple(f"{part}.kernel" for part in QKV),
-            True,
+            False,
             "num_heads",
         ),
         (

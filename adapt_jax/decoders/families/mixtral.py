@@ -29,7 +29,7 @@ FAMILY = Family(
         *ENDS,
         *ATTENTION,
         *PRE_NORMS,
-        (LAYER + "block_sparse_moe.gate.weight", OWN + "ffn.router", True),
+        (LAYER + "block_sparse_moe.gate.weight", OWN + "ffn.router", False),
         (LAYER + "block_sparse_moe.experts.{e}.w1.weight", OWN + "ffn.gate", True),
         (LAYER + "block_sparse_moe.experts.{e}.w3.weight", OWN + "ffn.up", True),
         (LAYER + "block_sparse_moe.experts.{e}.w2.weight", OWN + "ffn.down", True),

@@ -13,10 +13,10 @@ FAMILY = Family(
     tensors=(
         *ENDS,
         *PRE_NORMS,
-        (LAYER + "self_attn.qkv_proj.weight", QKV, True),
-        (LAYER + "self_attn.o_proj.weight", OWN + "attention.output.kernel", True),
-        (LAYER + "mlp.gate_up_proj.weight", GATE_UP, True),
-        (LAYER + "mlp.down_proj.weight", OWN + "ffn.down.kernel", True),
+        (LAYER + "self_attn.qkv_proj.weight", QKV, False),
+        (LAYER + "self_attn.o_proj.weight", OWN + "attention.output.kernel", False),
+        (LAYER + "mlp.gate_up_proj.weight", GATE_UP, False),
+        (LAYER + "mlp.down_proj.weight", OWN + "ffn.down.kernel", False),
     ),
     fields={
         **FIELDS,

@@ -50,7 +50,7 @@ FAMILY = Family(
     model_type="qwen3_moe",
     tensors=(
         *TENSORS,
-        (LAYER + "mlp.gate.weight", OWN + "ffn.router", True),
+        (LAYER + "mlp.gate.weight", OWN + "ffn.router", False),
         (LAYER + "mlp.experts.{e}.gate_proj.weight", OWN + "ffn.gate", True),
         (LAYER + "mlp.experts.{e}.up_proj.weight", OWN + "ffn.up", True),
         (LAYER + "mlp.experts.{e}.down_proj.weight", OWN + "ffn.down", True),

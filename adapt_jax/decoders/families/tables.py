@@ -13,7 +13,7 @@ LAYER, OWN = "model.layers.{n}.", "layers.{n}."
 
 def projection(name: str, path: str) -> tuple[Row, Row]:
     """The two rows of a projection: its kernel and its bias."""
-    return (f"{name}.weight", f"{path}.kernel", True), (f"{name}.bias", f"{path}.bias", False)
+    return (f"{name}.weight", f"{path}.kernel", False), (f"{name}.bias", f"{path}.bias", False)
 
 
 def norm(name: str, path: str) -> tuple[Row, Row]:
@@ -24,7 +24,7 @@ def norm(name: str, path: str) -> tuple[Row, Row]:
 ENDS: tuple[Row, ...] = (
     ("model.embed_tokens.weight", "embedding", False),
     *norm("model.norm", "norm"),
-    ("lm_head.weight", "output.kernel", True),
+    ("lm_head.weight", "output.kernel", False),
 )
 ATTENTION: tuple[Row, ...] = (
     *projection(LAYER + "self_attn.q_proj", OWN + "attention.query"),
