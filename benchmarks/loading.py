@@ -11,6 +11,7 @@ reads it later). Memory is resident: the highest while loading, less what the we
 import argparse
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -162,6 +163,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--folder", type=Path, help="where the checkpoints are kept")
     options.add_argument("--write-only", action="store_true")
+    options.add_argument("--repeats", type=int, default=5, help="of each side, in turns")
     options.add_argument("--side", nargs=2, metavar=("NAME", "SETTINGS"), help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.side:
@@ -175,13 +177,19 @@ def main() -> None:
             return
         print("stored -> loaded      side          load s  until read s  MiB above the weights")
         for stored, dtype in CASES:
-            for side in SIDES:
-                settings = {"folder": str((root / stored).resolve()), "dtype": dtype}
-                command = [sys.executable, "-m", "benchmarks.loading", "--side", side]
-                said = run_side(command, settings)
+            settings = {"folder": str((root / stored).resolve()), "dtype": dtype}
+            said: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+            for _ in range(chosen.repeats):
+                for side in SIDES:
+                    command = [sys.executable, "-m", "benchmarks.loading", "--side", side]
+                    said[side].append(run_side(command, settings))
+            for side, runs in said.items():
+                load, read, above = (
+                    statistics.median(run[name] for run in runs)
+                    for name in ("load_s", "read_s", "above_mib")
+                )
                 print(
-                    f"{stored:>8} -> {dtype:<8}  {side:<12} {said['load_s']:7.2f} "
-                    f"{said['read_s']:13.2f} {said['above_mib']:12.0f}",
+                    f"{stored:>8} -> {dtype:<8}  {side:<12} {load:7.2f} {read:13.2f} {above:12.0f}",
                     flush=True,
                 )
 

@@ -17,11 +17,12 @@ from adapt_jax.decoders.pretrained import load_pretrained, parameters
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.decoders.tensor_files import write_tensors
 
-FORMS = {  # a tensor for each expert; fused; in groups; lying as the parameter does
+FORMS = {  # a tensor for each expert; fused; in groups; the other way round; plain, with biases
     "mixtral": "model.layers.0.block_sparse_moe.experts.1.w1.weight",
     "phi3": "model.layers.0.mlp.gate_up_proj.weight",
     "gpt_neox": "gpt_neox.layers.0.attention.query_key_value.weight",
     "gpt2": "transformer.h.0.attn.c_attn.weight",
+    "llama, yarn, biases": "model.layers.0.self_attn.q_proj.bias",
 }
 
 
@@ -79,19 +80,25 @@ def test_numbers_are_laid_as_numpy_would_cast_and_turn_them(
     assert (np.signbit(target) == np.signbit(source)).all()
 
 
-def test_loading_holds_little_beside_the_weights(tmp_path: Path) -> None:
-    """Less than one of eight equal tensors, turned and cast, in a process of its own."""
-    shapes = {f"t{number}": (1024, 4096) for number in range(8)}
+@pytest.mark.parametrize("swapped", [False, True])
+def test_loading_holds_little_beside_the_weights(tmp_path: Path, swapped: bool) -> None:
+    """Less than one of eight equal tensors, cast, in a process of its own."""
+    shapes = {f"t{number}": (4096, 1024) for number in range(8)}
     arrays = ((name, np.ones(shape, jnp.bfloat16)) for name, shape in shapes.items())
     write_tensors(tmp_path / "model.safetensors", shapes, jnp.bfloat16, arrays)
     said = subprocess.run(
-        [sys.executable, "-c", READING, str(tmp_path / "model.safetensors")],
+        [sys.executable, "-c", reading_of(swapped), str(tmp_path / "model.safetensors")],
         capture_output=True,
         text=True,
         check=True,
     )
     above = int(said.stdout)
     assert abs(above) < 2 * 1024 * 4096, f"{above} bytes above the weights"
+
+
+def reading_of(swapped: bool) -> str:
+    """A program that prints how far the memory went above the weights."""
+    return f"SWAPPED, SHAPE = {swapped}, {(1024, 4096) if swapped else (4096, 1024)}{READING}"
 
 
 READING = """
@@ -107,17 +114,19 @@ def resident(field):
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 def read(names):
+    begun = []
     for name in names:
-        stored, shapes = Stored((name,), True, ((name,),)), {(name,): (4096, 1024)}
-        yield read_parameter(reader, tensors, stored, (name,), shapes, jnp.float32, place)
+        stored, shapes = Stored((name,), SWAPPED, ((name,),)), {(name,): SHAPE}
+        begun.append(read_parameter(reader, tensors, stored, (name,), shapes, jnp.float32, place))
+    return [wait() for wait in begun]
 
 file = Path(sys.argv[1])
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 with Reader() as reader, file.open("rb", buffering=0) as opened:
     tensors = tensors_in(file, opened.fileno())
-    first = list(read(["t0"]))  # with what is made once
+    first = read(["t0"])  # with what is made once
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = resident("VmRSS")
-    held = jax.block_until_ready(list(read([name for name in tensors if name != "t0"])))
+    held = jax.block_until_ready(read([name for name in tensors if name != "t0"]))
     print(resident("VmHWM") - before - sum(array.nbytes for array in held))
 """

@@ -131,14 +131,14 @@ def load_decoder(
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
     places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
     here = SingleDeviceSharding(jax.devices()[0])
-    flat = []
+    begun = []
     with Reader() as reader:
         for key, variable in nnx.to_flat_state(abstract):
             place = here if places is None else places[key].get_value()
-            array = read_parameter(
-                reader, tensors, stored[tuple(key)], tuple(key), shapes, dtype, place
-            )
-            flat.append((key, variable.replace(array)))
+            path = tuple(key)
+            wait = read_parameter(reader, tensors, stored[path], path, shapes, dtype, place)
+            begun.append((key, variable, wait))
+        flat = [(key, variable.replace(wait())) for key, variable, wait in begun]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 

@@ -1,16 +1,16 @@
-"""Parameters on their way from a file to the devices: strip by strip, turned where they go.
+"""Parameters on their way from a file to the devices, strip by strip.
 
-Threads read a few rows of a tensor at a time and lay them, cast and turned, in their place, while
-a core's cache still holds them. On a CPU that place is memory that the device then keeps; for other
-devices it is memory that is used again for the next tensor. Nothing is compiled.
+Threads read a few rows of a tensor at a time and lay them, cast and where needed turned, in their
+place, while a core's cache still holds them. On a CPU that place is memory that the device then
+keeps; for other devices it is memory that is used again for the next tensor. Nothing is compiled.
 """
 
 import ctypes
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -25,22 +25,23 @@ from adapt_jax.decoders.tensors import Index, ParameterPath, Shape, Stored
 
 STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
 BLOCK = 256  # rows and columns that it turns at a time
-PIECE = 1 << 22  # bytes of new memory that are asked for at a time
 POPULATE = 23  # madvise: MADV_POPULATE_WRITE, of Linux 5.14
+MADVISE = ctypes.CDLL(None).madvise
 
 
 class Reader:
     """Threads that read, and the memory they read into. Used in a ``with`` block."""
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        self.threads = min(4, os.cpu_count() or 1)
+        self.pool = ThreadPoolExecutor(self.threads)
         self.memory = np.empty(0, np.uint8)
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
+        self.pool.shutdown(cancel_futures=True)
 
     def room(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
         """Memory for a part, of whatever content; what stood there before is gone."""
@@ -50,26 +51,7 @@ class Reader:
             self.memory = np.empty(size, np.uint8)
         return self.memory[:size].view(dtype).reshape(shape)
 
-    def new(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
-        """Zeros that begin where XLA wants them to, so that a CPU device takes them uncopied.
-
-        The memory is asked of the system itself: NumPy would ask for huge pages, which a virtual
-        machine may take twice as long to give. Pages that could be shared take longer, too, and so
-        do those that come one by one as they are first touched.
-        """
-        size = nbytes(shape, dtype)
-        memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        raw = np.frombuffer(memory, np.uint8)
-        first, madvise = raw.ctypes.data, ctypes.CDLL(None).madvise
-
-        def ask(at: int) -> None:  # a system that does not know it says so, and nothing is lost
-            length = ctypes.c_size_t(min(PIECE, size - at))
-            madvise(ctypes.c_void_p(first + at), length, POPULATE)
-
-        list(self.pool.map(ask, range(0, size, PIECE)))
-        return raw[:size].view(dtype).reshape(shape)
-
-    def fill(
+    def begin(
         self,
         target: np.ndarray,
         stored: Stored,
@@ -77,16 +59,61 @@ class Reader:
         shapes: Mapping[ParameterPath, Shape],
         tensors: Mapping[str, FileTensor],
         index: Index,
-    ) -> np.ndarray:
-        """Reads a part of the parameter at ``path`` into ``target``, zeros or of the same dtype."""
+    ) -> list[Future[None]]:
+        """Has a part of the parameter at ``path`` read into ``target``; each future is a share."""
+        pieces = list(strips(stored, index))
 
-        def lay_strip(strip: Index) -> None:
-            bounds = zip(strip, index, strict=True)
-            here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
-            lay(target[here], stored.read(path, shapes, tensors, strip))
+        def share(first: int) -> None:  # a task for each strip would take as long as the strip
+            for strip in pieces[first :: self.threads]:
+                bounds = zip(strip, index, strict=True)
+                here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
+                populate(target[here])
+                lay(target[here], stored.read(path, shapes, tensors, strip))
 
-        list(self.pool.map(lay_strip, strips(stored, index)))
-        return target
+        return [self.pool.submit(share, first) for first in range(min(self.threads, len(pieces)))]
+
+
+def new(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Memory that begins where XLA wants it to, so that a CPU device takes it uncopied.
+
+    It is asked of the system itself: NumPy would ask for huge pages, which a virtual machine may
+    take twice as long to give. Pages that could be shared take longer, too.
+    """
+    size = nbytes(shape, dtype)
+    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8)[:size].view(dtype).reshape(shape)
+
+
+def populate(target: np.ndarray) -> None:
+    """Asks for the pages of new memory at once: one by one, as they are touched, they take longer.
+
+    They are still in the cache when they are written. A system that does not know how says so, and
+    nothing is lost.
+    """
+    if target.flags.c_contiguous:
+        first = -(-target.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+        if (length := target.ctypes.data + target.nbytes - first) > 0:
+            MADVISE(ctypes.c_void_p(first), ctypes.c_size_t(length), POPULATE)
+
+
+def lay(target: np.ndarray, source: np.ndarray) -> None:
+    """Copies what may be of another dtype, and lie the other way round.
+
+    Turned blocks go by way of a small array whose rows do not begin a power of two apart, because
+    a cache holds few of those at once.
+    """
+    if source.ndim < 2 or source.strides[-1] == source.itemsize:
+        target[...] = source
+        return
+    scratch = np.empty((BLOCK, BLOCK + 64 // source.itemsize), source.dtype)
+    for expert in np.ndindex(source.shape[:-2]):
+        for at in range(0, source.shape[-2], BLOCK):
+            for over in range(0, source.shape[-1], BLOCK):
+                here = (*expert, slice(at, at + BLOCK), slice(over, over + BLOCK))
+                turned = source[here].T
+                block = scratch[: turned.shape[0], : turned.shape[1]]
+                block[...] = turned
+                target[here] = block.T
 
 
 def strips(stored: Stored, index: Index) -> Iterator[Index]:
@@ -104,32 +131,10 @@ def strips(stored: Stored, index: Index) -> Iterator[Index]:
     else:
         axis = len(index) - 1 if stored.swapped else 0
         others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
-        step = max(BLOCK, STRIP // max(others, 1))
+        step = max(BLOCK if stored.swapped else 1, STRIP // max(others, 1))
         for first in range(index[axis].start, index[axis].stop, step):
             rows = slice(first, min(first + step, index[axis].stop))
             yield (*index[:axis], rows, *index[axis + 1 :])
-
-
-def lay(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies into zeros what may lie the other way round in memory, and be of another dtype.
-
-    Blocks go by way of a small array whose rows do not begin a power of two apart, because a
-    cache holds few of those at once.
-    """
-    if source.dtype == jnp.bfloat16 and target.dtype == np.float32 and target.ndim:
-        target, source = target.view(np.uint16)[..., 1::2], source.view(np.uint16)  # upper halves
-    if source.ndim < 2 or source.strides[-1] == source.itemsize:
-        target[...] = source
-        return
-    scratch = np.empty((BLOCK, BLOCK + 64 // source.itemsize), source.dtype)
-    for expert in np.ndindex(source.shape[:-2]):
-        for at in range(0, source.shape[-2], BLOCK):
-            for over in range(0, source.shape[-1], BLOCK):
-                here = (*expert, slice(at, at + BLOCK), slice(over, over + BLOCK))
-                turned = source[here].T
-                block = scratch[: turned.shape[0], : turned.shape[1]]
-                block[...] = turned
-                target[here] = block.T
 
 
 def read_parameter(
@@ -140,37 +145,68 @@ def read_parameter(
     shapes: Mapping[ParameterPath, Shape],
     dtype: Any,
     place: Sharding,
-) -> jax.Array:
-    """One parameter; each device's part is read on its own, and one part at a time is held."""
+) -> Callable[[], jax.Array]:
+    """Begins to read a parameter; what comes back waits for it.
+
+    Each device's part is read on its own. What a device does not keep is read one part at a time,
+    when it is waited for.
+    """
     kind = FLOATS[tensors[stored.names[0]].dtype]
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else kind
     dtype = jnp.dtype(dtype)
-    read = partial(reader.fill, stored=stored, path=path, shapes=shapes, tensors=tensors)
+    begin = partial(reader.begin, stored=stored, path=path, shapes=shapes, tensors=tensors)
     parts: dict[str, tuple[Index, list[Any]]] = {}
     for device, index in place.addressable_devices_indices_map(shapes[path]).items():
         bounds = zip(index or (), shapes[path], strict=True)
         whole = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
         parts.setdefault(str(whole), (whole, []))[1].append(device)
-    pieces: list[jax.Array] = []
-    for index, devices in parts.values():
-        size = tuple(one.stop - one.start for one in index)
-        if keeps(devices[0]):
-            part = read(reader.new(size, dtype), index=index)
-            pieces += [jax.device_put(part, device) for device in devices]
-        elif len(stored.names) == 1:
-            part = read(reader.room(size, kind), index=index)
-            pieces += jax.block_until_ready([sent(part, device, dtype) for device in devices])
-        else:
-            wholes = [jnp.zeros(size, dtype, device=device) for device in devices]
-            for at in range(size[0]):  # expert by expert: each is a tensor of its own
-                one = slice(index[0].start + at, index[0].start + at + 1)
-                part = read(reader.room((1, *size[1:]), kind), index=(one, *index[1:]))
-                placed = zip(wholes, devices, strict=True)
-                wholes = [put(whole, sent(part, device, dtype), at) for whole, device in placed]
-                jax.block_until_ready(wholes)
-            pieces += wholes
-    return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
+
+    def kept(index: Index, devices: list[Any]) -> Callable[[], list[jax.Array]]:
+        part = new(extent(index), dtype)
+        if stored.swapped:  # then no strip is all of some rows
+            populate(part)
+        shares = begin(part, index=index)
+        return lambda: [jax.device_put(done(part, shares), device) for device in devices]
+
+    def copied(index: Index, devices: list[Any]) -> list[jax.Array]:
+        room = reader.room(extent(index), kind)
+        part = done(room, begin(room, index=index))
+        return jax.block_until_ready([sent(part, device, dtype) for device in devices])
+
+    def expert_by_expert(index: Index, devices: list[Any]) -> list[jax.Array]:
+        wholes = [jnp.zeros(extent(index), dtype, device=device) for device in devices]
+        for at in range(index[0].stop - index[0].start):  # each is a tensor of its own
+            one = (slice(index[0].start + at, index[0].start + at + 1), *index[1:])
+            room = reader.room(extent(one), kind)
+            part = done(room, begin(room, index=one))
+            placed = zip(wholes, devices, strict=True)
+            wholes = [put(whole, sent(part, device, dtype), at) for whole, device in placed]
+            jax.block_until_ready(wholes)
+        return wholes
+
+    one_by_one = copied if len(stored.names) == 1 else expert_by_expert
+    waiting = [
+        kept(*part) if keeps(part[1][0]) else partial(one_by_one, *part) for part in parts.values()
+    ]
+
+    def wait() -> jax.Array:
+        pieces = [piece for each in waiting for piece in each()]
+        return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
+
+    return wait
+
+
+def extent(index: Index) -> Shape:
+    """The shape of a part."""
+    return tuple(one.stop - one.start for one in index)
+
+
+def done(part: np.ndarray, shares: list[Future[None]]) -> np.ndarray:
+    """The part, once all shares of it are read."""
+    for share in shares:
+        share.result()
+    return part
 
 
 def keeps(device: jax.Device) -> bool:
