@@ -1,7 +1,4 @@
-"""The tables that most families share: Llama's names of tensors and fields.
-
-Hugging Face keeps a projection as [out, in], the decoder as [in, out]: its axes are swapped.
-"""
+"""The tables that most families share: Llama's names of tensors and fields."""
 
 from collections.abc import Mapping
 from typing import Any
