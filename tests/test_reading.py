@@ -1,7 +1,10 @@
 """Tensors of every storage form land where they belong: on one device, on a mesh, in any dtype."""
 
+import itertools
+import mmap
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from safetensors.numpy import load_file
 from adapt_jax.decoders import reading
 from adapt_jax.decoders.pretrained import load_pretrained, parameters
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.decoders.tensor_files import write_tensors
+from adapt_jax.decoders.tensor_files import FileTensor, write_tensors
 
 FORMS = {  # a tensor for each expert; fused; in groups; the other way round; plain, with biases
     "mixtral": "model.layers.0.block_sparse_moe.experts.1.w1.weight",
@@ -78,6 +81,39 @@ def test_numbers_are_laid_as_numpy_would_cast_and_turn_them(
     expected = source.astype(wanted).astype(np.float64)
     np.testing.assert_array_equal(target.astype(np.float64), expected)
     assert (np.signbit(target) == np.signbit(source)).all()
+
+
+def test_pages_of_new_memory_are_there_once_they_were_asked_for() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("needs Linux, which says what is resident")
+    memory = reading.new((2**24,), np.dtype(np.uint8))
+    if reading.MADVISE(memory.ctypes.data, mmap.PAGESIZE, reading.POPULATE):
+        pytest.skip("needs Linux 5.14, which knows MADV_POPULATE_WRITE")
+    before = resident()
+    reading.populate(memory[5 : 2**23 + 5])  # neither end is one of a page
+    assert 2**23 - 4 * mmap.PAGESIZE <= resident() - before < 2**23 + 2**20
+    assert not memory.any()
+
+
+def test_what_cannot_be_read_ends_the_loading_and_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "llama, llama3")
+    calls, read = itertools.count(), FileTensor.read_into
+
+    def fails(tensor: FileTensor, *given: object) -> np.ndarray:
+        if next(calls) == 5:
+            raise OSError("the disk is gone")
+        return read(tensor, *given)
+
+    monkeypatch.setattr(FileTensor, "read_into", fails)
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        load_pretrained(tmp_path)
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("swapped", [False, True])

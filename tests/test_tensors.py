@@ -27,6 +27,7 @@ CASES = {
     "fused": Stored(("t",), False, (QUERY, KEY, VALUE)),
     "fused and swapped": Stored(("t",), True, (QUERY, KEY, VALUE)),
     "in groups": Stored(("t",), False, (QUERY, KEY, VALUE), groups=3),
+    "in groups and swapped": Stored(("t",), True, (QUERY, KEY, VALUE), groups=3),
     "biases in groups": Stored(("t",), False, (("bias", "query"), ("bias", "key")), groups=3),
     "by expert": Stored(("0", "1", "2"), True, (UP,)),
     "by expert and fused": Stored(("0", "1", "2"), True, (GATE, UP)),

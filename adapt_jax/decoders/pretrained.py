@@ -145,10 +145,10 @@ def load_decoder(
 @lru_cache(maxsize=4)
 def blank(config: DecoderConfig) -> Decoder:
     """A decoder of shapes alone, to be read and not to be changed."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=zeros()))
+    return nnx.eval_shape(lambda: Decoder(config, rngs=blank_rngs()))
 
 
-def zeros() -> Any:
+def blank_rngs() -> Any:
     """In place of nnx.Rngs where shapes alone are wanted: drawing takes long to trace."""
     drawn = SimpleNamespace(normal=jnp.zeros, uniform=lambda shape, **_: jnp.zeros(shape))
     return SimpleNamespace(params=drawn)

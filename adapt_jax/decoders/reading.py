@@ -26,7 +26,8 @@ from adapt_jax.decoders.tensors import Index, ParameterPath, Shape, Stored
 STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
 BLOCK = 256  # rows and columns that it turns at a time
 POPULATE = 23  # madvise: MADV_POPULATE_WRITE, of Linux 5.14
-MADVISE = ctypes.CDLL(None).madvise
+MADVISE = ctypes.CDLL(None).madvise  # mmap's own method keeps Python's lock meanwhile
+MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Reader:
@@ -63,7 +64,7 @@ class Reader:
         """Has a part of the parameter at ``path`` read into ``target``; each future is a share."""
         pieces = list(strips(stored, index))
 
-        def share(first: int) -> None:  # a task for each strip would take as long as the strip
+        def share(first: int) -> None:  # tasks cost a tenth of a strip, so each takes many
             for strip in pieces[first :: self.threads]:
                 bounds = zip(strip, index, strict=True)
                 here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
@@ -93,7 +94,7 @@ def populate(target: np.ndarray) -> None:
     if target.flags.c_contiguous:
         first = -(-target.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
         if (length := target.ctypes.data + target.nbytes - first) > 0:
-            MADVISE(ctypes.c_void_p(first), ctypes.c_size_t(length), POPULATE)
+            MADVISE(first, length, POPULATE)
 
 
 def lay(target: np.ndarray, source: np.ndarray) -> None:
@@ -156,11 +157,6 @@ def read_parameter(
         dtype = jnp.float32 if jax.default_backend() == "cpu" else kind
     dtype = jnp.dtype(dtype)
     begin = partial(reader.begin, stored=stored, path=path, shapes=shapes, tensors=tensors)
-    parts: dict[str, tuple[Index, list[Any]]] = {}
-    for device, index in place.addressable_devices_indices_map(shapes[path]).items():
-        bounds = zip(index or (), shapes[path], strict=True)
-        whole = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
-        parts.setdefault(str(whole), (whole, []))[1].append(device)
 
     def kept(index: Index, devices: list[Any]) -> Callable[[], list[jax.Array]]:
         part = new(extent(index), dtype)
@@ -187,7 +183,8 @@ def read_parameter(
 
     one_by_one = copied if len(stored.names) == 1 else expert_by_expert
     waiting = [
-        kept(*part) if keeps(part[1][0]) else partial(one_by_one, *part) for part in parts.values()
+        kept(*part) if keeps(part[1][0]) else partial(one_by_one, *part)
+        for part in parts_of(shapes[path], place)
     ]
 
     def wait() -> jax.Array:
@@ -195,6 +192,16 @@ def read_parameter(
         return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
 
     return wait
+
+
+def parts_of(shape: Shape, place: Sharding) -> list[tuple[Index, list[Any]]]:
+    """Each part of an array that lies on devices of this host, once, and all that hold it."""
+    parts: dict[str, tuple[Index, list[Any]]] = {}
+    for device, index in place.addressable_devices_indices_map(shape).items():
+        bounds = zip(index or (), shape, strict=True)
+        whole = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
+        parts.setdefault(str(whole), (whole, []))[1].append(device)
+    return list(parts.values())
 
 
 def extent(index: Index) -> Shape:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
-from adapt_jax.decoders.pretrained import blank, zeros
+from adapt_jax.decoders.pretrained import blank, blank_rngs
 from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
 from adapt_jax.errors import UserError
 from adapt_jax.methods import TUNING, Method
@@ -104,7 +104,7 @@ def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
         soft_prompt = SoftPrompt(jnp.zeros((*members, method.length, decoder.config.embed_dim)))
         return soft_prompt, nnx.PathContains("soft_prompt")
     if method.name == "lora":
-        attach(decoder, method.modules, method.rank, 1.0, zeros())
+        attach(decoder, method.modules, method.rank, 1.0, blank_rngs())
         return None, nnx.PathContains("lora")
     if method.name == "fine_tuning":
         return None, select(decoder, method.train)
@@ -116,7 +116,7 @@ def split(config: DecoderConfig, method: Method, dtype: Any) -> tuple[Any, Tree,
     chosen: list[Any] = []
 
     def make() -> TunedDecoder:
-        decoder = Decoder(config, rngs=zeros())
+        decoder = Decoder(config, rngs=blank_rngs())
         soft_prompt, trainable = start(method, decoder)
         chosen.append(trainable)
         return TunedDecoder(decoder, soft_prompt)
