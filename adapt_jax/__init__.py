@@ -13,47 +13,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapt_jax.adaptation import Adaptation as Adaptation
-    from adapt_jax.comparison import Comparison as Comparison
-    from adapt_jax.comparison import compare as compare
-    from adapt_jax.comparison import tune as tune
+    from adapt_jax.adaptation.adaptation import Adaptation as Adaptation
+    from adapt_jax.adaptation.export import export_adaptation as export_adaptation
+    from adapt_jax.adaptation.export import import_adapter as import_adapter
+    from adapt_jax.comparison.compare import Comparison as Comparison
+    from adapt_jax.comparison.compare import compare as compare
+    from adapt_jax.comparison.compare import tune as tune
     from adapt_jax.decoders.prefix import Prefix as Prefix
     from adapt_jax.decoders.prefix import SoftPrompt as SoftPrompt
-    from adapt_jax.decoders.pretrained import PretrainedDecoder as PretrainedDecoder
-    from adapt_jax.decoders.pretrained import load_pretrained as load_pretrained
-    from adapt_jax.decoders.saving import save_pretrained as save_pretrained
-    from adapt_jax.errors import UserError as UserError
     from adapt_jax.evaluation.evaluate import Evaluation as Evaluation
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
-    from adapt_jax.exchange import export_adaptation as export_adaptation
-    from adapt_jax.exchange import import_adapter as import_adapter
+    from adapt_jax.pretrained.loading import PretrainedDecoder as PretrainedDecoder
+    from adapt_jax.pretrained.loading import load_pretrained as load_pretrained
+    from adapt_jax.pretrained.saving import save_pretrained as save_pretrained
     from adapt_jax.prompting.prompt import Prompt as Prompt
     from adapt_jax.prompting.voting import maj_at_k as maj_at_k
     from adapt_jax.prompting.voting import vote as vote
-    from adapt_jax.sampling.decoding import Candidate as Candidate
-    from adapt_jax.sampling.decoding import Decoding as Decoding
     from adapt_jax.sampling.generate import generate as generate
+    from adapt_jax.sampling.types import Candidate as Candidate
+    from adapt_jax.sampling.types import Decoding as Decoding
     from adapt_jax.tasks.task import Example as Example
     from adapt_jax.tasks.task import Task as Task
     from adapt_jax.tasks.task import load_task as load_task
     from adapt_jax.tasks.templates import Demonstration as Demonstration
     from adapt_jax.tasks.templates import Template as Template
+    from adapt_jax.utils.errors import UserError as UserError
 
 ROOMS = {
-    "adaptation": ("Adaptation",),
-    "comparison": ("Comparison", "compare", "tune"),
+    "adaptation.adaptation": ("Adaptation",),
+    "adaptation.export": ("export_adaptation", "import_adapter"),
+    "comparison.compare": ("Comparison", "compare", "tune"),
     "decoders.prefix": ("Prefix", "SoftPrompt"),
-    "decoders.pretrained": ("PretrainedDecoder", "load_pretrained"),
-    "decoders.saving": ("save_pretrained",),
-    "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
-    "exchange": ("export_adaptation", "import_adapter"),
+    "pretrained.loading": ("PretrainedDecoder", "load_pretrained"),
+    "pretrained.saving": ("save_pretrained",),
     "prompting.prompt": ("Prompt",),
     "prompting.voting": ("maj_at_k", "vote"),
-    "sampling.decoding": ("Candidate", "Decoding"),
     "sampling.generate": ("generate",),
+    "sampling.types": ("Candidate", "Decoding"),
     "tasks.task": ("Example", "Task", "load_task"),
     "tasks.templates": ("Demonstration", "Template"),
+    "utils.errors": ("UserError",),
 }
 ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
 __all__ = sorted(ROOM_OF)

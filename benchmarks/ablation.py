@@ -48,8 +48,8 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
 
     from adapt_jax.decoders.attention import causal_mask
     from adapt_jax.decoders.prefix import encode_prefix
-    from adapt_jax.tuning.batches import Batch, Batches, Shape, TrainingExample, pack
-    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer
+    from adapt_jax.training.batches import Batch, Batches, Shape, TrainingExample, pack
+    from adapt_jax.training.optimizers import TrainingConfig, optimizer
 
     model, chosen = start(method, folder)
     examples = [

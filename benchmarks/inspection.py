@@ -25,9 +25,9 @@ STEPS = 4
 # The command as it is, and then what the kernel says of the process.
 REAL = """
 import sys
-from adapt_jax.cli import choose_platform, main
+from adapt_jax.cli.main import choose_platform, main
 choose_platform()
-import adapt_jax.comparison, jax.numpy
+import adapt_jax.comparison.compare, jax.numpy
 from transformers import AutoTokenizer
 jax.numpy.zeros(1).block_until_ready()
 def status(key):

@@ -73,7 +73,7 @@ def write(folder: Path, stored: str) -> None:
     import jax.numpy as jnp
     from tokenizers import Tokenizer, models
 
-    from adapt_jax.decoders.tensor_files import write_tensors
+    from adapt_jax.pretrained.safetensors_io import write_tensors
 
     if (folder / "tokenizer.json").is_file():
         return
@@ -116,14 +116,14 @@ def timed(load: Any, touch: Any, width: int) -> dict[str, float]:
 
 def ours(folder: str, dtype: str) -> dict[str, float]:
     """This project's side."""
-    from adapt_jax.cli import choose_platform
+    from adapt_jax.cli.main import choose_platform
 
     choose_platform()
     import jax
     import jax.numpy as jnp
     from transformers import LlamaConfig, PreTrainedTokenizerFast  # noqa: F401  before the clock
 
-    from adapt_jax.decoders.pretrained import load_pretrained, parameters
+    from adapt_jax.pretrained.loading import load_pretrained, parameters
 
     jnp.zeros(1).block_until_ready()
 

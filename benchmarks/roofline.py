@@ -20,10 +20,10 @@ import numpy as np
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.prefix import Prefix
-from adapt_jax.decoders.pretrained import load_pretrained
-from adapt_jax.sampling import steps
-from adapt_jax.sampling.decoding import Decoding
+from adapt_jax.pretrained.loading import load_pretrained
+from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.types import Decoding
 from benchmarks.shapes import VOCAB, write_llama
 
 

@@ -24,9 +24,9 @@ TUNIX = PEERS / ".tunix" / "bin" / "python"
 def ours(settings: dict[str, Any]) -> dict[str, float]:
     """Our side: a new engine for each run, so the prefix is encoded within the measured time."""
     from adapt_jax.decoders.prefix import Prefix
-    from adapt_jax.decoders.pretrained import load_pretrained
-    from adapt_jax.sampling.decoding import Decoding, Request
+    from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.sampling.engine import Engine
+    from adapt_jax.sampling.types import Decoding, Request
     from benchmarks.measuring import measure
 
     model = load_pretrained(settings["folder"])

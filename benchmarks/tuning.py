@@ -52,9 +52,9 @@ def start(method: str, folder: Path) -> tuple[Any, Any]:
     from flax import nnx
 
     from adapt_jax.decoders.prefix import SoftPrompt
-    from adapt_jax.decoders.pretrained import load_pretrained
-    from adapt_jax.tuning.lora import attach
-    from adapt_jax.tuning.losses import TunedDecoder
+    from adapt_jax.methods.lora import attach
+    from adapt_jax.pretrained.loading import load_pretrained
+    from adapt_jax.training.tuned_decoder import TunedDecoder
 
     decoder = load_pretrained(folder).decoder
     soft_prompt, chosen = None, nnx.Param
@@ -73,9 +73,9 @@ def ours(method: str, folder: Path) -> Step:
     import jax.numpy as jnp
     from flax import nnx
 
-    from adapt_jax.tuning.batches import Batches, TrainingExample
-    from adapt_jax.tuning.optimizers import TrainingConfig, optimizer, parts
-    from adapt_jax.tuning.step import TrainState, make_step
+    from adapt_jax.training.batches import Batches, TrainingExample
+    from adapt_jax.training.optimizers import TrainingConfig, optimizer, parts
+    from adapt_jax.training.step import TrainState, make_step
 
     model, chosen = start(method, folder)
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)

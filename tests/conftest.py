@@ -149,7 +149,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Any:
     """The tiny random Llama, loaded (a PretrainedDecoder). Do not change its weights."""
-    from adapt_jax.decoders.pretrained import load_pretrained
+    from adapt_jax.pretrained.loading import load_pretrained
 
     return load_pretrained(tiny_folder)
 
@@ -159,7 +159,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder, the PyTorch model and the decoder of a case of families.py, made once."""
     from families import make
 
-    from adapt_jax.decoders.pretrained import load_pretrained
+    from adapt_jax.pretrained.loading import load_pretrained
 
     kept: dict[str, tuple[Path, Any, Any]] = {}
 

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from adapt_jax.decoders.attention import Block, KeysValues, attend, within
 from adapt_jax.decoders.config import DecoderConfig, LayerKind
 from adapt_jax.decoders.experts import ExpertsBeside, MixedExperts
-from adapt_jax.decoders.layer_inputs import LayerInput, LayerInputs, scaled_rows
-from adapt_jax.decoders.parts import FeedForward, Linear, Norm
+from adapt_jax.decoders.layers import FeedForward, Linear, Norm
+from adapt_jax.decoders.per_layer_embeddings import LayerInput, LayerInputs, scaled_rows
 from adapt_jax.decoders.rope import Rope, rotate
 
 

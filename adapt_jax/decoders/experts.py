@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from adapt_jax.decoders.activations import activated
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.parts import Norm
+from adapt_jax.decoders.layers import Norm
 
 
 class MixedExperts(nnx.Module):

@@ -141,8 +141,12 @@ def _magnitude(factor: float, scale: float) -> float:
 
 
 def _default(numbers: Numbers, size: int, length: Any) -> np.ndarray:
+    """In float32 as PyTorch has them, whose powers are rounded right and NumPy's are not: behind
+    thousands of tokens the last bit of a frequency is seen in the logits.
+    """
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    return (1.0 / (np.float32(numbers["theta"]) ** exponents)).astype(np.float32)
+    powers = np.float64(numbers["theta"]) ** exponents.astype(np.float64)
+    return np.float32(1) / powers.astype(np.float32)
 
 
 def _linear(numbers: Numbers, size: int, length: Any) -> np.ndarray:

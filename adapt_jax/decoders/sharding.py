@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adapt_jax.errors import UserError
+from adapt_jax.utils.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

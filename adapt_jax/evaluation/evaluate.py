@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adapt_jax.errors import UserError
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.metrics import METRICS, Answered, Judged
-from adapt_jax.evaluation.statistics import wilson_interval
+from adapt_jax.evaluation.significance import wilson_interval
 from adapt_jax.tasks.task import Example, Task
+from adapt_jax.utils.errors import UserError
 
 OnProgress = Callable[..., None]  # (questions done, questions in all, note)
 

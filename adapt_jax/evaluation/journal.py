@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.errors import UserError
 from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.decoding import Candidate
+from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.task import Example
+from adapt_jax.utils.errors import UserError
 
 
 def identity(*parts: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapt_jax.prompting.voting import Vote, maj_at_k, vote
-from adapt_jax.sampling.decoding import Candidate
+from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.task import Example, Task
 
 

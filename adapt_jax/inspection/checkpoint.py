@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from adapt_jax.decoders import folders
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family, tensor_names
-from adapt_jax.decoders.pretrained import (
+from adapt_jax.methods.fine_tuning import PARTS
+from adapt_jax.pretrained import hf_folder as folders
+from adapt_jax.pretrained.loading import (
     PICKLES,
     blank,
     listed,
@@ -20,10 +21,9 @@ from adapt_jax.decoders.pretrained import (
     parameters,
     unfitting,
 )
-from adapt_jax.decoders.saving import most_of
-from adapt_jax.decoders.tensor_files import FLOATS, nbytes
-from adapt_jax.errors import UserError
-from adapt_jax.tuning.fine_tuning import PARTS
+from adapt_jax.pretrained.safetensors_io import FLOATS, nbytes
+from adapt_jax.pretrained.saving import most_of
+from adapt_jax.utils.errors import UserError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 

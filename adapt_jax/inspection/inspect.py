@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from adapt_jax.config import checked
-from adapt_jax.decoders.folders import find_folder
-from adapt_jax.errors import UserError, nearest
 from adapt_jax.inspection.accelerators import ACCELERATORS, here, verdict
 from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
 from adapt_jax.inspection.memory import Measured, measure
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.process import imported_and_tokenizer, process_bytes
 from adapt_jax.inspection.programs import Workload, build, split
-from adapt_jax.methods import METHODS, TUNING, Method, unknown_method
+from adapt_jax.methods.registry import METHODS, TUNING, Method, unknown_method
+from adapt_jax.pretrained.hf_folder import find_folder
+from adapt_jax.utils.config import checked
+from adapt_jax.utils.errors import UserError, nearest
 
 DEFAULT = ("prompt_tuning", "lora", "fine_tuning", "self_consistency")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.errors import UserError
 from adapt_jax.inspection.programs import Build, Program, cast, nbytes
+from adapt_jax.utils.errors import UserError
 
 # Compiled shallow and continued in a straight line: a step's memory is linear in its layers.
 SHALLOW = 2

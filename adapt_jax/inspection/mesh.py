@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from adapt_jax.decoders.sharding import MESH_AXES, make_mesh
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.utils.errors import UserError, nearest
 
 TOPOLOGIES = ("v4", "v5e", "v5p", "v6e")
 SHAPE = "such as v5e:2x4, or v5p:2x2x1"

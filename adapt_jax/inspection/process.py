@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from adapt_jax.decoders.folders import read_tokenizer
+from adapt_jax.pretrained.hf_folder import read_tokenizer
 
 # Measured over whole commands (benchmarks/inspection.py, RESULTS.md): what stands in memory before
 # the first step and beside its arrays, as a constant and a slope over the decoder's layers.
@@ -31,7 +31,7 @@ def imported_and_tokenizer(folder: Path, *, tokenizer: bool) -> tuple[int, int]:
     import jax.numpy as jnp
     from transformers import AutoTokenizer  # noqa: F401  (as a run does)
 
-    import adapt_jax.comparison  # noqa: F401
+    import adapt_jax.comparison.compare  # noqa: F401
 
     jnp.zeros(1).block_until_ready()
     gc.collect()

@@ -19,21 +19,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
-from adapt_jax.decoders.pretrained import blank, blank_rngs
 from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
-from adapt_jax.errors import UserError
-from adapt_jax.methods import TUNING, Method
-from adapt_jax.sampling import engine, steps
+from adapt_jax.methods.fine_tuning import select
+from adapt_jax.methods.lora import attach
+from adapt_jax.methods.registry import TUNING, Method
+from adapt_jax.pretrained.loading import blank, blank_rngs
+from adapt_jax.sampling import compiled as steps
+from adapt_jax.sampling import engine
 from adapt_jax.sampling.logits import Sampling
-from adapt_jax.tuning.batches import Batches, TrainingExample
-from adapt_jax.tuning.checkpoints import COPIED
-from adapt_jax.tuning.fine_tuning import select
-from adapt_jax.tuning.int8 import Int8
-from adapt_jax.tuning.lora import attach
-from adapt_jax.tuning.losses import TunedDecoder
-from adapt_jax.tuning.optimizers import TrainingConfig, held, optimizer, parts
-from adapt_jax.tuning.step import TrainState, first_state, make_step
-from adapt_jax.tuning.trainer import batch_shardings
+from adapt_jax.training.batches import Batches, TrainingExample
+from adapt_jax.training.checkpoints import COPIED
+from adapt_jax.training.int8 import Int8
+from adapt_jax.training.optimizers import TrainingConfig, held, optimizer, parts
+from adapt_jax.training.step import TrainState, first_state, make_step
+from adapt_jax.training.trainer import batch_shardings
+from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.utils.errors import UserError
 
 Tree = Any  # of ShapeDtypeStruct, each with its sharding where there is a mesh
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from adapt_jax.decoders.pretrained import PretrainedDecoder
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import CannotRun, Prompt
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import Demonstration

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.decoders.tokens import chat_text, common_length, has_chat_template
-from adapt_jax.prompting.choices import Scoring
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.pretrained.tokenization import chat_text, common_length, has_chat_template
+from adapt_jax.prompting.multiple_choice import Scoring
 from adapt_jax.prompting.voting import VOTES
-from adapt_jax.sampling.decoding import Decoding
+from adapt_jax.sampling.types import Decoding
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration, Template, fill

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import comb, exp
 from typing import Any
 
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.utils.errors import UserError, nearest
 
 SUBSETS = 1000  # drawn for the curves of the weighted votes, which have no closed form
 Ways = dict[tuple[int, int], int]  # (candidates chosen, count reached) -> in how many ways

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Array
 
-from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.sampling.decoding import Candidate
-from adapt_jax.sampling.steps import Cache
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.sampling.compiled import Cache
 from adapt_jax.sampling.stopping import cut_at_stop
+from adapt_jax.sampling.types import Candidate
 
 
 @dataclass

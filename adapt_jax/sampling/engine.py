@@ -21,12 +21,12 @@ from jaxtyping import Array
 
 from adapt_jax.decoders import sharding
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, bucket
-from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.errors import UserError
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.candidates import Waiting, Writing
-from adapt_jax.sampling.decoding import Candidate, Decoding, Request
+from adapt_jax.sampling.compiled import Cache, Rows, decode, encode_front, encode_questions, fill
 from adapt_jax.sampling.memory import BUSY, room_for_slots, slot_bytes
-from adapt_jax.sampling.steps import Cache, Rows, decode, encode_front, encode_questions, fill
+from adapt_jax.sampling.types import Candidate, Decoding, Request
+from adapt_jax.utils.errors import UserError
 
 COLUMNS = 16  # a slot's cache is a multiple of this, so that compiled code is reused
 ROWS = 16  # questions encoded at a time

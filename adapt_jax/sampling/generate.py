@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from adapt_jax.decoders.prefix import Prefix
-from adapt_jax.decoders.pretrained import PretrainedDecoder
-from adapt_jax.errors import UserError, nearest
-from adapt_jax.sampling.decoding import Candidate, Decoding, Request
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.types import Candidate, Decoding, Request
+from adapt_jax.utils.errors import UserError, nearest
 
 
 def generate(

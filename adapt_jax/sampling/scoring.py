@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, bucket
-from adapt_jax.decoders.pretrained import PretrainedDecoder
 from adapt_jax.decoders.sharding import row_sharding
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.sampling.compiled import encode_front
 from adapt_jax.sampling.logits import log_probability
-from adapt_jax.sampling.steps import encode_front
 
 COLUMNS = 32  # rows are padded to a multiple of this, so that compiled code is reused
 TARGETS = 16  # predicted tokens of a row whose logits exist at the same time

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt_jax.config import Strict, checked
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.utils.config import Strict, checked
+from adapt_jax.utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from adapt_jax.tasks.task import Example

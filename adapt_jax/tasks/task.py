@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import field_validator
 
-from adapt_jax.config import Strict, checked, read_yaml
-from adapt_jax.errors import UserError, nearest
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, find
 from adapt_jax.tasks.templates import CHAT, PLACEHOLDER, TEMPLATES, Template
+from adapt_jax.utils.config import Strict, checked, read_yaml
+from adapt_jax.utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

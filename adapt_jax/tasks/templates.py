@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapt_jax.errors import UserError, nearest
+from adapt_jax.utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from adapt_jax.tasks.task import Example

@@ -31,7 +31,7 @@ from adapt_jax.decoders.families import (
     starcoder2,
 )
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.tensors import ParameterPath, Stored
+from adapt_jax.decoders.layout import ParameterPath, Stored
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family

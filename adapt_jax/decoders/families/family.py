@@ -7,8 +7,8 @@ from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.layers import HF, Layers
+from adapt_jax.decoders.layout import ParameterPath, Stored
 from adapt_jax.decoders.rope import LONGEST
-from adapt_jax.decoders.tensors import ParameterPath, Stored
 
 Row = tuple[Any, ...]
 REQUIRED = object()

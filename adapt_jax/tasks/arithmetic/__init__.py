@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from adapt_jax.errors import UserError, nearest
 from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
 from adapt_jax.tasks.arithmetic.problems import draw_from
 from adapt_jax.tasks.arithmetic.reasoning import PLAIN, draw_reasoning
 from adapt_jax.tasks.task import Example
+from adapt_jax.utils.errors import UserError, nearest
 
 
 def splits(seed: int, train: int, development: int, test: int) -> dict[str, list[Example]]:

@@ -1,0 +1,1 @@
+"""What adapting a decoder yields: asked, saved, exported."""

@@ -1,0 +1,1 @@
+"""The ladder climbed on one task, and what it comes to."""

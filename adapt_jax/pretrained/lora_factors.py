@@ -1,0 +1,59 @@
+"""Low-rank updates of a decoder's kernels: W + scale · B A (2106.09685, section 4.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from adapt_jax.decoders.layout import ParameterPath
+from adapt_jax.pretrained.loading import PretrainedDecoder
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The update of one kernel [O, I]; both factors are float32."""
+
+    a: Float[np.ndarray, "R I"]
+    b: Float[np.ndarray, "O R"]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self.a.shape[0]
+
+    def scale(self, rank_stabilized: bool) -> float:
+        """alpha / R, or alpha / sqrt(R) (rsLoRA: 2312.03732)."""
+        return self.alpha / (self.rank**0.5 if rank_stabilized else self.rank)
+
+
+@dataclass(frozen=True)
+class LowRankUpdates:
+    """The updates of a decoder, by the path of the kernel.
+
+    ``decoder`` is the fingerprint of the decoder that they belong to, without them.
+    """
+
+    factors: Mapping[ParameterPath, Factors]
+    decoder: str
+    rank_stabilized: bool = False
+
+    def merged(self, model: PretrainedDecoder) -> PretrainedDecoder:
+        """A decoder with the updates in its kernels, added in float32; ``model`` stays as it is.
+
+        Kernels without an update are shared between the two.
+        """
+        decoder = nnx.clone(model.decoder)
+        state = dict(nnx.to_flat_state(nnx.state(decoder, nnx.Param)))
+        for path, one in self.factors.items():
+            kernel = state[path].get_value()
+            a, b = jnp.asarray(one.a), jnp.asarray(one.b)
+            update = jnp.matmul(b, a, precision="highest") * one.scale(self.rank_stabilized)
+            merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
+            state[path] = state[path].replace(jax.device_put(merged, kernel.sharding))
+        nnx.update(decoder, nnx.from_flat_state(list(state.items())))
+        return PretrainedDecoder(decoder, model.tokenizer, model.path)

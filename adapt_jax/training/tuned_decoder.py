@@ -1,0 +1,73 @@
+"""The next-token loss: a sum over target tokens, divided by their number."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from adapt_jax.decoders.attention import KeysValues, causal_mask
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
+from adapt_jax.training.batches import Batch
+from adapt_jax.training.cross_entropy import PLAIN, Objective, cross_entropy
+
+
+class TunedDecoder(nnx.Module):
+    """What a training step sees: a decoder, and perhaps a soft prompt in front of every row."""
+
+    def __init__(self, decoder: Decoder, soft_prompt: SoftPrompt | None = None):
+        self.decoder = decoder
+        self.soft_prompt = nnx.data(soft_prompt)
+
+    @property
+    def ensemble(self) -> int | None:
+        """How many soft prompts are trained together; the loss is that of one of them."""
+        return None if self.soft_prompt is None else self.soft_prompt.ensemble
+
+    def prefix(self, front: Int[Array, " F"], dtype: DTypeLike = jnp.float32) -> list[KeysValues]:
+        """Keys and values [K, P, H] of each layer that has its own, of what stands in front of
+        every row: the soft prompt, then the token ids ``front``. Nothing, where P is 0.
+        """
+        prefix = Prefix((front,))
+        if self.soft_prompt is not None:
+            cut = int(not self.soft_prompt.before_bos)
+            prefix = Prefix((front[:cut], self.soft_prompt, front[cut:]))
+        return encode_prefix(self.decoder, prefix.embeddings(self.decoder, dtype)).layers
+
+    def loss(
+        self,
+        batch: Batch,
+        prefix: list[KeysValues],
+        dtype: DTypeLike = jnp.float32,
+        *,
+        count: Float[Array, ""] | None = None,
+        objective: Objective = PLAIN,
+        remat: str = "none",
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Mean cross-entropy in nats per target token, and the share of targets ranked first.
+
+        ``prefix`` is attended by every segment; logits, and what the last layer does behind its
+        attention, exist at target positions only.
+
+        Args:
+            dtype: what is computed in; losses and softmax are float32 always.
+            count: what the sums are divided by, where the batch is a part of a larger one; the
+                weight of its own targets, when not given.
+            objective: what is minimised beside the cross-entropy; the loss then holds it too.
+            remat: what is computed again in the backward pass, a name in decoder.REMAT.
+        """
+        decoder = self.decoder
+        length = prefix[0][0].shape[1] if prefix else 0
+        hidden, _ = decoder(
+            decoder.embed(batch.tokens, dtype),
+            batch.positions + length,
+            causal_mask(batch.segments),
+            prefix=PrefixCache(prefix, length, length).blocks,
+            asked=batch.target_at,
+            remat=remat,
+        )
+        nats, right = cross_entropy(
+            decoder, hidden, batch.target_id, batch.target_weight, objective
+        )
+        count = batch.target_weight.sum() if count is None else count
+        return nats / count, right / count

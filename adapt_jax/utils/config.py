@@ -1,0 +1,242 @@
+"""Typed run configuration: a YAML file, with overrides from the command line.
+
+An override names a key by its path, ``--task.seed 7``, and its value is read as YAML. Whatever is
+wrong is told in one line that names the file, the key and the nearest valid key.
+"""
+
+import copy
+import ctypes
+import functools
+import os
+import re
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from adapt_jax.utils.errors import UserError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+Overrides = Mapping[str, Any]  # {"task.seed": 7}
+COMPILED = "/jax/core/compile/backend_compile_duration"  # the event that JAX tells
+WORTH_IT = 0.2  # seconds of a compilation that leaves memory behind
+
+
+class Strict(BaseModel):
+    """A part of a configuration; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MeshConfig(Strict):
+    """Devices along each axis of the mesh; -1 takes whatever is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+class RunConfig(Strict):
+    """What every run needs: a decoder, a task, a seed, a place for the results."""
+
+    decoder: str = Field("embedded", description="a Hugging Face folder, or `embedded`")
+    task: str | dict[str, Any] = Field(description="a task file, or its contents")
+    seed: int = Field(0, ge=0, description="of demonstrations, initialisation, order and sampling")
+    output_dir: str | None = Field(None, description="runs/NAME-OF-THE-FILE unless given")
+    slots: PositiveInt | None = Field(
+        None, description="sequences decoded side by side; null: what memory allows"
+    )
+    mesh: MeshConfig | None = Field(None, description="places the decoder on several devices")
+    context_length: PositiveInt | None = Field(
+        None, description="tokens of the longest text, where config.json is not to say it"
+    )
+
+
+class CompareConfig(RunConfig):
+    """The rungs of a comparison and their options; a rung set to null is left out."""
+
+    methods: dict[str, dict[str, Any] | None]
+    only: list[str] | str | None = Field(None, description="run these rungs and no others")
+
+
+class TuneConfig(RunConfig):
+    """One rung: ``method`` is its name and its options."""
+
+    method: dict[str, Any]
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: when there is no such file, it is not YAML, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        siblings = [str(p) for p in path.parent.glob("*.yaml")]
+        raise UserError(f"{path}: no such file{nearest(str(path), siblings)}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: cannot be read as text ({problem})") from None
+    except yaml.YAMLError as problem:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(problem).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
+    return content
+
+
+def override(data: Mapping[str, Any], overrides: Overrides | None, where: str) -> dict[str, Any]:
+    """A copy of the mapping with each dotted key set; string values are read as YAML.
+
+    Raises:
+        UserError: when a key goes through something that is not a mapping, or a value is no YAML.
+    """
+    result = copy.deepcopy(dict(data))
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        place = result
+        for depth, name in enumerate(parents):
+            if place.get(name) is None:
+                place[name] = {}
+            place = place[name]
+            if not isinstance(place, dict):
+                path = ".".join(parents[: depth + 1])
+                raise UserError(f"{where}: --{dotted}: {path} is {place!r}, it has no keys")
+        try:
+            place[last] = yaml.safe_load(value) if isinstance(value, str) else value
+        except yaml.YAMLError:
+            raise UserError(f"{where}: --{dotted}: not a YAML value: {value!r}") from None
+        if place[last] is None and str(value).lstrip().startswith("#"):
+            raise UserError(f"{where}: --{dotted}: to YAML {value!r} is a comment; quote it twice")
+    return result
+
+
+def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+    """The mapping as a pydantic model.
+
+    Raises:
+        UserError: one line for the first mistake: ``where``, the key, what was expected.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except pydantic.ValidationError as problem:
+        first, *others = problem.errors()
+        same = [error for error in others if error["loc"][:1] == first["loc"][:1]]
+        error = max([first, *same], key=lambda error: len(error["loc"]))  # of a union: the nearest
+        *parents, last = location = _keys(error["loc"], data) or [""]
+        key = ".".join(location)
+        if error["type"] == "extra_forbidden":
+            names = keys_at(model, parents)
+            hint = nearest(last, names) or f"; valid keys: {', '.join(names)}"
+            raise UserError(f"{where}: unknown key {key!r}{hint}") from None
+        if error["type"] == "missing":
+            raise UserError(f"{where}: the key {key!r} is missing") from None
+        message = error["msg"].removeprefix("Value error, ")
+        given = error.get("input")
+        subject = f"{key}: " if key else ""
+        found = f", found {given!r}" if not isinstance(given, dict) else ""
+        if error["type"] == "literal_error" and isinstance(given, str):
+            found += nearest(given, re.findall("'([^']+)'", error["ctx"]["expected"]))
+        raise UserError(f"{where}: {subject}{message}{found}") from None
+
+
+def _keys(location: Sequence[str | int], data: Any) -> list[str]:
+    """A location without the names of a union's members, which pydantic puts in."""
+    keys: list[str] = []
+    last = len(location) - 1
+    for at, part in enumerate(location):
+        if isinstance(data, Mapping) and (part in data or at == last):
+            keys, data = [*keys, str(part)], data.get(part)
+        elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
+            keys, data = [*keys, str(part)], data[part]
+    return keys
+
+
+def keys_at(model: Any, parents: Sequence[str]) -> list[str]:
+    """The names of the fields of a model, or of the model nested in it under ``parents``."""
+    for name in parents:
+        field = getattr(model, "model_fields", {}).get(name)
+        if field is None:
+            continue  # pydantic also puts the name of a union's member into the location
+        inner = [field.annotation, *typing.get_args(field.annotation)]
+        model = next((t for t in inner if hasattr(t, "model_fields")), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def find(path: str, folder: Path) -> str:
+    """A path written in a configuration: beside that file, or else from the current folder."""
+    beside = folder / Path(path).expanduser()
+    return str(beside) if beside.exists() else path
+
+
+def load_config(
+    model: type[Model], config: str | Path | Mapping[str, Any], overrides: Overrides | None = None
+) -> tuple[Model, str, Path]:
+    """Reads a run configuration.
+
+    A task that is named by its file is read in, so that ``--task.seed`` can override it; its
+    relative paths, the decoder's too, are looked up beside the file that names them.
+
+    Returns:
+        the configuration, what to call it in messages, and the folder of the task's own paths.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
+    if isinstance(config, Mapping):
+        data, where, folder = dict(config), "config", Path(".")
+    else:
+        data, where, folder = read_yaml(config), str(config), Path(config).parent
+    overrides = dict(overrides or {})
+    if "task" in overrides:  # another task altogether: its path is the user's, from where they are
+        data["task"], folder_of_task = overrides.pop("task"), Path(".")
+    else:
+        folder_of_task = folder
+    if isinstance(data.get("task"), str):
+        path = find(data["task"], folder_of_task)
+        data["task"], folder_of_task = read_yaml(path), Path(path).parent
+    if "decoder" not in overrides and isinstance(data.get("decoder"), str):
+        data["decoder"] = find(data["decoder"], folder)
+    result = checked(model, override(data, overrides, where), where)
+    return result, where, folder_of_task
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled functions on disk, so that a second run starts at once.
+
+    JAX_COMPILATION_CACHE_DIR chooses the folder (default ~/.cache/adapt_jax); empty turns it off.
+    What compiling took of the memory is given back after each compilation.
+    """
+    import jax
+
+    give_back_what_compiling_took()
+
+    default = Path.home() / ".cache" / "adapt_jax"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@functools.cache
+def give_back_what_compiling_took() -> None:
+    """Gives memory back after each compilation from now on."""
+    import jax
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED and duration_secs > WORTH_IT:
+            give_back()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def give_back() -> None:
+    """Freed memory goes back to the system; glibc keeps it, and a compilation frees 0.3 GiB."""
+    if sys.platform == "linux" and hasattr(system := ctypes.CDLL(None), "malloc_trim"):
+        system.malloc_trim(0)

@@ -1,0 +1,282 @@
+"""Adaptation: asked with the bare question, saved whole or not at all, loaded for its decoder."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scripted import scripted
+
+from adapt_jax.adaptation import adaptation as module
+from adapt_jax.adaptation.adaptation import DESCRIPTION, SOFT_PROMPT, WEIGHTS, Adaptation
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.sampling.engine import Candidate, Decoding
+from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.templates import Demonstration, Template
+from adapt_jax.utils.errors import UserError
+
+QUESTION = "Jane has 2 apples. She bought 3 more. How many apples does she have in total?"
+EXAMPLES = [Example(str(n), f"Joe has {n} oranges and got 1 more. How many?") for n in range(3)]
+
+
+def prompt(**decoding) -> Prompt:
+    template = Template()
+    decoding = {"max_new_tokens": 8, "stop": template.stop} | decoding
+    shown = (Demonstration("What is 1 + 1?", "2", "One and one more make 2."),)
+    return Prompt(template, "Solve it.", shown, True, "number", Decoding(**decoding))
+
+
+def soft(model, length: int = 5, before_bos: bool = True) -> SoftPrompt:
+    draws = np.random.default_rng(0).normal(size=(length, model.config.embed_dim))
+    return SoftPrompt(jnp.asarray(draws, jnp.float32), before_bos)
+
+
+def texts(answered) -> list[list[str]]:
+    return [[candidate.text for candidate in one.candidates] for one in answered]
+
+
+def test_a_saved_adaptation_answers_as_before(tiny, tiny_folder: Path, tmp_path: Path):
+    sampled = prompt(candidates=2, temperature=1.0)
+    first = Adaptation("self_consistency", sampled, tiny, soft(tiny))
+    first.save(tmp_path / "saved")
+    second = Adaptation.load(tmp_path / "saved")
+    assert (second.prompt, second.method, second.tuned) == (sampled, "self_consistency", False)
+    assert second.model.path == str(tiny_folder) and second.folder == tmp_path / "saved"
+    assert second.soft_prompt is not None and second.soft_prompt.before_bos
+    before, after = first.answer(EXAMPLES, seed=3), second.answer(EXAMPLES, seed=3)
+    assert texts(before) == texts(after) and len(before[0].candidates) == 2
+    assert texts(first.answer(EXAMPLES, seed=4)) != texts(before)
+
+
+def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Path):
+    from adapt_jax.pretrained.loading import load_pretrained
+
+    other = load_pretrained(make_tiny_llama(tmp_path / "other", seed=9))
+    Adaptation("fine_tuning", prompt(), other, tuned=True).save(tmp_path / "saved")
+    (tmp_path / "other" / "config.json").unlink()  # the decoder it came from is not needed
+    loaded = Adaptation.load(tmp_path / "saved")
+    assert loaded.tuned and (tmp_path / "saved" / WEIGHTS / "model.safetensors").exists()
+    assert loaded.model.fingerprint == other.fingerprint
+    assert loaded.model.path == str(tmp_path / "saved" / WEIGHTS)
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "tuned", "soft_prompt"])
+def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
+    from families import make
+    from test_peft import updates
+
+    from adapt_jax.pretrained.loading import load_pretrained
+    from adapt_jax.utils.config import TuneConfig
+
+    make(tmp_path / "base", "phi3, longrope")
+    short = load_pretrained(tmp_path / "base")
+    model = load_pretrained(tmp_path / "base", context_length=300)
+    assert short.config.context_length < 300
+    made, decoding = updates(model, "query"), Decoding(max_new_tokens=8)
+    more = {"low_rank": made, "tuned": True, "soft_prompt": soft(model)}
+    first = Adaptation(
+        "lora",
+        Prompt(decoding=decoding),
+        model if kind == "soft_prompt" else made.merged(model),
+        **{kind: more[kind]},
+    )
+    first.save(tmp_path / "saved")
+    second = Adaptation.load(tmp_path / "saved")
+    assert second.model.config.context_length == 300
+    question = "9" * 250
+    with pytest.raises(UserError, match="the context of .* holds"):
+        Adaptation("zero_shot", Prompt(decoding=decoding), short).ask(question)
+    said = [one.ask(question).candidates[0].token_ids for one in (first, second)]
+    assert said[0] == said[1] and len(said[0]) > 0
+    assert TuneConfig(task="t", method={}, context_length=300).context_length == 300
+
+
+def test_an_adaptation_of_another_decoder_is_refused(tiny, make_tiny_llama, tmp_path: Path):
+    Adaptation("zero_shot", prompt(), tiny).save(tmp_path / "saved")
+    other = make_tiny_llama(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match="saved: belongs to another decoder than .*other"):
+        Adaptation.load(tmp_path / "saved", other)
+    assert Adaptation.load(tmp_path / "saved", tiny).model is tiny
+
+
+def test_saving_replaces_an_adaptation_and_nothing_else(tiny, tmp_path: Path):
+    one, other = (Adaptation(name, prompt(), tiny) for name in ("zero_shot", "few_shot"))
+    one.save(tmp_path / "saved")
+    other.save(tmp_path / "saved")
+    assert Adaptation.load(tmp_path / "saved", tiny).method == "few_shot"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="mine: holds something that is no adaptation"):
+        one.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "saved"]
+
+
+def test_a_save_that_fails_leaves_the_old_one_and_no_rest(tiny, tmp_path: Path, monkeypatch):
+    Adaptation("zero_shot", prompt(), tiny).save(tmp_path / "saved")
+    monkeypatch.setattr(
+        module, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        Adaptation("lora", prompt(), tiny, tuned=True).save(tmp_path / "saved")
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+    assert Adaptation.load(tmp_path / "saved", tiny).method == "zero_shot"
+
+
+def retold(place: str, value: Any) -> Callable[[Path], None]:
+    """Puts another value at a place of adaptation.json."""
+
+    def write(folder: Path) -> None:
+        description = inner = json.loads((folder / DESCRIPTION).read_text())
+        *parents, last = place.split(".")
+        for name in parents:
+            inner = inner[name]
+        inner[last] = value
+        (folder / DESCRIPTION).write_text(json.dumps(description))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda folder: (folder / DESCRIPTION).unlink(), "no adaptation here"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{"), "adaptation.json: not valid JSON"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{}"), "not an adaptation of format 1"),
+        (
+            lambda folder: (folder / DESCRIPTION).write_text('{"format": 1}'),
+            "adaptation.json: damaged, 'prompt' is missing",
+        ),
+        (retold("decoder", 5), "adaptation.json: damaged, decoder is 5"),
+        (retold("prompt", 5), "adaptation.json: damaged, prompt is 5"),
+        (retold("prompt.vote", "majorty"), "damaged, prompt.vote: 'majorty' is none of distinct"),
+        (retold("prompt.parser", [1]), "damaged, prompt.parser: Input should be a valid string"),
+        (retold("prompt.instruction", None), "damaged, prompt.instruction: Input should be"),
+        (retold("prompt.template.answr", ""), "damaged, Template.__init__() got an unexpected"),
+        (retold("prompt.decoding.top_k", "x"), "damaged, prompt.decoding.top_k: Input should be"),
+        (lambda folder: (folder / SOFT_PROMPT).write_text("x"), "no soft prompt can be read"),
+        (lambda folder: (folder / SOFT_PROMPT).unlink(), "no soft prompt can be read"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(tiny, tmp_path: Path, damage, line: str):
+    folder = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny)).save(tmp_path / "saved")
+    damage(folder)
+    with pytest.raises(UserError) as told:
+        Adaptation.load(folder, tiny)
+    assert line in str(told.value) and str(folder) in str(told.value)
+
+
+def test_a_soft_prompt_of_another_size_is_refused(tiny, tmp_path: Path):
+    wide = SoftPrompt(jnp.zeros((3, 2 * tiny.config.embed_dim)))
+    folder = Adaptation("prompt_tuning", prompt(), tiny, wide).save(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"shape \(3, 64\), but the embeddings of .* have size 32"):
+        Adaptation.load(folder, tiny)
+
+
+def test_the_saved_description_is_plain_json(tiny, tiny_folder: Path, tmp_path: Path):
+    folder = Adaptation("few_shot", prompt(), tiny).save(tmp_path / "saved")
+    description = json.loads((folder / DESCRIPTION).read_text())
+    assert description["decoder"] == str(tiny_folder.resolve())
+    assert description["fingerprint"] == tiny.fingerprint
+    assert not (folder / SOFT_PROMPT).exists() and not (folder / WEIGHTS).exists()
+
+
+def test_the_soft_prompt_stands_on_its_side_of_bos(tiny):
+    bos = tiny.config.bos_id
+    before = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny)).prefix((bos, 7, 8))
+    after = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny, before_bos=False))
+    assert [part if isinstance(part, tuple) else "soft" for part in before.parts] == [
+        (), "soft", (bos, 7, 8),
+    ]  # fmt: skip
+    parts = after.prefix((bos, 7, 8)).parts
+    assert (parts[0], parts[2]) == ((bos,), (7, 8))
+
+
+def test_an_answer_counts_what_stood_in_front_and_what_was_said(tiny):
+    adaptation = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny))
+    bare = replace(adaptation, soft_prompt=None)
+    one, other = adaptation.ask(QUESTION), bare.ask(QUESTION)
+    text = bare.prompt.text + bare.prompt.template.ask(QUESTION)
+    assert other.prompt_tokens == len(tiny.encode(text))
+    assert one.prompt_tokens == other.prompt_tokens + 5
+    assert one.generated_tokens == len(one.candidates[0].token_ids) > 0 and one.seconds > 0
+
+
+def test_a_question_is_answered_alike_alone_and_in_company(tiny):
+    adaptation = Adaptation("self_consistency", prompt(candidates=2, temperature=1.0), tiny)
+    company = adaptation.answer(EXAMPLES, seed=1, slots=4)
+    alone = adaptation.answer([EXAMPLES[2]], seed=1, slots=4)
+    assert texts(company)[2] == texts(alone)[0]
+
+
+def test_progress_is_told_question_by_question(tiny):
+    told = []
+    Adaptation("zero_shot", prompt(), tiny).answer(
+        EXAMPLES, on_progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_question_longer_than_the_context_is_an_error_only_when_asked(tiny):
+    adaptation, long = Adaptation("zero_shot", prompt(), tiny), "How many? " * 400
+    with pytest.raises(UserError, match=r"too long: .* tokens, the context of .* holds 512"):
+        adaptation.ask(long)
+    answered = adaptation.answer([EXAMPLES[0], Example("long", long)])
+    assert [one.too_long for one in answered] == [False, True]
+    assert answered[1].answer is None
+
+
+def test_an_empty_question_is_an_error(tiny):
+    with pytest.raises(UserError, match="the question is empty"):
+        Adaptation("zero_shot", prompt(), tiny).ask("  ")
+
+
+def test_candidates_vote_with_their_distinct_reasonings(tiny, monkeypatch):
+    said = [
+        " 2 and 3 make 5. The answer is 5.",
+        " She has 2 + 3 = 5. The answer is $5.00.",
+        " It is 6. The answer is 6.",
+        " It is  6. The answer is 6.",
+        " it is 6. The answer is 6.",
+        " I do not know.",
+    ]
+    monkeypatch.setattr(module, "Engine", scripted(lambda _, number: said[number]))
+    adaptation = Adaptation("self_consistency", prompt(candidates=6, temperature=1.0), tiny)
+    answered = adaptation.ask(QUESTION)
+    assert answered.answer == "5" and answered.reasoning == "2 and 3 make 5."
+    assert [c.answer for c in answered.candidates] == ["5", "5", "6", "6", "6", None]
+    majority = replace(adaptation, prompt=replace(adaptation.prompt, vote="majority"))
+    assert majority.ask(QUESTION).answer == "6"
+    assert answered.generated_tokens == 18
+
+
+def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny):
+    from adapt_jax.prompting.voting import needed
+
+    sampled = prompt(candidates=9, temperature=0.3)
+    examples = [replace(e, question=e.question + " (a) 1 (b) 2" * int(e.id)) for e in EXAMPLES]
+    everything = Adaptation("self_consistency", sampled, tiny)
+    stopping = replace(everything, prompt=replace(sampled, stop_at=0.7))
+    # what a random decoder writes is hardly ever an answer: let the first letters be one
+    for one in (everything, stopping):
+        one.read = lambda c, _: replace(c, answer=c.text[:1], reasoning=c.text)
+    whole = everything.answer(examples, slots=16)
+    counts = [needed(one.candidates, 0.7) for one in whole]
+    assert min(counts) < 9
+    for slots in (4, 16):
+        stopped = stopping.answer(examples, slots=slots)
+        assert [len(one.candidates) for one in stopped] == counts
+        assert [one.saved for one in stopped] == [9 - count for count in counts]
+        assert texts(stopped) == [t[:n] for t, n in zip(texts(whole), counts, strict=True)]
+
+
+def test_a_candidate_that_ran_out_of_length_abstains(tiny, monkeypatch):
+    cut = Candidate(" 2 + 3 = 5. The answer is 5", (1,), -1.0, "length")
+    monkeypatch.setattr(module, "Engine", scripted(lambda *_: cut))
+    answered = Adaptation("chain_of_thought", prompt(), tiny).ask(QUESTION)
+    assert answered.answer is None and answered.candidates[0].answer is None

@@ -1,0 +1,174 @@
+"""Chat templates: the tokens of transformers, for prompting, demonstrations and tuning alike."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_tiny_llama
+
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.prompting.prompt import Prompt, suited, tokenize
+from adapt_jax.tasks.task import Example, Task, load_task
+from adapt_jax.tasks.templates import CHAT, Demonstration, Template
+from adapt_jax.training.examples import prepare
+from adapt_jax.utils.errors import UserError
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{% for m in messages %}{% set turn = '<|start|>' + m['role'] + '<|end|>\n\n' + m['content'] "
+    "| trim + '<|eos|>' %}{% if loop.first %}{% set turn = bos_token + turn %}{% endif %}{{ turn }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' "
+    "+ m['content'] | trim + '<|eos|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
+    "{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+TEMPLATES = {"chatml": CHATML, "llama 3": LLAMA3, "gemma": GEMMA, "mistral": MISTRAL}
+SAYS = "Solve it. Mind { and }."
+SHOWN = Demonstration("What is 1 + 1?", "2", "One and one more make 2.")
+EXAMPLES = [
+    Example("1", "Jane has 2 apples and 3 more. How many?", "5", "2 + 3 = 5."),
+    Example("2", "Joe has 12 oranges, Ann has 4. How many?", "16", "12 + 4 = 16."),
+]
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny decoder with one of TEMPLATES, made once."""
+    made: dict[str, PretrainedDecoder] = {}
+
+    def get(name: str) -> PretrainedDecoder:
+        if name not in made:
+            folder = write_tiny_llama(tmp_path_factory.mktemp("chat"))
+            (folder / "chat_template.jinja").write_text(TEMPLATES[name])
+            made[name] = load_pretrained(folder)
+        return made[name]
+
+    return get
+
+
+def reference(model: PretrainedDecoder, turns: list[tuple[str, str]], answering: bool) -> list[int]:
+    """The tokens of transformers."""
+    said: Any = model.tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns],
+        add_generation_prompt=answering,
+        return_dict=False,
+    )
+    return list(said)
+
+
+def conversation(name: str, asked: str, *shown: Demonstration) -> list[tuple[str, str]]:
+    """The turns as the template takes them: without a system's, its words open the first."""
+    turns = []
+    for one in shown:
+        turns += [("user", one.question), ("assistant", f"{one.reasoning} The answer is 2.")]
+    turns.append(("user", asked))
+    if name in ("chatml", "llama 3"):
+        return [("system", SAYS), *turns]
+    return [("user", f"{SAYS}\n\n{turns[0][1]}"), *turns[1:]]
+
+
+@pytest.mark.parametrize("shown", [(), (SHOWN, SHOWN)], ids=["bare", "few-shot"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_asked_is_token_identical_to_transformers(
+    name: str, shown: tuple[Demonstration, ...], chatting: Any
+) -> None:
+    model = chatting(name)
+    prompt = Prompt(template=CHAT, instruction=SAYS, demonstrations=shown, reasoning=True)
+    asked = [CHAT.ask(example.question) for example in EXAMPLES]
+    front, questions = tokenize(model, prompt, asked)
+    for text, question in zip(asked, questions, strict=True):
+        expected = reference(model, conversation(name, text, *shown), answering=True)
+        assert [*front, *question] == expected
+        bos = expected.count(model.config.bos_id)
+        assert bos == (0 if name == "chatml" else 1)  # as the template has it, never twice
+    alone, _ = tokenize(model, prompt, asked[:1])
+    assert alone == front and len(front) > len(model.encode(SAYS))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_tuning_sees_the_conversation_and_one_end_of_turn(name: str, chatting: Any) -> None:
+    model = chatting(name)
+    prompt = Prompt(template=CHAT, instruction=SAYS, reasoning=True)
+    prepared = prepare(model, prompt, EXAMPLES)
+    asked = [CHAT.ask(example.question) for example in EXAMPLES]
+    front, questions = tokenize(model, prompt, asked)
+    assert list(prepared.front) == front
+    for example, one, question in zip(EXAMPLES, prepared.examples, questions, strict=True):
+        assert list(one.tokens[: one.target_start]) == question  # as generation sees it
+        response = f"{example.reasoning} The answer is {example.answer}."
+        turns = [*conversation(name, example.question), ("assistant", response)]
+        expected = reference(model, turns, answering=False)
+        target, eos = list(one.tokens[one.target_start :]), model.config.eos_ids[0]
+        assert target.count(eos) == 1 and target[-1] == eos
+        if name == "chatml":  # its end of turn is no EOS of this decoder, so EOS follows it
+            assert [*front, *question, *target[:-1]] == expected
+        else:
+            assert [*front, *question, *target] == expected[: len(front + question + target)]
+            assert eos not in expected[len(front + question + target) :]
+
+
+def test_a_decoder_without_a_chat_template_is_asked_plainly_and_told_so(
+    tiny: PretrainedDecoder, chatting: Any
+) -> None:
+    task = Task("t", (), (), EXAMPLES, template=CHAT)
+    plain = suited(task, tiny)
+    assert plain.template == Template() and "has no chat template" in plain.notes[-1]
+    assert suited(task, chatting("gemma")) is task
+    with pytest.raises(UserError, match="no chat template; expected template plain"):
+        tokenize(tiny, Prompt(template=CHAT), ["Why?"])
+
+
+def test_a_task_file_asks_for_the_chat_template_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(
+        "\n".join(json.dumps({"question": f"{n} + 1?", "answer": n + 1}) for n in range(8))
+    )
+    settings = {"name": "t", "source": {"name": "jsonl", "path": "data.jsonl"}}
+    settings |= {"splits": {"test": 2}}
+
+    def loaded(template: Any) -> Template:
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump({**settings, "template": template}))
+        return load_task(tmp_path / "task.yaml").template
+
+    assert loaded("chat") == CHAT and loaded("plain") == Template()
+    worded = loaded({"chat": True, "answer": "It is {answer}."})
+    assert worded == replace(CHAT, answer="It is {answer}.")
+    with pytest.raises(UserError, match="template: 'caht' is none of plain, chat; did you mean"):
+        loaded("caht")
+    with pytest.raises(UserError, match="template.chat: expected true or false"):
+        loaded({"chat": "yes"})
+
+
+def test_a_template_that_refuses_the_turns_is_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    folder = write_tiny_llama(tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('only tools') }}")
+    with pytest.raises(UserError, match="its chat template refuses: only tools"):
+        tokenize(load_pretrained(folder), Prompt(template=CHAT), ["Why?"])
+
+
+def test_a_chat_template_travels_with_saved_weights(chatting: Any, tmp_path: Path) -> None:
+    from adapt_jax.pretrained.saving import save_pretrained
+
+    model = chatting("llama 3")
+    save_pretrained(model, tmp_path)
+    again = load_pretrained(tmp_path)
+    assert again.tokenizer.get_chat_template() == LLAMA3

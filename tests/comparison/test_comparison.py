@@ -1,0 +1,268 @@
+"""The ladder: every rung measured, skipped ones with their reason, files whole after each rung."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripted import scripted
+
+import adapt_jax
+from adapt_jax.adaptation import adaptation as adaptation_module
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.comparison.compare import Comparison, compare, tune
+from adapt_jax.comparison.rung import MEASURED
+from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.methods.registry import METHODS
+from adapt_jax.tasks.task import load_task
+from adapt_jax.utils.errors import UserError
+
+TRAINING = {"steps": 3, "batch_size": 4, "warmup_steps": 0}
+SHORT = {"max_new_tokens": 6}
+TRAINED = SHORT | {"training": TRAINING}
+LADDER = {
+    "zero_shot": SHORT,
+    "few_shot": SHORT | {"demonstrations": 2},
+    "chain_of_thought": SHORT | {"demonstrations": 1},
+    "self_consistency": SHORT | {"demonstrations": 1, "candidates": 3, "temperature": 1.0},
+    "prompt_tuning": TRAINED | {"length": 4},
+    "lora": TRAINED | {"rank": 2},
+    "fine_tuning": TRAINED,
+    "instruction_tuning": TRAINED | {"size": 4, "judged": 2},
+}
+
+
+def write_task(folder: Path, reasoning: bool = True, train: int = 12, test: int = 6) -> dict:
+    """A task of small sums in files of its own."""
+    folder.mkdir(exist_ok=True)
+    for split, first, count in (("train", 0, train), ("test", 50, test)):
+        rows = [
+            {"question": f"What is {n} + 1?", "answer": str(n + 1)}
+            | ({"reasoning": f"One more than {n} is {n + 1}."} if reasoning else {})
+            for n in range(first, first + count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "name": "sums",
+        "source": {
+            "name": "jsonl",
+            "train": str(folder / "train.jsonl"),
+            "test": str(folder / "test.jsonl"),
+        },
+        "fields": {"reasoning": "reasoning"} if reasoning else {},
+        "instruction": "Solve it.",
+    }
+
+
+@pytest.fixture(scope="module")
+def ladder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """All rungs climbed once by a tiny random decoder."""
+    folder = tmp_path_factory.mktemp("ladder")
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(folder / "task"),
+        "methods": dict(reversed(LADDER.items())),  # the order in the file does not count
+        "slots": 8,
+    }
+    return compare(config, folder / "run", progress=False)
+
+
+def test_every_rung_is_measured_in_the_order_of_the_ladder(ladder: Comparison):
+    written = json.loads((ladder.output_dir / "comparison.json").read_text())
+    assert written == json.loads(json.dumps(ladder.to_dict()))
+    assert [rung["method"] for rung in written["rungs"]] == list(METHODS)
+    assert (written["task"], written["seed"]) == ("sums", 0)
+    for rung in written["rungs"]:
+        assert rung["status"] == "done" and rung["reason"] is None and rung["n"] == 6
+        low, high = rung["ci95"]
+        assert 0 <= low <= rung["accuracy"] <= high <= 1
+        assert rung["prompt_tokens"] > 0 and rung["seconds"] > 0
+        trained = rung["trainable_parameters"]
+        assert (trained > 0) == (rung["train_seconds"] > 0) == (rung["method"] in LADDER_TUNED)
+    p_values = [rung["p_value_vs_previous"] for rung in written["rungs"]]
+    assert p_values[0] is None and all(0 <= p <= 1 for p in p_values[1:])
+
+
+LADDER_TUNED = ("prompt_tuning", "lora", "fine_tuning", "instruction_tuning")
+
+
+def test_costs_are_those_of_the_technique(ladder: Comparison):
+    zero, few, sampled = (ladder[m] for m in ("zero_shot", "few_shot", "self_consistency"))
+    assert few["prompt_tokens"] > zero["prompt_tokens"]
+    assert ladder["prompt_tuning"]["prompt_tokens"] == zero["prompt_tokens"] + 4
+    assert ladder["prompt_tuning"]["trainable_parameters"] == 4 * 32
+    assert ladder["fine_tuning"]["trainable_parameters"] > ladder["lora"]["trainable_parameters"]
+    assert sampled["generated_tokens"] > ladder["chain_of_thought"]["generated_tokens"]
+    for name in ("accuracy_majority", "repeat_share", "abstained_candidates", "agreement"):
+        assert 0 <= sampled[name] <= 1
+    assert sampled["maj_at_k"].keys() == sampled["distinct_at_k"].keys() == {"1", "2", "3"}
+    assert sampled["saved_share"] == 0
+    assert "accuracy_majority" not in zero
+
+
+def test_instruction_tuning_is_judged_on_kinds_it_has_not_seen(ladder: Comparison):
+    kinds = ladder["instruction_tuning"]["unseen_kinds"]
+    assert len(kinds) > 1 and {"before", "after", "p_value"} == kinds["all"].keys()
+    assert all(0 <= kinds[kind]["after"] <= 1 for kind in kinds)
+
+
+def test_predictions_hold_every_question_candidate_answer_and_vote(ladder: Comparison):
+    for rung in ladder.rungs:
+        path = ladder.output_dir / "predictions" / f"{rung['method']}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["question"] for row in rows] == [f"What is {n} + 1?" for n in range(50, 56)]
+        assert [row["expected"] for row in rows] == [str(n + 1) for n in range(50, 56)]
+        assert np.mean([row["correct"] for row in rows]) == pytest.approx(rung["accuracy"])
+        count = 3 if rung["method"] == "self_consistency" else 1
+        assert all(len(row["candidates"]) == count and "counts" in row["vote"] for row in rows)
+        tokens = [row["generated_tokens"] for row in rows]
+        assert np.mean(tokens) == pytest.approx(rung["generated_tokens"])
+
+
+def test_the_picture_and_the_table_show_every_rung(ladder: Comparison):
+    from rich.console import Console
+
+    assert (ladder.output_dir / "ladder.png").read_bytes()[:4] == b"\x89PNG"
+    file = io.StringIO()
+    Console(file=file, width=140).print(ladder.table())
+    text = " ".join(file.getvalue().split())  # captions wrap
+    assert all(method in text for method in METHODS) and "kinds it has not seen" in text
+
+
+def test_the_decoder_is_left_as_it_was(ladder: Comparison, tiny):
+    """Each prompted rung, and prompt tuning, was saved with the untouched decoder."""
+    for method in ("zero_shot", "prompt_tuning"):
+        assert ladder.adaptation(method).model.fingerprint == tiny.fingerprint
+    assert ladder.adaptation("fine_tuning").model.fingerprint != tiny.fingerprint
+
+
+def test_a_saved_rung_gives_the_measured_accuracy_again(ladder: Comparison, tmp_path: Path):
+    task = load_task(write_task(tmp_path / "task"))
+    for method in ("self_consistency", "lora"):
+        path = ladder.output_dir / "predictions" / f"{method}.jsonl"
+        before = [json.loads(line)["candidates"] for line in path.read_text().splitlines()]
+        judged = evaluate(ladder.adaptation(method), task, slots=8).judged
+        after = [row.answered.to_dict()["candidates"] for row in judged]
+        texts = [[[c["text"] for c in row] for row in rows] for rows in (before, after)]
+        assert texts[0] == texts[1]
+
+
+def test_rungs_that_cannot_run_are_skipped_and_the_others_go_on(tiny_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task", reasoning=False),
+        "methods": {"zero_shot": SHORT, "chain_of_thought": SHORT, "few_shot": SHORT},
+    }
+    result = compare(config, tmp_path / "run", progress=False)
+    assert [rung["status"] for rung in result.rungs] == ["done", "done", "skipped"]
+    rung = result["chain_of_thought"]
+    assert "reasoning" in rung["reason"] and all(rung[name] is None for name in MEASURED)
+    assert not (tmp_path / "run" / "adaptations" / "chain_of_thought").exists()
+    with pytest.raises(UserError, match="no adaptation, chain_of_thought was skipped"):
+        result.adaptation("chain_of_thought")
+
+
+def test_an_earlier_comparison_in_the_same_folder_is_replaced(tiny_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task"),
+        "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
+    }
+    compare(config, tmp_path / "run", progress=False)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    compare(config, tmp_path / "run", overrides={"only": "zero_shot"}, progress=False)
+    left = {p.name for p in (tmp_path / "run" / "predictions").iterdir()}
+    assert left == {"zero_shot.jsonl"} and (tmp_path / "run" / "notes.txt").exists()
+    assert [p.name for p in (tmp_path / "run" / "adaptations").iterdir()] == ["zero_shot"]
+
+
+def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    """Scripted candidates: one rung is always right, the rung below never."""
+    calls = []
+
+    def say(name: str, number: int) -> str:
+        calls.append(name)
+        right = len(calls) > 30  # the first rung asks 30 questions
+        return f" The answer is {int(answers[name]) + (0 if right else 1)}."
+
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task", test=30),
+        "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
+    }
+    answers = {example.id: example.answer for example in load_task(config["task"]).test}
+    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    result = compare(config, tmp_path / "run", progress=False)
+    assert [rung["accuracy"] for rung in result.rungs] == [0.0, 1.0] and result.best == "few_shot"
+    assert result["few_shot"]["p_value_vs_previous"] == pytest.approx(2 / 2**30)
+    assert result["few_shot"]["vs_previous"]["difference"] == 1.0
+    assert result["few_shot"]["vs_previous"]["method"] == "zero_shot"
+
+
+def test_the_best_rung_is_the_cheaper_one_of_equals():
+    costs = {"accuracy": 0.5, "status": "done", "prompt_tokens": 10.0}
+    rungs = [
+        costs | {"method": "few_shot", "generated_tokens": 9.0},
+        costs | {"method": "zero_shot", "generated_tokens": 3.0},
+        {"method": "lora", "status": "skipped"},
+    ]
+    assert Comparison("t", "d", 0, Path("x"), rungs).best == "zero_shot"
+    assert Comparison("t", "d", 0, Path("x")).best is None
+
+
+def test_tune_saves_one_adaptation_and_resumes(tiny_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task"),
+        "method": {"name": "lora", "rank": 2} | SHORT,
+    }
+    config["method"]["training"] = TRAINING | {"checkpoint_every": 2}
+    tuned = tune(config, tmp_path / "run", progress=False)
+    assert tuned.folder == tmp_path / "run" / "adaptation"
+    assert (tmp_path / "run" / "training").is_dir()
+    again = tune(config, tmp_path / "run", progress=False)  # all steps are in its checkpoint
+    assert again.model.fingerprint == tuned.model.fingerprint
+    assert Adaptation.load(tuned.folder).method == "lora"
+
+
+def sampling(**options) -> dict:
+    return {"methods": {"self_consistency": options}}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"methods": {"few_shots": {}}}, "unknown method 'few_shots'; did you mean 'few_shot'?"),
+        (
+            {"methods": {"lora": {"rang": 3}}},
+            "methods.lora: unknown key 'rang'; did you mean 'rank'",
+        ),
+        ({"methods": {"lora": None}}, "no rung to climb"),
+        (sampling(candidates=0), "self_consistency: candidates: Input should be greater than 0"),
+        (sampling(temperature=0), "20 candidates at temperature 0 would all be the same"),
+        (sampling(stop_at=0.5), "stop_at: expected a probability above 0.5 and below 1, or null"),
+        (sampling(vote="majorty"), "unknown rule 'majorty'; did you mean 'majority'?; known:"),
+        ({"only": "zero_shot,lorra"}, "unknown method 'lorra'; did you mean 'lora'?"),
+        ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
+        ({"decoder": "no/where"}, "no/where"),
+        ({"task": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"slots": 0}, "slots: Input should be greater than 0, found 0"),
+    ],
+)
+def test_nothing_is_written_when_the_input_is_wrong(
+    tiny_folder: Path, tmp_path: Path, change: dict, line: str
+):
+    task = write_task(tmp_path / "task")
+    config = {"decoder": str(tiny_folder), "task": task, "methods": {"zero_shot": SHORT}} | change
+    with pytest.raises(UserError) as told:
+        compare(config, tmp_path / "run", progress=False)
+    assert line in str(told.value) and "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_public_names_are_all_there():
+    for name in adapt_jax.__all__:
+        assert getattr(adapt_jax, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        adapt_jax.nonsense  # noqa: B018

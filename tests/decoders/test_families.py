@@ -1,0 +1,194 @@
+"""Every family against transformers: the same logits, gradients and texts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family_cases import CASES, FIRST, PROMPT, ROPES, run, tokens
+from flax import nnx
+
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.families import tensor_names
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
+from adapt_jax.pretrained.hf_folder import read_config
+from adapt_jax.pretrained.loading import parameters
+from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.memory import slot_bytes
+from adapt_jax.sampling.types import Decoding, Request
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
+    name: str, made: Any
+) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    ids, real = tokens(3, 48), np.ones((3, 48), np.int32)
+    real[1, :11], real[2, -7:] = 0, 0  # padded on the left, on the right
+    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    targets = np.roll(ids, -1, axis=1)
+    counted = (real * np.roll(real, -1, axis=1)).astype(np.float32)
+    counted[:, -1] = 0
+
+    embeds = model.get_input_embeddings()(torch.tensor(ids)).detach().requires_grad_()
+    by_token = {}
+    if getattr(model.config, "hidden_size_per_layer_input", 0):
+        by_token["per_layer_inputs"] = model.model.get_per_layer_inputs(torch.tensor(ids))
+    theirs = model(
+        inputs_embeds=embeds,
+        **by_token,
+        attention_mask=torch.tensor(real),
+        position_ids=torch.tensor(positions),
+    ).logits
+    surprise = torch.nn.functional.cross_entropy(
+        theirs.flatten(0, 1), torch.tensor(targets, dtype=torch.long).flatten(), reduction="none"
+    )
+    (surprise * torch.tensor(counted).flatten()).sum().backward()
+
+    decoder = ours.decoder
+
+    def loss(x: jax.Array) -> Any:
+        mask = causal_mask(jnp.asarray(real))
+        logits = decoder.logits(decoder(x, jnp.asarray(positions), mask)[0])
+        logs = jax.nn.log_softmax(logits)
+        said = jnp.take_along_axis(logs, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return -(said * counted).sum(), logits
+
+    (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(decoder.embed(jnp.asarray(ids)))
+    expected, seen = theirs.detach().numpy(), real.astype(bool)
+    scale = np.abs(expected[seen]).max()
+    assert np.std(expected[seen]) > 0.1  # weights large enough to show an error
+    np.testing.assert_allclose(np.asarray(logits)[seen], expected[seen], atol=1e-4 * scale, rtol=0)
+    slope = embeds.grad.numpy()
+    np.testing.assert_allclose(
+        np.asarray(gradient)[seen][:, : slope.shape[-1]],
+        slope[seen],
+        atol=1e-3 * np.abs(slope).max(),
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("name", [*FIRST, *ROPES])
+def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    ids = tokens(1, 4200)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids), logits_to_keep=64).logits.numpy()
+    found = run(ours.decoder, ids)[:, -64:]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", [*FIRST, "llama, dynamic", "phi3, longrope"])
+def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made: Any) -> None:
+    import torch
+
+    _, model, ours = made(name)
+    questions = [(7, 19, 33), (88, 3, 150, 151, 9, 30, 222)]
+    engine = Engine(ours, Prefix((PROMPT,)), Decoding(max_new_tokens=64), seed=0)
+    requests = [Request(str(number), question) for number, question in enumerate(questions)]
+    found = {index: candidate.token_ids for index, _, candidate in engine.run(requests)}
+    for index, question in enumerate(questions):
+        ids = torch.tensor([[*PROMPT, *question]])
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            whole = model.generate(
+                ids, attention_mask=mask, max_new_tokens=64, do_sample=False, pad_token_id=2
+            )
+        assert found[index] == tuple(whole[0, ids.shape[1] :].tolist())
+
+
+@pytest.mark.parametrize("name", [*FIRST, "stablelm, parallel", "gpt_neox, sequential"])
+def test_tokens_that_are_asked_for_are_what_they_are_among_all(name: str, made: Any) -> None:
+    decoder = made(name)[2].decoder
+    given = decoder.embed(jnp.asarray(tokens(2, 24)))
+    places = jnp.broadcast_to(jnp.arange(24), (2, 24))
+    mask = causal_mask(jnp.ones((2, 24), jnp.int32))
+    asked = jnp.asarray([40, 3, 3, 17, 47])  # in any order, also twice
+
+    def among_all(x: jax.Array) -> Any:
+        hidden = decoder(x, places, mask)[0]
+        return hidden.reshape(48, -1)[asked]
+
+    expected, back = jax.vjp(among_all, given)
+    pull = jnp.asarray(np.random.default_rng(0).standard_normal(expected.shape), jnp.float32)
+    for remat in ("none", "layers"):
+        found, to_given = jax.vjp(
+            lambda x, remat=remat: decoder(x, places, mask, asked=asked, remat=remat)[0], given
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+        for ours, theirs in zip(to_given(pull), back(pull), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
+
+
+CHECKPOINTS = (
+    "llama-2-7b",
+    "llama-3.2-3b",
+    "mistral-devstral-24b",
+    "qwen2.5-14b-cogito",
+    "qwen3-1.7b",
+    "gemma-2b-it",
+    "gemma3-27b-medgemma",
+    "phi3-mini-slerp",
+)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
+    checkpoint: str, shared: Path
+) -> None:
+    folder = shared / "data" / "hf_checkpoints" / checkpoint
+    family, config = read_config(folder)
+    decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    stored = tensor_names(family, config)
+    expected = {name for path in parameters(decoder) for name in stored[path].names}
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    held = (name for name in index["weight_map"] if not family.ignores(name, config))
+    real = {family.canonical(name) for name in held}
+    if config.tie_embeddings:
+        real.discard("lm_head.weight")
+    assert real == expected
+
+
+def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
+    """As transformers has it for images, whose embeddings have no token either."""
+    import torch
+
+    _, model, ours = made("gemma4, layer inputs")
+    draws = np.random.default_rng(3)
+    soft = draws.normal(size=(6, 32)).astype(np.float32)
+    question, width = tokens(1, 9), ours.config.embed_dim
+    padding = np.full((1, 6), ours.config.pad_id)
+    ids = torch.tensor(np.concatenate([padding, question], axis=1))
+    embeds = model.get_input_embeddings()(ids).detach()
+    embeds[0, :6] = torch.tensor(soft)
+    with torch.no_grad():
+        told = model.model.get_per_layer_inputs(ids)
+        expected = model(inputs_embeds=embeds, per_layer_inputs=told).logits.numpy()[:, 6:]
+    prompt = Prefix((SoftPrompt(jnp.asarray(soft)),))
+    embedded = prompt.embeddings(ours.decoder)
+    assert embedded.shape[1] > width
+    front = encode_prefix(ours.decoder, embedded)
+    hidden, _ = ours.decoder(
+        ours.decoder.embed(jnp.asarray(question)),
+        6 + jnp.arange(9)[None],
+        causal_mask(jnp.ones((1, 9), jnp.int32)),
+        prefix=front.blocks,
+    )
+    found = ours.decoder.logits(hidden)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:
+    config = made("gemma4, layer inputs")[2].config
+    assert config.keepers == [0, 1, 2]
+    assert [config.layer(layer).reads for layer in (3, 4)] == [2, 1]
+    heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
+    assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4

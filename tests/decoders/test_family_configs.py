@@ -1,0 +1,277 @@
+"""What config.json says is what is computed: no field of it is passed over, in any spelling."""
+
+import copy
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family_cases import CASES, FULL, LLAMA3, LONG, SIZES, SLIDING, YARN, run, tokens
+from flax import nnx
+
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.families import FAMILIES
+from adapt_jax.decoders.prefix import encode_prefix
+from adapt_jax.pretrained.loading import blank, load_pretrained, parameters
+from adapt_jax.sampling.generate import generate
+from adapt_jax.utils.errors import UserError
+
+# What of config.json changes no logits: training, bookkeeping, other names of the same.
+INERT = {
+    *("architectures", "model_type", "transformers_version", "dtype", "use_cache", "torch_dtype"),
+    *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp", "is_decoder"),
+    *("residual_dropout", "embedding_dropout"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
+    *("router_aux_loss_coef", "router_jitter_noise", "no_rope_layer_interval", "ffn_dim"),
+    *("rope_type",),  # has cases of its own
+}
+# Silent where another field has told already, or where nothing depends on them.
+TOLD_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern", "sliding_window_pattern"}
+SILENT = {
+    "qwen3": {"use_sliding_window"},  # layer_types has told
+    "qwen3_moe": {"use_sliding_window"},  # there is no window
+    "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
+    "gemma4": {"vocab_size_per_layer_input", "use_double_wide_mlp"},  # no layer is told, or reads
+    "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
+    "gemma4, unified": {"use_double_wide_mlp"},
+    "gemma2, full": {"sliding_window"},  # no layer slides
+    "cohere2": {"head_dim"},  # heads always share out the hidden size
+    "phi3": {"original_max_position_embeddings"},  # no LongRoPE
+    "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
+}
+OTHER: dict[str, Any] = {
+    "hidden_act": "relu",
+    "hidden_activation": "relu",
+    "activation_function": "relu",
+    "layer_types": lambda types: [FULL if name == SLIDING else SLIDING for name in types],
+    "no_rope_layers": lambda layers: [1 - layer for layer in layers],
+    "mlp_only_layers": lambda layers: [0] if layers != [0] else [],
+    "attn_logit_softcapping": lambda cap: 1.0 if cap is None else cap / 2,
+    "final_logit_softcapping": lambda cap: 1.0 if cap is None else cap / 2,
+    "use_bidirectional_attention": True,
+    "norm_topk_prob": lambda told: not told,
+    "truncate": lambda told: not told,
+    "partial_rotary_factor": lambda share: share / 2,
+    "rms_norm_eps": 0.3,
+    "layer_norm_eps": 0.3,
+    "layer_norm_epsilon": 0.3,
+    "num_experts_per_tok": lambda count: count - 1,
+    "num_kv_shared_layers": lambda count: count + 1,
+    "hidden_size_per_layer_input": lambda size: size + 2,
+    "sliding_window": lambda window: window - 4,
+    "low_freq_factor": lambda factor: factor * 2,
+}
+
+
+def altered(value: Any, name: str) -> Any:
+    """Another value for a field of ``config.json``."""
+    if name in OTHER:
+        return OTHER[name](value) if callable(OTHER[name]) else OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [2 * number for number in value]
+    return 2 * value
+
+
+def fields(hf: dict[str, Any], at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of every field of ``config.json`` that ought to change the logits."""
+    found: list[tuple[str, ...]] = []
+    for name, value in hf.items():
+        if isinstance(value, dict):
+            found += fields(value, (*at, name))
+        elif name not in INERT and (value is not None or name.endswith("capping")):
+            found.append((*at, name))
+    return found
+
+
+MOVED: set[tuple[str, ...]] = set()  # what was seen to move the logits, in any case
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -> None:
+    folder, _, ours = made(name)
+    family, hf = FAMILIES[ours.config.family], json.loads((folder / "config.json").read_text())
+    silent = set()
+    for path in fields(hf):
+        other = copy.deepcopy(hf)
+        inner = other
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = altered(inner[path[-1]], path[-1])
+        try:
+            config = family.to_config(other)
+        except (ValueError, KeyError, IndexError):
+            continue  # refused by name
+        differ = tuple(
+            one for one in vars(config) if getattr(config, one) != getattr(ours.config, one)
+        )
+        if differ == ("context_length",):
+            continue  # how long a text may be
+        kinds = {kind.rope.kind for kind in config.layer_kinds if kind.rope}
+        key = (*differ, *((path[-1], *sorted(kinds)) if "layer_kinds" in differ else ()))
+        if differ and key in MOVED:
+            continue
+        if differ and moves(ours.decoder, config):
+            MOVED.add(key)
+        else:
+            silent.add(".".join(path))
+    assert silent <= TOLD_ELSEWHERE | SILENT.get(name, set())
+
+
+def moves(decoder: Decoder, config: DecoderConfig) -> bool:
+    """Whether the decoder's weights are refused by another config, or yield other logits."""
+    other = blank(config)
+    shapes = [{key: x.shape for key, x in parameters(one).items()} for one in (decoder, other)]
+    if shapes[0] != shapes[1]:
+        return True
+    other = nnx.merge(nnx.split(other)[0], nnx.split(decoder)[1])
+    limits = [kind.rope.limit for kind in config.layer_kinds if kind.rope]
+    for length in (40, 300) if any(limits) else (40,):
+        one, two = (np.asarray(run(one, tokens(1, length))) for one in (decoder, other))
+        if np.abs(one - two).max() > 1e-3 * np.abs(one).max():
+            return True
+    return False
+
+
+THETA = {"rope_theta": 777.0}
+LINEAR = {"rope_scaling": {"type": "linear", "factor": 3.0}}
+OLDER: dict[str, list[dict[str, Any]]] = {
+    "llama": [THETA, {**THETA, **LINEAR}, {**THETA, "rope_scaling": {**LLAMA3}}],
+    "mistral": [{**THETA, "sliding_window": None}, {**THETA, **LINEAR, "sliding_window": 9}],
+    "mixtral": [{**THETA, "sliding_window": 9}],
+    "qwen2": [
+        {**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+        {**THETA, "use_sliding_window": False, "sliding_window": 9, "max_window_layers": 1},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+    ],
+    "qwen3": [{**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}],
+    "qwen3_moe": [{**THETA, "decoder_sparse_step": 2}, {"mlp_only_layers": [0]}],
+    "gemma": [{**THETA, "hidden_act": "gelu"}],
+    "gemma2": [{**THETA, "sliding_window": 9}],
+    "gemma3_text": [
+        {
+            **THETA,
+            "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+            "rope_local_base_freq": 55.0,
+            "sliding_window_pattern": 2,
+        },
+        {"rope_parameters": {FULL: {"rope_type": "default", "rope_theta": 9.0}}},
+    ],
+    "phi3": [
+        {"rope_scaling": {**LONG, "type": "su"}, "original_max_position_embeddings": 64, **THETA},
+        {"rope_scaling": LONG, "partial_rotary_factor": 0.75},
+    ],
+    "olmo2": [{**THETA, **LINEAR}],
+    "olmo3": [{**THETA, "rope_scaling": YARN}, {"rope_theta": 5.0}],
+    "smollm3": [{**THETA, "no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1], **LINEAR}],
+    "granite": [{**THETA, **LINEAR}],
+    "gemma4_text": [
+        {"global_head_dim": 24, "num_hidden_layers": 7, "num_kv_shared_layers": 1},
+        {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        {"num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
+    ],
+    "glm4": [{**THETA, "partial_rotary_factor": 0.25}],
+    "stablelm": [{**THETA, "partial_rotary_factor": 0.5}],
+    "starcoder2": [{**THETA, "sliding_window": 9}],
+    "exaone4": [{**THETA, "sliding_window": None, "layer_types": [FULL, FULL]}],
+    "cohere2": [{**THETA, "sliding_window_pattern": 2}],
+    "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
+    "ministral3": [{}],
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "older"),
+    [
+        *((model_type, {}) for model_type in sorted({case[0] for case in CASES.values()})),
+        *((model_type, older) for model_type, rows in OLDER.items() for older in rows),
+    ],
+    ids=str,
+)
+def test_silence_and_older_spellings_mean_what_transformers_takes_them_to_mean(
+    model_type: str, older: dict[str, Any]
+) -> None:
+    from transformers import CONFIG_MAPPING
+
+    sizes = {key: value for key, value in SIZES.items() if not key.endswith("_id")}
+    del sizes["max_position_embeddings"]
+    if model_type == "gpt2":
+        sizes = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    given = {**sizes, **older}
+    theirs = CONFIG_MAPPING[model_type](**copy.deepcopy(given)).to_dict()
+    family = next(one for one in FAMILIES.values() if one.model_type == model_type)
+    if theirs.get("head_dim", 0) is None:
+        del theirs["head_dim"]
+    config = family.to_config(given)
+    assert config == family.to_config(theirs)
+    assert family.to_config(family.to_hf(config)) == config
+
+
+@pytest.mark.parametrize("name", ["llama, dynamic", "phi3, longrope"])
+def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
+    name: str, made: Any
+) -> None:
+    import torch
+
+    folder, model, ours = made(name)
+    ids = tokens(1, 300)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+    declared = load_pretrained(folder, context_length=300)
+    # A beginning, a prefix and what stands behind it know the length of the whole.
+    scale = np.abs(expected).max()
+    found = run(declared.decoder, ids[:, :40])
+    np.testing.assert_allclose(found, expected[:, :40], atol=1e-4 * scale, rtol=0)
+    decoder = declared.decoder
+    prefix = encode_prefix(decoder, decoder.embed(jnp.asarray(ids[0, :90])))
+    rest = jnp.asarray(ids[:, 90:])
+    hidden, _ = decoder(
+        decoder.embed(rest),
+        90 + jnp.arange(210)[None],
+        causal_mask(jnp.ones_like(rest)),
+        prefix=prefix.blocks,
+    )
+    np.testing.assert_allclose(decoder.logits(hidden), expected[:, 90:], atol=1e-4 * scale, rtol=0)
+    undeclared = np.asarray(run(ours.decoder, ids[:, :40]))
+    assert np.abs(undeclared - expected[:, :40]).max() > 0.01 * scale
+    # Padding is no part of the length: a padded prefix keeps the pretrained frequencies.
+    front = ours.decoder.embed(jnp.asarray(ids[0, :90]))
+    padded = encode_prefix(ours.decoder, jnp.pad(front, ((0, 210), (0, 0))), 90)
+    for one, other in zip(padded.layers, encode_prefix(ours.decoder, front).layers, strict=True):
+        np.testing.assert_allclose(one[0][:, :90], other[0], atol=1e-4)
+    with pytest.raises(UserError, match="context"):
+        generate(ours, ["9" * 290], max_new_tokens=20)
+    with pytest.raises(UserError, match="context_length 99999"):
+        load_pretrained(folder, context_length=99999)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, "per_layer_config is not"),
+        ("gemma4_text", {"per_layer_config": {"1": {"head_dim": 8}}}, "layers of the same type"),
+        ("gemma4_text", {"per_layer_config": {"5": {"sliding_window": 8}}}, "sliding_window is"),
+        ("gemma4_text", {"layer_types": [FULL] * 5 + [SLIDING]}, "ends with 'sliding_attention'"),
+        ("gemma4_text", {"num_kv_shared_layers": 1}, "leaves no full_attention layer to read"),
+        ("gemma4_text", {"enable_moe_block": True}, "expected num_experts, top_k_experts, moe_"),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ("gemma4_text", {"vocab_size_per_layer_input": 300}, "expected at least 320"),
+        ("exaone4", {"layer_types": [FULL] * 6}, "full_attention alone beside sliding_window"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    family = next(one for one in FAMILIES.values() if one.model_type == name)
+    hf = {**SIZES, "num_hidden_layers": 6, "sliding_window": 9}
+    family.to_config(hf)
+    with pytest.raises(ValueError, match=said):
+        family.to_config({**hf, **changes})

@@ -1,0 +1,147 @@
+"""Eight simulated devices give what one gives, and the table of axes is obeyed."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import write_tiny_llama
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
+
+from adapt_jax.decoders.attention import causal_mask
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.decoders.sharding import by_platform, make_mesh, row_sharding, sharding, shardings
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.pretrained.saving import save_pretrained
+from adapt_jax.utils.errors import UserError
+
+MESHES = [dict(data=2, fsdp=2, tensor=2), dict(fsdp=8, data=1), dict(data=8), dict(tensor=4)]
+
+
+@jax.jit(static_argnums=0)
+def loss_and_gradient(graphdef: Any, state: nnx.State, tokens: jax.Array) -> Any:
+    """Next-token logits [B, T, V], and the gradient of their log-likelihood."""
+
+    def loss(state: nnx.State) -> tuple[jax.Array, jax.Array]:
+        decoder = nnx.merge(graphdef, state)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        mask = causal_mask(jnp.ones_like(tokens))
+        hidden, _ = decoder(decoder.embed(tokens), positions, mask)
+        logits = decoder.logits(hidden)
+        log_p = jax.nn.log_softmax(logits[:, :-1])
+        return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean(), logits
+
+    (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state)
+    return logits, gradient
+
+
+def batch() -> np.ndarray:
+    return np.random.default_rng(0).integers(3, 320, (8, 12)).astype(np.int32)
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_sharded_logits_and_gradients_equal_those_of_one_device(
+    sizes: dict[str, int], tmp_path: Path
+) -> None:
+    folder, mesh = write_tiny_llama(tmp_path, tie_word_embeddings=False), make_mesh(**sizes)
+    one, many = load_pretrained(folder), load_pretrained(folder, mesh=mesh)
+    assert one.fingerprint == many.fingerprint
+    expected = loss_and_gradient(*nnx.split(one.decoder), jnp.asarray(batch()))
+    tokens = jax.device_put(batch(), row_sharding(mesh))
+    found = loss_and_gradient(*nnx.split(many.decoder), tokens)
+    for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+
+
+def test_weights_lie_where_the_table_says(tiny_folder: Path) -> None:
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    arrays = parameters(load_pretrained(tiny_folder, mesh=mesh).decoder)
+    assert all(len(array.sharding.device_set) == 8 for array in arrays.values())
+    query = arrays["layers", 0, "attention", "query", "kernel"]
+    assert query.shape == (32, 32) and query.addressable_shards[0].data.shape == (16, 16)
+    down = arrays["layers", 0, "ffn", "down", "kernel"]
+    assert down.shape == (32, 64) and down.addressable_shards[0].data.shape == (16, 32)
+    embedding = arrays["embedding",]
+    assert embedding.addressable_shards[0].data.shape == (160, 16)
+
+
+def test_saving_from_a_mesh_gathers_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    sharded = load_pretrained(tiny_folder, mesh=make_mesh(fsdp=4, data=2))
+    save_pretrained(sharded, tmp_path / "saved")
+    assert load_pretrained(tmp_path / "saved").fingerprint == sharded.fingerprint
+
+
+def test_shardings_have_the_structure_of_the_state(tiny: PretrainedDecoder) -> None:
+    mesh = make_mesh(tensor=2)
+    _, state = nnx.split(tiny.decoder)
+    moved = jax.device_put(state, shardings(state, mesh))
+    assert jax.tree.structure(moved) == jax.tree.structure(state)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(moved))
+
+
+def test_soft_prompt_and_arrays_without_axes_have_a_place() -> None:
+    mesh = make_mesh(data=2, fsdp=4)
+    prompt = nnx.state(SoftPrompt(jnp.ones((5, 32))))
+    assert shardings(prompt, mesh)["embeddings"].get_value().spec == PartitionSpec(None, ("fsdp",))
+    plain = nnx.state(nnx.Dict(scale=nnx.Param(jnp.ones(3))))
+    assert shardings(plain, mesh)["scale"].get_value().is_fully_replicated
+
+
+def test_an_axis_that_does_not_divide_is_replicated() -> None:
+    mesh = make_mesh(data=1, fsdp=2, tensor=4)
+    spec = sharding(("vocab", "embed"), (321, 32), mesh).spec
+    assert spec == PartitionSpec(None, ("fsdp",))
+
+
+def test_a_clash_names_both_axes() -> None:
+    with pytest.raises(ValueError, match="'vocab' and 'ffn' both claim mesh axis 'tensor'"):
+        sharding(("vocab", "ffn"), (8, 8), make_mesh())
+    with pytest.raises(ValueError, match="'rows' and 'embed' both claim mesh axis 'fsdp'"):
+        sharding(("rows", "embed"), (8, 8), make_mesh())
+
+
+def test_an_unknown_axis_is_named() -> None:
+    with pytest.raises(ValueError, match="'embedd' is not in RULES; it has: rows, embed"):
+        sharding(("embedd",), (8,), make_mesh())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [({}, (8, 1, 1)), ({"fsdp": 2}, (4, 2, 1)), ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2))],
+)
+def test_one_size_is_what_is_left(sizes: dict[str, int], shape: tuple[int, ...]) -> None:
+    mesh = make_mesh(**sizes)
+    assert isinstance(mesh, Mesh) and mesh.devices.shape == shape
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 3}, {"fsdp": 3}, {"tensor": 0}, {"data": -1, "fsdp": -1}, {"fsdp": -2}]
+)
+def test_sizes_that_do_not_fit_the_devices_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        make_mesh(**sizes)
+
+
+def test_a_mesh_of_some_devices() -> None:
+    assert make_mesh(tensor=2, devices=jax.devices()[:2]).size == 2
+
+
+def test_a_single_cpu_device_has_its_own_way_but_not_when_it_compiles_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ways(platform: str) -> list[str]:
+        function = jax.jit(lambda x: by_platform(jnp.sin, jnp.cos, x))
+        text = function.trace(1.0).lower(lowering_platforms=(platform,)).as_text()
+        return [name for name in ("cosine", "sine") if f"stablehlo.{name} " in text]
+
+    assert ways("cpu") == ["cosine"]  # eight devices
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert {name: ways(name) for name in ("cpu", "tpu", "cuda")} == {
+        "cpu": ["sine"],
+        "tpu": ["cosine"],
+        "cuda": ["cosine"],
+    }

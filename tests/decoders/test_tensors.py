@@ -1,0 +1,64 @@
+"""Parameters in the tensors of a checkpoint: alone, fused, in groups, by expert; there and back."""
+
+import numpy as np
+import pytest
+
+from adapt_jax.decoders.layout import ParameterPath, Stored
+
+SHAPES: dict[ParameterPath, tuple[int, ...]] = {
+    ("query",): (12, 5),
+    ("key",): (6, 5),
+    ("value",): (6, 5),
+    ("bias", "query"): (12,),
+    ("bias", "key"): (6,),
+    ("experts", "up"): (3, 5, 4),
+    ("experts", "gate"): (3, 5, 4),
+}
+QUERY, KEY, VALUE, UP, GATE = (
+    ("query",),
+    ("key",),
+    ("value",),
+    ("experts", "up"),
+    ("experts", "gate"),
+)
+CASES = {
+    "alone": Stored(("t",), False, (QUERY,)),
+    "swapped": Stored(("t",), True, (QUERY,)),
+    "fused": Stored(("t",), False, (QUERY, KEY, VALUE)),
+    "fused and swapped": Stored(("t",), True, (QUERY, KEY, VALUE)),
+    "in groups": Stored(("t",), False, (QUERY, KEY, VALUE), groups=3),
+    "in groups and swapped": Stored(("t",), True, (QUERY, KEY, VALUE), groups=3),
+    "biases in groups": Stored(("t",), False, (("bias", "query"), ("bias", "key")), groups=3),
+    "by expert": Stored(("0", "1", "2"), True, (UP,)),
+    "by expert and fused": Stored(("0", "1", "2"), True, (GATE, UP)),
+    "all experts fused": Stored(("t",), True, (GATE, UP)),
+}
+
+
+def draw(stored: Stored) -> dict[ParameterPath, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {part: rng.normal(size=SHAPES[part]) for part in stored.parts}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameters_come_back_from_their_tensors_whole_and_in_slices(case: str) -> None:
+    stored = CASES[case]
+    written = draw(stored)
+    tensors = stored.write(written)
+    assert tensors.keys() == set(stored.names)
+    assert all(tensor.shape == stored.tensor_shape(SHAPES) for tensor in tensors.values())
+    for path, parameter in written.items():
+        for cut in (slice(None), slice(1, 3)):
+            for axis in range(parameter.ndim):
+                index = tuple(cut if at == axis else slice(None) for at in range(parameter.ndim))
+                found = stored.read(path, SHAPES, tensors, index)
+                np.testing.assert_array_equal(found, parameter[index])
+
+
+def test_groups_hold_a_share_of_every_part() -> None:
+    stored = CASES["in groups"]
+    written = draw(stored)
+    tensor = stored.write(written)["t"]
+    heads = [(QUERY, slice(0, 4)), (KEY, slice(0, 2)), (VALUE, slice(0, 2)), (QUERY, slice(4, 8))]
+    expected = np.concatenate([written[path][rows] for path, rows in heads])
+    np.testing.assert_array_equal(tensor[: len(expected)], expected)

@@ -1,0 +1,386 @@
+"""Each tuning method, end to end on a tiny random decoder that must stay as it was."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from adapt_jax.methods.fine_tuning import FineTuning, select
+from adapt_jax.methods.instruction_tuning import InstructionTuning, mixed
+from adapt_jax.methods.lora import LowRank, attach, detach
+from adapt_jax.methods.prompt_tuning import PromptTuning, initial_rows, real_tokens
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.lora_factors import LowRankUpdates
+from adapt_jax.pretrained.saving import save_pretrained
+from adapt_jax.prompting.prompt import CannotRun, Prompt, tokenize
+from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.templates import Template
+from adapt_jax.training.examples import prepare
+from adapt_jax.utils.errors import UserError
+
+TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
+EOS = 1
+ITEMS = [
+    Example(
+        f"train-{a}-{b}",
+        f"Jane has {a} apples. She bought {b} more. How many apples does she have?",
+        str(a + b),
+        reasoning=f"Jane starts with {a} and buys {b}, so {a} + {b} = {a + b}.",
+    )
+    for a in range(2, 6)
+    for b in range(2, 6)
+]
+TASK = Task("sums", ITEMS[:12], (), ITEMS[12:], instruction="Solve the problem.")
+
+
+def weights(model):
+    flat = jax.tree_util.tree_leaves_with_path(nnx.state(model.decoder))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def assert_unchanged(model, before):
+    after = weights(model)
+    assert after.keys() == before.keys()
+    for path, leaf in after.items():
+        np.testing.assert_array_equal(leaf, before[path])
+
+
+def changed(model, before):
+    return {path for path, leaf in weights(model).items() if (leaf != before[path]).any()}
+
+
+# From examples to tokens
+
+
+def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
+    prompt = Prompt(instruction="Solve the problem.", reasoning=True)
+    asked = [prompt.template.ask(example.question) for example in ITEMS]
+    front, questions = tokenize(tiny, prompt, asked)
+    prepared = prepare(tiny, prompt, ITEMS)
+    assert prepared.front == tuple(front)
+    for example, question, item in zip(prepared.examples, questions, ITEMS, strict=True):
+        assert example.tokens[: example.target_start] == tuple(question)
+        target = example.tokens[example.target_start :]
+        assert target.count(EOS) == 1 and target[-1] == EOS
+        assert tiny.decode(target) == f" {item.reasoning} The answer is {item.answer}."
+    (first,) = prepare(tiny, prompt, ITEMS[:1]).whole()
+    begun = prompt.text + prompt.template.ask(ITEMS[0].question)
+    assert list(first.tokens[: first.target_start]) == tiny.encode(begun)
+    assert first.tokens.count(0) == 1  # BOS
+
+
+def test_reasoning_is_left_out_of_the_target_where_it_is_not_wanted(tiny):
+    (example,) = prepare(tiny, Prompt(reasoning=False), ITEMS[:1]).examples
+    assert tiny.decode(example.tokens[example.target_start :]) == " The answer is 4."
+
+
+def test_an_eos_spelled_in_the_data_is_not_a_second_target(tiny):
+    spelled = replace(ITEMS[0], reasoning="Two and two.<|eos|>")
+    (example,) = prepare(tiny, Prompt(reasoning=True), [spelled]).examples
+    assert example.tokens.count(EOS) == 1 and example.tokens[-1] == EOS
+
+
+def test_unusable_examples_are_dropped_and_counted(tiny):
+    long = replace(ITEMS[0], question="word " * 600)
+    prepared = prepare(tiny, Prompt(), [*ITEMS[:3], long, replace(ITEMS[4], answer="")])
+    assert (len(prepared.examples), prepared.too_long, prepared.without_answer) == (3, 1, 1)
+    room = max(len(e.tokens) for e in prepared.examples) + len(prepared.front)
+    assert prepare(tiny, Prompt(), ITEMS[:3], room=room).too_long == 0
+    assert prepare(tiny, Prompt(), ITEMS[:3], room=room - 1).too_long > 0
+    with pytest.raises(CannotRun, match="1 do not fit"):
+        prepare(tiny, Prompt(), [long]).checked()
+
+
+def test_a_merge_across_the_border_of_question_and_answer_is_an_error(tiny):
+    merging = Template(question="Q: {question}\nA: Ja", answer="ne has {answer}.")
+    assert len(tiny.encode("Jane", bos=False)) < len(tiny.encode("Ja", bos=False)) + len(
+        tiny.encode("ne", bos=False)
+    )
+    with pytest.raises(UserError, match="example 'train-2-2': the tokenizer merges"):
+        prepare(tiny, Prompt(template=merging), ITEMS[:1])
+
+
+# Prompt tuning
+
+
+def test_prompt_tuning_trains_the_soft_prompt_alone(tiny, tmp_path):
+    before = weights(tiny)
+    method = PromptTuning(length=7, training=TRAINING)
+    steps = []
+    tuned = method.adapt(
+        tiny, TASK, seed=0, folder=tmp_path, on_step=lambda *told: steps.append(told)
+    )
+    assert tuned.model is tiny
+    assert_unchanged(tiny, before)
+    assert tuned.soft_prompt.embeddings[...].shape == (7, 32)
+    assert tuned.soft_prompt.embeddings[...].dtype == jnp.float32
+    assert tuned.trainable_parameters == 7 * 32
+    assert tuned.losses[-1] < tuned.losses[0] and len(steps) == len(tuned.losses) == 6
+    assert tuned.prompt.demonstrations == () and tuned.prompt.reasoning
+    assert tuned.details["examples"] == 12 and json.dumps(tuned.details)
+    again = method.adapt(tiny, TASK, seed=0)
+    np.testing.assert_array_equal(
+        again.soft_prompt.embeddings[...], tuned.soft_prompt.embeddings[...]
+    )
+
+
+def test_initial_rows_are_the_most_frequent_words_of_the_task_without_replacement(tiny):
+    examples = prepare(tiny, Prompt(), ITEMS).examples
+    rows = initial_rows(PromptTuning(length=30), tiny, examples, seed=0)
+    table = np.asarray(tiny.decoder.embedding[...])
+    ids = [int(np.flatnonzero((table == row).all(axis=1))[0]) for row in rows]
+    assert len(set(ids)) == 30 and set(ids) <= set(real_tokens(tiny))
+    counts = [sum(example.tokens.count(token) for example in examples) for token in ids]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] > 0
+
+
+def test_initial_rows_are_real_and_not_special(tiny):
+    real = real_tokens(tiny)
+    assert not {0, 1, 2} & set(real) and max(real) < len(tiny.tokenizer)
+    table = np.asarray(tiny.decoder.embedding[...])
+    examples = prepare(tiny, Prompt(), ITEMS).examples
+    method = PromptTuning(length=len(real), init="sampled_vocabulary")
+    rows = initial_rows(method, tiny, examples, seed=0)
+    assert {row.tobytes() for row in rows} == {table[token].tobytes() for token in real}
+    other = initial_rows(method, tiny, examples, seed=1)
+    assert (rows != other).any()
+    everything = PromptTuning(length=len(real))  # more than the task's own words
+    rows = initial_rows(everything, tiny, examples, seed=0)
+    assert len({row.tobytes() for row in rows}) == len(real)
+
+
+def test_initial_rows_from_text_and_uniform(tiny):
+    table = np.asarray(tiny.decoder.embedding[...])
+    ids = tiny.encode("How many apples?", bos=False)
+    method = PromptTuning(length=len(ids) + 2, init="text", init_text="How many apples?")
+    np.testing.assert_array_equal(initial_rows(method, tiny, [], 0), table[[*ids, *ids[:2]]])
+    rows = initial_rows(PromptTuning(length=50, init="uniform"), tiny, [], 0)
+    assert rows.dtype == np.float32 and 0.45 < np.abs(rows).max() <= 0.5
+    with pytest.raises(UserError, match="needs an init_text"):
+        initial_rows(PromptTuning(init="text"), tiny, [], 0)
+    with pytest.raises(UserError, match="length 400 is more than the"):
+        initial_rows(PromptTuning(length=400), tiny, [], 0)
+
+
+# LoRA
+
+
+def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny):
+    decoder = nnx.clone(tiny.decoder)
+    ids = jnp.asarray([tiny.encode(ITEMS[0].question)])
+    mask = jnp.tril(jnp.ones((1, ids.shape[1], ids.shape[1]), bool))
+
+    def logits(decoder):
+        hidden, _ = decoder(decoder.embed(ids), jnp.arange(ids.shape[1])[None], mask)
+        return np.asarray(decoder.logits(hidden))
+
+    plain = logits(decoder)
+    attach(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
+    np.testing.assert_array_equal(logits(decoder), plain)
+    lora = decoder.layers[1].ffn.down.lora
+    assert lora.a[...].shape == (4, 64) and lora.b[...].shape == (32, 4) and lora.scale == 2.0
+    assert 0.8 * 64**-0.5 < np.abs(lora.a[...]).max() <= 64**-0.5
+    for layer in decoder.layers:
+        for linear in (layer.attention.query, layer.ffn.down):
+            noise = jax.random.normal(jax.random.key(1), linear.lora.b[...].shape)
+            linear.lora.b[...] = noise.astype(jnp.float32)
+    tuned = logits(decoder)
+    assert np.abs(tuned - plain).max() > 0.1
+    updates = LowRankUpdates(detach(decoder, 8.0), tiny.fingerprint)
+    assert decoder.layers[0].attention.query.lora is None
+    np.testing.assert_array_equal(logits(decoder), plain)
+    np.testing.assert_allclose(logits(updates.merged(tiny).decoder), tuned, atol=2e-4)
+
+
+def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
+    decoder = nnx.clone(tiny.decoder)
+    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach(decoder, 2.0)) == 2 * 7
+    for layer in decoder.layers:
+        layer.ffn.gate = None  # as in GPT-2
+    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach(decoder, 2.0)) == 2 * 6
+    with pytest.raises(UserError, match="no layer of this decoder has gate .found: query"):
+        attach(decoder, ["query", "gate"], 2, 1.0, nnx.Rngs(0))
+
+
+def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
+    before = weights(tiny)
+    method = LowRank(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
+    tuned = method.adapt(tiny, TASK, seed=0)
+    assert tuned.low_rank is not None and tuned.low_rank.decoder == tiny.fingerprint
+    assert tuned.low_rank.merged(tiny).fingerprint == tuned.model.fingerprint
+    assert_unchanged(tiny, before)
+    assert tuned.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
+    assert tuned.trainable_parameters == 2 * (2 * (32 + 32) + 2 * (32 + 64))
+    assert tuned.model is not tiny and tuned.model.fingerprint != tiny.fingerprint
+    moved = changed(tuned.model, before)
+    assert len(moved) == 4 and all("query" in path or "up" in path for path in moved)
+    save_pretrained(tuned.model, tmp_path / "tuned")  # merged: an ordinary Hugging Face folder
+    assert load_pretrained(tmp_path / "tuned").fingerprint == tuned.model.fingerprint
+
+
+# Fine-tuning
+
+
+def test_fine_tuning_trains_every_parameter_of_a_copy(tiny):
+    before = weights(tiny)
+    tuned = FineTuning(training=TRAINING, reasoning=False).adapt(tiny, TASK, seed=0)
+    assert_unchanged(tiny, before)
+    assert changed(tuned.model, before) == before.keys()
+    assert tuned.trainable_parameters == sum(leaf.size for leaf in before.values())
+    assert tuned.losses[-1] < tuned.losses[0] and not tuned.prompt.reasoning
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("embedding", lambda path: "embedding" in path),
+        ("attention", lambda path: "['attention']" in path),
+        ("ffn", lambda path: "['ffn']" in path),
+        ("norm", lambda path: "norm" in path),
+        ("layers.1", lambda path: "['layers'][1]" in path),
+        ([r"query\.kernel", "norm"], lambda path: "query" in path or "norm" in path),
+    ],
+)
+def test_fine_tuning_of_a_part_leaves_the_rest_bit_identical(tiny, part, expected):
+    chosen = select(tiny.decoder, part)
+    picked = nnx.to_flat_state(nnx.state(tiny.decoder, chosen))
+    everything = nnx.to_flat_state(nnx.state(tiny.decoder))
+    quoted = {
+        path: "".join(f"['{key}']" if isinstance(key, str) else f"[{key}]" for key in path)
+        for path, _ in everything
+    }
+    assert {path for path, _ in picked} == {p for p, name in quoted.items() if expected(name)}
+    if part == "layers.1":
+        before = weights(tiny)
+        tuned = FineTuning(training=TRAINING, train=part).adapt(tiny, TASK, seed=0)
+        moved = changed(tuned.model, before)
+        assert len(moved) == len(picked) and all("layers" in path for path in moved)
+
+
+def test_an_unknown_part_is_told(tiny):
+    with pytest.raises(UserError, match="'atention' selects no parameter"):
+        select(tiny.decoder, "atention")
+    with pytest.raises(UserError, match="tied to the embedding"):
+        select(tiny.decoder, ["norm", "output"])
+    with pytest.raises(UserError, match="no expression"):
+        select(tiny.decoder, "(")
+
+
+def test_bfloat16_weights_are_trained_in_float32_and_come_back_in_bfloat16(tiny_folder):
+    model = load_pretrained(tiny_folder, dtype=jnp.bfloat16)
+    training = {**TRAINING, "steps": 2}
+    tuned = FineTuning(training=training, train="norm").adapt(model, TASK, seed=0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(tuned.model.decoder))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+
+
+# Instruction tuning
+
+
+def test_instruction_tuning_trains_on_the_mixture_and_holds_kinds_out(tiny):
+    before = weights(tiny)
+    method = InstructionTuning(training=TRAINING, size=4, judged=3, held_out=["owner", "reverse"])
+    tuned = method.adapt(tiny, TASK, seed=0)
+    assert_unchanged(tiny, before)
+    assert changed(tuned.model, before) == before.keys()
+    assert {example.kind for example in tuned.unseen.test} == {"owner", "reverse"}
+    assert len(tuned.unseen.test) == 6 and tuned.unseen.parser == "text"
+    assert tuned.details["held_out"] == ["owner", "reverse"] and json.dumps(tuned.details)
+    assert tuned.prompt.instruction == TASK.instruction
+    seen, unseen = mixed(method, seed=0)
+    assert not {example.kind for example in seen} & {"owner", "reverse"}
+    assert tuned.details["examples"] == len(TASK.train) + len(seen)
+
+
+def test_a_local_file_of_instructions_is_a_mixture(tiny, tmp_path):
+    rows = [
+        {"instruction": "Say it again.", "input": word, "output": word, "kind": kind}
+        for kind in ("repeat", "echo")
+        for word in (f"word {kind} {n}" for n in range(4))
+    ]
+    rows.append({"instruction": TASK.test[0].question, "output": "8"})
+    file = tmp_path / "mixture.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    method = InstructionTuning(mixture=str(file), held_out=["echo"], training=TRAINING, judged=2)
+    tuned = method.adapt(tiny, TASK, seed=0)
+    assert tuned.details["examples"] == 12 + 4  # the task's own test question was left out
+    assert [example.kind for example in tuned.unseen.test] == ["echo", "echo"]
+    assert tuned.unseen.test[0].question.startswith("Say it again.\nword")
+    file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", "outptu": "b"}')
+    with pytest.raises(UserError, match="line 2: expected a text in field 'output'"):
+        mixed(method, seed=0)
+
+
+def test_unknown_mixtures_and_kinds_are_told():
+    with pytest.raises(UserError, match="did you mean 'arithmetic'"):
+        mixed(InstructionTuning(mixture="aritmetic"), seed=0)
+    with pytest.raises(UserError, match="no kind 'ownr'.*did you mean 'owner'"):
+        mixed(InstructionTuning(held_out=["ownr"]), seed=0)
+    with pytest.raises(UserError, match="no such file"):
+        mixed(InstructionTuning(mixture="nowhere.jsonl"), seed=0)
+
+
+@pytest.mark.parametrize("method", [PromptTuning, LowRank, FineTuning, InstructionTuning])
+def test_a_task_without_training_examples_cannot_be_trained_on(tiny, method):
+    with pytest.raises(CannotRun, match="no training split"):
+        method().adapt(tiny, replace(TASK, train=()), seed=0)
+
+
+def test_a_tuned_decoder_keeps_tokenizer_and_path(tiny):
+    training = {**TRAINING, "steps": 1}
+    tuned = FineTuning(training=training, train="norm").adapt(tiny, TASK, seed=0)
+    assert isinstance(tuned.model, PretrainedDecoder)
+    assert tuned.model.tokenizer is tiny.tokenizer and tuned.model.path == tiny.path
+
+
+# Prompt tuning: where it stands and what it starts from
+
+
+def test_a_prompt_behind_bos_is_trained_where_it_will_stand(tiny):
+    method = PromptTuning(length=4, position="after_bos", training={**TRAINING, "steps": 2})
+    tuned = method.adapt(tiny, TASK, seed=0)
+    assert not tuned.soft_prompt.before_bos
+    assert tuned.details["learning_rate"] == 1e-2 and tuned.details["length"] == 4
+    before = PromptTuning(length=4, training={**TRAINING, "steps": 2}).adapt(tiny, TASK, seed=0)
+    assert before.soft_prompt.before_bos and before.losses[0] != tuned.losses[0]
+
+
+def test_initial_rows_from_labels_are_the_means_of_their_tokens(tiny):
+    method = PromptTuning(length=5, init="labels")
+    labels = ["apples", "12", "apples"]
+    rows = initial_rows(method, tiny, [], 0, labels)
+    table = np.asarray(tiny.decoder.embedding[...])
+    for row, label in zip(rows, ("apples", "12"), strict=False):
+        np.testing.assert_allclose(
+            row, table[tiny.encode(f" {label}", bos=False)].mean(0), atol=1e-6
+        )
+    assert all((table == row).all(axis=1).any() for row in rows[2:])  # sampled vocabulary
+    with pytest.raises(UserError, match="'labels' needs training examples"):
+        initial_rows(method, tiny, [], 0)
+
+
+def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
+    earlier = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32)
+    save_file({"prompt_embeddings": earlier}, tmp_path / "adapter_model.safetensors")
+    method = PromptTuning(length=6, init=str(tmp_path))
+    np.testing.assert_array_equal(initial_rows(method, tiny, [], 0), earlier)
+    with pytest.raises(UserError, match="length 7 is more than the 6 rows"):
+        initial_rows(PromptTuning(length=7, init=str(tmp_path)), tiny, [], 0)
+    with pytest.raises(UserError, match="did you mean 'vocabulary'"):
+        initial_rows(PromptTuning(init="vocabulry"), tiny, [], 0)
+    with pytest.raises(UserError, match="holds no soft prompt"):
+        (tmp_path / "empty").mkdir()
+        initial_rows(PromptTuning(init=str(tmp_path / "empty")), tiny, [], 0)
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(tiny):
+    with pytest.raises(UserError, match="length 512 leaves no room.*context is 512 tokens"):
+        PromptTuning(length=512).adapt(tiny, TASK, seed=0)

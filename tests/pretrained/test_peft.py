@@ -1,0 +1,385 @@
+"""PEFT's folders: what leaves is loaded by the real PEFT, what it wrote comes in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import write_tiny_llama
+from family_cases import make
+from safetensors.numpy import load_file, save_file
+
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.export import import_adapter
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.pretrained.lora_factors import Factors, LowRankUpdates
+from adapt_jax.pretrained.peft_folder import (
+    CONFIG,
+    TENSORS,
+    read_adapter,
+    write_low_rank,
+    write_soft_prompt,
+)
+from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.sampling.engine import Engine, Request
+from adapt_jax.sampling.types import Decoding
+from adapt_jax.utils.errors import UserError
+
+TEXT, NEW = "Jane has 2 apples.", 24
+
+
+def soft(model: PretrainedDecoder, length: int = 5) -> SoftPrompt:
+    rows = np.random.default_rng(0).normal(0, 0.3, (length, model.config.embed_dim))
+    return SoftPrompt(jnp.asarray(rows, jnp.float32))
+
+
+def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bool = False) -> Any:
+    """Random factors of every kernel of these names, large enough to change what is said."""
+    draws = np.random.default_rng(1)
+    factors = {
+        path: Factors(
+            draws.normal(0, 0.3, (rank, value.shape[1])).astype(np.float32),
+            draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
+            6.0,
+        )
+        for path, value in parameters(model.decoder).items()
+        if path[-1] == "kernel" and path[-2] in names and path[0] == "layers"
+    }
+    return LowRankUpdates(factors, model.fingerprint, stabilized)
+
+
+def ours(model: PretrainedDecoder, soft_prompt: SoftPrompt | None = None) -> list[int]:
+    """Greedy token ids."""
+    prefix = Prefix(() if soft_prompt is None else (soft_prompt,))
+    engine = Engine(model, prefix, Decoding(max_new_tokens=NEW), seed=0, slots=2)
+    request = Request("0", tuple(model.encode(TEXT)))
+    return [list(said.token_ids) for _, _, said in engine.run([request])][0]
+
+
+def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list[int]:
+    """Greedy token ids of transformers, with a PEFT adapter or without."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter is not None:
+        reference = PeftModel.from_pretrained(reference, str(adapter))
+    ids = torch.tensor([model.encode(TEXT)])
+    with torch.no_grad():
+        said = reference.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=2,
+            # with it PEFT contradicts itself where there is a soft prompt (transformers 5.24)
+            use_cache=False,
+        )
+    return said[0, ids.shape[1] :].tolist()
+
+
+def test_a_soft_prompt_leaves_and_peft_says_the_same(
+    tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write_soft_prompt(tmp_path, soft(tiny), tiny)
+    expected = ours(tiny, soft(tiny))
+    assert expected != ours(tiny)
+    assert theirs(tiny_folder, tmp_path, tiny) == expected
+    again = read_adapter(tmp_path, tiny).soft_prompt
+    assert again is not None and again.before_bos
+    np.testing.assert_array_equal(again.embeddings[...], soft(tiny).embeddings[...])
+    text = (tmp_path / CONFIG).read_text()
+    config = json.loads(text)
+    assert text == json.dumps(config, indent=2, sort_keys=True) + "\n"
+    assert config["base_model_name_or_path"] == str(tiny_folder) and config["token_dim"] == 32
+
+
+def test_a_soft_prompt_behind_bos_cannot_leave(tiny: PretrainedDecoder, tmp_path: Path) -> None:
+    behind = SoftPrompt(soft(tiny).embeddings[...], before_bos=False)
+    with pytest.raises(UserError, match="behind BOS; PEFT puts every soft prompt before it"):
+        write_soft_prompt(tmp_path, behind, tiny)
+
+
+@pytest.mark.parametrize("stabilized", [False, True])
+def test_low_rank_updates_leave_and_peft_says_the_same(
+    stabilized: bool, tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    made = updates(tiny, "query", "output", "down", stabilized=stabilized)
+    write_low_rank(tmp_path, made, tiny)
+    expected = ours(made.merged(tiny))
+    assert expected != ours(tiny)
+    assert theirs(tiny_folder, tmp_path, tiny) == expected
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["target_modules"] == ["down_proj", "o_proj", "q_proj"]
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (3, 6, stabilized)
+    again = read_adapter(tmp_path, tiny).low_rank
+    assert again is not None
+    assert again.merged(tiny).fingerprint == made.merged(tiny).fingerprint
+
+
+def test_ranks_and_alphas_of_their_own_stand_in_patterns(
+    tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    made, other = updates(tiny, "query", "key"), updates(tiny, "up", rank=2)
+    odd = next(iter(other.factors))
+    both = LowRankUpdates({**made.factors, odd: other.factors[odd]}, tiny.fingerprint)
+    first = next(iter(made.factors))
+    louder = Factors(both.factors[first].a, both.factors[first].b, 12.0)
+    both = LowRankUpdates({**both.factors, first: louder}, tiny.fingerprint)
+    write_low_rank(tmp_path, both, tiny)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert list(config["rank_pattern"].values()) == [2]
+    assert list(config["alpha_pattern"].values()) == [12]
+    assert theirs(tiny_folder, tmp_path, tiny) == ours(both.merged(tiny))
+    again = read_adapter(tmp_path, tiny).low_rank
+    assert again is not None and again.merged(tiny).fingerprint == both.merged(tiny).fingerprint
+
+
+def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
+    """An adapter that the real PEFT made, with random factors."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    options = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"]} | options
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(str(to))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True, "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 5}},
+        {"target_modules": "all-linear"},
+        {"target_modules": r".*\.1\.(self_attn|mlp)\.(k|gate)_proj"},
+        {"layers_to_transform": [1], "modules_to_save": ["norm"]},
+    ],
+    ids=["plain", "patterns", "all-linear", "expression", "a layer and a norm"],
+)
+def test_an_adapter_that_peft_made_comes_in_and_says_the_same(
+    options: dict[str, Any], tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    peft_adapter(tiny_folder, tmp_path / "adapter", **options)
+    adaptation = import_adapter(tmp_path / "adapter", tiny)
+    expected = theirs(tiny_folder, tmp_path / "adapter", tiny)
+    assert ours(adaptation.model) == expected != ours(tiny)
+
+
+def test_biases_that_peft_trained_come_in(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "base", attention_bias=True)
+    model = load_pretrained(folder)
+    peft_adapter(folder, tmp_path / "adapter", bias="all")
+    adaptation = import_adapter(tmp_path / "adapter", model)
+    assert adaptation.tuned and adaptation.low_rank is None
+    assert ours(adaptation.model) == theirs(folder, tmp_path / "adapter", model)
+
+
+def test_prompt_tuning_that_peft_made_comes_in(
+    tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base: Any = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
+    get_peft_model(base, config).save_pretrained(str(tmp_path / "adapter"))
+    adaptation = import_adapter(tmp_path / "adapter", tiny)
+    assert adaptation.soft_prompt is not None and len(adaptation.soft_prompt) == 6
+    expected = theirs(tiny_folder, tmp_path / "adapter", tiny)
+    assert ours(tiny, adaptation.soft_prompt) == expected
+
+
+def tampered(folder: Path, config: dict[str, Any], tensors: Any = None) -> None:
+    told = json.loads((folder / CONFIG).read_text()) | config
+    (folder / CONFIG).write_text(json.dumps(told))
+    if tensors is not None:
+        held = load_file(folder / TENSORS)
+        tensors(held)
+        save_file(held, folder / TENSORS)
+
+
+QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "said"),
+    [
+        ({"peft_type": "IA3"}, None, "peft_type 'IA3' is not supported; supported: PROMPT_T"),
+        ({"use_dora": True}, None, "use_dora True"),
+        ({"init_lora_weights": "pissa"}, None, "init_lora_weights 'pissa' changes the decoder"),
+        ({"r": 4}, None, r"lora_A is \[3, 32\] and lora_B \[32, 3\], expected \[4, 32\]"),
+        ({"lora_alpha": float("nan")}, None, "lora_alpha is nan, expected a number"),
+        ({"target_modules": "["}, None, r"'\[' is no regular expression"),
+        ({"rank_pattern": {"q(": 3}}, None, "is no regular expression"),
+        (
+            {"layers_to_transform": [1]},
+            None,
+            r"layers\.0.*layers_to_transform leaves its layer out",
+        ),
+        ({}, lambda t: t[QUERY + "lora_A.weight"].fill(np.nan), "not finite: .*lora_A"),
+        ({"target_modules": ["v_proj"]}, None, "layers.1.self_attn.q_proj: has factors, but"),
+        ({}, lambda t: t.pop(QUERY + "lora_B.weight"), "q_proj: has lora_A alone"),
+        ({}, lambda t: t.update({QUERY + "gate": t.popitem()[1]}), "q_proj.gate: no parameter"),
+        (
+            {},
+            lambda t: t.update({QUERY + "lora_embedding_A": np.ones((2, 2), np.float32)}),
+            "lora_embedding_A: no parameter",
+        ),
+        (
+            {},
+            lambda t: t.update(
+                {"base_model.model.model.embed_tokens.weight": np.ones((320, 32), np.float32)}
+            ),
+            "embed_tokens.weight: was trained apart from the output that is tied",
+        ),
+    ],
+)
+def test_what_cannot_be_represented_is_refused_by_name(
+    config: dict[str, Any], tensors: Any, said: str, tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    write_low_rank(tmp_path, updates(tiny, "query"), tiny)
+    tampered(tmp_path, config, tensors)
+    with pytest.raises(UserError, match=said) as caught:
+        read_adapter(tmp_path, tiny)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_pickled_or_absent_or_damaged_adapter_is_named(
+    tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"no adapter_config\.json"):
+        read_adapter(tmp_path, tiny)
+    write_soft_prompt(tmp_path, soft(tiny), tiny)
+    whole = (tmp_path / TENSORS).read_bytes()
+    (tmp_path / TENSORS).write_bytes(whole[:-7])
+    with pytest.raises(UserError, match="cut short"):
+        read_adapter(tmp_path, tiny)
+    (tmp_path / TENSORS).rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"adapter_model\.bin is pickled, so it is never opened"):
+        read_adapter(tmp_path, tiny)
+
+
+def test_an_adaptation_by_lora_saves_factors_and_answers_as_before(
+    tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    made = updates(tiny, "query", "up")
+    prompt = Prompt(decoding=Decoding(max_new_tokens=4))
+    adaptation = Adaptation("lora", prompt, made.merged(tiny), low_rank=made)
+    folder = adaptation.save(tmp_path / "saved")
+    held = sorted(file.name for file in folder.iterdir())
+    assert held == ["adaptation.json", CONFIG, TENSORS]
+    again = Adaptation.load(folder)
+    assert again.model.fingerprint == adaptation.model.fingerprint != tiny.fingerprint
+    assert again.low_rank is not None and again.low_rank.decoder == tiny.fingerprint
+    assert theirs(tiny_folder, folder, tiny) == ours(adaptation.model)
+    other = load_pretrained(write_tiny_llama(tmp_path / "other", seed=4))
+    with pytest.raises(UserError, match="belongs to another decoder"):
+        Adaptation.load(folder, other)
+
+
+FUSED = ("phi3", "gpt2", "gpt_neox")
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(folder, decoder) of a family, made once by transformers."""
+    made: dict[str, tuple[Path, PretrainedDecoder]] = {}
+
+    def get(name: str) -> tuple[Path, PretrainedDecoder]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("family")
+            make(folder, name)
+            made[name] = folder, load_pretrained(folder)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_updates_of_fused_parts_leave_as_one_block(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    made = updates(model, "query", "value", "output", "up")
+    write_low_rank(tmp_path, made, model)
+    assert theirs(folder, tmp_path, model) == ours(made.merged(model)) != ours(model)
+    again = read_adapter(tmp_path, model).low_rank
+    assert again is not None
+    merged, expected = (parameters(one.merged(model).decoder) for one in (again, made))
+    for path, kernel in expected.items():
+        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_adapters_of_fused_modules_come_in(name: str, families: Any, tmp_path: Path) -> None:
+    folder, model = families(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    assert ours(adaptation.model) == theirs(folder, tmp_path / "in", model) != ours(model)
+    assert adaptation.low_rank is not None
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    first, second = (load_file(tmp_path / one / TENSORS) for one in ("in", "out"))
+    assert first.keys() == second.keys()  # what came in as one block leaves as that block
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["gemma", "gpt2"])
+def test_soft_prompts_live_behind_the_embeddings_scale(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    write_soft_prompt(tmp_path, soft(model), model)
+    assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
+
+
+def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
+    families: Any, tmp_path: Path
+) -> None:
+    folder, model = families("qwen3_moe")
+    made = updates(model, "query", "key")
+    write_low_rank(tmp_path / "out", made, model)
+    assert theirs(folder, tmp_path / "out", model) == ours(made.merged(model)) != ours(model)
+    with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
+        write_low_rank(tmp_path / "up", updates(model, "up"), model)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    with pytest.raises(UserError, match=r"target_parameters .*experts: no module of"):
+        read_adapter(tmp_path / "in", model)
+
+
+@pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, layer inputs"])
+def test_all_that_peft_finds_beside_experts_and_in_layer_inputs_comes_in_and_leaves(
+    name: str, families: Any, tmp_path: Path
+) -> None:
+    folder, model = families(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.low_rank is not None
+    places = {path[-2] for path in adaptation.low_rank.factors}
+    assert places > {"query", "key", "value", "output", "gate", "up", "down"}
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert theirs(folder, tmp_path / "out", model) == expected
+
+
+def test_factors_of_the_output_come_in_and_leave(families: Any, tmp_path: Path) -> None:
+    folder, model = families("gpt_neox")
+    peft_adapter(folder, tmp_path / "in", target_modules=["lm_head", "dense"])
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.low_rank is not None
+    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert theirs(folder, tmp_path / "out", model) == expected

@@ -1,0 +1,105 @@
+"""Template: the text in front of, around and after a question."""
+
+import pytest
+
+from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.templates import Demonstration, Template
+from adapt_jax.utils.errors import UserError
+
+APPLES = Demonstration("How many apples are 2 and 3?", "5", "2 + 3 = 5.")
+PEARS = Demonstration("How many pears are 4 and 4?", "8", "4 + 4 = 8.")
+
+
+def test_front_question_and_response_are_the_whole_text() -> None:
+    template = Template()
+    text = (
+        template.front("Solve it.", [APPLES], reasoning=True)
+        + template.ask(PEARS.question)
+        + template.respond(PEARS.answer, PEARS.reasoning)
+    )
+    assert text == (
+        "Solve it.\n\n"
+        "Q: How many apples are 2 and 3?\nA: 2 + 3 = 5. The answer is 5.\n\n"
+        "Q: How many pears are 4 and 4?\nA: 4 + 4 = 8. The answer is 8."
+    )
+
+
+def test_front_without_reasoning_shows_bare_answers() -> None:
+    front = Template().front("", [APPLES], reasoning=False)
+    assert front == "Q: How many apples are 2 and 3?\nA: The answer is 5.\n\n"
+
+
+def test_no_instruction_and_no_demonstration_is_an_empty_front() -> None:
+    assert Template().front("", [], reasoning=True) == ""
+
+
+def test_braces_of_a_question_are_left_alone() -> None:
+    question = 'What is {answer} in {"a": {question}}?'
+    assert Template().ask(question) == f"Q: {question}\nA:"
+    assert Template().respond("{reasoning}", "see {answer}") == (
+        " see {answer} The answer is {reasoning}."
+    )
+
+
+def test_choices_stand_on_lines_below_the_question_in_demonstrations_too() -> None:
+    asked = "Q: Which is red?\n(a) sky\n(b) blood\nA:"
+    assert Template().ask("Which is red?", ("sky", "blood")) == asked
+    shown = Demonstration.of(Example("1", "Which is red?", "b", choices=("sky", "blood")))
+    assert Template().front("", [shown], reasoning=False).startswith(asked)
+    assert Template(choice="").ask("Which is red?", ("sky", "blood")) == "Q: Which is red?\nA:"
+
+
+def test_more_choices_than_letters_are_refused() -> None:
+    many = [str(n) for n in range(27)]
+    with pytest.raises(UserError, match="27 choices"):
+        Template().ask("Which?", many)
+    assert Template(choice="").ask("Which?", many) == "Q: Which?\nA:"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (" 2 + 3 = 5. The answer is 5.", ("2 + 3 = 5.", " 5.")),
+        (" So the answer is 5.", ("So", " 5.")),
+        ("The answer is the sum. The answer is 7.", ("The answer is the sum.", " 7.")),
+        (" 5.", (" 5.", " 5.")),
+    ],
+)
+def test_split_cuts_at_the_last_marker_in_any_letter_case(
+    text: str, parts: tuple[str, str]
+) -> None:
+    assert Template().split(text) == parts
+
+
+def test_split_undoes_respond_for_other_wordings() -> None:
+    template = Template(answer="\nA: {answer}", reasoned="{reasoning}\nA: {answer}")
+    assert template.split(template.respond("5", "The area: 5.")) == ("The area: 5.", " 5")
+    assert template.split("The area: 5") == ("The area: 5", "The area: 5")
+    bare = Template(answer=" {answer}", reasoned=" {reasoning} So: {answer}")
+    assert bare.split(bare.respond("5", "2 + 3")) == ("2 + 3", " 5")
+    assert bare.split(bare.respond("5")) == (" 5", " 5")
+
+
+def test_stop_is_where_the_next_question_would_begin_unless_given() -> None:
+    assert Template().stop == ("\n\nQ:",)
+    assert Template(question="Question: {question}\n", separator="\n###\n").stop == (
+        "\n###\nQuestion:",
+    )
+    assert Template(question="{question}\n").stop == ()
+    assert Template(stop=("END",)).stop == ("END",)
+
+
+@pytest.mark.parametrize(
+    ("field", "wording", "message"),
+    [
+        ("question", "Q: {qestion}", r"template.question: unknown.*did you mean 'question'"),
+        ("question", "Q:", r"template.question: lacks \{question\}"),
+        ("reasoned", " {answer}", r"template.reasoned: lacks \{reasoning\}"),
+        ("answer", 5, r"template.answer: expected a text, found 5"),
+    ],
+)
+def test_a_wrong_wording_is_refused_by_the_name_of_its_field(
+    field: str, wording: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Template(**{field: wording})
