@@ -72,23 +72,23 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
 
     def loss(trainable: Any, frozen: Any, batch: Batch) -> jax.Array:
         model: Any = nnx.merge(graph, trainable, frozen)
-        decoder, rows, prefix, front = model.decoder, len(batch.tokens), None, 0
+        decoder, rows, prefix, prompt_prefix = model.decoder, len(batch.tokens), None, 0
         embeddings, segments = decoder.embed(batch.tokens), batch.segments
         positions = batch.positions
         if model.soft_prompt is not None:
             soft = model.soft_prompt.embeddings[...]
-            front = len(soft)
-            positions = positions + front
+            prompt_prefix = len(soft)
+            positions = positions + prompt_prefix
             if stage.shared:
-                prefix, front = encode_prefix(decoder, soft).blocks, 0
+                prefix, prompt_prefix = encode_prefix(decoder, soft).blocks, 0
             else:
                 own = jnp.broadcast_to(soft, (rows, *soft.shape))
                 embeddings = jnp.concatenate([own, embeddings], axis=1)
-                segments = jnp.pad(segments, ((0, 0), (front, 0)), constant_values=1)
-                counted = jnp.broadcast_to(jnp.arange(front), (rows, front))
+                segments = jnp.pad(segments, ((0, 0), (prompt_prefix, 0)), constant_values=1)
+                counted = jnp.broadcast_to(jnp.arange(prompt_prefix), (rows, prompt_prefix))
                 positions = jnp.concatenate([counted, positions], axis=1)
         hidden, _ = decoder(embeddings, positions, causal_mask(segments), prefix=prefix)
-        hidden = hidden[:, front:].reshape(-1, hidden.shape[-1])
+        hidden = hidden[:, prompt_prefix:].reshape(-1, hidden.shape[-1])
         if stage.targets:
             logits = decoder.logits(hidden[batch.target_at])
         else:

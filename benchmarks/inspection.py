@@ -55,7 +55,7 @@ def write_task(folder: Path, length: int, answer: int) -> dict[str, Any]:
     template = {
         "question": "{question}\nt3000",
         "answer": " {answer}",
-        "reasoned": " {reasoning} {answer}",
+        "answer_with_reasoning": " {reasoning} {answer}",
     }
     return {
         "name": "words",

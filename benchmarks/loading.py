@@ -53,17 +53,17 @@ def shapes() -> dict[str, tuple[int, ...]]:
         "model.norm.weight": (embed,),
     }
     for layer in range(CONFIG["num_hidden_layers"]):
-        front = f"model.layers.{layer}."
+        prompt_prefix = f"model.layers.{layer}."
         found |= {
-            f"{front}input_layernorm.weight": (embed,),
-            f"{front}post_attention_layernorm.weight": (embed,),
-            f"{front}self_attn.q_proj.weight": (embed, embed),
-            f"{front}self_attn.k_proj.weight": (narrow, embed),
-            f"{front}self_attn.v_proj.weight": (narrow, embed),
-            f"{front}self_attn.o_proj.weight": (embed, embed),
-            f"{front}mlp.gate_proj.weight": (ffn, embed),
-            f"{front}mlp.up_proj.weight": (ffn, embed),
-            f"{front}mlp.down_proj.weight": (embed, ffn),
+            f"{prompt_prefix}input_layernorm.weight": (embed,),
+            f"{prompt_prefix}post_attention_layernorm.weight": (embed,),
+            f"{prompt_prefix}self_attn.q_proj.weight": (embed, embed),
+            f"{prompt_prefix}self_attn.k_proj.weight": (narrow, embed),
+            f"{prompt_prefix}self_attn.v_proj.weight": (narrow, embed),
+            f"{prompt_prefix}self_attn.o_proj.weight": (embed, embed),
+            f"{prompt_prefix}mlp.gate_proj.weight": (ffn, embed),
+            f"{prompt_prefix}mlp.up_proj.weight": (ffn, embed),
+            f"{prompt_prefix}mlp.down_proj.weight": (embed, ffn),
         }
     return found
 

@@ -23,7 +23,7 @@ from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.sampling.types import GenerationConfig
 from benchmarks.shapes import VOCAB, write_llama
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = load_pretrained(write_llama(Path(temporary) / "llama", options.size))
     draws = np.random.default_rng(0).integers(3, VOCAB, options.prefix)
-    decoding = Decoding(temperature=0.7, top_k=40)
+    decoding = GenerationConfig(temperature=0.7, top_k=40)
     engine = Engine(model, Prefix((tuple(draws.tolist()),)), decoding, seed=0)
     cache, rows = engine._empty(options.rows, options.columns)
     state = [cache, rows]

@@ -26,11 +26,11 @@ def ours(settings: dict[str, Any]) -> dict[str, float]:
     from adapt_jax.decoders.prefix import Prefix
     from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.sampling.engine import Engine
-    from adapt_jax.sampling.types import Decoding, Request
+    from adapt_jax.sampling.types import GenerationConfig, Request
     from benchmarks.measuring import measure
 
     model = load_pretrained(settings["folder"])
-    decoding = Decoding(
+    decoding = GenerationConfig(
         max_new_tokens=settings["new_tokens"],
         candidates=settings["candidates"],
         temperature=settings["temperature"],

@@ -57,14 +57,14 @@ def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
         "model.norm.weight": np.ones(embed, np.float32),
     }
     for layer in range(shape["layers"]):
-        front = f"model.layers.{layer}."
+        prompt_prefix = f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"{front}{norm}.weight"] = np.ones(embed, np.float32)
+            tensors[f"{prompt_prefix}{norm}.weight"] = np.ones(embed, np.float32)
         for name in "qkvo":
-            tensors[f"{front}self_attn.{name}_proj.weight"] = matrix(embed, embed)
+            tensors[f"{prompt_prefix}self_attn.{name}_proj.weight"] = matrix(embed, embed)
         for name in ("gate", "up"):
-            tensors[f"{front}mlp.{name}_proj.weight"] = matrix(ffn, embed)
-        tensors[f"{front}mlp.down_proj.weight"] = matrix(embed, ffn)
+            tensors[f"{prompt_prefix}mlp.{name}_proj.weight"] = matrix(ffn, embed)
+        tensors[f"{prompt_prefix}mlp.down_proj.weight"] = matrix(embed, ffn)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2))

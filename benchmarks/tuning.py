@@ -87,12 +87,12 @@ def ours(method: str, folder: Path) -> Step:
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     update = optimizer(config)
     state = TrainState(trainable, update.init(trainable))
-    step, front = make_step(graph, update, config), jnp.zeros(0, jnp.int32)
+    step, prompt_prefix = make_step(graph, update, config), jnp.zeros(0, jnp.int32)
     print(f"packed into {batches.parts} x {batches.shape}", file=sys.stderr)
 
     def run() -> float:
         nonlocal state
-        state, measured = step(state, frozen, jax.device_put(next(batches)), front)
+        state, measured = step(state, frozen, jax.device_put(next(batches)), prompt_prefix)
         return float(jax.block_until_ready((state, measured))[1]["loss"])
 
     return run

@@ -87,17 +87,17 @@ def tensor_shapes(hf: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not hf["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (hf["vocab_size"], embed)
     for layer in range(hf["num_hidden_layers"]):
-        front = f"model.layers.{layer}."
-        shapes[front + "input_layernorm.weight"] = (embed,)
-        shapes[front + "post_attention_layernorm.weight"] = (embed,)
+        prompt_prefix = f"model.layers.{layer}."
+        shapes[prompt_prefix + "input_layernorm.weight"] = (embed,)
+        shapes[prompt_prefix + "post_attention_layernorm.weight"] = (embed,)
         for room, parts, bias in (
             ("self_attn", attention, hf["attention_bias"]),
             ("mlp", feed, hf["mlp_bias"]),
         ):
             for name, shape in parts.items():
-                shapes[f"{front}{room}.{name}_proj.weight"] = shape
+                shapes[f"{prompt_prefix}{room}.{name}_proj.weight"] = shape
                 if bias:
-                    shapes[f"{front}{room}.{name}_proj.bias"] = shape[:1]
+                    shapes[f"{prompt_prefix}{room}.{name}_proj.bias"] = shape[:1]
     return shapes
 
 

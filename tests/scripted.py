@@ -3,26 +3,26 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from adapt_jax.sampling.engine import Candidate, Decoding, Request
+from adapt_jax.sampling.engine import Candidate, GenerationConfig, Request
 
 
 def scripted(say: Callable[[str, int], str | Candidate]) -> type:
     """An Engine class whose candidates are ``say(question's id, candidate's number)``."""
 
     class Scripted:
-        def __init__(self, model: Any, prefix: Any, decoding: Decoding, **options: Any):
+        def __init__(self, model: Any, prefix: Any, decoding: GenerationConfig, **options: Any):
             self.decoding = decoding
 
         def run(
             self,
             requests: Sequence[Request],
             on_progress: Any = None,
-            enough: Callable[[int], bool] | None = None,
+            is_decided: Callable[[int], bool] | None = None,
             answered: Collection[int] = (),
         ) -> Iterator[tuple[int, int, Candidate]]:
             for number in reversed(range(self.decoding.candidates)):
                 for index, request in enumerate(requests):
-                    if index in answered or (enough is not None and enough(index)):
+                    if index in answered or (is_decided is not None and is_decided(index)):
                         continue
                     said = say(request.id, number)
                     if isinstance(said, str):

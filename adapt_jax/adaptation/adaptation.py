@@ -22,20 +22,20 @@ from jax.sharding import Mesh, NamedSharding
 
 from adapt_jax.adaptation.multiple_choice import choose
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
-from adapt_jax.evaluation.evaluate import OnProgress
-from adapt_jax.evaluation.journal import identity
-from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.lora_factors import LowRankUpdates
-from adapt_jax.pretrained.peft_folder import read_adapter, write_low_rank
+from adapt_jax.pretrained.lora_factors import LoRAWeights
+from adapt_jax.pretrained.peft_folder import read_adapter, write_lora
 from adapt_jax.pretrained.saving import save_pretrained, stored_dtype
+from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, tokenize
-from adapt_jax.prompting.voting import Poll, vote
+from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.task import Example
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.progress import OnProgress
 
 FORMAT = 1  # of the saved folder
 DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
@@ -45,7 +45,7 @@ DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors"
 class Adaptation:
     """A decoder and what stands in front of the question.
 
-    ``low_rank`` are updates that are already merged into ``model``; they are saved in its place.
+    ``lora_weights`` are updates that are already merged into ``model``; they are saved in its place.
     ``tuned`` says that all the weights of ``model`` are this adaptation's own and are saved with
     it; ``folder`` is where it was saved last, or read from; ``stored`` is the dtype that the files
     of the decoder it began with are in, where ``model`` no longer says which these are.
@@ -55,7 +55,7 @@ class Adaptation:
     prompt: Prompt
     model: PretrainedDecoder
     soft_prompt: SoftPrompt | None = None
-    low_rank: LowRankUpdates | None = None
+    lora_weights: LoRAWeights | None = None
     tuned: bool = False
     folder: Path | None = None
     stored: str | None = None
@@ -98,9 +98,9 @@ class Adaptation:
         seed: int = 0,
         slots: int | None = None,
         on_progress: OnProgress | None = None,
-    ) -> list[Answered]:
+    ) -> list[Prediction]:
         """Answers every example, in their order."""
-        answers: dict[int, Answered] = {}
+        answers: dict[int, Prediction] = {}
         for index, answered in self.stream(examples, seed=seed, slots=slots):
             answers[index] = answered
             if on_progress is not None:
@@ -115,7 +115,7 @@ class Adaptation:
         slots: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
-    ) -> Iterator[tuple[int, Answered]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         """(index, answer) of each example as soon as it is decided.
 
         The text of a candidate depends on the seed, the example's id and the candidate's number
@@ -144,8 +144,8 @@ class Adaptation:
         started = time.perf_counter()
         prompt = self.prompt
         asked = [prompt.template.ask(example.question, example.choices) for example in examples]
-        front, questions = tokenize(self.model, prompt, asked)
-        prefixes = self.prefixes(tuple(front))
+        prompt_prefix, questions = tokenize(self.model, prompt, asked)
+        prefixes = self.prefixes(tuple(prompt_prefix))
         mesh, members = mesh_of(self.model), len(prefixes)
         engine = Engine(self.model, prefixes, prompt.decoding, seed=seed, slots=slots, mesh=mesh)
         requests = [
@@ -154,10 +154,10 @@ class Adaptation:
             for member in range(members)
         ]
         wanted = members * prompt.decoding.candidates
-        polls = [Poll(wanted, prompt.stop_at, prompt.vote) for _ in examples]
-        enough = None if prompt.stop_at is None else lambda at: polls[at // members].decided
+        polls = [AdaptiveVote(wanted, prompt.stop_at, prompt.vote) for _ in examples]
+        is_decided = None if prompt.stop_at is None else lambda at: polls[at // members].decided
         done = {index * members + member for index in answered for member in range(members)}
-        run = engine.run(requests, on_tokens, enough, done)
+        run = engine.run(requests, on_tokens, is_decided, done)
         for at, written, candidate in run:
             index, member = divmod(at, members)
             number = written * members + member
@@ -169,7 +169,7 @@ class Adaptation:
             now = time.perf_counter()
             yield (
                 index,
-                Answered(
+                Prediction(
                     example_id=examples[index].id,
                     answer=result.answer,
                     reasoning=next(reasonings, ""),
@@ -196,7 +196,7 @@ class Adaptation:
         )
         return replace(candidate, reasoning=reasoning.strip(), answer=answer)
 
-    def ask(self, question: str, choices: Sequence[str] = (), *, seed: int = 0) -> Answered:
+    def ask(self, question: str, choices: Sequence[str] = (), *, seed: int = 0) -> Prediction:
         """Answers one bare question; the prefix goes in front of it behind the scenes.
 
         Raises:
@@ -247,20 +247,22 @@ class Adaptation:
             "format": FORMAT,
             "method": self.method,
             "decoder": str(path.resolve()) if path.is_dir() else self.model.path,
-            "fingerprint": self.low_rank.decoder if self.low_rank else self.model.fingerprint,
+            "fingerprint": self.lora_weights.decoder
+            if self.lora_weights
+            else self.model.fingerprint,
             "context_length": self.model.config.context_length,
             "stored": self.stored or stored_dtype(self.model.path),
             "prompt": self.prompt.to_dict(),
             "soft_prompt": self.soft_prompt is not None,
             "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
-            "low_rank": self.low_rank is not None,
+            "lora_weights": self.lora_weights is not None,
             "tuned": self.tuned,
         }
         if self.soft_prompt is not None:
             embeddings = np.asarray(self.soft_prompt.embeddings[...], np.float32)
             save_file({"prompt_embeddings": embeddings}, folder / SOFT_PROMPT)
-        if self.low_rank is not None:
-            write_low_rank(folder, self.low_rank, self.model)
+        if self.lora_weights is not None:
+            write_lora(folder, self.lora_weights, self.model)
         if self.tuned:
             save_pretrained(self.model, folder / WEIGHTS)
         text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -288,7 +290,7 @@ class Adaptation:
             tuned, decoder = description["tuned"], decoder or description["decoder"]
             has_soft_prompt = description["soft_prompt"]
             before_bos = description["before_bos"]
-            has_low_rank = description.get("low_rank", False)
+            has_low_rank = description.get("lora_weights", False)
             stored, context_length = map(description.get, ("stored", "context_length"))
         except KeyError as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
@@ -308,13 +310,13 @@ class Adaptation:
         soft_prompt = None
         if has_soft_prompt:
             soft_prompt = read_soft_prompt(folder / SOFT_PROMPT, decoder, before_bos)
-        low_rank = None
+        lora_weights = None
         if has_low_rank:
-            low_rank = read_adapter(folder, decoder).low_rank
-            if low_rank is None:
+            lora_weights = read_adapter(folder, decoder).lora_weights
+            if lora_weights is None:
                 raise UserError(f"{folder}: {DESCRIPTION} tells of low-rank updates, found none")
-            decoder = low_rank.merged(decoder)
-        return cls(method, prompt, decoder, soft_prompt, low_rank, tuned, folder, stored)
+            decoder = lora_weights.merged(decoder)
+        return cls(method, prompt, decoder, soft_prompt, lora_weights, tuned, folder, stored)
 
 
 def mesh_of(model: PretrainedDecoder) -> Mesh | None:

@@ -23,10 +23,10 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.peft_folder import CONFIG, read_adapter, write_low_rank, write_soft_prompt
+from adapt_jax.pretrained.peft_folder import CONFIG, read_adapter, write_lora, write_soft_prompt
 from adapt_jax.pretrained.saving import SHARD, save_pretrained, shard_size, stored_dtype
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError, nearest
@@ -34,7 +34,9 @@ from adapt_jax.utils.errors import UserError, nearest
 FORMATS = ("hf", "peft")
 DTYPES = ("float32", "bfloat16", "float16")
 # An adapter that comes in without a task is asked with the bare text, and its text is the answer.
-BARE = Template(question="{question}", answer="{answer}", reasoned="{reasoning}{answer}")
+BARE = Template(
+    question="{question}", answer="{answer}", answer_with_reasoning="{reasoning}{answer}"
+)
 
 
 def export_adaptation(
@@ -66,7 +68,7 @@ def export_adaptation(
     shard_size(max_shard_size)
     if chosen == "hf" and adaptation.soft_prompt is not None:
         raise UserError("weights cannot hold a soft prompt; it leaves with format peft")
-    if chosen == "peft" and adaptation.soft_prompt is None and adaptation.low_rank is None:
+    if chosen == "peft" and adaptation.soft_prompt is None and adaptation.lora_weights is None:
         what = "its weights were all tuned" if adaptation.tuned else "nothing of it was trained"
         raise UserError(f"there is no adapter to write: {what}; it leaves with format hf")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -79,8 +81,8 @@ def export_adaptation(
             save_pretrained(adaptation.model, new, dtype=kind, max_shard_size=max_shard_size)
         elif adaptation.soft_prompt is not None:
             write_soft_prompt(new, adaptation.soft_prompt, adaptation.model)
-        elif adaptation.low_rank is not None:
-            write_low_rank(new, adaptation.low_rank, adaptation.model)
+        elif adaptation.lora_weights is not None:
+            write_lora(new, adaptation.lora_weights, adaptation.model)
         prompt = adaptation.prompt.to_dict()
         text = json.dumps(prompt, indent=2, ensure_ascii=False)
         (new / "prompt.json").write_text(text + "\n", encoding="utf-8")
@@ -147,7 +149,7 @@ def how_to_ask(adaptation: Adaptation, format: str) -> str:
     return "\n".join([*told, "", "```python", *lines, "```", ""])
 
 
-def _sampled(decoding: Decoding) -> str:
+def _sampled(decoding: GenerationConfig) -> str:
     if decoding.temperature == 0:
         return "do_sample=False"
     return (
@@ -194,16 +196,16 @@ def import_adapter(
         template=template,
         instruction="" if task is None else task.instruction,
         parser="text" if task is None else task.parser,
-        decoding=Decoding(max_new_tokens=max_new_tokens, stop=template.stop),
+        decoding=GenerationConfig(max_new_tokens=max_new_tokens, stop=template.stop),
     )
-    if adapter.low_rank is None:
+    if adapter.lora_weights is None:
         return Adaptation("prompt_tuning", prompt, model, adapter.soft_prompt)
     if not adapter.replaced:
-        merged = adapter.low_rank.merged(model)
-        return Adaptation("lora", prompt, merged, low_rank=adapter.low_rank)
+        merged = adapter.lora_weights.merged(model)
+        return Adaptation("lora", prompt, merged, lora_weights=adapter.lora_weights)
     own = PretrainedDecoder(nnx.clone(model.decoder), model.tokenizer, model.path)
     _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
-    return Adaptation("lora", prompt, adapter.low_rank.merged(own), tuned=True)
+    return Adaptation("lora", prompt, adapter.lora_weights.merged(own), tuned=True)
 
 
 def _replace(model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]) -> None:

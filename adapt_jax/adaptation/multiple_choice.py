@@ -6,12 +6,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from jax.sharding import Mesh
 
 from adapt_jax.decoders.prefix import Prefix
-from adapt_jax.evaluation.metrics import Answered
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.multiple_choice import Scoring, tokenize_options, without_content
+from adapt_jax.prompting.multiple_choice import (
+    MultipleChoiceConfig,
+    content_free_examples,
+    tokenize_options,
+)
+from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.scoring import Options, score
+from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Example
@@ -22,13 +26,13 @@ Asked = tuple[Example, tuple[str, ...]]  # a question and its options
 def choose(
     model: PretrainedDecoder,
     prompt: Prompt,
-    scoring: Scoring,
+    scoring: MultipleChoiceConfig,
     prefix_of: Callable[[tuple[int, ...]], Prefix],
     examples: Sequence[Example],
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
-) -> Iterator[tuple[int, Answered]]:
+) -> Iterator[tuple[int, Prediction]]:
     """(index, answer) of each example that is not ``answered``.
 
     The vote counts the probabilities of the options; the one candidate is the option chosen.
@@ -39,8 +43,8 @@ def choose(
     started = time.perf_counter()
     asked = [(example, scoring.options(example.choices)) for example in examples]
     free = _without_content(asked) if scoring.calibrated else []
-    front, rows = tokenize_options(model, prompt, [*asked, *free])
-    prefix = prefix_of(front)
+    prompt_prefix, rows = tokenize_options(model, prompt, [*asked, *free])
+    prefix = prefix_of(prompt_prefix)
     room = model.config.context_length - len(prefix)
 
     def scores(numbers: Sequence[int], known: Collection[int]) -> Iterator[tuple[int, list[float]]]:
@@ -55,7 +59,7 @@ def choose(
     for number, found in scores(calibrating, ()):
         nothing.setdefault(free[number - len(asked)][0].choices, []).append(found)
 
-    def told(index: int, found: list[float] | None) -> Answered:
+    def told(index: int, found: list[float] | None) -> Prediction:
         nonlocal started
         example = examples[index]
         candidate, vote = None, Vote(None, 0.0, {}, "likelihood")
@@ -63,7 +67,7 @@ def choose(
             shares = scoring.probabilities(rows[index], found, nothing.get(example.choices, ()))
             candidate, vote = _decide(prompt, scoring, asked[index], rows[index], found, shares)
         before, started = started, time.perf_counter()
-        return Answered(
+        return Prediction(
             example_id=example.id,
             answer=vote.answer,
             reasoning="",
@@ -85,14 +89,14 @@ def choose(
 def _without_content(asked: Sequence[Asked]) -> list[Asked]:
     """The questions that calibrate, for each set of choices that occurs."""
     first = {example.choices: (example, options) for example, options in asked}
-    return [(one, options) for e, options in first.values() for one in without_content(e)]
+    return [(one, options) for e, options in first.values() for one in content_free_examples(e)]
 
 
 def _decide(
     prompt: Prompt,
-    scoring: Scoring,
+    scoring: MultipleChoiceConfig,
     asked: Asked,
-    row: Options,
+    row: MultipleChoiceRequest,
     scores: Sequence[float],
     shares: Sequence[float],
 ) -> tuple[Candidate, Vote]:
@@ -104,7 +108,9 @@ def _decide(
     for answer, share in zip(answers, shares, strict=True):
         counts[answer] = counts.get(answer, 0.0) + share
     best = max(range(len(options)), key=shares.__getitem__)
-    text, tokens = prompt.template.respond(options[best]), row.options[best]
+    text, tokens = prompt.template.format_answer(options[best]), row.options[best]
     candidate = Candidate(text, tokens, scores[best], "scored", answer=answers[best])
-    tied = tuple(answer for answer, share in counts.items() if share == counts[answers[best]])
-    return candidate, Vote(answers[best], counts[answers[best]], counts, "likelihood", tied)
+    tied_answers = tuple(
+        answer for answer, share in counts.items() if share == counts[answers[best]]
+    )
+    return candidate, Vote(answers[best], counts[answers[best]], counts, "likelihood", tied_answers)

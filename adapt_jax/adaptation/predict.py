@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.evaluation import report
-from adapt_jax.evaluation.evaluate import OnProgress, Pace
-from adapt_jax.evaluation.journal import identity
 from adapt_jax.tasks.sources import read_jsonl
 from adapt_jax.tasks.task import Example
+from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.progress import OnProgress, Pace
 
 Asked = tuple[str, str, tuple[str, ...]]  # id, question, choices
 Rows = dict[Asked, str]  # -> the line of its answer
@@ -67,7 +67,7 @@ def predict(
                 _, question, choices = asked[index]
                 row: dict[str, Any] = {"question": question}
                 row |= {"choices": choices} if choices else {}
-                line = report.json_lines([row | said.to_dict() | {"identity": work}])
+                line = files.to_json_lines([row | said.to_dict() | {"identity": work}])
                 out.write(line)
                 out.flush()  # what is answered is kept, whatever happens next
                 lines[asked[index]] = line
@@ -77,7 +77,7 @@ def predict(
             target.unlink()
     mine = set(asked)
     others = [line for key, line in lines.items() if key not in mine]
-    report.write_text(target, "".join([*others, *(lines[key] for key in asked)]))
+    files.write_text(target, "".join([*others, *(lines[key] for key in asked)]))
     return len(examples) - len(known), len(known)
 
 

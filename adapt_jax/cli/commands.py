@@ -9,13 +9,13 @@ from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from adapt_jax.adaptation.adaptation import Adaptation
-    from adapt_jax.evaluation.metrics import Answered
+    from adapt_jax.prompting.prediction import Prediction
 
 
 def run_compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax compare"""
     from adapt_jax.comparison.compare import compare
-    from adapt_jax.evaluation.report import new_console
+    from adapt_jax.utils.progress import new_console
 
     comparison = compare(
         options.config,
@@ -45,9 +45,12 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     """adapt-jax evaluate"""
     from adapt_jax.evaluation import report
     from adapt_jax.evaluation.evaluate import evaluate
-    from adapt_jax.evaluation.journal import Journal, identity
+    from adapt_jax.evaluation.journal import Journal
     from adapt_jax.tasks.task import load_task
+    from adapt_jax.utils import files
+    from adapt_jax.utils import progress as progress_bars
     from adapt_jax.utils.config import override, read_yaml
+    from adapt_jax.utils.hashing import identity
 
     of_task = {key.removeprefix("task."): value for key, value in overrides.items()}
     if any(not key.startswith("task.") for key in overrides):
@@ -59,7 +62,7 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     if options.output_dir:
         work = identity(adaptation.identity, task, options.seed)
         journal = Journal(output / "predictions.partial.jsonl", work)
-    with report.Display(not options.quiet).stage("answering") as update:
+    with progress_bars.Display(not options.quiet).stage("answering") as update:
         judged = evaluate(
             adaptation,
             task,
@@ -72,7 +75,7 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
         print(line)
     if journal is not None:
         description = {"task": task.name, "method": adaptation.method, "seed": options.seed}
-        report.write_json(output / "evaluation.json", description | judged.to_dict())
+        files.write_json(output / "evaluation.json", description | judged.to_dict())
         report.write_predictions(output / "predictions.jsonl", judged)
         journal.remove()
         print(f"results: {output}")
@@ -81,7 +84,7 @@ def run_evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None
 def run_predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax predict"""
     from adapt_jax.adaptation.predict import predict
-    from adapt_jax.evaluation.report import Display
+    from adapt_jax.utils.progress import Display
 
     with Display(not options.quiet).stage("answering") as update:
         answered, kept = predict(
@@ -104,7 +107,7 @@ def run_ask(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     print("no answer" if said.answer is None else said.answer)
 
 
-def show_reasoning(said: "Answered") -> None:
+def show_reasoning(said: "Prediction") -> None:
     """Every candidate's reasoning under the answer that it gives, then the votes."""
     counts = sorted(said.vote.counts.items(), key=lambda counted: -counted[1])
     for answer, count in counts:
@@ -154,9 +157,9 @@ def run_import(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
 def run_pretrain(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax pretrain"""
-    from adapt_jax.evaluation.report import Display
     from adapt_jax.training.pretraining import PretrainingConfig, pretrain
     from adapt_jax.utils.config import checked, override, read_yaml, use_compilation_cache
+    from adapt_jax.utils.progress import Display
 
     content = override(read_yaml(options.config), overrides, options.config)
     config = checked(PretrainingConfig, content, options.config)

@@ -66,10 +66,10 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """adapt-jax inspect"""
-    from adapt_jax.evaluation.report import Display
     from adapt_jax.inspection.inspect import DEFAULT, inspect
     from adapt_jax.inspection.programs import Workload
     from adapt_jax.utils.config import override, use_compilation_cache
+    from adapt_jax.utils.progress import Display
 
     for key in overrides:
         if not key.startswith("method."):
@@ -131,7 +131,7 @@ def show_memory(found: "Inspection") -> None:
     """Parts by method, then accelerators by method."""
     from rich.table import Table
 
-    from adapt_jax.evaluation.report import new_console
+    from adapt_jax.utils.progress import new_console
 
     console, work = new_console(), found.work
     mesh = "" if found.mesh is None else ", ".join(f"{k}={n}" for k, n in found.mesh.shape.items())

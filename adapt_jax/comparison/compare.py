@@ -14,10 +14,11 @@ from adapt_jax.comparison import rung as rungs
 from adapt_jax.evaluation import report
 from adapt_jax.methods.registry import METHODS, Method, adapt, unknown_method
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.prompting.prompt import CannotRun, suited
+from adapt_jax.prompting.prompt import MethodNotApplicable, resolve_template
 from adapt_jax.tasks.task import Task, load_task
+from adapt_jax.utils import files
+from adapt_jax.utils import progress as progress_bars
 from adapt_jax.utils.config import (
-    COMPILED,
     CompareConfig,
     Overrides,
     RunConfig,
@@ -26,6 +27,7 @@ from adapt_jax.utils.config import (
     load_config,
     use_compilation_cache,
 )
+from adapt_jax.utils.cpu import COMPILED
 from adapt_jax.utils.errors import UserError
 
 RESULTS = "comparison.json"
@@ -99,7 +101,7 @@ class Comparison:
 
     def write(self) -> None:
         """comparison.json and the picture, each whole or as it was."""
-        report.write_json(self.output_dir / RESULTS, self.to_dict())
+        files.write_json(self.output_dir / RESULTS, self.to_dict())
         report.picture(self.rungs, self.output_dir / "ladder.png", self.title)
 
 
@@ -131,7 +133,7 @@ def compare(
     """
     settings, where, folder = load_config(CompareConfig, config, overrides)
     methods = chosen_methods(settings, where)
-    display = report.Display(progress)
+    display = progress_bars.Display(progress)
     task, model, mesh = open_run(settings, folder)
     output = output_folder(output_dir, settings, config)
     result = Comparison(task.name, settings.decoder, settings.seed, output, notes=task.notes)
@@ -160,7 +162,7 @@ def compare(
                     folders[name], method, model, task, settings, mesh, display
                 )
                 rung["compilations"] = len(compilations) - compiled
-        except CannotRun as reason:
+        except MethodNotApplicable as reason:
             rung = rungs.skipped(name, str(reason))
         else:
             rung = {key: value for key, value in rung.items() if key not in rungs.RELATIONS}
@@ -199,7 +201,7 @@ def tune(
     method: Method = checked(METHODS[name], options, f"{where}: method")
     task, model, mesh = open_run(settings, folder)
     output = output_folder(output_dir, settings, config)
-    display = report.Display(progress)
+    display = progress_bars.Display(progress)
     for note in task.notes:
         display.line(note)
     try:
@@ -213,9 +215,9 @@ def tune(
                 folder=output / "training",
                 mesh=mesh,
                 on_step=update,
-                about=about(settings),
+                run_metadata=run_metadata(settings),
             )
-    except CannotRun as reason:
+    except MethodNotApplicable as reason:
         raise UserError(f"{where}: {name} cannot run on {task.name}: {reason}") from None
     adapted.adaptation.save(output / "adaptation")
     display.line(
@@ -225,7 +227,7 @@ def tune(
     return adapted.adaptation
 
 
-def about(settings: TuneConfig) -> dict[str, Any]:
+def run_metadata(settings: TuneConfig) -> dict[str, Any]:
     """What makes a run what it is; not where it runs, nor what the trainer tells by itself."""
     told = settings.model_dump(exclude={"decoder", "seed", "output_dir", "slots", "mesh"})
     told["method"].pop("training", None)
@@ -263,7 +265,7 @@ def open_run(settings: RunConfig, folder: Path) -> tuple[Task, PretrainedDecoder
 
         mesh = make_mesh(**settings.mesh.model_dump())
     model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
-    return suited(task, model), model, mesh
+    return resolve_template(task, model), model, mesh
 
 
 def output_folder(

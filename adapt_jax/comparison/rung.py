@@ -16,12 +16,14 @@ from typing import Any
 from adapt_jax.adaptation.adaptation import DESCRIPTION, Adaptation
 from adapt_jax.evaluation import report
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
-from adapt_jax.evaluation.journal import Journal, identity
+from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.significance import paired_difference, paired_p_value
-from adapt_jax.methods.registry import METHODS, Adapted, Method, adapt
+from adapt_jax.methods.registry import METHODS, Method, MethodResult, adapt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.tasks.task import Task
+from adapt_jax.utils import progress as progress_bars
 from adapt_jax.utils.config import RunConfig
+from adapt_jax.utils.hashing import identity
 
 MEASURED = (  # what every rung has in comparison.json, null where it was skipped
     "accuracy",
@@ -138,7 +140,7 @@ def climb(
     task: Task,
     settings: RunConfig,
     mesh: Any,
-    display: report.Display,
+    display: progress_bars.Display,
 ) -> tuple[dict[str, Any], list[bool]]:
     """Adapts, answers the test split, and writes all but comparison.json.
 
@@ -161,7 +163,7 @@ def climb(
             folder=folder.unfinished / "training",
             mesh=mesh,
             on_step=update,
-            about={"rung": folder.identity},
+            run_metadata={"rung": folder.identity},
         )
     with display.stage(f"{name}: answering") as update:
         evaluation = evaluate(
@@ -212,11 +214,11 @@ def against(correct: list[bool], reference: list[bool]) -> dict[str, Any]:
 
 
 def unseen_kinds(
-    adapted: Adapted,
+    adapted: MethodResult,
     model: PretrainedDecoder,
     settings: RunConfig,
     folder: Folder,
-    update: report.Update,
+    update: progress_bars.Update,
 ) -> dict[str, dict[str, Any]]:
     """Zero-shot accuracy on kinds of instruction that the training left out, before and after.
 

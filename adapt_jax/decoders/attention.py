@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-KeysValues = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
-Block = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
+KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
+KVBlock = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
 
 CHUNK = 128  # queries that are attended at once, at least
 MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no NaN
@@ -19,7 +19,7 @@ MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no N
 
 def attend(
     queries: Float[Array, "B T N H"],
-    blocks: list[Block],
+    blocks: list[KVBlock],
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -46,16 +46,16 @@ def attend(
         stop = min(start + size, tokens)
         seen = None if mask is None else mask[:, start:stop, :stop]
         own = (keys[:, :, :stop], values[:, :, :stop], seen)
-        front = [
+        prompt_prefix = [
             (keys, values, seen if seen is None or seen.ndim == 1 else seen[:, start:stop])
             for keys, values, seen in shared
         ]
-        mixed.append(_attend(queries[:, start:stop], [*front, own], scale, softcap))
+        mixed.append(_attend(queries[:, start:stop], [*prompt_prefix, own], scale, softcap))
     return jnp.concatenate(mixed, axis=1)
 
 
 def _attend(
-    queries: Float[Array, "B T N H"], blocks: list[Block], scale: float, softcap: float | None
+    queries: Float[Array, "B T N H"], blocks: list[KVBlock], scale: float, softcap: float | None
 ) -> Float[Array, "B T N H"]:
     """Each block's scores stay in the order in which its product yields them.
 

@@ -31,7 +31,7 @@ class LayerKind:
     head_dim: int = 0
     num_kv_heads: int = 0
     ffn_dim: int = 0
-    values_are_keys: bool = False
+    attention_k_eq_v: bool = False
     reads: int | None = None
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class DecoderConfig:
         experts_beside: the experts stand beside the dense feed-forward part of every layer, not in
             its place.
         layer_input_dim: of what a token tells each layer beside its embedding; 0 for nothing.
-            ``layer_input_vocab``: how many tokens do.
+            ``per_layer_embedding_vocab``: how many tokens do.
         learned_positions: how many there are; 0 for none (rotary decoders).
     """
 
@@ -128,8 +128,8 @@ class DecoderConfig:
     value_norm: bool = False
     layer_scale: bool = False
     experts_beside: bool = False
-    layer_input_dim: int = 0
-    layer_input_vocab: int = 0
+    per_layer_embedding_dim: int = 0
+    per_layer_embedding_vocab: int = 0
     tie_embeddings: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
@@ -183,11 +183,11 @@ class DecoderConfig:
         )
 
     @property
-    def keepers(self) -> list[int]:
+    def layers_with_kv_cache(self) -> list[int]:
         """The layers with keys and values of their own; caches and prefixes have an entry each."""
         return [index for index in range(self.num_layers) if self.layer(index).reads is None]
 
-    def declared(self, context_length: int) -> "DecoderConfig":
+    def with_context_length(self, context_length: int) -> "DecoderConfig":
         """The same decoder, declared for texts of up to this many tokens, the prefix counted.
 
         Rotary frequencies that depend on the total length are chosen by it, once and for all.

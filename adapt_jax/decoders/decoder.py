@@ -14,11 +14,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.attention import Block, KeysValues, attend, within
+from adapt_jax.decoders.attention import KVBlock, KVPair, attend, within
 from adapt_jax.decoders.config import DecoderConfig, LayerKind
-from adapt_jax.decoders.experts import ExpertsBeside, MixedExperts
+from adapt_jax.decoders.experts import DenseWithMoE, MoE
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
-from adapt_jax.decoders.per_layer_embeddings import LayerInput, LayerInputs, scaled_rows
+from adapt_jax.decoders.per_layer_embeddings import (
+    PerLayerEmbedding,
+    PerLayerEmbeddings,
+    scaled_rows,
+)
 from adapt_jax.decoders.rope import Rope, rotate
 
 
@@ -43,7 +47,7 @@ class Attention(nnx.Module):
 
         self.query = Linear(rngs, embed, wide, ("embed", "heads"), bias)
         self.key = projection(own)
-        self.value = projection(own and not kind.values_are_keys)
+        self.value = projection(own and not kind.attention_k_eq_v)
         self.output = Linear(rngs, wide, embed, ("heads", "embed"), config.output_bias)
         self.query_norm = query_key_norm(config, wide, head, "heads")
         self.key_norm = query_key_norm(config, narrow, head, "kv_heads") if own else None
@@ -53,20 +57,20 @@ class Attention(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T D"], inputs: "AttentionInputs"
-    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+    ) -> tuple[Float[Array, "B T D"], KVPair]:
         config = self.config
         queries = self._turned(self._heads(self.query(x), self.query_norm), inputs)
         if inputs.growth is not None:
             queries = queries * inputs.growth.astype(queries.dtype)
         keys, values = self._own(x, inputs) if inputs.read is None else inputs.read
-        *front, own_mask = inputs.masks[self.kind.window]
-        blocks: list[Block] = [(keys, values, own_mask)]
+        *prompt_prefix, own_mask = inputs.masks[self.kind.window]
+        blocks: list[KVBlock] = [(keys, values, own_mask)]
         if inputs.prefix is not None:
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], front[0]))
+            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prompt_prefix[0]))
         mixed = attend(queries, blocks, config.attention_scale, config.attention_softcap)
         return self.output(inputs.wanted(mixed.reshape(*x.shape[:2], -1))), (keys, values)
 
-    def _own(self, x: Float[Array, "B T D"], inputs: "AttentionInputs") -> KeysValues:
+    def _own(self, x: Float[Array, "B T D"], inputs: "AttentionInputs") -> KVPair:
         """Keys and values of this layer [B, K, T, H]; with a cache, all that stand in it."""
         assert self.key is not None
         rows, tokens = x.shape[:2]
@@ -111,10 +115,10 @@ class Layer(nnx.Module):
         self.attention_post_norm = norm(config.post_norm)
         self.ffn_norm = norm(config.pre_norm and config.residual != "parallel_shared")
         ffn = kind.ffn_dim
-        self.ffn = MixedExperts(config, rngs) if kind.experts else FeedForward(config, ffn, rngs)
-        self.beside = ExpertsBeside(config, rngs) if config.experts_beside else None
+        self.ffn = MoE(config, rngs) if kind.experts else FeedForward(config, ffn, rngs)
+        self.beside = DenseWithMoE(config, rngs) if config.experts_beside else None
         self.ffn_post_norm = norm(config.post_norm)
-        self.input = LayerInput(config, rngs) if config.layer_input_dim else None
+        self.input = PerLayerEmbedding(config, rngs) if config.per_layer_embedding_dim else None
         self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
 
@@ -123,7 +127,7 @@ class Layer(nnx.Module):
         x: Float[Array, "B T D"],
         inputs: "AttentionInputs",
         given: Float[Array, "B T E"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+    ) -> tuple[Float[Array, "B T D"], KVPair]:
         """``given`` is what the tokens tell this layer, where they do (LayerInputs).
 
         Where only some tokens are asked for, what follows attention is computed for them alone.
@@ -167,10 +171,10 @@ class AttentionInputs:
     turns: Mapping[tuple[Rope, int], tuple[Array, Array]]
     growth: Array | None
     masks: Mapping[int | None, list[Array | None]]
-    prefix: Block | None
-    cache: KeysValues | None
+    prefix: KVBlock | None
+    cache: KVPair | None
     write_at: Array | None
-    read: KeysValues | None
+    read: KVPair | None
     asked: Array | None
 
     def wanted(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -193,7 +197,9 @@ class Decoder(nnx.Module):
         places = config.learned_positions
         positions = jnp.zeros((places, config.embed_dim))
         self.positions = nnx.Param(positions, axes=(None, "embed")) if places else None
-        self.layer_inputs = LayerInputs(config, rngs) if config.layer_input_dim else None
+        self.layer_inputs = (
+            PerLayerEmbeddings(config, rngs) if config.per_layer_embedding_dim else None
+        )
         self.layers = nnx.List(
             [Layer(config, config.layer(index), rngs) for index in range(config.num_layers)]
         )
@@ -225,13 +231,13 @@ class Decoder(nnx.Module):
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"] | None,
         *,
-        prefix: list[Block] | None = None,
+        prefix: list[KVBlock] | None = None,
         prefix_positions: Int[Array, " P"] | None = None,
-        cache: list[KeysValues] | None = None,
+        cache: list[KVPair] | None = None,
         write_at: Int[Array, " B"] | None = None,
         asked: Int[Array, " M"] | None = None,
         remat: str = "none",
-    ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KeysValues]]:
+    ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KVPair]]:
         """Hidden states after the last norm, and each layer's keys and values.
 
         Args:
@@ -264,11 +270,11 @@ class Decoder(nnx.Module):
         if config.query_growth is not None:
             beta, length = config.query_growth
             growth = 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
-        keepers = config.keepers
-        keys_values: list[KeysValues] = []
+        layers_with_kv_cache = config.layers_with_kv_cache
+        keys_values: list[KVPair] = []
         for index, layer in enumerate(self.layers):
             reads = config.layer(index).reads
-            at = keepers.index(index if reads is None else reads)
+            at = layers_with_kv_cache.index(index if reads is None else reads)
             inputs = AttentionInputs(
                 turns,
                 growth,
@@ -313,9 +319,9 @@ class Decoder(nnx.Module):
         kinds: set[LayerKind],
         positions: Array,
         mask: Array | None,
-        prefix: list[Block] | None,
+        prefix: list[KVBlock] | None,
         prefix_positions: Array | None,
-        cache: list[KeysValues] | None,
+        cache: list[KVPair] | None,
         write_at: Array | None,
     ) -> dict[int | None, list[Array | None]]:
         """By window, the masks of prefix (where there is one) and own keys."""

@@ -13,7 +13,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.layers import Norm
 
 
-class MixedExperts(nnx.Module):
+class MoE(nnx.Module):
     """Each token goes through the few experts that the router gives the highest probability.
 
     Exact: no expert has a capacity, no token is dropped. Tokens are sorted by expert and go
@@ -63,14 +63,14 @@ class MixedExperts(nnx.Module):
         return mixed.reshape(x.shape)
 
 
-class ExpertsBeside(nnx.Module):
+class DenseWithMoE(nnx.Module):
     """Experts beside a dense feed-forward part, each between norms of its own (Gemma 4)."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         embed = config.embed_dim
         self.router_norm = Norm(config, embed)
         self.norm = Norm(config, embed)
-        self.experts = MixedExperts(config, rngs)
+        self.experts = MoE(config, rngs)
         self.post_norm = Norm(config, embed)
         self.dense_post_norm = Norm(config, embed)
 

@@ -25,7 +25,7 @@ def outputs(axes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorLayout:
     """Where one parameter lies.
 
     Attributes:

@@ -25,13 +25,13 @@ def scaled_rows(
     return (rows[tokens] * jnp.asarray(scale, rows.dtype)).astype(dtype)
 
 
-class LayerInputs(nnx.Module):
+class PerLayerEmbeddings(nnx.Module):
     """A second table of embeddings, for all layers at once, mixed with what the first one says."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        self.size, self.embed_dim = config.layer_input_dim, config.embed_dim
+        self.size, self.embed_dim = config.per_layer_embedding_dim, config.embed_dim
         wide = config.num_layers * self.size
-        table = rngs.params.normal((config.layer_input_vocab, wide)) * wide**-0.5
+        table = rngs.params.normal((config.per_layer_embedding_vocab, wide)) * wide**-0.5
         self.embedding = nnx.Param(table, axes=("vocab", None))
         self.projection = Linear(rngs, config.embed_dim, wide, ("embed", None), False)
         self.norm = Norm(config, self.size, None)
@@ -51,11 +51,11 @@ class LayerInputs(nnx.Module):
         return x, [told[..., layer, :] for layer in range(told.shape[-2])]
 
 
-class LayerInput(nnx.Module):
+class PerLayerEmbedding(nnx.Module):
     """How a layer takes in what it is told: as the gate of a narrow feed-forward part."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        embed, size = config.embed_dim, config.layer_input_dim
+        embed, size = config.embed_dim, config.per_layer_embedding_dim
         self.gate = Linear(rngs, embed, size, ("embed", None), False)
         self.output = Linear(rngs, size, embed, (None, "embed"), False)
         self.post_norm = Norm(config, embed)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import Block, KeysValues
+from adapt_jax.decoders.attention import KVBlock, KVPair
 from adapt_jax.decoders.decoder import Decoder
 
 BUCKET = 128  # prefix lengths are padded to multiples of this, so that compiled code is reused
@@ -82,12 +82,12 @@ class PrefixCache:
     The first ``length`` of P are real.
     """
 
-    layers: list[KeysValues]
+    layers: list[KVPair]
     length: Int[Array, ""] | int
     padded: int = field(metadata={"static": True})
 
     @property
-    def blocks(self) -> list[Block] | None:
+    def blocks(self) -> list[KVBlock] | None:
         """Per layer, in the form that Decoder takes; None where there is no prefix."""
         if self.padded == 0:
             return None
@@ -109,7 +109,7 @@ class PrefixCaches:
         positions: where in its prefix a column stands.
     """
 
-    layers: list[KeysValues]
+    layers: list[KVPair]
     lengths: Int[Array, " M"]
     owner: Int[Array, " P"]
     positions: Int[Array, " P"]
@@ -140,7 +140,7 @@ class PrefixCaches:
             jnp.asarray(places, jnp.int32),
         )
 
-    def blocks(self, which: Int[Array, " B"], tokens: int) -> list[Block] | None:
+    def blocks(self, which: Int[Array, " B"], tokens: int) -> list[KVBlock] | None:
         """Per layer, in the form that Decoder takes, for rows of ``tokens`` behind ``which``."""
         if not self.layers:
             return None

@@ -1,17 +1,16 @@
 """Judges an adaptation on labelled questions."""
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapt_jax.evaluation.journal import Journal
-from adapt_jax.evaluation.metrics import METRICS, Answered, Judged
+from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
 from adapt_jax.evaluation.significance import wilson_interval
+from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.utils.errors import UserError
-
-OnProgress = Callable[..., None]  # (questions done, questions in all, note)
+from adapt_jax.utils.progress import OnProgress, Pace
 
 
 class Answers(Protocol):
@@ -25,7 +24,7 @@ class Answers(Protocol):
         slots: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
-    ) -> Iterator[tuple[int, Answered]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         """(index, answer) of each example that is not ``answered``, in any order."""
         ...
 
@@ -34,7 +33,7 @@ class Answers(Protocol):
 class Evaluation:
     """Judged questions and what METRICS says of them; ``ci95`` is Wilson's interval."""
 
-    judged: tuple[Judged, ...]
+    judged: tuple[ScoredPrediction, ...]
     metrics: dict[str, float | dict[str, float] | None]
     ci95: tuple[float, float]
 
@@ -90,47 +89,22 @@ def evaluate(
         with journal.write(known):
             answered = answer_all(adaptation, examples, known, seed, slots, on_progress, journal)
     judged = tuple(
-        Judged(example, said, task.grade(said.answer, example))
+        ScoredPrediction(example, said, task.grade(said.answer, example))
         for example, said in zip(examples, answered, strict=True)
     )
     metrics = {name: metric(task, judged) for name, metric in METRICS.items()}
     return Evaluation(judged, metrics, wilson_interval(sum(j.correct for j in judged), len(judged)))
 
 
-class Pace:
-    """Tells how many questions are answered, and how many tokens a second are written."""
-
-    def __init__(self, on_progress: OnProgress | None, done: int, total: int):
-        self.on_progress, self.done, self.total = on_progress, done, total
-        self.began, self.written = time.monotonic(), 0
-        self.tell()
-
-    def tokens(self, candidates: int, tokens: int) -> None:
-        """So many have been written since the beginning."""
-        self.written = tokens
-        self.tell()
-
-    def answered(self) -> None:
-        """One more question is."""
-        self.done += 1
-        self.tell()
-
-    def tell(self) -> None:
-        if self.on_progress is not None:
-            rate = self.written / max(time.monotonic() - self.began, 1e-9)
-            note = f"{rate:,.0f} tokens/s" if self.written else ""
-            self.on_progress(self.done, self.total, note)
-
-
 def answer_all(
     adaptation: Answers,
     examples: Sequence[Example],
-    known: Mapping[int, Answered],
+    known: Mapping[int, Prediction],
     seed: int,
     slots: int | None,
     on_progress: OnProgress | None,
     journal: Journal | None = None,
-) -> list[Answered]:
+) -> list[Prediction]:
     """One answer per example in their order: those that are known, and what the others get."""
     said, pace = dict(known), Pace(on_progress, len(known), len(examples))
     stream = adaptation.stream(

@@ -1,6 +1,5 @@
 """Answers on disk as they come: what lets an interrupted evaluation go on where it stood."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,16 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.evaluation.metrics import Answered
+from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.task import Example
 from adapt_jax.utils.errors import UserError
-
-
-def identity(*parts: Any) -> str:
-    """16 hex digits that tell one piece of work from another by all that it depends on."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -30,14 +24,14 @@ class Journal:
     def __init__(self, path: Path, identity: str):
         self.path, self.head = path, json.dumps({"journal": identity})
 
-    def read(self, examples: Sequence[Example]) -> dict[int, Answered]:
+    def read(self, examples: Sequence[Example]) -> dict[int, Prediction]:
         """What was answered before, by the index of the example; a line cut short is left out."""
         try:
             head, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         except (OSError, UnicodeDecodeError):
             return {}
         index_of = {example.id: index for index, example in enumerate(examples)}
-        known: dict[int, Answered] = {}
+        known: dict[int, Prediction] = {}
         try:
             for line in lines if head == self.head else ():
                 answered = _from_row(json.loads(line))
@@ -47,7 +41,7 @@ class Journal:
         return known
 
     @contextmanager
-    def write(self, known: dict[int, Answered]) -> Iterator["Journal"]:
+    def write(self, known: dict[int, Prediction]) -> Iterator["Journal"]:
         """Opens the file to add answers to those that are known.
 
         A mistake that is found before the first answer leaves no file behind.
@@ -66,7 +60,7 @@ class Journal:
                 self.remove()
             raise
 
-    def add(self, answered: Answered) -> None:
+    def add(self, answered: Prediction) -> None:
         """One more answer, kept from now on whatever happens."""
         self.empty = False
         self.file.write(_to_line(answered) + "\n")
@@ -77,13 +71,13 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _to_line(answered: Answered) -> str:
+def _to_line(answered: Prediction) -> str:
     return json.dumps(asdict(answered), ensure_ascii=False)
 
 
-def _from_row(row: dict[str, Any]) -> Answered:
+def _from_row(row: dict[str, Any]) -> Prediction:
     candidates = tuple(
         Candidate(**one | {"token_ids": tuple(one["token_ids"])}) for one in row["candidates"]
     )
-    vote = Vote(**row["vote"] | {"tied": tuple(row["vote"]["tied"])})
-    return Answered(**row | {"candidates": candidates, "vote": vote})
+    vote = Vote(**row["vote"] | {"tied_answers": tuple(row["vote"]["tied_answers"])})
+    return Prediction(**row | {"candidates": candidates, "vote": vote})

@@ -2,76 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from adapt_jax.prompting.voting import Vote, maj_at_k, vote
-from adapt_jax.sampling.types import Candidate
+from adapt_jax.prompting.prediction import Prediction
+from adapt_jax.prompting.voting import maj_at_k, vote
 from adapt_jax.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What an adaptation says to one question.
-
-    ``answer`` is canonical, None where every candidate abstained; ``reasoning`` is that of the
-    first candidate which gave the answer. ``prompt_tokens`` counts everything in front of the
-    answer, soft prompt included, for every member of an ensemble; ``generated_tokens`` sums over
-    the candidates that count, and ``saved`` is how many early stopping did without; ``seconds`` is
-    this question's share of the wall-clock time, compilation included.
-    """
-
-    example_id: str
-    answer: str | None
-    reasoning: str
-    candidates: tuple[Candidate, ...]
-    vote: Vote
-    prompt_tokens: int
-    generated_tokens: int
-    seconds: float
-    saved: int = 0
-    too_long: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a predictions file: the answer, the vote, and every candidate."""
-        return {
-            "id": self.example_id,
-            "answer": self.answer,
-            "reasoning": self.reasoning,
-            "vote": {
-                "rule": self.vote.rule,
-                "confidence": self.vote.confidence,
-                "counts": {str(answer): count for answer, count in self.vote.counts.items()},
-                "abstained": self.vote.abstained,
-                "repeats": self.vote.repeats,
-            },
-            "candidates": [
-                {
-                    "text": candidate.text,
-                    "reasoning": candidate.reasoning,
-                    "answer": candidate.answer,
-                    "log_probability": candidate.log_probability,
-                    "finish_reason": candidate.finish_reason,
-                }
-                for candidate in self.candidates
-            ],
-            "prompt_tokens": self.prompt_tokens,
-            "generated_tokens": self.generated_tokens,
-            "candidates_saved": self.saved,
-            "seconds": round(self.seconds, 6),
-            "too_long": self.too_long,
-        }
-
-
-@dataclass(frozen=True)
-class Judged:
+class ScoredPrediction:
     """A question, what was said to it, and whether that is right."""
 
     example: Example
-    answered: Answered
+    answered: Prediction
     correct: bool
 
 
-Metric = Callable[[Task, Sequence[Judged]], float | dict[str, float] | None]
+Metric = Callable[[Task, Sequence[ScoredPrediction]], float | dict[str, float] | None]
 
 
 def mean(values: Sequence[float | bool]) -> float:
@@ -79,17 +25,17 @@ def mean(values: Sequence[float | bool]) -> float:
     return float(sum(values) / len(values))
 
 
-def sampled(judged: Sequence[Judged]) -> bool:
+def sampled(judged: Sequence[ScoredPrediction]) -> bool:
     """Whether the questions were answered by several candidates each."""
     return any(len(row.answered.candidates) > 1 for row in judged)
 
 
-def accuracy(task: Task, judged: Sequence[Judged]) -> float:
+def accuracy(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Share of questions answered right; a question without an answer is wrong."""
     return mean([row.correct for row in judged])
 
 
-def accuracy_majority(task: Task, judged: Sequence[Judged]) -> float | None:
+def accuracy_majority(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
     """The same candidates under the paper's majority vote (2203.11171, section 2)."""
     if not sampled(judged):
         return None
@@ -97,7 +43,7 @@ def accuracy_majority(task: Task, judged: Sequence[Judged]) -> float | None:
     return mean([task.grade(a, row.example) for a, row in zip(answers, judged, strict=True)])
 
 
-def repeat_share(task: Task, judged: Sequence[Judged]) -> float | None:
+def repeat_share(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
     """Share of answering candidates that repeat an earlier reasoning for the same answer."""
     if not sampled(judged):
         return None
@@ -107,7 +53,7 @@ def repeat_share(task: Task, judged: Sequence[Judged]) -> float | None:
     return sum(vote.repeats for vote in votes) / answering if answering else 0.0
 
 
-def at_k(task: Task, judged: Sequence[Judged], rule: str) -> dict[str, float] | None:
+def at_k(task: Task, judged: Sequence[ScoredPrediction], rule: str) -> dict[str, float] | None:
     """Accuracy by the number of candidates that vote, without bias (voting.maj_at_k).
 
     Where questions were stopped early, only the candidates that all of them have are looked at:
@@ -125,22 +71,22 @@ def at_k(task: Task, judged: Sequence[Judged], rule: str) -> dict[str, float] | 
     return {str(k): mean([curve[k] for curve in curves]) for k in curves[0]}
 
 
-def majority_at_k(task: Task, judged: Sequence[Judged]) -> dict[str, float] | None:
+def majority_at_k(task: Task, judged: Sequence[ScoredPrediction]) -> dict[str, float] | None:
     """maj@k: what the paper's majority of k candidates gives, ties shared."""
     return at_k(task, judged, "majority")
 
 
-def distinct_at_k(task: Task, judged: Sequence[Judged]) -> dict[str, float] | None:
+def distinct_at_k(task: Task, judged: Sequence[ScoredPrediction]) -> dict[str, float] | None:
     """The same for the vote that counts distinct reasonings."""
     return at_k(task, judged, "distinct")
 
 
-def agreement(task: Task, judged: Sequence[Judged]) -> float | None:
+def agreement(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
     """The winner's share of the vote, mean over the questions: how sure the candidates are."""
     return mean([row.answered.vote.confidence for row in judged]) if sampled(judged) else None
 
 
-def saved_share(task: Task, judged: Sequence[Judged]) -> float | None:
+def saved_share(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates that early stopping did without."""
     if not sampled(judged):
         return None
@@ -148,12 +94,12 @@ def saved_share(task: Task, judged: Sequence[Judged]) -> float | None:
     return saved / (saved + sum(len(row.answered.candidates) for row in judged))
 
 
-def abstained(task: Task, judged: Sequence[Judged]) -> float:
+def abstained(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Share of questions to which no candidate gave an answer that can be read."""
     return mean([row.answered.answer is None for row in judged])
 
 
-def abstained_candidates(task: Task, judged: Sequence[Judged]) -> float | None:
+def abstained_candidates(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates that gave no answer that can be read, the cut off among them."""
     if not sampled(judged):
         return None
@@ -161,28 +107,28 @@ def abstained_candidates(task: Task, judged: Sequence[Judged]) -> float | None:
     return silent / sum(len(row.answered.candidates) for row in judged)
 
 
-def cut_off(task: Task, judged: Sequence[Judged]) -> float:
+def cut_off(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Share of candidates that ran out of length; each of them abstains."""
     reasons = [c.finish_reason == "length" for row in judged for c in row.answered.candidates]
     return mean(reasons) if reasons else 0.0
 
 
-def too_long(task: Task, judged: Sequence[Judged]) -> float:
+def too_long(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Share of questions that do not fit the context; they count as wrong."""
     return mean([row.answered.too_long for row in judged])
 
 
-def prompt_tokens(task: Task, judged: Sequence[Judged]) -> float:
+def prompt_tokens(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Tokens in front of the answer, per question (the shared prefix counted in full)."""
     return mean([row.answered.prompt_tokens for row in judged])
 
 
-def generated_tokens(task: Task, judged: Sequence[Judged]) -> float:
+def generated_tokens(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Generated tokens per question, summed over its candidates."""
     return mean([row.answered.generated_tokens for row in judged])
 
 
-def seconds(task: Task, judged: Sequence[Judged]) -> float:
+def seconds(task: Task, judged: Sequence[ScoredPrediction]) -> float:
     """Wall-clock seconds per question, compilation included."""
     return mean([row.answered.seconds for row in judged])
 

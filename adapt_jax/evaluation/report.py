@@ -3,90 +3,15 @@
 Everything here takes the rungs of a comparison as the dictionaries that stand in comparison.json.
 """
 
-import json
-import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from adapt_jax.evaluation.evaluate import Evaluation
-
-Update = Callable[..., None]  # (done, total, note=""): how far a stage has come
-WIDE = 124  # columns of a table that goes into a file, where no terminal sets the width
-EVERY = 15.0  # seconds between two plain lines of progress
-
-
-def new_console() -> Console:
-    """Standard output; wide enough for the table where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
-class Display:
-    """Live bars in a terminal, a plain line now and then elsewhere, nothing when not ``shown``."""
-
-    def __init__(self, shown: bool = True, console: Console | None = None):
-        self.shown, self.console = shown, console or new_console()
-
-    def line(self, text: str) -> None:
-        """Says something that stays."""
-        if self.shown:
-            self.console.print(text, markup=False)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Update]:
-        """Yields ``update(done, total, note="")`` for the time that a piece of work takes."""
-        if not self.shown:
-            yield lambda done, total, note="": None
-        elif self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description:<32}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            with Progress(*columns, console=self.console, transient=True) as bars:
-                bar = bars.add_task(name, total=None, note="")
-                yield lambda done, total, note="": bars.update(
-                    bar, completed=done, total=total, note=note
-                )
-        else:
-            yield self.plain(name)
-
-    def plain(self, name: str) -> Update:
-        """Prints at most one line every EVERY seconds, with the time left by the pace so far."""
-        last = began = time.monotonic()
-        first: int | None = None  # what an earlier run has done says nothing about the pace
-
-        def update(done: int, total: int, note: str = "") -> None:
-            nonlocal last, first
-            first = done if first is None else first
-            now = time.monotonic()
-            if now - last >= EVERY:
-                last = now
-                parts = [f"{done}/{total}", note]
-                if done > first:
-                    left = round((now - began) * (total - done) / (done - first))
-                    parts.append(f"{left // 60}:{left % 60:02d} left")
-                self.line(f"  {name} " + ", ".join(filter(None, parts)))
-
-        return update
+from adapt_jax.utils.files import to_json_lines, write_text
 
 
 def percent(share: float) -> str:
@@ -180,35 +105,6 @@ def describe_evaluation(evaluation: Evaluation) -> Iterator[str]:
     yield "{:<20} {:.4f} to {:.4f}".format("95 % interval", *evaluation.ci95)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole: whoever looks sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A JSON file; numbers that are no numbers become null, because JSON knows none."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def finite(content: Any) -> Any:
-    """The content with nan and infinity replaced by None."""
-    if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
-
-
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One JSON object per line."""
-    return "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
-
-
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Every question with its candidates, answer and vote, and whether it is right."""
     rows = (
@@ -217,7 +113,7 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
         | judged.answered.to_dict()
         for judged in evaluation.judged
     )
-    write_text(path, json_lines(rows))
+    write_text(path, to_json_lines(rows))
 
 
 def picture(rungs: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:

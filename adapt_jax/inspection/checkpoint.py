@@ -15,11 +15,11 @@ from adapt_jax.methods.fine_tuning import PARTS
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained.loading import (
     PICKLES,
-    blank,
+    abstract_decoder,
+    check_weights,
     listed,
     open_tensors,
     parameters,
-    unfitting,
 )
 from adapt_jax.pretrained.safetensors_io import FLOATS, nbytes
 from adapt_jax.pretrained.saving import most_of
@@ -89,7 +89,7 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
 def count(config: DecoderConfig) -> dict[str, int]:
     """The number of parameters by kind; kinds that this decoder lacks are left out."""
     kinds: Counter[str] = Counter()
-    for path, parameter in parameters(blank(config)).items():
+    for path, parameter in parameters(abstract_decoder(config)).items():
         name = ".".join(map(str, path))
         found = (kind for kind, part in PARTS.items() if part and re.search(part, name))
         kinds[next(found, "other")] += int(np.prod(parameter.shape))
@@ -114,7 +114,7 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     if not missing:
         with ExitStack() as stack:
             tensors, problems = open_tensors(folder, stack)
-            if wrong := unfitting(family, config, tensors, damaged=bool(problems)):
+            if wrong := check_weights(family, config, tensors, damaged=bool(problems)):
                 problems.append(f"{folder}: weights and config.json disagree: {wrong}")
         if problems:
             raise UserError("; ".join(problems))
@@ -124,7 +124,7 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     if indexed:
         named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
         places = tensor_names(family, config)
-        expected = {n for path in parameters(blank(config)) for n in places[path].names}
+        expected = {n for path in parameters(abstract_decoder(config)) for n in places[path].names}
         tied = set(places["output", "kernel"].names) if config.tie_embeddings else set[str]()
         surplus = named - expected - tied
         for what, names in (

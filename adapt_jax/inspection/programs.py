@@ -23,15 +23,15 @@ from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
 from adapt_jax.methods.fine_tuning import select
 from adapt_jax.methods.lora import attach
 from adapt_jax.methods.registry import TUNING, Method
-from adapt_jax.pretrained.loading import blank, blank_rngs
+from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import engine
-from adapt_jax.sampling.logits import Sampling
+from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.training.batches import Batches, TrainingExample
 from adapt_jax.training.checkpoints import COPIED
 from adapt_jax.training.int8 import Int8
 from adapt_jax.training.optimizers import TrainingConfig, held, optimizer, parts
-from adapt_jax.training.step import TrainState, first_state, make_step
+from adapt_jax.training.step import TrainState, init_state, make_step
 from adapt_jax.training.trainer import batch_shardings
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
@@ -105,7 +105,7 @@ def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
         soft_prompt = SoftPrompt(jnp.zeros((*members, method.length, decoder.config.embed_dim)))
         return soft_prompt, nnx.PathContains("soft_prompt")
     if method.name == "lora":
-        attach(decoder, method.modules, method.rank, 1.0, blank_rngs())
+        attach(decoder, method.modules, method.rank, 1.0, abstract_rngs())
         return None, nnx.PathContains("lora")
     if method.name == "fine_tuning":
         return None, select(decoder, method.train)
@@ -117,7 +117,7 @@ def split(config: DecoderConfig, method: Method, dtype: Any) -> tuple[Any, Tree,
     chosen: list[Any] = []
 
     def make() -> TunedDecoder:
-        decoder = Decoder(config, rngs=blank_rngs())
+        decoder = Decoder(config, rngs=abstract_rngs())
         soft_prompt, trainable = start(method, decoder)
         chosen.append(trainable)
         return TunedDecoder(decoder, soft_prompt)
@@ -136,11 +136,11 @@ def training(
         UserError: the examples do not fit the context, or do not reach all devices.
     """
     graph, trainable, frozen = split(config, method, dtype)
-    front = work.prefix + (method.length if method.name == "prompt_tuning" else 0)
-    if front + work.length > config.context_length:
+    prompt_prefix = work.prefix + (method.length if method.name == "prompt_tuning" else 0)
+    if prompt_prefix + work.length > config.context_length:
         raise UserError(
-            f"{method.name}: {front} tokens in front and {work.length} of an example are "
-            f"{front + work.length}; the context holds {config.context_length}"
+            f"{method.name}: {prompt_prefix} tokens in front and {work.length} of an example are "
+            f"{prompt_prefix + work.length}; the context holds {config.context_length}"
         )
     settings = settled(method.training, mesh)
     batch = packed(work, settings, mesh)
@@ -150,7 +150,7 @@ def training(
     if settings.frozen_dtype != "kept":
         frozen = held_as(frozen, trainable, settings, mesh)
     together = method.name == "prompt_tuning" and method.ensemble > 1
-    begun = jax.eval_shape(partial(first_state, update, ensemble=together), trainable)
+    begun = jax.eval_shape(partial(init_state, update, ensemble=together), trainable)
     slots = follow(begun.slots, trainable, mesh)
     state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
     # compiled when it is lowered
@@ -252,7 +252,7 @@ def decoding(
             f"{method.name}: {work.prefix} tokens in front and {work.length} of an example are "
             f"{work.prefix + work.length}; the context holds {config.context_length}"
         )
-    graph, weights = nnx.split(blank(config))
+    graph, weights = nnx.split(abstract_decoder(config))
     weights = placed(cast(weights, dtype), mesh)
     count = slot_count(work, mesh)
     breadth = count // min(engine.ROWS, count) if getattr(method, "stop_at", None) else 1
@@ -260,16 +260,16 @@ def decoding(
     programs = []
 
     padded = bucket(work.prefix, engine.FRONT)
-    width = config.embed_dim + config.num_layers * config.layer_input_dim
+    width = config.embed_dim + config.num_layers * config.per_layer_embedding_dim
     embeddings = anywhere(jax.ShapeDtypeStruct((padded, width), dtype), mesh)
-    front = (embeddings, anywhere(np.int32(0), mesh))
-    whole = jax.eval_shape(partial(steps.encode_front, graph), weights, *front)
+    prompt_prefix = (embeddings, anywhere(np.int32(0), mesh))
+    whole = jax.eval_shape(partial(steps.encode_front, graph), weights, *prompt_prefix)
     one: Any = np.zeros(1, np.int32)
     columns: Any = np.zeros(padded, np.int32)
     prefix = anywhere(PrefixCaches(whole.layers, one, columns, columns), mesh)
     held |= {"prefix": prefix}
     if padded:
-        lower = partial(steps.encode_front.lower, graph, weights, *front)
+        lower = partial(steps.encode_front.lower, graph, weights, *prompt_prefix)
         programs.append(Program("prefix", dict(held), lower))
 
     def questions(many: int, columns: int) -> tuple[Tree, Tree]:
@@ -309,10 +309,10 @@ def decoding(
     return programs
 
 
-def sampling_of(method: Method) -> Sampling:
+def sampling_of(method: Method) -> SamplingParams:
     """How a rung draws its tokens; greedily, where it says nothing."""
-    known = {option.name for option in fields(Sampling)}
-    return Sampling(**{name: value for name, value in dict(method).items() if name in known})
+    known = {option.name for option in fields(SamplingParams)}
+    return SamplingParams(**{name: value for name, value in dict(method).items() if name in known})
 
 
 def slot_count(work: Workload, mesh: Mesh | None) -> int:

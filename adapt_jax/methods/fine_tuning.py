@@ -9,9 +9,16 @@ import jax.numpy as jnp
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.pretrained.loading import PretrainedDecoder, parameters
 from adapt_jax.tasks.task import Task
-from adapt_jax.training.examples import Tuned, TuningMethod, cast, own_copy, prepare, told
+from adapt_jax.training.examples import (
+    TuningMethod,
+    TuningResult,
+    cast,
+    clone_decoder,
+    prepare,
+    told,
+)
 from adapt_jax.training.optimizers import TrainingConfig
-from adapt_jax.training.trainer import Run, train
+from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
@@ -44,8 +51,8 @@ class FineTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        **run: Unpack[Run],
-    ) -> Tuned:
+        **run: Unpack[RunOptions],
+    ) -> TuningResult:
         """Trains a copy of the decoder on the task's training examples.
 
         Raises:
@@ -55,7 +62,7 @@ class FineTuning(TuningMethod):
         prompt = self.prompt(task)
         chosen = select(model.decoder, self.train)
         prepared = prepare(model, prompt, task.train).checked()
-        decoder = own_copy(model.decoder, run.get("mesh"))
+        decoder = clone_decoder(model.decoder, run.get("mesh"))
         kept = cast(decoder, chosen, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
@@ -63,12 +70,12 @@ class FineTuning(TuningMethod):
             prepared.examples,
             self.training,
             seed=seed,
-            front=prepared.front,
+            prompt_prefix=prepared.prompt_prefix,
             validation=self.validation(model, prompt, task),
             **run,
         )
         cast(decoder, chosen, kept)
-        return Tuned(
+        return TuningResult(
             prompt,
             PretrainedDecoder(decoder, model.tokenizer, model.path),
             result.trainable_parameters,

@@ -18,9 +18,17 @@ from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.sources import Row, find, read_json, read_jsonl
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.training.batches import TrainingExample
-from adapt_jax.training.examples import Prepared, Tuned, TuningMethod, cast, own_copy, prepare, told
+from adapt_jax.training.examples import (
+    Prepared,
+    TuningMethod,
+    TuningResult,
+    cast,
+    clone_decoder,
+    prepare,
+    told,
+)
 from adapt_jax.training.optimizers import TrainingConfig
-from adapt_jax.training.trainer import Run, train
+from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
 from adapt_jax.utils.errors import UserError, nearest
@@ -61,9 +69,9 @@ class InstructionTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        **run: Unpack[Run],
-    ) -> Tuned:
-        """Trains a copy of the decoder; ``Tuned.unseen`` holds the kinds to judge it on.
+        **run: Unpack[RunOptions],
+    ) -> TuningResult:
+        """Trains a copy of the decoder; ``TuningResult.unseen`` holds the kinds to judge it on.
 
         Raises:
             CannotRun: the task has no training examples, or none of all fits the context.
@@ -74,7 +82,7 @@ class InstructionTuning(TuningMethod):
         judged = {example.question for example in [*task.development, *task.test, *unseen]}
         seen = [example for example in seen if example.question not in judged]
         prepared = reworded(model, prompt, [*task.train, *seen], seed).checked()
-        decoder = own_copy(model.decoder, run.get("mesh"))
+        decoder = clone_decoder(model.decoder, run.get("mesh"))
         kept = cast(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
@@ -87,7 +95,7 @@ class InstructionTuning(TuningMethod):
         )
         cast(decoder, nnx.Param, kept)
         kinds = sorted({example.kind for example in unseen})
-        return Tuned(
+        return TuningResult(
             prompt,
             PretrainedDecoder(decoder, model.tokenizer, model.path),
             result.trainable_parameters,

@@ -13,11 +13,11 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.layers import Linear, product
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.lora_factors import Factors, LowRankUpdates
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.tasks.task import Task
-from adapt_jax.training.examples import Tuned, TuningMethod, own_copy, prepare, told
+from adapt_jax.training.examples import TuningMethod, TuningResult, clone_decoder, prepare, told
 from adapt_jax.training.optimizers import TrainingConfig
-from adapt_jax.training.trainer import Run, train
+from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
@@ -45,7 +45,7 @@ class LoRA(nnx.Module):
         return product(thin, self.b[...]).astype(x.dtype)
 
 
-class LowRank(TuningMethod):
+class LoRAConfig(TuningMethod):
     """Rank-``rank`` updates of the ``modules`` of every layer, or of ``all`` its projections.
 
     They are scaled by alpha / rank; ``rank_stabilized``: by alpha / sqrt(rank) (2312.03732), so
@@ -66,8 +66,8 @@ class LowRank(TuningMethod):
         task: Task,
         *,
         seed: int,
-        **run: Unpack[Run],
-    ) -> Tuned:
+        **run: Unpack[RunOptions],
+    ) -> TuningResult:
         """Trains the low-rank factors and merges them into the kernels of a copy of the decoder.
 
         Raises:
@@ -76,7 +76,7 @@ class LowRank(TuningMethod):
         """
         prompt = self.prompt(task)
         prepared = prepare(model, prompt, task.train).checked()
-        decoder = own_copy(model.decoder, run.get("mesh"))
+        decoder = clone_decoder(model.decoder, run.get("mesh"))
         power = 0.5 if self.rank_stabilized else 1
         attach(decoder, self.modules, self.rank, self.alpha / self.rank**power, nnx.Rngs(seed))
         result = train(
@@ -85,19 +85,19 @@ class LowRank(TuningMethod):
             prepared.examples,
             self.training,
             seed=seed,
-            front=prepared.front,
+            prompt_prefix=prepared.prompt_prefix,
             validation=self.validation(model, prompt, task),
             **run,
         )
         factors = detach(decoder, self.alpha)
-        updates = LowRankUpdates(factors, model.fingerprint, self.rank_stabilized)
-        return Tuned(
+        updates = LoRAWeights(factors, model.fingerprint, self.rank_stabilized)
+        return TuningResult(
             prompt,
             updates.merged(PretrainedDecoder(decoder, model.tokenizer, model.path)),
             result.trainable_parameters,
             result.seconds,
             result.losses,
-            low_rank=updates,
+            lora_weights=updates,
             details=told(
                 prepared,
                 result,
@@ -137,12 +137,12 @@ def attach(
         )
 
 
-def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, Factors]:
+def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFactors]:
     """Takes the factors off; by the path of the kernel that they belong to."""
-    factors: dict[ParameterPath, Factors] = {}
+    factors: dict[ParameterPath, LoRAFactors] = {}
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
             a, b = (np.asarray(jax.device_get(one[...])) for one in (module.lora.a, module.lora.b))
-            factors[*path, "kernel"] = Factors(a, b, alpha)
+            factors[*path, "kernel"] = LoRAFactors(a, b, alpha)
             module.lora = None
     return factors

@@ -19,9 +19,9 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.batches import TrainingExample
-from adapt_jax.training.examples import Tuned, TuningMethod, prepare, told
+from adapt_jax.training.examples import TuningMethod, TuningResult, prepare, told
 from adapt_jax.training.optimizers import TrainingConfig
-from adapt_jax.training.trainer import Run, train
+from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -66,8 +66,8 @@ class PromptTuning(TuningMethod):
         task: Task,
         *,
         seed: int,
-        **run: Unpack[Run],
-    ) -> Tuned:
+        **run: Unpack[RunOptions],
+    ) -> TuningResult:
         """Trains a soft prompt on the task's training examples; the decoder stays as it is.
 
         Raises:
@@ -87,7 +87,7 @@ class PromptTuning(TuningMethod):
         prepared = prepare(model, prompt, task.train, room=room).checked()
         labels = [example.answer for example in task.train if example.answer]
         rows = initial_members(self, model, prepared.examples, seed, labels)
-        begun = prepared.front[:1] == (model.config.bos_id,)
+        begun = prepared.prompt_prefix[:1] == (model.config.bos_id,)
         before_bos = self.position == "before_bos" or not begun  # where there is no BOS: first
         soft_prompt = SoftPrompt(jnp.asarray(rows), before_bos)
         tuned = TunedDecoder(model.decoder, soft_prompt)
@@ -97,12 +97,12 @@ class PromptTuning(TuningMethod):
             prepared.examples,
             self.training,
             seed=seed,
-            front=prepared.front,
+            prompt_prefix=prepared.prompt_prefix,
             validation=self.validation(model, prompt, task, room=room),
             **run,
         )
         learned = jax.device_get(soft_prompt.embeddings[...])  # small: it need not be sharded
-        return Tuned(
+        return TuningResult(
             prompt,
             model,
             result.trainable_parameters,

@@ -16,14 +16,14 @@ from adapt_jax.methods.chain_of_thought import ChainOfThought
 from adapt_jax.methods.few_shot import FewShot
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.instruction_tuning import InstructionTuning
-from adapt_jax.methods.lora import LowRank
+from adapt_jax.methods.lora import LoRAConfig
 from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.methods.self_consistency import SelfConsistency
 from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.task import Task
-from adapt_jax.training.trainer import Run
+from adapt_jax.training.trainer import RunOptions
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import nearest
 
@@ -36,7 +36,7 @@ PROMPTING: dict[str, type[BaseModel]] = {
 }
 TUNING: dict[str, type[BaseModel]] = {
     "prompt_tuning": PromptTuning,
-    "lora": LowRank,
+    "lora": LoRAConfig,
     "fine_tuning": FineTuning,
     "instruction_tuning": InstructionTuning,
 }
@@ -44,7 +44,7 @@ METHODS = PROMPTING | TUNING  # the ladder, from the lowest rung up
 
 
 @dataclass(frozen=True)
-class Adapted:
+class MethodResult:
     """An adaptation, and what it cost to make; ``unseen`` are kinds that its training left out."""
 
     adaptation: Adaptation
@@ -61,8 +61,8 @@ def adapt(
     task: Task,
     *,
     seed: int = 0,
-    **run: Unpack[Run],
-) -> Adapted:
+    **run: Unpack[RunOptions],
+) -> MethodResult:
     """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
 
     Args:
@@ -72,9 +72,9 @@ def adapt(
         CannotRun: with the reason why this rung has no place on this task or decoder.
     """
     if name in PROMPTING:
-        return Adapted(Adaptation(name, method.adapt(model, task, seed=seed), model))
+        return MethodResult(Adaptation(name, method.adapt(model, task, seed=seed), model))
 
-    def judge(prompt: Prompt, now: TunedDecoder) -> float:
+    def accuracy_fn(prompt: Prompt, now: TunedDecoder) -> float:
         """Accuracy on the development split, as the training stands."""
         soft_prompt = now.soft_prompt
         if soft_prompt is not None:  # from the mesh, if it lies there
@@ -83,17 +83,17 @@ def adapt(
         adaptation = Adaptation(name, prompt, replace(model, decoder=now.decoder), soft_prompt)
         return evaluate(adaptation, task, task.development, seed=seed).accuracy
 
-    tuned = method.adapt(model, task, seed=seed, **{"judge": judge, **run})
+    tuned = method.adapt(model, task, seed=seed, **{"accuracy_fn": accuracy_fn, **run})
     adaptation = Adaptation(
         name,
         tuned.prompt,
         tuned.model,
         tuned.soft_prompt,
-        tuned.low_rank,
-        tuned=tuned.model is not model and tuned.low_rank is None,
+        tuned.lora_weights,
+        tuned=tuned.model is not model and tuned.lora_weights is None,
     )
     cost = (tuned.trainable_parameters, tuned.train_seconds)
-    return Adapted(adaptation, *cost, tuned.details, tuned.unseen)
+    return MethodResult(adaptation, *cost, tuned.details, tuned.unseen)
 
 
 def unknown_method(name: str) -> str:

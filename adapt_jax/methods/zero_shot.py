@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.multiple_choice import Scoring
-from adapt_jax.prompting.prompt import CannotRun, Prompt
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import Strict
 
@@ -40,9 +40,9 @@ class ZeroShot(Strict):
         """
         scoring = None
         if self.answer_by == "likelihood":
-            scoring = Scoring.of(task, self.length_normalised, self.calibrated)
+            scoring = MultipleChoiceConfig.of(task, self.length_normalised, self.calibrated)
             if scoring is None:
-                raise CannotRun(
+                raise MethodNotApplicable(
                     "answer_by: likelihood needs two choices or more for every question (`choices` "
                     "or `fields.choices` of the task)"
                 )
@@ -50,6 +50,6 @@ class ZeroShot(Strict):
             template=task.template,
             instruction=task.instruction,
             parser=task.parser,
-            decoding=Decoding(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
+            decoding=GenerationConfig(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
             scoring=scoring,
         )

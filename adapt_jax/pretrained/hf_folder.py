@@ -149,7 +149,9 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
         try:
             family = family_of(architecture, hf)
             config = family.to_config(hf)
-            config = config if context_length is None else config.declared(context_length)
+            config = (
+                config if context_length is None else config.with_context_length(context_length)
+            )
         except KeyError as error:
             problems.append(f"no field {error}")
         except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:

@@ -22,7 +22,13 @@ from adapt_jax.decoders.families import Family, tensor_names
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained import tokenization as tokens
-from adapt_jax.pretrained.safetensors_io import FLOATS, Damaged, FileTensor, nbytes, tensors_in
+from adapt_jax.pretrained.safetensors_io import (
+    FLOATS,
+    CorruptFileError,
+    FileTensor,
+    nbytes,
+    tensors_in,
+)
 from adapt_jax.pretrained.streaming import Reader, read_parameter
 from adapt_jax.utils.errors import UserError
 
@@ -114,7 +120,7 @@ def load_pretrained(
         tensors, damages = open_tensors(folder, stack)
         problems += damages
         if read is not None:
-            wrong = unfitting(*read, tensors, damaged=bool(damages))
+            wrong = check_weights(*read, tensors, damaged=bool(damages))
             problems += [f"{folder}: weights and config.json disagree: {wrong}"] * bool(wrong)
         if read is None or tokenizer is None or problems:
             raise UserError("; ".join(problems))
@@ -127,7 +133,7 @@ def load_decoder(
     family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], dtype: Any, mesh: Any
 ) -> Decoder:
     """The decoder that a config tells, with these tensors for its weights."""
-    graphdef, abstract = nnx.split(blank(config))
+    graphdef, abstract = nnx.split(abstract_decoder(config))
     stored = tensor_names(family, config)
     tensors = {family.canonical(name): tensor for name, tensor in tensors.items()}
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
@@ -145,12 +151,12 @@ def load_decoder(
 
 
 @lru_cache(maxsize=4)
-def blank(config: DecoderConfig) -> Decoder:
+def abstract_decoder(config: DecoderConfig) -> Decoder:
     """A decoder of shapes alone, to be read and not to be changed."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=blank_rngs()))
+    return nnx.eval_shape(lambda: Decoder(config, rngs=abstract_rngs()))
 
 
-def blank_rngs() -> Any:
+def abstract_rngs() -> Any:
     """In place of nnx.Rngs where shapes alone are wanted: drawing takes long to trace."""
     drawn = SimpleNamespace(normal=jnp.zeros, uniform=lambda shape, **_: jnp.zeros(shape))
     return SimpleNamespace(params=drawn)
@@ -185,7 +191,7 @@ def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor],
             held = tensors_in(file, stack.enter_context(file.open("rb", buffering=0)).fileno())
         except OSError as error:
             problems.append(f"{file}: cannot be read ({error.strerror})")
-        except Damaged as damage:
+        except CorruptFileError as damage:
             problems.append(f"{file}: not readable as safetensors: {listed(damage.problems)}")
         else:
             twice = [f"{one} (also in {tensors[one].file.name})" for one in held if one in tensors]
@@ -214,7 +220,7 @@ def same(one: FileTensor, other: FileTensor) -> bool:
     return all(np.array_equal(one[strip], other[strip]) for strip in strips)
 
 
-def unfitting(
+def check_weights(
     family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], damaged: bool
 ) -> str:
     """All in which weights are not exactly what the config implies; empty where they are.
@@ -224,7 +230,7 @@ def unfitting(
         damaged: some files could not be read, so nothing is known of what is missing.
     """
     stored = tensor_names(family, config)
-    held = {path: value.shape for path, value in parameters(blank(config)).items()}
+    held = {path: value.shape for path, value in parameters(abstract_decoder(config)).items()}
     shapes = {name: stored[key].tensor_shape(held) for key in held for name in stored[key].names}
     named = {family.canonical(name): name for name in tensors}
     if config.tie_embeddings:

@@ -14,7 +14,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 
 
 @dataclass(frozen=True)
-class Factors:
+class LoRAFactors:
     """The update of one kernel [O, I]; both factors are float32."""
 
     a: Float[np.ndarray, "R I"]
@@ -32,13 +32,13 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class LowRankUpdates:
+class LoRAWeights:
     """The updates of a decoder, by the path of the kernel.
 
     ``decoder`` is the fingerprint of the decoder that they belong to, without them.
     """
 
-    factors: Mapping[ParameterPath, Factors]
+    factors: Mapping[ParameterPath, LoRAFactors]
     decoder: str
     rank_stabilized: bool = False
 

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES, Family, tensor_names
-from adapt_jax.decoders.layout import ParameterPath, Stored
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, listed, parameters
-from adapt_jax.pretrained.lora_factors import Factors, LowRankUpdates
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
-    Damaged,
+    CorruptFileError,
     FileTensor,
     tensors_in,
     write_tensors,
@@ -57,7 +57,7 @@ class Adapter:
     """
 
     soft_prompt: SoftPrompt | None = None
-    low_rank: LowRankUpdates | None = None
+    lora_weights: LoRAWeights | None = None
     replaced: Mapping[ParameterPath, np.ndarray] = field(default_factory=dict)
 
 
@@ -93,7 +93,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     _write(folder, config, {"prompt_embeddings": embeddings})
 
 
-def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecoder) -> None:
+def write_lora(folder: Path, updates: LoRAWeights, model: PretrainedDecoder) -> None:
     """PEFT's LoRA: ``lora_A`` [R, in] and ``lora_B`` [out, R] of every module, float32.
 
     Raises:
@@ -101,7 +101,7 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
     """
     stored = tensor_names(FAMILIES[model.config.family], model.config)
     shapes = {path: value.shape for path, value in parameters(model.decoder).items()}
-    modules: dict[str, Stored] = {}
+    modules: dict[str, TensorLayout] = {}
     mixture = model.config.experts is not None and not model.config.experts_beside
     for path in updates.factors:
         one, mixed = stored[path], mixture and "ffn" in path
@@ -137,12 +137,14 @@ def write_low_rank(folder: Path, updates: LowRankUpdates, model: PretrainedDecod
     _write(folder, config, tensors)
 
 
-def _module(path: ParameterPath, one: Stored) -> str:
+def _module(path: ParameterPath, one: TensorLayout) -> str:
     """The module of a kernel; whatever files call the output, transformers calls it lm_head."""
     return "lm_head" if path[0] == "output" else one.names[0].removesuffix(".weight")
 
 
-def _fused(one: Stored, updates: LowRankUpdates, shapes: Mapping[ParameterPath, Any]) -> Factors:
+def _fused(
+    one: TensorLayout, updates: LoRAWeights, shapes: Mapping[ParameterPath, Any]
+) -> LoRAFactors:
     """The factors of the parts of one tensor as those of the whole; a part without any is zero."""
     mine = {part: updates.factors[part] for part in one.parts if part in updates.factors}
     first = next(iter(mine.values()))
@@ -154,7 +156,7 @@ def _fused(one: Stored, updates: LowRankUpdates, shapes: Mapping[ParameterPath, 
         for part, factors in mine.items()
     }
     if len(mine) == len(one.parts) and all(np.array_equal(f.a, first.a) for f in mine.values()):
-        return Factors(first.a, one.joined(scaled), first.alpha)  # it was one block before
+        return LoRAFactors(first.a, one.joined(scaled), first.alpha)  # it was one block before
     rank = sum(factors.rank for factors in mine.values())
     blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in one.parts}
     at = 0
@@ -163,7 +165,7 @@ def _fused(one: Stored, updates: LowRankUpdates, shapes: Mapping[ParameterPath, 
         at += factors.rank
     a = np.concatenate([factors.a for factors in mine.values()])
     alpha = scale * (rank**0.5 if updates.rank_stabilized else rank)
-    return Factors(a, one.joined(blocks), alpha)
+    return LoRAFactors(a, one.joined(blocks), alpha)
 
 
 def _targets(chosen: set[str], every: set[str]) -> list[str]:
@@ -231,7 +233,7 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
         try:
             opened = stack.enter_context((folder / TENSORS).open("rb", buffering=0))
             held = tensors_in(folder / TENSORS, opened.fileno())
-        except (OSError, Damaged) as error:
+        except (OSError, CorruptFileError) as error:
             raise UserError(f"{folder / TENSORS}: not readable as safetensors: {error}") from None
         other = [f"{name} is {t.dtype}" for name, t in held.items() if t.dtype not in FLOATS]
         if other:
@@ -288,7 +290,7 @@ def _read_low_rank(
         else:
             module = name.removeprefix(BASE).replace(".base_layer.", ".")
             whole[module.replace(".modules_to_save.default.", ".")] = array
-    factors: dict[ParameterPath, Factors] = {}
+    factors: dict[ParameterPath, LoRAFactors] = {}
     stabilized = bool(config.get("use_rslora"))
     for module, pair in pairs.items():
         one = by_name.get(family.canonical(f"{module}.weight"))
@@ -313,13 +315,13 @@ def _read_low_rank(
                 problems.append(f"{module}: lora_alpha is {alpha!r}, expected a number")
             else:
                 for path in one.parts:
-                    factors[path] = Factors(a, one.part(path, shapes, b), float(alpha))
+                    factors[path] = LoRAFactors(a, one.part(path, shapes, b), float(alpha))
     replaced = _replaced(whole, by_name, shapes, family, model, problems)
     if not pairs and not problems:
         problems.append("holds no lora_A and lora_B")
     if problems:
         raise UserError(f"{folder}: cannot be represented here: {listed(problems)}")
-    return Adapter(None, LowRankUpdates(factors, model.fingerprint, stabilized), replaced)
+    return Adapter(None, LoRAWeights(factors, model.fingerprint, stabilized), replaced)
 
 
 def _unknown_options(config: Mapping[str, Any]) -> list[str]:
@@ -365,7 +367,7 @@ def _by_pattern(config: Mapping[str, Any], key: str, module: str, default: Any) 
 
 def _replaced(
     whole: Mapping[str, np.ndarray],
-    by_name: Mapping[str, Stored],
+    by_name: Mapping[str, TensorLayout],
     shapes: Mapping[ParameterPath, Any],
     family: Family,
     model: PretrainedDecoder,

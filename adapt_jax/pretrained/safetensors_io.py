@@ -35,7 +35,7 @@ WRITERS = ("pt", "np", "tf", "flax", "mlx", "jax")  # metadata "format"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
-class Damaged(Exception):
+class CorruptFileError(Exception):
     """A file is no whole safetensors file; ``problems`` says all that is wrong with it."""
 
     def __init__(self, problems: list[str]):
@@ -84,14 +84,16 @@ def tensors_in(file: Path, descriptor: int) -> dict[str, FileTensor]:
     size = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if size < 8 or length > min(size - 8, LONGEST_HEADER):
-        raise Damaged([f"no whole header (it is said to be {length} bytes, the file has {size})"])
+        raise CorruptFileError(
+            [f"no whole header (it is said to be {length} bytes, the file has {size})"]
+        )
     try:
         text = os.pread(descriptor, length, 8).decode("utf-8")
         pairs = json.loads(text, object_pairs_hook=Pairs)
     except ValueError as error:
-        raise Damaged([f"its header is not JSON ({error})"]) from None
+        raise CorruptFileError([f"its header is not JSON ({error})"]) from None
     if not isinstance(pairs, Pairs):
-        raise Damaged(["its header is no JSON object"])
+        raise CorruptFileError(["its header is no JSON object"])
     data, problems, places, tensors = size - 8 - length, [], [], {}
     for name, entry in pairs:
         if name == "__metadata__":
@@ -110,7 +112,7 @@ def tensors_in(file: Path, descriptor: int) -> dict[str, FileTensor]:
     if not problems:
         problems = list(_gaps(sorted(places), data))
     if problems:
-        raise Damaged(problems)
+        raise CorruptFileError(problems)
     return tensors
 
 

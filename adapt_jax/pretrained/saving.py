@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES, tensor_names
-from adapt_jax.decoders.layout import ParameterPath, Shape, Stored
+from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.hf_folder import INDEX, WEIGHTS, find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, open_tensors, parameters
 from adapt_jax.pretrained.safetensors_io import CODES, FLOATS, FileTensor, nbytes, write_tensors
@@ -136,7 +136,7 @@ def into_shards(shapes: dict[str, Shape], dtype: Any, size: int) -> dict[str, di
 def tensors_of(
     names: list[str],
     sources: dict[str, ParameterPath],
-    stored: dict[ParameterPath, Stored],
+    stored: dict[ParameterPath, TensorLayout],
     held: dict[ParameterPath, Any],
     dtype: Any,
 ) -> Iterator[tuple[str, np.ndarray]]:

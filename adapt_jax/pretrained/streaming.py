@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.layout import Index, ParameterPath, Shape, Stored
+from adapt_jax.decoders.layout import Index, ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.safetensors_io import FLOATS, FileTensor, nbytes
 
 STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
@@ -55,7 +55,7 @@ class Reader:
     def begin(
         self,
         target: np.ndarray,
-        stored: Stored,
+        stored: TensorLayout,
         path: ParameterPath,
         shapes: Mapping[ParameterPath, Shape],
         tensors: Mapping[str, FileTensor],
@@ -117,7 +117,7 @@ def lay(target: np.ndarray, source: np.ndarray) -> None:
                 target[here] = block.T
 
 
-def strips(stored: Stored, index: Index) -> Iterator[Index]:
+def strips(stored: TensorLayout, index: Index) -> Iterator[Index]:
     """A part of a parameter in pieces, each of them some whole rows of one tensor.
 
     ``index`` is the part: a slice with both ends for each axis of the parameter.
@@ -141,7 +141,7 @@ def strips(stored: Stored, index: Index) -> Iterator[Index]:
 def read_parameter(
     reader: Reader,
     tensors: Mapping[str, FileTensor],
-    stored: Stored,
+    stored: TensorLayout,
     path: ParameterPath,
     shapes: Mapping[ParameterPath, Shape],
     dtype: Any,

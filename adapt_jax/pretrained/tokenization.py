@@ -30,8 +30,8 @@ def encode(
     """
     ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # we check lengths
     if bos:
-        front = front_tokens(tokenizer)
-        ids = ids if ids[: len(front)] == front else front + ids
+        prompt_prefix = front_tokens(tokenizer)
+        ids = ids if ids[: len(prompt_prefix)] == prompt_prefix else prompt_prefix + ids
     if ids and max(ids) >= vocab_size:
         word = tokenizer.convert_ids_to_tokens(max(ids))
         raise UserError(

@@ -8,19 +8,19 @@ from dataclasses import replace
 import numpy as np
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.prompt import CannotRun, Prompt
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import Demonstration
 
 LOOKED_AT = 16  # examples that compete for each place
 
 
-def wording(example: Example) -> set[str]:
+def word_set(example: Example) -> set[str]:
     """The words of a reasoning (of the question, where there is none), without its numbers."""
     return set(re.findall(r"[^\W\d]+|[^\w\s]", (example.reasoning or example.question).lower()))
 
 
-def likeness(one: set[str], other: set[str]) -> float:
+def jaccard(one: set[str], other: set[str]) -> float:
     """Shared words over all words, 0 to 1."""
     return len(one & other) / len(one | other) if one | other else 1.0
 
@@ -45,11 +45,11 @@ def choose(
     held_out = {example.question for example in (*task.test, *task.development)}
     pool = [e for e in task.train if e.answer and e.question not in held_out]
     if not pool:
-        raise CannotRun("the task has no training examples to show as demonstrations")
+        raise MethodNotApplicable("the task has no training examples to show as demonstrations")
     if reasoning:
         pool = [example for example in pool if example.reasoning]
         if not pool:
-            raise CannotRun("no training example holds a reasoning to show")
+            raise MethodNotApplicable("no training example holds a reasoning to show")
     rng = random.Random(f"demonstrations/{seed}")
     rng.shuffle(pool)
     kinds: dict[str, list[Example]] = {}
@@ -62,7 +62,7 @@ def choose(
         offered = kinds[kind][:LOOKED_AT] or kinds[max(order, key=lambda k: len(kinds[k]))]
         offered = sorted(
             offered[:LOOKED_AT],
-            key=lambda e: max((likeness(wording(e), wording(c)) for c in chosen), default=0.0),
+            key=lambda e: max((jaccard(word_set(e), word_set(c)) for c in chosen), default=0.0),
         )
         shown = [Demonstration.of(example) for example in chosen]
         fitting = (e for e in offered if fits((*shown, Demonstration.of(e))))
@@ -72,7 +72,9 @@ def choose(
         chosen.append(found)
         kinds[found.kind].remove(found)
     if not chosen:
-        raise CannotRun("not even one demonstration fits the decoder's context with the question")
+        raise MethodNotApplicable(
+            "not even one demonstration fits the decoder's context with the question"
+        )
     return tuple(Demonstration.of(example) for example in chosen)
 
 
@@ -88,7 +90,7 @@ def within_context(
     for example in task.train[:400]:
         text = template.ask(example.question, example.choices)
         reasoning = example.reasoning if prompt.reasoning else ""
-        target = len(model.encode(template.respond(example.answer, reasoning), bos=False))
+        target = len(model.encode(template.format_answer(example.answer, reasoning), bos=False))
         needs.append(length(prompt, text) + min(target + 8, prompt.decoding.max_new_tokens))
     room = model.config.context_length - int(np.quantile(needs, 0.9)) if needs else 0
     bare = length(prompt, "")

@@ -14,7 +14,7 @@ import numpy as np
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import common_length
-from adapt_jax.sampling.scoring import Options
+from adapt_jax.sampling.scoring import MultipleChoiceRequest
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import LETTERS, Template
 from adapt_jax.utils.errors import UserError
@@ -26,7 +26,7 @@ CONTENT_FREE = ("N/A", "[MASK]", "")  # asked in place of a question
 
 
 @dataclass(frozen=True)
-class Scoring:
+class MultipleChoiceConfig:
     """How options are scored.
 
     Attributes:
@@ -45,7 +45,7 @@ class Scoring:
         object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
 
     @classmethod
-    def of(cls, task: Task, normalised: bool, calibrated: bool) -> "Scoring | None":
+    def of(cls, task: Task, normalised: bool, calibrated: bool) -> "MultipleChoiceConfig | None":
         """For a task all of whose questions have choices, otherwise None."""
         examples = [*task.train, *task.development, *task.test]
         sets = {example.choices for example in examples}
@@ -73,7 +73,10 @@ class Scoring:
         return tuple(re.sub("[A-Za-z]", letters[i], self.letter) for i in range(len(choices)))
 
     def probabilities(
-        self, asked: Options, scores: Sequence[float], content_free: Sequence[Sequence[float]] = ()
+        self,
+        asked: MultipleChoiceRequest,
+        scores: Sequence[float],
+        content_free: Sequence[Sequence[float]] = (),
     ) -> list[float]:
         """What each option gets; they sum to one.
 
@@ -96,7 +99,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 def tokenize_options(
     model: PretrainedDecoder, prompt: "Prompt", asked: Sequence[tuple[Example, tuple[str, ...]]]
-) -> tuple[tuple[int, ...], list[Options]]:
+) -> tuple[tuple[int, ...], list[MultipleChoiceRequest]]:
     """Token ids of what stands in front, and of each question and its options behind it.
 
     An option is the answer in the template's words, from where the words before it end (" yes."
@@ -105,23 +108,27 @@ def tokenize_options(
     """
     template: Template = prompt.template
     lead = template.answer.partition("{answer}")[0].rstrip()
-    front = prompt.front(model)
+    prompt_prefix = prompt.prompt_prefix(model)
     rows: list[tuple[int, list[list[int]]]] = []
     for example, options in asked:
         text = prompt.written(model, template.ask(example.question, example.choices))
-        joint = [prompt.encode(model, text + template.respond(option)) for option in options]
+        joint = [prompt.encode(model, text + template.format_answer(option)) for option in options]
         context = prompt.encode(model, text + lead)
         shared = min(common_length(context, tokens[:-1]) for tokens in joint)
         rows.append((shared, joint))
-    cut = min((common_length(front, j[0][: n - 1]) for n, j in rows), default=len(front))
+    cut = min(
+        (common_length(prompt_prefix, j[0][: n - 1]) for n, j in rows), default=len(prompt_prefix)
+    )
     questions = [
-        Options(tuple(joint[0][cut:shared]), tuple(tuple(tokens[shared:]) for tokens in joint))
+        MultipleChoiceRequest(
+            tuple(joint[0][cut:shared]), tuple(tuple(tokens[shared:]) for tokens in joint)
+        )
         for shared, joint in rows
     ]
-    return tuple(front[:cut]), questions
+    return tuple(prompt_prefix[:cut]), questions
 
 
-def without_content(example: Example) -> list[Example]:
+def content_free_examples(example: Example) -> list[Example]:
     """The questions that calibrate: the example's own replaced, its choices kept."""
     return [
         Example(f"{example.id}/{number}", text, choices=example.choices)

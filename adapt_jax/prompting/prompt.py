@@ -8,9 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import chat_text, common_length, has_chat_template
-from adapt_jax.prompting.multiple_choice import Scoring
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.voting import VOTES
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration, Template, fill
@@ -18,7 +18,7 @@ from adapt_jax.tasks.templates import Demonstration, Template, fill
 LATER = {"stop_at", "scoring"}  # fields that adaptations did not have at first
 
 
-class CannotRun(Exception):
+class MethodNotApplicable(Exception):
     """A rung has no place on this task or decoder; the message says why."""
 
 
@@ -39,15 +39,15 @@ class Prompt:
     demonstrations: tuple[Demonstration, ...] = ()
     reasoning: bool = False
     parser: str = "number"
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: GenerationConfig = field(default_factory=GenerationConfig)
     vote: str = "distinct"
     stop_at: float | None = None
-    scoring: Scoring | None = None
+    scoring: MultipleChoiceConfig | None = None
 
     @property
     def text(self) -> str:
         """Everything in front of the question."""
-        return self.template.front(self.instruction, self.demonstrations, self.reasoning)
+        return self.template.prompt_prefix(self.instruction, self.demonstrations, self.reasoning)
 
     def turns(self, asked: str) -> list[dict[str, str]]:
         """The conversation in which this question is the last turn."""
@@ -59,7 +59,7 @@ class Prompt:
         for shown in self.demonstrations:
             turns.append(("user", template.ask(shown.question, shown.choices)))
             reasoning = shown.reasoning if self.reasoning else ""
-            turns.append(("assistant", template.respond(shown.answer, reasoning)))
+            turns.append(("assistant", template.format_answer(shown.answer, reasoning)))
         return [{"role": role, "content": said} for role, said in [*turns, ("user", asked)]]
 
     def written(self, model: PretrainedDecoder, asked: str) -> str:
@@ -79,7 +79,7 @@ class Prompt:
         """Token ids of what ``written`` or ``answered`` gave: a chat template writes BOS itself."""
         return model.encode(text, bos=not self.template.chat)
 
-    def front(self, model: PretrainedDecoder) -> list[int]:
+    def prompt_prefix(self, model: PretrainedDecoder) -> list[int]:
         """Token ids of what stands in front of every question."""
         if not self.template.chat:
             return self.encode(model, self.text)
@@ -112,10 +112,10 @@ class Prompt:
         values |= {
             "template": Template(**values["template"]),
             "demonstrations": tuple(shown),
-            "decoding": Decoding(**values["decoding"]),
+            "decoding": GenerationConfig(**values["decoding"]),
         }
         if values.get("scoring") is not None:
-            values["scoring"] = Scoring(**values["scoring"])
+            values["scoring"] = MultipleChoiceConfig(**values["scoring"])
         prompt = cls(**values)
         for name, table in (("parser", PARSERS), ("vote", VOTES)):
             if (value := getattr(prompt, name)) not in table:
@@ -134,13 +134,15 @@ def tokenize(
     Args:
         questions: as ``prompt.template.ask`` renders them.
     """
-    front = prompt.front(model)
+    prompt_prefix = prompt.prompt_prefix(model)
     joint = [prompt.encode(model, prompt.written(model, question)) for question in questions]
-    shared = min((common_length(front, tokens[:-1]) for tokens in joint), default=len(front))
-    return front[:shared], [tokens[shared:] for tokens in joint]
+    shared = min(
+        (common_length(prompt_prefix, tokens[:-1]) for tokens in joint), default=len(prompt_prefix)
+    )
+    return prompt_prefix[:shared], [tokens[shared:] for tokens in joint]
 
 
-def suited(task: Task, model: PretrainedDecoder) -> Task:
+def resolve_template(task: Task, model: PretrainedDecoder) -> Task:
     """The task, asked in plain text (and a note of it) where the decoder has no chat template."""
     if not task.template.chat or has_chat_template(model.tokenizer):
         return task

@@ -34,13 +34,13 @@ class Vote:
     confidence: float
     counts: dict[str, float]
     rule: str
-    tied: tuple[str, ...] = ()
+    tied_answers: tuple[str, ...] = ()
     abstained: int = 0
     repeats: int = 0
 
 
 @dataclass
-class Ballot:
+class AnswerGroup:
     """All candidates of one answer."""
 
     candidates: list[Any] = field(default_factory=list)
@@ -73,7 +73,7 @@ def _weight(candidate: Any, normalised: bool) -> float:
 
 
 # What an answer counts. Normalised weights are per token (the geometric mean of its probabilities).
-VOTES: dict[str, Callable[[Ballot], float]] = {
+VOTES: dict[str, Callable[[AnswerGroup], float]] = {
     "distinct": lambda ballot: len(ballot.reasonings),
     "majority": lambda ballot: len(ballot.candidates),
     "weighted": lambda ballot: sum(_weight(c, True) for c in ballot.candidates),
@@ -89,12 +89,12 @@ def check_rule(rule: str) -> None:
         )
 
 
-def ballots_of(candidates: Iterable[Any]) -> dict[str, Ballot]:
+def group_by_answer(candidates: Iterable[Any]) -> dict[str, AnswerGroup]:
     """The candidates by their answers, in the order of the first of each; None abstains."""
-    ballots: dict[str, Ballot] = {}
+    ballots: dict[str, AnswerGroup] = {}
     for candidate in candidates:
         if candidate.answer is not None:
-            ballots.setdefault(candidate.answer, Ballot()).candidates.append(candidate)
+            ballots.setdefault(candidate.answer, AnswerGroup()).candidates.append(candidate)
     return ballots
 
 
@@ -112,22 +112,24 @@ def vote(candidates: Sequence[Any], rule: str = "distinct") -> Vote:
         UserError: for a rule that is not in VOTES.
     """
     check_rule(rule)
-    ballots = ballots_of(candidates)
+    ballots = group_by_answer(candidates)
     voted = sum(len(ballot.candidates) for ballot in ballots.values())
     abstained = len(candidates) - voted
     if not ballots:
         return Vote(None, 0.0, {}, rule, (), abstained)
     counts = {answer: VOTES[rule](ballot) for answer, ballot in ballots.items()}
     highest = max(counts.values())
-    tied = tuple(answer for answer, count in counts.items() if count == highest)
-    winner = max(tied, key=lambda a: (len(ballots[a].candidates), ballots[a].log_probability))
+    tied_answers = tuple(answer for answer, count in counts.items() if count == highest)
+    winner = max(
+        tied_answers, key=lambda a: (len(ballots[a].candidates), ballots[a].log_probability)
+    )
     total = sum(counts.values())
     repeats = voted - sum(len(ballot.reasonings) for ballot in ballots.values())
     share = highest / total if total else 0.0
-    return Vote(winner, share, counts, rule, tied, abstained, repeats)
+    return Vote(winner, share, counts, rule, tied_answers, abstained, repeats)
 
 
-def lead_probability(leader: int, runner_up: int) -> float:
+def probability_leader_wins(leader: int, runner_up: int) -> float:
     """P(the leading answer beats the runner-up), by their samples so far, from a Beta(1, 1) prior.
 
     The tail of the posterior Beta(leader + 1, runner_up + 1) above one half (Adaptive-Consistency,
@@ -143,8 +145,8 @@ def settled(candidates: Sequence[Any], stop_at: float, rule: str = "distinct") -
     They do when the leader of all samples beats the runner-up with probability ``stop_at``, and
     the majority, the distinct vote and ``rule`` have the same winner.
     """
-    counts = sorted((len(b.candidates) for b in ballots_of(candidates).values()), reverse=True)
-    if not counts or lead_probability(counts[0], sum(counts[1:2])) < stop_at:
+    counts = sorted((len(b.candidates) for b in group_by_answer(candidates).values()), reverse=True)
+    if not counts or probability_leader_wins(counts[0], sum(counts[1:2])) < stop_at:
         return False
     return len({vote(candidates, name).answer for name in ("majority", "distinct", rule)}) == 1
 
@@ -158,7 +160,7 @@ def needed(candidates: Sequence[Any], stop_at: float, rule: str = "distinct") ->
     return next((n for n in numbers if settled(candidates[:n], stop_at, rule)), len(candidates))
 
 
-class Poll:
+class AdaptiveVote:
     """The candidates of one question as they come, in whatever order.
 
     Only the candidates 0 to n - 1 count, for the smallest n that decides the question, even if
@@ -219,7 +221,7 @@ def maj_at_k(
     right = {right} if isinstance(right, str) else set(right)
     if rule not in ("majority", "distinct"):
         return {size: _drawn(candidates, right, size, rule, seed) for size in sizes}
-    ballots = ballots_of(candidates)
+    ballots = group_by_answer(candidates)
     ways = {
         answer: _ways(b.reasonings.values() if rule == "distinct" else [1] * len(b.candidates))
         for answer, b in ballots.items()
@@ -266,17 +268,17 @@ def _leading(own: Ways, others: list[Ways], silent: int, sizes: Sequence[int]) -
         below: Ways = {(0, 0): 1}  # (candidates chosen, others at the same height)
         for other in others:
             grown: Ways = defaultdict(int)
-            for (chosen, tied), number in below.items():
+            for (chosen, tied_answers), number in below.items():
                 for (more, count), ways in other.items():
                     if count <= height:
-                        grown[chosen + more, tied + (count == height)] += number * ways
+                        grown[chosen + more, tied_answers + (count == height)] += number * ways
             below = grown
         for (mine, count), ways in own.items():
             if count != height:
                 continue
-            for (chosen, tied), number in below.items():
+            for (chosen, tied_answers), number in below.items():
                 for size in sizes:
                     rest = size - mine - chosen
                     if 0 <= rest <= silent:
-                        total[size] += ways * number * comb(silent, rest) / (tied + 1)
+                        total[size] += ways * number * comb(silent, rest) / (tied_answers + 1)
     return total

@@ -13,7 +13,7 @@ from adapt_jax.sampling.types import Candidate
 
 
 @dataclass
-class Waiting:
+class PendingCandidate:
     """A candidate that waits for a slot; its question is row ``row`` of an encoded batch."""
 
     request: int
@@ -23,7 +23,7 @@ class Waiting:
 
 
 @dataclass
-class Writing:
+class ActiveCandidate:
     """The host's view of a candidate in a slot: what was generated so far."""
 
     request: int

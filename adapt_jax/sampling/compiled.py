@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adapt_jax.decoders.attention import KeysValues, causal_mask
+from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.prefix import PrefixCache, PrefixCaches, encode_prefix
-from adapt_jax.sampling.logits import Sampling, choose, draw_keys, log_probability, penalize
+from adapt_jax.sampling.logits import SamplingParams, choose, draw_keys, log_probability, penalize
 
 CHUNK = 8  # decoding steps on the device between two looks by the host
 
-Cache = list[KeysValues]  # per layer keys and values [B, K, S, H] of question and text, no prefix
+Cache = list[KVPair]  # per layer keys and values [B, K, S, H] of question and text, no prefix
 
 
 @jax.tree_util.register_dataclass
@@ -106,8 +106,8 @@ def fill(
 
 @partial(jax.jit, donate_argnums=0)
 def _fill_layer(
-    cache: KeysValues, where: Int[Array, " B"], encoded: KeysValues, question: Int[Array, " B"]
-) -> KeysValues:
+    cache: KVPair, where: Int[Array, " B"], encoded: KVPair, question: Int[Array, " B"]
+) -> KVPair:
     def put(kept: Array, fresh: Array) -> Array:
         columns = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
         return kept.at[where, :, :columns].set(fresh[question, :, :columns], mode="drop")
@@ -123,7 +123,7 @@ def _fill_rows(rows: Rows, where: Int[Array, " B"], new: Rows) -> Rows:
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
 def decode(
     graph: Any,
-    sampling: Sampling,
+    sampling: SamplingParams,
     eos: tuple[int, ...],
     weights: Any,
     prefix: PrefixCaches,
@@ -134,13 +134,13 @@ def decode(
     """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
     decoder = nnx.merge(graph, weights)
     columns = jnp.arange(cache[0][0].shape[2])
-    blocks, front = prefix.blocks(rows.prefix, 1), prefix.lengths[rows.prefix]
+    blocks, prompt_prefix = prefix.blocks(rows.prefix, 1), prefix.lengths[rows.prefix]
 
     def step(carry: tuple[Cache, Rows], _: None) -> tuple[tuple[Cache, Rows], tuple[Array, Array]]:
         cache, rows = carry
         hidden, cache = decoder(
             decoder.embed(rows.token, decoder.embedding[...].dtype)[:, None],
-            (front + rows.length)[:, None],
+            (prompt_prefix + rows.length)[:, None],
             (columns <= rows.length[:, None])[:, None],
             prefix=blocks,
             prefix_positions=prefix.positions,

@@ -22,10 +22,10 @@ from jaxtyping import Array
 from adapt_jax.decoders import sharding
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, bucket
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.sampling.candidates import Waiting, Writing
+from adapt_jax.sampling.candidates import ActiveCandidate, PendingCandidate
 from adapt_jax.sampling.compiled import Cache, Rows, decode, encode_front, encode_questions, fill
-from adapt_jax.sampling.memory import BUSY, room_for_slots, slot_bytes
-from adapt_jax.sampling.types import Candidate, Decoding, Request
+from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS, room_for_slots, slot_bytes
+from adapt_jax.sampling.types import Candidate, GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
 COLUMNS = 16  # a slot's cache is a multiple of this, so that compiled code is reused
@@ -56,7 +56,7 @@ class Engine:
         self,
         model: PretrainedDecoder,
         prefix: Prefix | Sequence[Prefix],
-        decoding: Decoding,
+        decoding: GenerationConfig,
         *,
         seed: int,
         slots: int | None = None,
@@ -89,7 +89,7 @@ class Engine:
         self,
         requests: Sequence[Request],
         on_progress: Callable[[int, int], None] | None = None,
-        enough: Callable[[int], bool] | None = None,
+        is_decided: Callable[[int], bool] | None = None,
         answered: Collection[int] = (),
     ) -> Iterator[tuple[int, int, Candidate]]:
         """Yields (request index, candidate index, candidate) as they finish, in no set order.
@@ -133,16 +133,16 @@ class Engine:
         columns = bucket(longest, COLUMNS)
         count = self._slot_count(total, columns)
         cache, rows = self._empty(count, columns)
-        breadth = 1 if enough is None else max(1, count // min(ROWS, count))
+        breadth = 1 if is_decided is None else max(1, count // min(ROWS, count))
         left = [index for index in fitting if index not in answered]
         size = min(ROWS, count, 1 << (len(fitting) - 1).bit_length())
         batches = self._batches(requests, left, size, breadth)
-        waiting: deque[Waiting] = deque()
-        writing: dict[int, Writing] = {}  # by slot
+        waiting: deque[PendingCandidate] = deque()
+        writing: dict[int, ActiveCandidate] = {}  # by slot
         finished = generated = 0
         while True:
             for update in self._refill(
-                count, requests, writing, waiting, batches, enough is not None
+                count, requests, writing, waiting, batches, is_decided is not None
             ):
                 cache, rows = fill(cache, rows, *update)
             if not writing:
@@ -177,7 +177,7 @@ class Engine:
                 finished += 1
                 del writing[slot]
                 yield text.request, text.candidate, done
-                if enough is not None and enough(text.request):
+                if is_decided is not None and is_decided(text.request):
                     retired.add(text.request)
             if retired:
                 kept = [one for one in waiting if one.request not in retired]
@@ -190,8 +190,8 @@ class Engine:
 
     def limit(self, request: Request) -> int:
         """How many new tokens this request may get."""
-        front = len(self.prefixes[request.prefix])
-        room = self.model.config.context_length - front - len(request.tokens)
+        prompt_prefix = len(self.prefixes[request.prefix])
+        room = self.model.config.context_length - prompt_prefix - len(request.tokens)
         return min(self.decoding.max_new_tokens, room)
 
     def _slot_count(self, total: int, columns: int) -> int:
@@ -207,7 +207,7 @@ class Engine:
                 f"{fitting} would"
             )
         step = max(1, 1 << (total - 1).bit_length() >> 3)
-        wanted = BUSY if self.slots is None else self.slots
+        wanted = MAX_USEFUL_SLOTS if self.slots is None else self.slots
         count = min(wanted, bucket(total, step), max(1, fitting))
         return bucket(count, devices)
 
@@ -216,7 +216,7 @@ class Engine:
         config = self.model.config
         held = self.model.decoder.embedding[...].sharding
         home = held if isinstance(held, SingleDeviceSharding) else None
-        kinds = [config.layer(index) for index in config.keepers]
+        kinds = [config.layer(index) for index in config.layers_with_kv_cache]
         shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
@@ -237,7 +237,7 @@ class Engine:
 
     def _batches(
         self, requests: Sequence[Request], indices: list[int], size: int, breadth: int
-    ) -> Iterator[list[Waiting]]:
+    ) -> Iterator[list[PendingCandidate]]:
         """Encodes the questions, ``size`` at a time, and yields the candidates of ``breadth`` such.
 
         The last token of a question is left out: it is the first that a slot reads.
@@ -272,7 +272,7 @@ class Engine:
                 if breadth > 1:
                     encoded = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
                 yield [
-                    Waiting(index, candidate, encoded, row)
+                    PendingCandidate(index, candidate, encoded, row)
                     for row, index in enumerate(batch)
                     for candidate in range(self.decoding.candidates)
                 ]
@@ -281,9 +281,9 @@ class Engine:
         self,
         count: int,
         requests: Sequence[Request],
-        writing: dict[int, Writing],
-        waiting: deque[Waiting],
-        batches: Iterator[list[Waiting]],
+        writing: dict[int, ActiveCandidate],
+        waiting: deque[PendingCandidate],
+        batches: Iterator[list[PendingCandidate]],
         breadth_first: bool,
     ) -> Iterator[tuple[Any, ...]]:
         """Gives free slots to waiting candidates; yields what fill must put where."""
@@ -304,15 +304,15 @@ class Engine:
             while free and waiting and waiting[0].encoded is encoded:
                 one, slot = waiting.popleft(), free.popleft()
                 request = requests[one.request]
-                writing[slot] = Writing(one.request, one.candidate, self.limit(request))
+                writing[slot] = ActiveCandidate(one.request, one.candidate, self.limit(request))
                 where[at], question[at] = slot, one.row
                 new.token[at], new.length[at] = request.tokens[-1], len(request.tokens) - 1
                 new.limit[at], new.candidate[at] = self.limit(request), one.candidate
                 new.example[at], new.active[at] = zlib.crc32(request.id.encode()), True
                 new.prefix[at] = request.prefix
                 if new.seen.size:
-                    front = self.prefixes[request.prefix].parts
-                    told = [part for part in front if isinstance(part, tuple)]
+                    prompt_prefix = self.prefixes[request.prefix].parts
+                    told = [part for part in prompt_prefix if isinstance(part, tuple)]
                     for tokens in (*told, request.tokens):
                         new.seen[at, list(tokens)] = True
                 at += 1

@@ -7,14 +7,14 @@ from typing import Any
 from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.types import Candidate, Decoding, Request
+from adapt_jax.sampling.types import Candidate, GenerationConfig, Request
 from adapt_jax.utils.errors import UserError, nearest
 
 
 def generate(
     model: PretrainedDecoder,
     prompts: Sequence[str],
-    decoding: Decoding | None = None,
+    decoding: GenerationConfig | None = None,
     *,
     prefix: Prefix | None = None,
     seed: int = 0,
@@ -30,9 +30,9 @@ def generate(
         UserError: for a prompt longer than the context, and whatever Decoding refuses.
     """
     try:
-        decoding = replace(decoding or Decoding(), **options)
+        decoding = replace(decoding or GenerationConfig(), **options)
     except TypeError:
-        known = [option.name for option in fields(Decoding)]
+        known = [option.name for option in fields(GenerationConfig)]
         wrong = next(name for name in options if name not in known)
         raise UserError(
             f"generate: no option {wrong!r}; it has: {', '.join(known)}{nearest(wrong, known)}"

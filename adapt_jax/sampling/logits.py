@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-COLDEST = 1e-5  # below it a rounding of logit / temperature outweighs the shares: the likeliest
+MIN_TEMPERATURE = (
+    1e-5  # below it a rounding of logit / temperature outweighs the shares: the likeliest
+)
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a token is drawn. Temperature 0 takes the likeliest one and needs no randomness.
 
     Attributes:
@@ -37,7 +39,7 @@ def penalize(
     return jnp.where(seen, lowered, logits)
 
 
-def restrict(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:
+def restrict(logits: Float[Array, "B V"], sampling: SamplingParams) -> Float[Array, "B V"]:
     """Logits after temperature and truncation: what is cut off is minus infinity.
 
     Each truncation sees what the one before it left. Tokens as likely as the last one that is
@@ -86,11 +88,11 @@ def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
     Args:
         weights: from 0 to 1; the largest of a row is 1.
     """
-    enough = share * jnp.sum(weights, axis=-1, keepdims=True)
+    is_decided = share * jnp.sum(weights, axis=-1, keepdims=True)
 
     def above(bits: Array) -> Array:  # whether the weights above this one reach the share
         least = jax.lax.bitcast_convert_type(bits, jnp.float32)
-        return jnp.sum(jnp.where(weights > least, weights, 0), axis=-1, keepdims=True) >= enough
+        return jnp.sum(jnp.where(weights > least, weights, 0), axis=-1, keepdims=True) >= is_decided
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds  # low reaches the share, high does not
@@ -98,7 +100,7 @@ def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
         reached = above(middle)
         return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
 
-    one = jax.lax.bitcast_convert_type(jnp.ones_like(enough), jnp.int32)
+    one = jax.lax.bitcast_convert_type(jnp.ones_like(is_decided), jnp.int32)
     _, high = jax.lax.fori_loop(0, 31, halve, (jnp.full_like(one, -1), one))
     return jax.lax.bitcast_convert_type(high, jnp.float32)
 
@@ -138,10 +140,10 @@ def draw(
 
 
 def choose(
-    logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
+    logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: SamplingParams
 ) -> Int[Array, " B"]:
     """One token per row, drawn with the row's own key (and by nothing else)."""
-    if sampling.temperature < COLDEST:
+    if sampling.temperature < MIN_TEMPERATURE:
         return likeliest(logits)
     rows = len(logits)
 

@@ -30,7 +30,7 @@ ROWS, TOKENS = 32, 8192  # of a batch, at most
 
 
 @dataclass(frozen=True)
-class Options:
+class MultipleChoiceRequest:
     """A question as tokens, and what may follow it. None of them is empty."""
 
     question: tuple[int, ...]
@@ -85,7 +85,7 @@ def _score(
 def score(
     model: PretrainedDecoder,
     prefix: Prefix,
-    asked: Sequence[Options],
+    asked: Sequence[MultipleChoiceRequest],
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
@@ -123,7 +123,7 @@ def score(
                 yield index, [float(part.sum()) for part in np.split(scores[row], ends)[:-1]]
 
 
-def _lay(asked: Options, row: Sequence[np.ndarray]) -> None:
+def _lay(asked: MultipleChoiceRequest, row: Sequence[np.ndarray]) -> None:
     """Writes a question and its options into the rows that _score takes."""
     tokens, positions, parts, places, targets = row
     asks = len(asked.question)

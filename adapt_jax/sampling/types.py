@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from adapt_jax.sampling.logits import Sampling
+from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Decoding:
+class GenerationConfig:
     """How answers are generated.
 
     Attributes:
@@ -56,9 +56,9 @@ class Decoding:
             )
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         """The part that the compiled step depends on."""
-        return Sampling(
+        return SamplingParams(
             self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty
         )
 

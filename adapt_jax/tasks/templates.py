@@ -41,7 +41,7 @@ class Demonstration:
 class Template:
     """The wording around instruction, question and answer.
 
-    ``front(...) + ask(question) + respond(answer, reasoning)`` is the whole text, with nothing
+    ``prompt_prefix(...) + ask(question) + format_answer(answer, reasoning)`` is the whole text, with nothing
     between the three. The default is the form of the few-shot chain-of-thought papers
     (2201.11903, appendix G).
 
@@ -56,7 +56,7 @@ class Template:
         choice: one line for each of a question's choices, from ``{letter}`` and ``{choice}``;
             the empty string shows none (many labels, named once in the instruction).
         answer: wraps ``{answer}``.
-        reasoned: wraps ``{reasoning}`` and ``{answer}``; the words between are the marker by
+        answer_with_reasoning: wraps ``{reasoning}`` and ``{answer}``; the words between are the marker by
             which the answer is found again.
         separator: between a demonstration and the next question.
         stop: strings that end a generation; when empty, the beginning of a next question.
@@ -69,7 +69,7 @@ class Template:
     question: str = "Q: {question}\nA:"
     choice: str = "\n({letter}) {choice}"
     answer: str = " The answer is {answer}."
-    reasoned: str = " {reasoning} The answer is {answer}."
+    answer_with_reasoning: str = " {reasoning} The answer is {answer}."
     separator: str = "\n\n"
     stop: tuple[str, ...] = ()
     chat: bool = False
@@ -80,7 +80,7 @@ class Template:
             "question": {"question"},
             "choice": {"letter", "choice"},
             "answer": {"answer"},
-            "reasoned": {"reasoning", "answer"},
+            "answer_with_reasoning": {"reasoning", "answer"},
             "separator": set(),
         }
         for field, names in known.items():
@@ -92,7 +92,7 @@ class Template:
                 raise UserError(
                     f"template.{field}: unknown placeholder {{{name}}}{nearest(name, names)}"
                 )
-            if field in ("question", "answer", "reasoned") and found < names:
+            if field in ("question", "answer", "answer_with_reasoning") and found < names:
                 lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
                 raise UserError(f"template.{field}: lacks {lacking}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -103,14 +103,14 @@ class Template:
             stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
         object.__setattr__(self, "stop", stop)
 
-    def front(
+    def prompt_prefix(
         self, instruction: str, demonstrations: Sequence[Demonstration], reasoning: bool
     ) -> str:
         """Everything before the question: the instruction, then the demonstrations."""
         parts = [fill(self.instruction, {"instruction": instruction})] if instruction else []
         for shown in demonstrations:
             parts.append(self.ask(shown.question, shown.choices))
-            parts.append(self.respond(shown.answer, shown.reasoning if reasoning else ""))
+            parts.append(self.format_answer(shown.answer, shown.reasoning if reasoning else ""))
             parts.append(self.separator)
         return "".join(parts)
 
@@ -132,9 +132,9 @@ class Template:
         )
         return fill(self.question, {"question": question + "".join(lines)})
 
-    def respond(self, answer: str, reasoning: str = "") -> str:
+    def format_answer(self, answer: str, reasoning: str = "") -> str:
         """The text that a decoder should write after the question."""
-        wording = self.reasoned if reasoning else self.answer
+        wording = self.answer_with_reasoning if reasoning else self.answer
         return fill(wording, {"answer": answer, "reasoning": reasoning})
 
     def split(self, text: str) -> tuple[str, str]:
@@ -152,7 +152,10 @@ class Template:
 
     def _markers(self) -> list[str]:
         """The words in front of ``{answer}``, with reasoning and without."""
-        before = (self.reasoned.partition("{answer}")[0], self.answer.partition("{answer}")[0])
+        before = (
+            self.answer_with_reasoning.partition("{answer}")[0],
+            self.answer.partition("{answer}")[0],
+        )
         markers = (text.rpartition("}")[2].strip() for text in before)
         return [marker for marker in dict.fromkeys(markers) if marker]
 
@@ -161,7 +164,7 @@ CHAT = Template(
     instruction="{instruction}",
     question="{question}",
     answer="The answer is {answer}.",
-    reasoned="{reasoning} The answer is {answer}.",
+    answer_with_reasoning="{reasoning} The answer is {answer}.",
     chat=True,
 )
 TEMPLATES = {"plain": Template(), "chat": CHAT}  # by the name that a task file may give

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from adapt_jax.utils.config import give_back
+from adapt_jax.utils.cpu import trim_memory
 from adapt_jax.utils.errors import UserError
 
 log = logging.getLogger("adapt_jax")
@@ -142,7 +142,7 @@ class Checkpoints:
             self._manager.save(step, args=arguments)
             if on_cpu and needed > COPIED:
                 self._manager.wait_until_finished()
-                give_back()
+                trim_memory()
         except Exception as problem:
             raise self._not_written(problem) from problem
 

@@ -13,9 +13,9 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import shardings
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.lora_factors import LowRankUpdates
-from adapt_jax.prompting.prompt import CannotRun, Prompt, tokenize
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.pretrained.lora_factors import LoRAWeights
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.training.batches import TrainingExample
 from adapt_jax.training.optimizers import TrainingConfig
@@ -26,11 +26,11 @@ from adapt_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What a tuning method yields.
 
     ``model`` is the very object that was given where its weights stayed as they were, and a new
-    one with the tuned weights otherwise (``low_rank`` is what was merged into them, where that is
+    one with the tuned weights otherwise (``lora_weights`` is what was merged into them, where that is
     all). ``losses`` are nats per target token of every step;
     ``details`` fit into JSON. ``unseen`` is a task of kinds that the training left out, for those
     methods that leave kinds out.
@@ -42,7 +42,7 @@ class Tuned:
     train_seconds: float
     losses: list[float]
     soft_prompt: SoftPrompt | None = None
-    low_rank: LowRankUpdates | None = None
+    lora_weights: LoRAWeights | None = None
     unseen: Task | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -65,13 +65,13 @@ class TuningMethod(Strict):
             CannotRun: when the task has no training examples.
         """
         if not task.train:
-            raise CannotRun("the task has no training split")
+            raise MethodNotApplicable("the task has no training split")
         return Prompt(
             template=task.template,
             instruction=task.instruction,
             reasoning=self.reasoning and task.has_reasoning,
             parser=task.parser,
-            decoding=Decoding(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
+            decoding=GenerationConfig(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
         )
 
     def validation(
@@ -85,7 +85,9 @@ class TuningMethod(Strict):
         if not self.training.validate_every:
             return None
         if not task.development:
-            raise CannotRun("training.validate_every needs a development split, the task has none")
+            raise MethodNotApplicable(
+                "training.validate_every needs a development split, the task has none"
+            )
         prepared = prepare(model, prompt, task.development, room=room).checked()
         return Validation(prepared.examples, prompt)
 
@@ -97,7 +99,7 @@ class Prepared:
     ``too_long`` and ``without_answer`` count the examples that were dropped.
     """
 
-    front: tuple[int, ...]
+    prompt_prefix: tuple[int, ...]
     examples: list[TrainingExample]
     too_long: int
     without_answer: int
@@ -109,7 +111,7 @@ class Prepared:
             CannotRun: when no example is left.
         """
         if not self.examples:
-            raise CannotRun(
+            raise MethodNotApplicable(
                 f"no training example can be used: {self.without_answer} have no answer, "
                 f"{self.too_long} do not fit into the decoder's context"
             )
@@ -120,8 +122,8 @@ class Prepared:
         return [
             replace(
                 example,
-                tokens=self.front + example.tokens,
-                target_start=len(self.front) + example.target_start,
+                tokens=self.prompt_prefix + example.tokens,
+                target_start=len(self.prompt_prefix) + example.target_start,
             )
             for example in self.examples
         ]
@@ -150,13 +152,15 @@ def prepare(
     template, config = prompt.template, model.config
     answered = [example for example in examples if example.answer]
     asked = [template.ask(example.question, example.choices) for example in answered]
-    front, questions = tokenize(model, prompt, asked)
+    prompt_prefix, questions = tokenize(model, prompt, asked)
     room = config.context_length if room is None else room
     prepared = []
     for example, ask, question in zip(answered, asked, questions, strict=True):
-        response = template.respond(example.answer, example.reasoning if prompt.reasoning else "")
+        response = template.format_answer(
+            example.answer, example.reasoning if prompt.reasoning else ""
+        )
         joint = prompt.encode(model, prompt.answered(model, ask, response))
-        given = [*front, *question]
+        given = [*prompt_prefix, *question]
         if joint[: len(given)] != given:
             raise UserError(
                 f"example {example.id!r}: the tokenizer merges the end of the question "
@@ -170,14 +174,14 @@ def prepare(
             target, eos = target[: ends[0]], target[ends[0] : ends[0] + 1]
         target = [token for token in target if token not in config.eos_ids]
         tokens = (*question, *target, *eos)
-        if len(front) + len(tokens) <= room:
+        if len(prompt_prefix) + len(tokens) <= room:
             prepared.append(TrainingExample(example.id, tokens, len(question)))
     return Prepared(
-        tuple(front), prepared, len(answered) - len(prepared), len(examples) - len(answered)
+        tuple(prompt_prefix), prepared, len(answered) - len(prepared), len(examples) - len(answered)
     )
 
 
-def own_copy(decoder: Decoder, mesh: Mesh | None) -> Decoder:
+def clone_decoder(decoder: Decoder, mesh: Mesh | None) -> Decoder:
     """A decoder to change: the one given keeps its weights. On the mesh, where there is one."""
     copy = nnx.clone(decoder)
     if mesh is not None:
@@ -201,7 +205,7 @@ def cast(decoder: Decoder, chosen: Any, dtypes: Sequence[Any] | Any) -> list[Any
 
 
 def told(prepared: Prepared, result: TrainingResult, **more: Any) -> dict[str, Any]:
-    """What a tuning method remembers of its run, for ``Tuned.details``."""
+    """What a tuning method remembers of its run, for ``TuningResult.details``."""
     return {
         "examples": len(prepared.examples),
         "dropped_too_long": prepared.too_long,

@@ -159,7 +159,7 @@ def pretrain(
         folder=folder / "training",
         mesh=mesh,
         on_step=on_step,
-        about=config.model_dump(exclude={"training", "seed", "mesh"}),
+        run_metadata=config.model_dump(exclude={"training", "seed", "mesh"}),
         validation=None if held_out is None else Validation(examples(held_out)),
     )
     cast(model.decoder, nnx.Param, dtypes)

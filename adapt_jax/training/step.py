@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from adapt_jax.decoders.attention import KeysValues
+from adapt_jax.decoders.attention import KVPair
 from adapt_jax.training.batches import Batch
 from adapt_jax.training.cross_entropy import Objective
 from adapt_jax.training.optimizers import TrainingConfig, compute_dtype
@@ -51,17 +51,19 @@ def make_step(
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
 
-    def prefix(trainable: Any, frozen: Any, front: jax.Array) -> list[KeysValues]:
+    def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-        return model.prefix(front, dtype)
+        return model.prefix(prompt_prefix, dtype)
 
     def loss(trainable: Any, prefix: Any, frozen: Any, part: Batch, count: jax.Array) -> Any:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
         return model.loss(part, prefix, dtype, count=count, objective=objective, remat=config.remat)
 
-    def step(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
+    def step(state: TrainState, frozen: Any, batch: Batch, prompt_prefix: jax.Array) -> Any:
         count = batch.target_weight.sum()
-        keys_values, back = jax.vjp(lambda given: prefix(given, frozen, front), state.trainable)
+        keys_values, back = jax.vjp(
+            lambda given: prefix(given, frozen, prompt_prefix), state.trainable
+        )
 
         def of_part(part: Batch) -> Any:
             compute = jax.value_and_grad(loss, (0, 1), has_aux=True)
@@ -85,9 +87,9 @@ def make_step(
         measured = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}
         return TrainState(optax.apply_updates(state.trainable, changes), slots), measured
 
-    def together(state: TrainState, frozen: Any, batch: Batch, front: jax.Array) -> Any:
+    def together(state: TrainState, frozen: Any, batch: Batch, prompt_prefix: jax.Array) -> Any:
         each = jax.vmap(step, in_axes=(0, None, None, None))
-        state, measured = each(state, frozen, batch, front)
+        state, measured = each(state, frozen, batch, prompt_prefix)
         return state, jax.tree.map(jnp.mean, measured)
 
     whole = together if ensemble else step
@@ -113,7 +115,7 @@ def compiler_options() -> dict[str, str]:
     return OPTIONS
 
 
-def first_state(
+def init_state(
     update: optax.GradientTransformation, trainable: Any, *, ensemble: bool = False
 ) -> TrainState:
     """The state before the first step. Not jitted: slots lie where parameters lie."""

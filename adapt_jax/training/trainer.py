@@ -20,7 +20,7 @@ from adapt_jax.training.batches import Batch, Batches, Shape, TrainingExample
 from adapt_jax.training.checkpoints import Checkpoints
 from adapt_jax.training.metrics_log import MetricsLog, Row, draw
 from adapt_jax.training.optimizers import TrainingConfig, held, optimizer, parts
-from adapt_jax.training.step import first_state, make_step
+from adapt_jax.training.step import init_state, make_step
 from adapt_jax.training.throughput import Work, peak_flops
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Best, Judge, Validation, Validator
@@ -35,7 +35,7 @@ MEASURED = ("loss", "accuracy", "gradient_norm")  # on the device, in the order 
 HOW_OFTEN = {"checkpoint_every", "keep_checkpoints", "track"}  # they change nothing in the result
 
 
-class Run(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
     """What a run is given by whoever starts it; a tuning method hands it on to ``train``.
 
     folder: where metrics and checkpoints go; a run that was interrupted there goes on.
@@ -48,8 +48,8 @@ class Run(TypedDict, total=False):
     folder: Path | None
     mesh: Mesh | None
     on_step: OnStep | None
-    about: Mapping[str, Any] | None
-    judge: Judge | None
+    run_metadata: Mapping[str, Any] | None
+    accuracy_fn: Judge | None
 
 
 @dataclass
@@ -71,13 +71,13 @@ def train(
     config: TrainingConfig,
     *,
     seed: int,
-    front: Sequence[int] = (),
+    prompt_prefix: Sequence[int] = (),
     shape: Shape | None = None,
     folder: Path | None = None,
     mesh: Mesh | None = None,
     on_step: OnStep | None = None,
-    about: Mapping[str, Any] | None = None,
-    judge: Judge | None = None,
+    run_metadata: Mapping[str, Any] | None = None,
+    accuracy_fn: Judge | None = None,
     validation: Validation | None = None,
 ) -> TrainingResult:
     """Trains the part of ``model`` that the filter ``trainable`` selects, in place.
@@ -132,17 +132,24 @@ def train(
     )
     update = optimizer(config)
     ensemble = model.ensemble
-    state = first_state(update, chosen, ensemble=bool(ensemble))
+    state = init_state(update, chosen, ensemble=bool(ensemble))
     if mesh is None:  # bound to its device, as the step returns it: else it would compile twice
         state = jax.device_put(state, jax.devices()[0])
     else:
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
     step = make_step(graph, update, config, ensemble=bool(ensemble))
-    tokens = jnp.asarray(front, jnp.int32)
+    tokens = jnp.asarray(prompt_prefix, jnp.int32)
     best, best_weights, validator = Best(config.metric), None, None
     if validation is not None and config.validate_every:
         validator = Validator(
-            validation, config, batches.shape, graph, loaded, judge, place_batch, bool(ensemble)
+            validation,
+            config,
+            batches.shape,
+            graph,
+            loaded,
+            accuracy_fn,
+            place_batch,
+            bool(ensemble),
         )
 
     with ExitStack() as stack:
@@ -152,7 +159,7 @@ def train(
             every, keep = config.checkpoint_every, config.keep_checkpoints
             checkpoints = stack.enter_context(Checkpoints(folder, every=every, keep=keep))
             heard = stack.enter_context(stop_signals())
-            run = _identity(config, seed, front, examples, chosen, loaded, about)
+            run = _identity(config, seed, prompt_prefix, examples, chosen, loaded, run_metadata)
             if (found := checkpoints.restore(state, run)) is not None:
                 first, state = found.step, found.state
                 batches.set_state(found.extra["data"])
@@ -160,7 +167,7 @@ def train(
                 if best.step is not None:
                     best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
         log = stack.enter_context(MetricsLog(folder, first, config.track))
-        work = Work(chosen, loaded, _prefix_length(model, front), ensemble or 1)
+        work = Work(chosen, loaded, _prefix_length(model, prompt_prefix), ensemble or 1)
         peak = 0.0
         if folder is not None or on_step is not None:
             peak = peak_flops()
@@ -236,10 +243,10 @@ def _counts(batch: Batch) -> Row:
     }
 
 
-def _prefix_length(model: TunedDecoder, front: Sequence[int]) -> int:
+def _prefix_length(model: TunedDecoder, prompt_prefix: Sequence[int]) -> int:
     """Tokens that a step computes once for all rows."""
     soft_prompt = model.soft_prompt
-    return len(front) + (0 if soft_prompt is None else len(soft_prompt))
+    return len(prompt_prefix) + (0 if soft_prompt is None else len(soft_prompt))
 
 
 def _pace(row: Row, seconds: float, work: Work, peak: float) -> Row:
@@ -296,17 +303,17 @@ def _check_finite(trainable: Any, step: int) -> None:
 def _identity(
     config: TrainingConfig,
     seed: int,
-    front: Sequence[int],
+    prompt_prefix: Sequence[int],
     examples: Sequence[TrainingExample],
     chosen: Any,
     frozen: Any,
-    about: Mapping[str, Any] | None,
+    run_metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, as plain JSON."""
     trained = config.model_dump(exclude=HOW_OFTEN)
-    told = {**(about or {}), "training": trained, "seed": seed}
+    told = {**(run_metadata or {}), "training": trained, "seed": seed}
     known = examples if isinstance(examples, list) else [examples[0]] if len(examples) else []
-    data = zlib.crc32(repr((tuple(front), known)).encode())
+    data = zlib.crc32(repr((tuple(prompt_prefix), known)).encode())
     return {
         **flat(json.loads(json.dumps(told))),
         "examples": f"{len(examples)} (digest {data:08x})",

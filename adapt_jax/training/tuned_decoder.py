@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import KeysValues, causal_mask
+from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
 from adapt_jax.training.batches import Batch
@@ -24,20 +24,22 @@ class TunedDecoder(nnx.Module):
         """How many soft prompts are trained together; the loss is that of one of them."""
         return None if self.soft_prompt is None else self.soft_prompt.ensemble
 
-    def prefix(self, front: Int[Array, " F"], dtype: DTypeLike = jnp.float32) -> list[KeysValues]:
+    def prefix(
+        self, prompt_prefix: Int[Array, " F"], dtype: DTypeLike = jnp.float32
+    ) -> list[KVPair]:
         """Keys and values [K, P, H] of each layer that has its own, of what stands in front of
-        every row: the soft prompt, then the token ids ``front``. Nothing, where P is 0.
+        every row: the soft prompt, then the token ids ``prompt_prefix``. Nothing, where P is 0.
         """
-        prefix = Prefix((front,))
+        prefix = Prefix((prompt_prefix,))
         if self.soft_prompt is not None:
             cut = int(not self.soft_prompt.before_bos)
-            prefix = Prefix((front[:cut], self.soft_prompt, front[cut:]))
+            prefix = Prefix((prompt_prefix[:cut], self.soft_prompt, prompt_prefix[cut:]))
         return encode_prefix(self.decoder, prefix.embeddings(self.decoder, dtype)).layers
 
     def loss(
         self,
         batch: Batch,
-        prefix: list[KeysValues],
+        prefix: list[KVPair],
         dtype: DTypeLike = jnp.float32,
         *,
         count: Float[Array, ""] | None = None,

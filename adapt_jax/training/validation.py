@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from adapt_jax.decoders.attention import KeysValues
+from adapt_jax.decoders.attention import KVPair
 from adapt_jax.training.batches import Batch, Shape, TrainingExample, pack
 from adapt_jax.training.metrics_log import Row
 from adapt_jax.training.optimizers import TrainingConfig
@@ -61,7 +61,7 @@ class Validator:
         shape: Shape,
         graph: nnx.GraphDef,
         loaded: Any,
-        judge: Judge | None,
+        accuracy_fn: Judge | None,
         place: Callable[[Batch], Batch],
         ensemble: bool = False,
     ):
@@ -75,9 +75,9 @@ class Validator:
         Raises:
             UserError: no example is left, or the accuracy is asked for where nobody can judge it.
         """
-        if config.metric == "accuracy" and judge is None:
+        if config.metric == "accuracy" and accuracy_fn is None:
             raise UserError("training.metric accuracy: there is nothing here that can be asked")
-        self.config, self.validation, self.judge = config, validation, judge
+        self.config, self.validation, self.accuracy_fn = config, validation, accuracy_fn
         self.graph, self.loaded = graph, loaded
         fits = [
             example
@@ -97,11 +97,11 @@ class Validator:
             self.batches.append((place(batch), targets))
             waiting = [*left_over, *rest]
 
-        def prefix(trainable: Any, frozen: Any, front: jax.Array) -> list[KeysValues]:
+        def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-            return model.prefix(front)
+            return model.prefix(prompt_prefix)
 
-        def loss(trainable: Any, prefix: list[KeysValues], frozen: Any, batch: Batch) -> jax.Array:
+        def loss(trainable: Any, prefix: list[KVPair], frozen: Any, batch: Batch) -> jax.Array:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
             return model.loss(batch, prefix)[0]
 
@@ -109,15 +109,15 @@ class Validator:
         self._prefix = jax.jit(jax.vmap(prefix, in_axes=(0, None, None)) if ensemble else prefix)
         self._loss = jax.jit(lambda *given: each(*given).mean())
 
-    def measure(self, trainable: Any, frozen: Any, front: jax.Array) -> Row:
+    def measure(self, trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> Row:
         """``development_loss``, nats per target token of them all, and perhaps the accuracy."""
-        prefix = self._prefix(trainable, frozen, front)
+        prefix = self._prefix(trainable, frozen, prompt_prefix)
         losses = [self._loss(trainable, prefix, frozen, batch) for batch, _ in self.batches]
         sizes = [targets for _, targets in self.batches]
         total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
         row = {"development_loss": total / sum(sizes)}
         if self.config.metric == "accuracy":
-            assert self.judge is not None
+            assert self.accuracy_fn is not None
             tuned = nnx.merge(self.graph, trainable, self.loaded)
-            row["development_accuracy"] = self.judge(self.validation.prompt, tuned)
+            row["development_accuracy"] = self.accuracy_fn(self.validation.prompt, tuned)
         return row

@@ -5,11 +5,8 @@ wrong is told in one line that names the file, the key and the nearest valid key
 """
 
 import copy
-import ctypes
-import functools
 import os
 import re
-import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +16,11 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from adapt_jax.utils.cpu import trim_memory_after_compilation
 from adapt_jax.utils.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 Overrides = Mapping[str, Any]  # {"task.seed": 7}
-COMPILED = "/jax/core/compile/backend_compile_duration"  # the event that JAX tells
-WORTH_IT = 0.2  # seconds of a compilation that leaves memory behind
 
 
 class Strict(BaseModel):
@@ -215,28 +211,10 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    give_back_what_compiling_took()
+    trim_memory_after_compilation()
 
     default = Path.home() / ".cache" / "adapt_jax"
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-@functools.cache
-def give_back_what_compiling_took() -> None:
-    """Gives memory back after each compilation from now on."""
-    import jax
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILED and duration_secs > WORTH_IT:
-            give_back()
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-
-
-def give_back() -> None:
-    """Freed memory goes back to the system; glibc keeps it, and a compilation frees 0.3 GiB."""
-    if sys.platform == "linux" and hasattr(system := ctypes.CDLL(None), "malloc_trim"):
-        system.malloc_trim(0)

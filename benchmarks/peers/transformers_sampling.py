@@ -13,9 +13,9 @@ from benchmarks.measuring import measure
 def main(settings: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(settings["threads"])
     model = AutoModelForCausalLM.from_pretrained(settings["folder"], dtype=torch.float32).eval()
-    front = torch.tensor(settings["prefix"], dtype=torch.long)[None]
+    prompt_prefix = torch.tensor(settings["prefix"], dtype=torch.long)[None]
     questions = torch.tensor(settings["questions"])
-    whole = torch.cat([front.expand(len(questions), -1), questions], dim=1)
+    whole = torch.cat([prompt_prefix.expand(len(questions), -1), questions], dim=1)
     new, candidates = settings["new_tokens"], settings["candidates"]
     options = {
         "max_new_tokens": new,
@@ -36,7 +36,7 @@ def main(settings: dict[str, Any]) -> dict[str, float]:
 
     def cached() -> torch.Tensor:
         cache = DynamicCache(config=model.config)
-        model(front, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(prompt_prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
         rows = whole.repeat_interleave(candidates, dim=0)
         cache.batch_repeat_interleave(len(rows))
         mask = torch.ones_like(rows)

@@ -15,7 +15,7 @@ from adapt_jax.adaptation import adaptation as module
 from adapt_jax.adaptation.adaptation import DESCRIPTION, SOFT_PROMPT, WEIGHTS, Adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.engine import Candidate, Decoding
+from adapt_jax.sampling.engine import Candidate, GenerationConfig
 from adapt_jax.tasks.task import Example
 from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError
@@ -28,7 +28,7 @@ def prompt(**decoding) -> Prompt:
     template = Template()
     decoding = {"max_new_tokens": 8, "stop": template.stop} | decoding
     shown = (Demonstration("What is 1 + 1?", "2", "One and one more make 2."),)
-    return Prompt(template, "Solve it.", shown, True, "number", Decoding(**decoding))
+    return Prompt(template, "Solve it.", shown, True, "number", GenerationConfig(**decoding))
 
 
 def soft(model, length: int = 5, before_bos: bool = True) -> SoftPrompt:
@@ -65,7 +65,7 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
     assert loaded.model.path == str(tmp_path / "saved" / WEIGHTS)
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "tuned", "soft_prompt"])
+@pytest.mark.parametrize("kind", ["lora_weights", "tuned", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     from families import make
     from test_peft import updates
@@ -77,8 +77,8 @@ def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     short = load_pretrained(tmp_path / "base")
     model = load_pretrained(tmp_path / "base", context_length=300)
     assert short.config.context_length < 300
-    made, decoding = updates(model, "query"), Decoding(max_new_tokens=8)
-    more = {"low_rank": made, "tuned": True, "soft_prompt": soft(model)}
+    made, decoding = updates(model, "query"), GenerationConfig(max_new_tokens=8)
+    more = {"lora_weights": made, "tuned": True, "soft_prompt": soft(model)}
     first = Adaptation(
         "lora",
         Prompt(decoding=decoding),

@@ -10,7 +10,7 @@ import yaml
 from conftest import write_tiny_llama
 
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.prompting.prompt import Prompt, suited, tokenize
+from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize
 from adapt_jax.tasks.task import Example, Task, load_task
 from adapt_jax.tasks.templates import CHAT, Demonstration, Template
 from adapt_jax.training.examples import prepare
@@ -93,14 +93,14 @@ def test_what_is_asked_is_token_identical_to_transformers(
     model = chatting(name)
     prompt = Prompt(template=CHAT, instruction=SAYS, demonstrations=shown, reasoning=True)
     asked = [CHAT.ask(example.question) for example in EXAMPLES]
-    front, questions = tokenize(model, prompt, asked)
+    prompt_prefix, questions = tokenize(model, prompt, asked)
     for text, question in zip(asked, questions, strict=True):
         expected = reference(model, conversation(name, text, *shown), answering=True)
-        assert [*front, *question] == expected
+        assert [*prompt_prefix, *question] == expected
         bos = expected.count(model.config.bos_id)
         assert bos == (0 if name == "chatml" else 1)  # as the template has it, never twice
     alone, _ = tokenize(model, prompt, asked[:1])
-    assert alone == front and len(front) > len(model.encode(SAYS))
+    assert alone == prompt_prefix and len(prompt_prefix) > len(model.encode(SAYS))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -109,8 +109,8 @@ def test_tuning_sees_the_conversation_and_one_end_of_turn(name: str, chatting: A
     prompt = Prompt(template=CHAT, instruction=SAYS, reasoning=True)
     prepared = prepare(model, prompt, EXAMPLES)
     asked = [CHAT.ask(example.question) for example in EXAMPLES]
-    front, questions = tokenize(model, prompt, asked)
-    assert list(prepared.front) == front
+    prompt_prefix, questions = tokenize(model, prompt, asked)
+    assert list(prepared.prompt_prefix) == prompt_prefix
     for example, one, question in zip(EXAMPLES, prepared.examples, questions, strict=True):
         assert list(one.tokens[: one.target_start]) == question  # as generation sees it
         response = f"{example.reasoning} The answer is {example.answer}."
@@ -119,19 +119,21 @@ def test_tuning_sees_the_conversation_and_one_end_of_turn(name: str, chatting: A
         target, eos = list(one.tokens[one.target_start :]), model.config.eos_ids[0]
         assert target.count(eos) == 1 and target[-1] == eos
         if name == "chatml":  # its end of turn is no EOS of this decoder, so EOS follows it
-            assert [*front, *question, *target[:-1]] == expected
+            assert [*prompt_prefix, *question, *target[:-1]] == expected
         else:
-            assert [*front, *question, *target] == expected[: len(front + question + target)]
-            assert eos not in expected[len(front + question + target) :]
+            assert [*prompt_prefix, *question, *target] == expected[
+                : len(prompt_prefix + question + target)
+            ]
+            assert eos not in expected[len(prompt_prefix + question + target) :]
 
 
 def test_a_decoder_without_a_chat_template_is_asked_plainly_and_told_so(
     tiny: PretrainedDecoder, chatting: Any
 ) -> None:
     task = Task("t", (), (), EXAMPLES, template=CHAT)
-    plain = suited(task, tiny)
+    plain = resolve_template(task, tiny)
     assert plain.template == Template() and "has no chat template" in plain.notes[-1]
-    assert suited(task, chatting("gemma")) is task
+    assert resolve_template(task, chatting("gemma")) is task
     with pytest.raises(UserError, match="no chat template; expected template plain"):
         tokenize(tiny, Prompt(template=CHAT), ["Why?"])
 

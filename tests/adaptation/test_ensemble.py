@@ -15,9 +15,9 @@ from adapt_jax.adaptation.export import export_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.methods.prompt_tuning import PromptTuning, initial_members
 from adapt_jax.methods.registry import adapt
-from adapt_jax.prompting.multiple_choice import Scoring
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.types import Candidate, Decoding
+from adapt_jax.sampling.types import Candidate, GenerationConfig
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.training.batches import TrainingExample
 from adapt_jax.training.optimizers import TrainingConfig
@@ -66,7 +66,9 @@ def test_a_member_is_trained_to_the_values_of_one_alone(tiny):
         model = TunedDecoder(tiny.decoder, soft)
         chosen = nnx.PathContains("soft_prompt")
         validation = Validation(examples[:4])
-        result = train(model, chosen, examples, config, seed=0, front=(0, 7), validation=validation)
+        result = train(
+            model, chosen, examples, config, seed=0, prompt_prefix=(0, 7), validation=validation
+        )
         return np.asarray(soft.embeddings[...]), result
 
     rows = starts(2)
@@ -113,7 +115,7 @@ def test_the_members_answers_are_voted_and_ties_are_broken(tiny, monkeypatch):
             return Candidate(f" The answer is {answer}.", (5,), score, "stop")
 
         monkeypatch.setattr(module, "Engine", scripted(say))
-        prompt = Prompt(decoding=Decoding(), vote="majority")
+        prompt = Prompt(decoding=GenerationConfig(), vote="majority")
         return Adaptation("prompt_tuning", prompt, tiny, SoftPrompt(starts(3))).ask("1?").answer
 
     assert ask(("4", -0.1), ("5", -9.0), ("5", -9.0)) == "5"
@@ -141,7 +143,7 @@ def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
     adaptation = Adaptation("prompt_tuning", Prompt(), tiny, SoftPrompt(jnp.asarray(starts(2))))
     with pytest.raises(UserError, match="an ensemble of 2 soft prompts is voted; PEFT"):
         export_adaptation(adaptation, tmp_path / "peft")
-    chosen = Prompt(scoring=Scoring(("yes", "no")))
+    chosen = Prompt(scoring=MultipleChoiceConfig(("yes", "no")))
     with pytest.raises(UserError, match="an ensemble of 2 .* cannot choose by likelihood"):
         replace(adaptation, prompt=chosen).ask("Is it?", ("yes", "no"))
     saved = str(adaptation.save(tmp_path / "saved"))

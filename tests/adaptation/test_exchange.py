@@ -19,7 +19,7 @@ from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained, shard_size
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.errors import UserError
 
 GENERATION = {"eos_token_id": [1, 7], "temperature": 0.6, "do_sample": True}
@@ -35,7 +35,7 @@ def instruct(tmp_path: Path) -> PretrainedDecoder:
 
 
 def adapted(model: PretrainedDecoder, **more: Any) -> Adaptation:
-    prompt = Prompt(instruction="Solve it.", decoding=Decoding(max_new_tokens=4))
+    prompt = Prompt(instruction="Solve it.", decoding=GenerationConfig(max_new_tokens=4))
     return Adaptation("lora", prompt, model, **more)
 
 
@@ -45,7 +45,7 @@ def test_merged_weights_leave_in_shards_with_all_that_belongs_to_them(
     made = updates(instruct, "query", "down")
     merged = made.merged(instruct)
     folder = export_adaptation(
-        adapted(merged, low_rank=made), tmp_path / "out", max_shard_size="70KB"
+        adapted(merged, lora_weights=made), tmp_path / "out", max_shard_size="70KB"
     )
     files = sorted(file.name for file in folder.glob("*.safetensors"))
     assert files == [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
@@ -206,7 +206,7 @@ def test_what_was_trained_leaves_in_that_dtype_too_unless_another_is_asked_for(
     model = load_pretrained(base)
     made = updates(model, "query", "up")
     merged = made.merged(model)
-    more = {"low_rank": made} if kind == "lora" else {"tuned": True}
+    more = {"lora_weights": made} if kind == "lora" else {"tuned": True}
     adapted(merged, **more).save(tmp_path / "saved")
     loaded = Adaptation.load(tmp_path / "saved")
     assert loaded.model.fingerprint == merged.fingerprint and loaded.stored == "bfloat16"

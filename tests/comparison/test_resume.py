@@ -265,7 +265,7 @@ def test_progress_tells_the_pace_and_the_time_left(tiny, monkeypatch):
     )
     assert told[0][:2] == (0, 4) and told[-1][:2] == (4, 4)
     assert any(note.endswith(" tokens/s") for _, _, note in told)
-    display, lines, clock = report.Display(), [], iter([100.0, 110.0, 220.0])
+    display, lines, clock = progress_bars.Display(), [], iter([100.0, 110.0, 220.0])
     monkeypatch.setattr(display, "line", lines.append)
     monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
     update = display.plain("answering")

@@ -19,7 +19,7 @@ from adapt_jax.pretrained.hf_folder import read_config
 from adapt_jax.pretrained.loading import parameters
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.memory import slot_bytes
-from adapt_jax.sampling.types import Decoding, Request
+from adapt_jax.sampling.types import GenerationConfig, Request
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,7 +92,7 @@ def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made:
 
     _, model, ours = made(name)
     questions = [(7, 19, 33), (88, 3, 150, 151, 9, 30, 222)]
-    engine = Engine(ours, Prefix((PROMPT,)), Decoding(max_new_tokens=64), seed=0)
+    engine = Engine(ours, Prefix((PROMPT,)), GenerationConfig(max_new_tokens=64), seed=0)
     requests = [Request(str(number), question) for number, question in enumerate(questions)]
     found = {index: candidate.token_ids for index, _, candidate in engine.run(requests)}
     for index, question in enumerate(questions):
@@ -188,7 +188,7 @@ def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
 
 def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:
     config = made("gemma4, layer inputs")[2].config
-    assert config.keepers == [0, 1, 2]
+    assert config.layers_with_kv_cache == [0, 1, 2]
     assert [config.layer(layer).reads for layer in (3, 4)] == [2, 1]
     heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
     assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4

@@ -15,7 +15,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.prefix import encode_prefix
-from adapt_jax.pretrained.loading import blank, load_pretrained, parameters
+from adapt_jax.pretrained.loading import abstract_decoder, load_pretrained, parameters
 from adapt_jax.sampling.generate import generate
 from adapt_jax.utils.errors import UserError
 
@@ -127,7 +127,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
 
 def moves(decoder: Decoder, config: DecoderConfig) -> bool:
     """Whether the decoder's weights are refused by another config, or yield other logits."""
-    other = blank(config)
+    other = abstract_decoder(config)
     shapes = [{key: x.shape for key, x in parameters(one).items()} for one in (decoder, other)]
     if shapes[0] != shapes[1]:
         return True
@@ -224,12 +224,12 @@ def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
     ids = tokens(1, 300)
     with torch.no_grad():
         expected = model(torch.tensor(ids)).logits.numpy()
-    declared = load_pretrained(folder, context_length=300)
+    with_context_length = load_pretrained(folder, context_length=300)
     # A beginning, a prefix and what stands behind it know the length of the whole.
     scale = np.abs(expected).max()
-    found = run(declared.decoder, ids[:, :40])
+    found = run(with_context_length.decoder, ids[:, :40])
     np.testing.assert_allclose(found, expected[:, :40], atol=1e-4 * scale, rtol=0)
-    decoder = declared.decoder
+    decoder = with_context_length.decoder
     prefix = encode_prefix(decoder, decoder.embed(jnp.asarray(ids[0, :90])))
     rest = jnp.asarray(ids[:, 90:])
     hidden, _ = decoder(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adapt_jax.decoders.layout import ParameterPath, Stored
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 
 SHAPES: dict[ParameterPath, tuple[int, ...]] = {
     ("query",): (12, 5),
@@ -22,20 +22,20 @@ QUERY, KEY, VALUE, UP, GATE = (
     ("experts", "gate"),
 )
 CASES = {
-    "alone": Stored(("t",), False, (QUERY,)),
-    "swapped": Stored(("t",), True, (QUERY,)),
-    "fused": Stored(("t",), False, (QUERY, KEY, VALUE)),
-    "fused and swapped": Stored(("t",), True, (QUERY, KEY, VALUE)),
-    "in groups": Stored(("t",), False, (QUERY, KEY, VALUE), groups=3),
-    "in groups and swapped": Stored(("t",), True, (QUERY, KEY, VALUE), groups=3),
-    "biases in groups": Stored(("t",), False, (("bias", "query"), ("bias", "key")), groups=3),
-    "by expert": Stored(("0", "1", "2"), True, (UP,)),
-    "by expert and fused": Stored(("0", "1", "2"), True, (GATE, UP)),
-    "all experts fused": Stored(("t",), True, (GATE, UP)),
+    "alone": TensorLayout(("t",), False, (QUERY,)),
+    "swapped": TensorLayout(("t",), True, (QUERY,)),
+    "fused": TensorLayout(("t",), False, (QUERY, KEY, VALUE)),
+    "fused and swapped": TensorLayout(("t",), True, (QUERY, KEY, VALUE)),
+    "in groups": TensorLayout(("t",), False, (QUERY, KEY, VALUE), groups=3),
+    "in groups and swapped": TensorLayout(("t",), True, (QUERY, KEY, VALUE), groups=3),
+    "biases in groups": TensorLayout(("t",), False, (("bias", "query"), ("bias", "key")), groups=3),
+    "by expert": TensorLayout(("0", "1", "2"), True, (UP,)),
+    "by expert and fused": TensorLayout(("0", "1", "2"), True, (GATE, UP)),
+    "all experts fused": TensorLayout(("t",), True, (GATE, UP)),
 }
 
 
-def draw(stored: Stored) -> dict[ParameterPath, np.ndarray]:
+def draw(stored: TensorLayout) -> dict[ParameterPath, np.ndarray]:
     rng = np.random.default_rng(0)
     return {part: rng.normal(size=SHAPES[part]) for part in stored.parts}
 

@@ -267,7 +267,11 @@ def test_what_is_foretold_is_what_a_real_run_reaches(make_tiny_llama: Any, tmp_p
         for number in range(72):
             row = {"question": str(number % 10) * 126, "answer": str(number % 7) * 126}
             rows.write(json.dumps(row) + "\n")
-    template = {"question": "{question}A", "answer": "{answer}", "reasoned": "{reasoning}{answer}"}
+    template = {
+        "question": "{question}A",
+        "answer": "{answer}",
+        "answer_with_reasoning": "{reasoning}{answer}",
+    }
     config = {
         "decoder": str(decoder),
         "task": {

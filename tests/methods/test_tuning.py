@@ -12,12 +12,12 @@ from safetensors.numpy import save_file
 
 from adapt_jax.methods.fine_tuning import FineTuning, select
 from adapt_jax.methods.instruction_tuning import InstructionTuning, mixed
-from adapt_jax.methods.lora import LowRank, attach, detach
+from adapt_jax.methods.lora import LoRAConfig, attach, detach
 from adapt_jax.methods.prompt_tuning import PromptTuning, initial_rows, real_tokens
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.lora_factors import LowRankUpdates
+from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.prompting.prompt import CannotRun, Prompt, tokenize
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.training.examples import prepare
@@ -60,9 +60,9 @@ def changed(model, before):
 def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
     prompt = Prompt(instruction="Solve the problem.", reasoning=True)
     asked = [prompt.template.ask(example.question) for example in ITEMS]
-    front, questions = tokenize(tiny, prompt, asked)
+    prompt_prefix, questions = tokenize(tiny, prompt, asked)
     prepared = prepare(tiny, prompt, ITEMS)
-    assert prepared.front == tuple(front)
+    assert prepared.prompt_prefix == tuple(prompt_prefix)
     for example, question, item in zip(prepared.examples, questions, ITEMS, strict=True):
         assert example.tokens[: example.target_start] == tuple(question)
         target = example.tokens[example.target_start :]
@@ -89,10 +89,10 @@ def test_unusable_examples_are_dropped_and_counted(tiny):
     long = replace(ITEMS[0], question="word " * 600)
     prepared = prepare(tiny, Prompt(), [*ITEMS[:3], long, replace(ITEMS[4], answer="")])
     assert (len(prepared.examples), prepared.too_long, prepared.without_answer) == (3, 1, 1)
-    room = max(len(e.tokens) for e in prepared.examples) + len(prepared.front)
+    room = max(len(e.tokens) for e in prepared.examples) + len(prepared.prompt_prefix)
     assert prepare(tiny, Prompt(), ITEMS[:3], room=room).too_long == 0
     assert prepare(tiny, Prompt(), ITEMS[:3], room=room - 1).too_long > 0
-    with pytest.raises(CannotRun, match="1 do not fit"):
+    with pytest.raises(MethodNotApplicable, match="1 do not fit"):
         prepare(tiny, Prompt(), [long]).checked()
 
 
@@ -191,7 +191,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
             linear.lora.b[...] = noise.astype(jnp.float32)
     tuned = logits(decoder)
     assert np.abs(tuned - plain).max() > 0.1
-    updates = LowRankUpdates(detach(decoder, 8.0), tiny.fingerprint)
+    updates = LoRAWeights(detach(decoder, 8.0), tiny.fingerprint)
     assert decoder.layers[0].attention.query.lora is None
     np.testing.assert_array_equal(logits(decoder), plain)
     np.testing.assert_allclose(logits(updates.merged(tiny).decoder), tuned, atol=2e-4)
@@ -211,10 +211,10 @@ def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
 
 def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
     before = weights(tiny)
-    method = LowRank(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
+    method = LoRAConfig(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
     tuned = method.adapt(tiny, TASK, seed=0)
-    assert tuned.low_rank is not None and tuned.low_rank.decoder == tiny.fingerprint
-    assert tuned.low_rank.merged(tiny).fingerprint == tuned.model.fingerprint
+    assert tuned.lora_weights is not None and tuned.lora_weights.decoder == tiny.fingerprint
+    assert tuned.lora_weights.merged(tiny).fingerprint == tuned.model.fingerprint
     assert_unchanged(tiny, before)
     assert tuned.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
     assert tuned.trainable_parameters == 2 * (2 * (32 + 32) + 2 * (32 + 64))
@@ -328,9 +328,9 @@ def test_unknown_mixtures_and_kinds_are_told():
         mixed(InstructionTuning(mixture="nowhere.jsonl"), seed=0)
 
 
-@pytest.mark.parametrize("method", [PromptTuning, LowRank, FineTuning, InstructionTuning])
+@pytest.mark.parametrize("method", [PromptTuning, LoRAConfig, FineTuning, InstructionTuning])
 def test_a_task_without_training_examples_cannot_be_trained_on(tiny, method):
-    with pytest.raises(CannotRun, match="no training split"):
+    with pytest.raises(MethodNotApplicable, match="no training split"):
         method().adapt(tiny, replace(TASK, train=()), seed=0)
 
 

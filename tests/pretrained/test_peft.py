@@ -15,17 +15,17 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import import_adapter
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
-from adapt_jax.pretrained.lora_factors import Factors, LowRankUpdates
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import (
     CONFIG,
     TENSORS,
     read_adapter,
-    write_low_rank,
+    write_lora,
     write_soft_prompt,
 )
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Engine, Request
-from adapt_jax.sampling.types import Decoding
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.errors import UserError
 
 TEXT, NEW = "Jane has 2 apples.", 24
@@ -40,7 +40,7 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
     """Random factors of every kernel of these names, large enough to change what is said."""
     draws = np.random.default_rng(1)
     factors = {
-        path: Factors(
+        path: LoRAFactors(
             draws.normal(0, 0.3, (rank, value.shape[1])).astype(np.float32),
             draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
             6.0,
@@ -48,13 +48,13 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
         for path, value in parameters(model.decoder).items()
         if path[-1] == "kernel" and path[-2] in names and path[0] == "layers"
     }
-    return LowRankUpdates(factors, model.fingerprint, stabilized)
+    return LoRAWeights(factors, model.fingerprint, stabilized)
 
 
 def ours(model: PretrainedDecoder, soft_prompt: SoftPrompt | None = None) -> list[int]:
     """Greedy token ids."""
     prefix = Prefix(() if soft_prompt is None else (soft_prompt,))
-    engine = Engine(model, prefix, Decoding(max_new_tokens=NEW), seed=0, slots=2)
+    engine = Engine(model, prefix, GenerationConfig(max_new_tokens=NEW), seed=0, slots=2)
     request = Request("0", tuple(model.encode(TEXT)))
     return [list(said.token_ids) for _, _, said in engine.run([request])][0]
 
@@ -110,14 +110,14 @@ def test_low_rank_updates_leave_and_peft_says_the_same(
     stabilized: bool, tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
 ) -> None:
     made = updates(tiny, "query", "output", "down", stabilized=stabilized)
-    write_low_rank(tmp_path, made, tiny)
+    write_lora(tmp_path, made, tiny)
     expected = ours(made.merged(tiny))
     assert expected != ours(tiny)
     assert theirs(tiny_folder, tmp_path, tiny) == expected
     config = json.loads((tmp_path / CONFIG).read_text())
     assert config["target_modules"] == ["down_proj", "o_proj", "q_proj"]
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (3, 6, stabilized)
-    again = read_adapter(tmp_path, tiny).low_rank
+    again = read_adapter(tmp_path, tiny).lora_weights
     assert again is not None
     assert again.merged(tiny).fingerprint == made.merged(tiny).fingerprint
 
@@ -127,16 +127,16 @@ def test_ranks_and_alphas_of_their_own_stand_in_patterns(
 ) -> None:
     made, other = updates(tiny, "query", "key"), updates(tiny, "up", rank=2)
     odd = next(iter(other.factors))
-    both = LowRankUpdates({**made.factors, odd: other.factors[odd]}, tiny.fingerprint)
+    both = LoRAWeights({**made.factors, odd: other.factors[odd]}, tiny.fingerprint)
     first = next(iter(made.factors))
-    louder = Factors(both.factors[first].a, both.factors[first].b, 12.0)
-    both = LowRankUpdates({**both.factors, first: louder}, tiny.fingerprint)
-    write_low_rank(tmp_path, both, tiny)
+    louder = LoRAFactors(both.factors[first].a, both.factors[first].b, 12.0)
+    both = LoRAWeights({**both.factors, first: louder}, tiny.fingerprint)
+    write_lora(tmp_path, both, tiny)
     config = json.loads((tmp_path / CONFIG).read_text())
     assert list(config["rank_pattern"].values()) == [2]
     assert list(config["alpha_pattern"].values()) == [12]
     assert theirs(tiny_folder, tmp_path, tiny) == ours(both.merged(tiny))
-    again = read_adapter(tmp_path, tiny).low_rank
+    again = read_adapter(tmp_path, tiny).lora_weights
     assert again is not None and again.merged(tiny).fingerprint == both.merged(tiny).fingerprint
 
 
@@ -182,7 +182,7 @@ def test_biases_that_peft_trained_come_in(tmp_path: Path) -> None:
     model = load_pretrained(folder)
     peft_adapter(folder, tmp_path / "adapter", bias="all")
     adaptation = import_adapter(tmp_path / "adapter", model)
-    assert adaptation.tuned and adaptation.low_rank is None
+    assert adaptation.tuned and adaptation.lora_weights is None
     assert ours(adaptation.model) == theirs(folder, tmp_path / "adapter", model)
 
 
@@ -249,7 +249,7 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
 def test_what_cannot_be_represented_is_refused_by_name(
     config: dict[str, Any], tensors: Any, said: str, tiny: PretrainedDecoder, tmp_path: Path
 ) -> None:
-    write_low_rank(tmp_path, updates(tiny, "query"), tiny)
+    write_lora(tmp_path, updates(tiny, "query"), tiny)
     tampered(tmp_path, config, tensors)
     with pytest.raises(UserError, match=said) as caught:
         read_adapter(tmp_path, tiny)
@@ -275,14 +275,14 @@ def test_an_adaptation_by_lora_saves_factors_and_answers_as_before(
     tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
 ) -> None:
     made = updates(tiny, "query", "up")
-    prompt = Prompt(decoding=Decoding(max_new_tokens=4))
-    adaptation = Adaptation("lora", prompt, made.merged(tiny), low_rank=made)
+    prompt = Prompt(decoding=GenerationConfig(max_new_tokens=4))
+    adaptation = Adaptation("lora", prompt, made.merged(tiny), lora_weights=made)
     folder = adaptation.save(tmp_path / "saved")
     held = sorted(file.name for file in folder.iterdir())
     assert held == ["adaptation.json", CONFIG, TENSORS]
     again = Adaptation.load(folder)
     assert again.model.fingerprint == adaptation.model.fingerprint != tiny.fingerprint
-    assert again.low_rank is not None and again.low_rank.decoder == tiny.fingerprint
+    assert again.lora_weights is not None and again.lora_weights.decoder == tiny.fingerprint
     assert theirs(tiny_folder, folder, tiny) == ours(adaptation.model)
     other = load_pretrained(write_tiny_llama(tmp_path / "other", seed=4))
     with pytest.raises(UserError, match="belongs to another decoder"):
@@ -313,9 +313,9 @@ def test_updates_of_fused_parts_leave_as_one_block(
 ) -> None:
     folder, model = families(name)
     made = updates(model, "query", "value", "output", "up")
-    write_low_rank(tmp_path, made, model)
+    write_lora(tmp_path, made, model)
     assert theirs(folder, tmp_path, model) == ours(made.merged(model)) != ours(model)
-    again = read_adapter(tmp_path, model).low_rank
+    again = read_adapter(tmp_path, model).lora_weights
     assert again is not None
     merged, expected = (parameters(one.merged(model).decoder) for one in (again, made))
     for path, kernel in expected.items():
@@ -328,8 +328,8 @@ def test_adapters_of_fused_modules_come_in(name: str, families: Any, tmp_path: P
     peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
     adaptation = import_adapter(tmp_path / "in", model)
     assert ours(adaptation.model) == theirs(folder, tmp_path / "in", model) != ours(model)
-    assert adaptation.low_rank is not None
-    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert adaptation.lora_weights is not None
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
     first, second = (load_file(tmp_path / one / TENSORS) for one in ("in", "out"))
     assert first.keys() == second.keys()  # what came in as one block leaves as that block
     assert all(np.array_equal(first[key], second[key]) for key in first)
@@ -349,10 +349,10 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
 ) -> None:
     folder, model = families("qwen3_moe")
     made = updates(model, "query", "key")
-    write_low_rank(tmp_path / "out", made, model)
+    write_lora(tmp_path / "out", made, model)
     assert theirs(folder, tmp_path / "out", model) == ours(made.merged(model)) != ours(model)
     with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
-        write_low_rank(tmp_path / "up", updates(model, "up"), model)
+        write_lora(tmp_path / "up", updates(model, "up"), model)
     peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
     with pytest.raises(UserError, match=r"target_parameters .*experts: no module of"):
         read_adapter(tmp_path / "in", model)
@@ -367,10 +367,10 @@ def test_all_that_peft_finds_beside_experts_and_in_layer_inputs_comes_in_and_lea
     adaptation = import_adapter(tmp_path / "in", model)
     expected = theirs(folder, tmp_path / "in", model)
     assert ours(adaptation.model) == expected != ours(model)
-    assert adaptation.low_rank is not None
-    places = {path[-2] for path in adaptation.low_rank.factors}
+    assert adaptation.lora_weights is not None
+    places = {path[-2] for path in adaptation.lora_weights.factors}
     assert places > {"query", "key", "value", "output", "gate", "up", "down"}
-    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
     assert theirs(folder, tmp_path / "out", model) == expected
 
 
@@ -380,6 +380,6 @@ def test_factors_of_the_output_come_in_and_leave(families: Any, tmp_path: Path) 
     adaptation = import_adapter(tmp_path / "in", model)
     expected = theirs(folder, tmp_path / "in", model)
     assert ours(adaptation.model) == expected != ours(model)
-    assert adaptation.low_rank is not None
-    write_low_rank(tmp_path / "out", adaptation.low_rank, model)
+    assert adaptation.lora_weights is not None
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
     assert theirs(folder, tmp_path / "out", model) == expected

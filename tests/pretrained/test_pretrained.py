@@ -28,7 +28,7 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "tied": {},
+    "tied_answers": {},
     "untied": {"tie_word_embeddings": False},
     "query heads only": {"num_key_value_heads": 4},
     "one key/value head": {"num_key_value_heads": 1},
@@ -133,7 +133,7 @@ def test_config_survives_the_round_trip(variant: str, tmp_path: Path) -> None:
     assert FAMILY.to_config(FAMILY.to_hf(config)) == config
 
 
-@pytest.mark.parametrize("variant", ["tied", "untied", "biases", "llama3"])
+@pytest.mark.parametrize("variant", ["tied_answers", "untied", "biases", "llama3"])
 def test_saved_folder_is_bit_exact_and_transformers_loads_it(variant: str, tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "original", **VARIANTS[variant])
     model = load_pretrained(folder)

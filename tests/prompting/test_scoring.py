@@ -12,9 +12,9 @@ from adapt_jax.comparison.compare import compare
 from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.methods.few_shot import FewShot
 from adapt_jax.methods.zero_shot import ZeroShot
-from adapt_jax.prompting.multiple_choice import CONTENT_FREE, Scoring, tokenize_options
+from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig, tokenize_options
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.scoring import Options, score
+from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
@@ -51,18 +51,20 @@ def task(choices: tuple[str, ...] = CHOICES, parser: str = "label", **options) -
 def test_scores_are_those_of_transformers_one_option_at_a_time(tiny, theirs):
     draws = np.random.default_rng(0)
     tokens = lambda count: tuple(int(i) for i in draws.integers(3, 300, count))  # noqa: E731
-    front = tokens(9)
+    prompt_prefix = tokens(9)
     asked = [
-        Options(tokens(asks), tuple(tokens(int(n)) for n in draws.integers(1, 9, options)))
+        MultipleChoiceRequest(
+            tokens(asks), tuple(tokens(int(n)) for n in draws.integers(1, 9, options))
+        )
         for asks, options in ((1, 2), (5, 4), (40, 3), (20, 20), (30, 1))
     ]
-    found = dict(score(tiny, Prefix((front,)), asked))
+    found = dict(score(tiny, Prefix((prompt_prefix,)), asked))
     assert sorted(found) == list(range(5))
     for index, one in enumerate(asked):
-        context = [*front, *one.question]
+        context = [*prompt_prefix, *one.question]
         expected = [summed(theirs, context, list(option)) for option in one.options]
         assert found[index] == pytest.approx(expected, abs=1e-4)
-    left = dict(score(tiny, Prefix((front,)), asked, answered={0, 3}))
+    left = dict(score(tiny, Prefix((prompt_prefix,)), asked, answered={0, 3}))
     assert left == {index: found[index] for index in (1, 2, 4)}  # to the bit
 
 
@@ -83,19 +85,21 @@ def test_an_adaptation_takes_the_likeliest_answer_in_the_templates_words(tiny, t
 
 
 def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothing(tiny):
-    asked = Options((5,), ((6,), (7, 8, 9, 10)))
+    asked = MultipleChoiceRequest((5,), ((6,), (7, 8, 9, 10)))
     sums = [-2.0, -4.0]
-    assert Scoring().probabilities(asked, sums) == pytest.approx([0.8808, 0.1192], abs=1e-4)
-    by_token = Scoring(normalised=True).probabilities(asked, sums)
+    assert MultipleChoiceConfig().probabilities(asked, sums) == pytest.approx(
+        [0.8808, 0.1192], abs=1e-4
+    )
+    by_token = MultipleChoiceConfig(normalised=True).probabilities(asked, sums)
     assert by_token == pytest.approx([0.2689, 0.7311], abs=1e-4)
-    biased = Scoring(calibrated=True).probabilities(asked, sums, [sums, sums, sums])
+    biased = MultipleChoiceConfig(calibrated=True).probabilities(asked, sums, [sums, sums, sums])
     assert biased == pytest.approx([0.5, 0.5])
     drawn = task(("apples", "oranges"))
     prompt = ZeroShot(answer_by="likelihood", calibrated=True).adapt(tiny, drawn, seed=0)
     nothing = [
         Example(str(n), t, choices=drawn.test[0].choices) for n, t in enumerate(CONTENT_FREE)
     ]
-    plain = Adaptation("zero_shot", replace(prompt, scoring=Scoring()), tiny)
+    plain = Adaptation("zero_shot", replace(prompt, scoring=MultipleChoiceConfig()), tiny)
     free = np.mean([list(said.vote.counts.values()) for said in plain.answer(nothing)], axis=0)
     raw = [np.array(list(said.vote.counts.values())) for said in plain.answer(drawn.test)]
     said = Adaptation("zero_shot", prompt, tiny).answer(drawn.test)
@@ -106,15 +110,15 @@ def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothin
 
 def test_a_merge_across_the_border_is_scored_as_the_joint_text_has_it(tiny, theirs):
     """Behind a lead without a space, options merge with it; the context is cut back for all."""
-    worded = Template(answer="{answer}", reasoned="{reasoning} {answer}", choice="")
-    prompt = Prompt(worded, scoring=Scoring(), parser="label")
+    worded = Template(answer="{answer}", answer_with_reasoning="{reasoning} {answer}", choice="")
+    prompt = Prompt(worded, scoring=MultipleChoiceConfig(), parser="label")
     example = Example("0", "How many apples does she", choices=("A: 2", ": 3"))
     worded = replace(worded, question="{question} A")
     prompt = replace(prompt, template=worded)
-    front, [row] = tokenize_options(tiny, prompt, [(example, example.choices)])
+    prompt_prefix, [row] = tokenize_options(tiny, prompt, [(example, example.choices)])
     for choice, option in zip(example.choices, row.options, strict=True):
         text = worded.ask(example.question, example.choices) + choice
-        assert [*front, *row.question, *option] == tiny.encode(text)
+        assert [*prompt_prefix, *row.question, *option] == tiny.encode(text)
 
 
 def test_letters_are_named_as_the_task_names_them(tiny):
@@ -122,7 +126,7 @@ def test_letters_are_named_as_the_task_names_them(tiny):
     for named, letters in (("a", ("a", "b")), ("(B)", ("(A)", "(B)"))):
         rows = [Example("0", "Which?", named, choices=choices)]
         lettered = Task("t", rows, (), [replace(rows[0], id="1")], parser="choice")
-        scoring = Scoring.of(lettered, False, False)
+        scoring = MultipleChoiceConfig.of(lettered, False, False)
         assert scoring is not None and scoring.options(choices) == letters
         prompt = ZeroShot(answer_by="likelihood").adapt(tiny, lettered, seed=0)
         [said] = Adaptation("zero_shot", prompt, tiny).answer(lettered.test)
@@ -136,7 +140,7 @@ def test_what_is_chosen_by_likelihood_is_saved_and_asked_without_its_choices(tin
     loaded = Adaptation.load(tmp_path / "saved", tiny)
     assert loaded.prompt == prompt
     assert loaded.ask("Is it?").answer in ("yes", "no")
-    free = replace(loaded, prompt=replace(prompt, scoring=Scoring()))
+    free = replace(loaded, prompt=replace(prompt, scoring=MultipleChoiceConfig()))
     with pytest.raises(UserError, match="needs its choices"):
         free.ask("Is it?")
     long = loaded.answer([Example("0", "How many? " * 400), *fixed.test])

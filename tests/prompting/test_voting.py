@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adapt_jax
-from adapt_jax.prompting.voting import Poll, lead_probability, needed, settled
+from adapt_jax.prompting.voting import AdaptiveVote, needed, probability_leader_wins, settled
 from adapt_jax.utils.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_a_repeat_of_the_same_reasoning_is_ignored_and_majority_counts_it():
 
 def test_ties_go_by_raw_count_then_log_probability_then_first_seen():
     said = [Said("1", "a"), Said("2", "b"), Said("2", "b")]
-    assert adapt_jax.vote(said).tied == ("1", "2")
+    assert adapt_jax.vote(said).tied_answers == ("1", "2")
     assert adapt_jax.vote(said).answer == "2"
     assert adapt_jax.vote([Said("1", "a", -9.0), Said("2", "b", -1.0)]).answer == "2"
     assert adapt_jax.vote([Said("1", "a"), Said("2", "b")]).answer == "1"
@@ -54,7 +54,7 @@ def test_the_leader_is_sure_enough_where_the_beta_posterior_says_so():
     """P(Beta(a + 1, b + 1) > 1/2): 15/16 after 3-0, 31/32 after 4-0, and so on."""
     cases = {(3, 0): 15 / 16, (4, 0): 31 / 32, (5, 1): 120 / 128, (6, 1): 247 / 256, (2, 2): 1 / 2}
     for (leader, runner_up), expected in cases.items():
-        assert lead_probability(leader, runner_up) == pytest.approx(expected, abs=1e-12)
+        assert probability_leader_wins(leader, runner_up) == pytest.approx(expected, abs=1e-12)
     said = [Said("1", f"a{n}") for n in range(4)]
     assert not settled(said[:3], 0.95) and settled(said, 0.95) and not settled(said, 0.99)
     assert not settled([Said("2", "b"), *said, Said("1", "c")], 0.95)  # 5-1
@@ -65,7 +65,7 @@ def test_the_leader_is_sure_enough_where_the_beta_posterior_says_so():
 def test_drawing_goes_on_while_the_votes_disagree():
     copies = [Said("1", "the same")] * 7  # the majority is sure; distinct reasonings are 1 to 1
     said = [Said("2", "b"), Said("2", "c"), *copies]
-    assert lead_probability(7, 2) > 0.94 and not settled(said, 0.9)
+    assert probability_leader_wins(7, 2) > 0.94 and not settled(said, 0.9)
     assert settled([*copies, Said("2", "b")], 0.9)  # 1 to 1, and the raw count breaks the tie
     sure = [Said("1", f"a{n}", -40.0) for n in range(5)]
     assert settled(sure, 0.95, "weighted_unnormalised")
@@ -82,7 +82,7 @@ said_by_somebody = st.builds(
 def test_the_outcome_does_not_depend_on_the_order_in_which_candidates_finish(said, order):
     numbers = list(range(len(said)))
     order.shuffle(numbers)
-    poll = Poll(len(said), 0.95)
+    poll = AdaptiveVote(len(said), 0.95)
     decided = [poll.add(number, said[number]) for number in numbers]
     assert decided.count(True) == 1
     count = needed(said, 0.95)
@@ -96,8 +96,14 @@ def test_the_curve_is_the_average_over_all_subsets(said):
     for rule in ("majority", "distinct"):
         curve = adapt_jax.maj_at_k(said, {"1"}, range(1, len(said) + 1), rule)
         for k, share in curve.items():
-            subsets = [adapt_jax.vote(s, rule).tied for s in itertools.combinations(said, k)]
-            right = sum(("1" in tied) / len(tied) for tied in subsets if tied)
+            subsets = [
+                adapt_jax.vote(s, rule).tied_answers for s in itertools.combinations(said, k)
+            ]
+            right = sum(
+                ("1" in tied_answers) / len(tied_answers)
+                for tied_answers in subsets
+                if tied_answers
+            )
             assert share == pytest.approx(right / len(subsets), abs=1e-12)
 
 
@@ -138,8 +144,8 @@ def test_recorded_reasonings_are_voted_as_their_authors_voted_them(
         said = [Said(None if a == "No answer!" else a, text) for a, text in rows]
         result = adapt_jax.vote(said, rule=rule)
         right += result.answer == question["final_answer"]
-        if question["final_answer"] in result.tied:
-            share += 1 / len(result.tied)
+        if question["final_answer"] in result.tied_answers:
+            share += 1 / len(result.tied_answers)
         curve += adapt_jax.maj_at_k(said, question["final_answer"], [len(said)], rule)[len(said)]
     assert len(questions) == 369
     assert round(share / 369, 4) == round(curve / 369, 4) == shared_ties

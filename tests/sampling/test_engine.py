@@ -14,14 +14,16 @@ from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import memory
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.logits import columns, draw_keys
-from adapt_jax.sampling.types import Decoding, Request
+from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
 torch = pytest.importorskip("torch", reason="the test extra brings torch")
 
 
 def greedy(model, requests, prefix=(), slots=8, **options):
-    engine = Engine(model, Prefix((tuple(prefix),)), Decoding(**options), seed=0, slots=slots)
+    engine = Engine(
+        model, Prefix((tuple(prefix),)), GenerationConfig(**options), seed=0, slots=slots
+    )
     found = {}
     for index, number, candidate in engine.run(requests):
         found[index, number] = candidate
@@ -53,10 +55,10 @@ def test_greedy_tokens_equal_transformers_for_lengths_around_the_buckets(which, 
 
 
 def test_a_shared_prefix_gives_what_repeating_it_in_the_prompt_gives(tiny):
-    front = draws(70, 5)
+    prompt_prefix = draws(70, 5)
     requests = [Request(str(i), draws(9 + i, i)) for i in range(4)]
-    whole = [Request(one.id, front + one.tokens) for one in requests]
-    behind = greedy(tiny, requests, front, max_new_tokens=10)
+    whole = [Request(one.id, prompt_prefix + one.tokens) for one in requests]
+    behind = greedy(tiny, requests, prompt_prefix, max_new_tokens=10)
     repeated = greedy(tiny, whole, max_new_tokens=10)
     for key, candidate in behind.items():
         assert candidate.token_ids == repeated[key].token_ids
@@ -76,15 +78,15 @@ def test_a_candidate_does_not_depend_on_who_is_asked_beside_it_or_in_which_order
 
 def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not_move(tiny):
     requests = [Request(f"id{i}", draws(5 + i, i)) for i in range(12)]
-    decoding = Decoding(max_new_tokens=9, temperature=1.0, candidates=6)
+    decoding = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=6)
     engine = Engine(tiny, Prefix(), decoding, seed=0, slots=4)
     everything = {(i, n): c.token_ids for i, n, c in engine.run(requests)}
     found, entered = {}, []
 
-    def enough(index: int) -> bool:
+    def is_decided(index: int) -> bool:
         return index % 2 == 0 and {(index, 0), (index, 1)} <= found.keys()
 
-    for index, number, candidate in engine.run(requests, enough=enough):
+    for index, number, candidate in engine.run(requests, is_decided=is_decided):
         found[index, number] = candidate.token_ids
         entered.append(number)
     assert found.items() <= everything.items()
@@ -95,13 +97,13 @@ def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not
 
 def test_what_is_left_of_an_interrupted_run_comes_out_to_the_bit(tiny):
     requests = [Request(f"id{i}", draws(5 + 3 * i, i)) for i in range(20)]
-    decoding = Decoding(max_new_tokens=9, temperature=1.0, candidates=2)
+    decoding = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=2)
     engine = Engine(tiny, Prefix((draws(9),)), decoding, seed=0, slots=8)
     everything = {(i, n): (c.token_ids, c.log_probability) for i, n, c in engine.run(requests)}
     done = {0, 1, 4, 5, 6, 7, 8, 13, 19}
     left = {
         (i, n): (c.token_ids, c.log_probability)
-        for i, n, c in engine.run(requests, enough=lambda _: False, answered=done)
+        for i, n, c in engine.run(requests, is_decided=lambda _: False, answered=done)
     }
     assert left == {key: said for key, said in everything.items() if key[0] not in done}
 
@@ -129,10 +131,10 @@ def test_sampled_tokens_follow_the_decoders_own_distribution(tiny):
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
 
 
-def margin(model, front, request, number, one, other):
+def margin(model, prompt_prefix, request, number, one, other):
     """How far apart two different texts' first different tokens were when one was drawn."""
     at = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
-    tokens = jnp.asarray([*front, *request.tokens, *one[:at]])[None]
+    tokens = jnp.asarray([*prompt_prefix, *request.tokens, *one[:at]])[None]
     length = tokens.shape[1]
     mask = jnp.tril(jnp.ones((1, length, length), bool))
     hidden, _ = model.decoder(model.decoder.embed(tokens), jnp.arange(length)[None], mask)
@@ -149,9 +151,9 @@ def margin(model, front, request, number, one, other):
 
 
 def test_candidates_with_1_7_and_40_slots_differ_at_near_ties_alone(tiny):
-    front, requests = draws(20, 9), [Request(f"id{i}", draws(5 + i, i)) for i in range(3)]
+    prompt_prefix, requests = draws(20, 9), [Request(f"id{i}", draws(5 + i, i)) for i in range(3)]
     options = {"max_new_tokens": 10, "temperature": 1.0, "candidates": 14}
-    runs = [greedy(tiny, requests, front, slots=slots, **options) for slots in (40, 7, 1)]
+    runs = [greedy(tiny, requests, prompt_prefix, slots=slots, **options) for slots in (40, 7, 1)]
     assert all(len(run) == 42 for run in runs)
     differing = 0
     for (index, number), candidate in runs[0].items():
@@ -159,7 +161,9 @@ def test_candidates_with_1_7_and_40_slots_differ_at_near_ties_alone(tiny):
             other = run[index, number].token_ids
             if other != candidate.token_ids:
                 differing += 1
-                gap = margin(tiny, front, requests[index], number, candidate.token_ids, other)
+                gap = margin(
+                    tiny, prompt_prefix, requests[index], number, candidate.token_ids, other
+                )
                 assert gap < 1e-4
     assert differing <= 2  # of 84; float rounding reaches a near tie about once in 10,000 draws
 
@@ -174,7 +178,7 @@ def test_each_row_stands_behind_its_own_prefix(make_tiny_llama, tmp_path, window
     soft = SoftPrompt(0.2 * jax.random.normal(jax.random.key(3), (5, 32)))
     fronts = [Prefix((draws(60, 5),)), Prefix((soft, draws(2, 6)))]
     requests = [Request(str(i), draws(9 + 5 * i, i), prefix=i % 2) for i in range(4)]
-    decoding = Decoding(max_new_tokens=5)
+    decoding = GenerationConfig(max_new_tokens=5)
     mixed = {i: c for i, _, c in Engine(model, fronts, decoding, seed=0).run(requests)}
     for index, request in enumerate(requests):
         alone = Engine(model, fronts[request.prefix], decoding, seed=0)
@@ -187,10 +191,10 @@ def test_the_repetition_penalty_counts_prefix_question_and_what_was_generated(ti
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    front, question = draws(10, 1), draws(6, 2)
+    prompt_prefix, question = draws(10, 1), draws(6, 2)
     options = {"max_new_tokens": 20, "repetition_penalty": 1.5}
-    found = greedy(tiny, [Request("q", question)], front, **options)[0, 0]
-    ids = torch.tensor([front + question])
+    found = greedy(tiny, [Request("q", question)], prompt_prefix, **options)[0, 0]
+    ids = torch.tensor([prompt_prefix + question])
     text = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
     assert list(found.token_ids) == text[0, ids.shape[1] :].tolist()
 
@@ -200,7 +204,7 @@ def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     model = adapt_jax.load_pretrained(tiny_folder, mesh=mesh)
     requests = [Request(str(i), draws(5 + i, i)) for i in range(4)]
-    decoding = Decoding(max_new_tokens=8, temperature=1.0, top_k=50, candidates=2)
+    decoding = GenerationConfig(max_new_tokens=8, temperature=1.0, top_k=50, candidates=2)
     found = {}
     for one, where in ((tiny, None), (model, mesh)):
         engine = Engine(one, Prefix((draws(20, 7),)), decoding, seed=0, mesh=where)
@@ -210,14 +214,14 @@ def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
 
 def test_slots_are_filled_again_without_compiling_again(tiny):
     requests = [Request(f"id{i}", draws(20 + i, i)) for i in range(9)]
-    front = draws(11, 3)
+    prompt_prefix = draws(11, 3)
     before = steps.decode._cache_size()
-    greedy(tiny, requests, front, slots=3, max_new_tokens=11)
+    greedy(tiny, requests, prompt_prefix, slots=3, max_new_tokens=11)
     assert steps.decode._cache_size() <= before + 1
     compiled = (steps.decode, steps._fill_layer, steps._fill_rows, steps.encode_questions)
     sizes = [one._cache_size() for one in compiled]
     again = [Request(f"other{i}", draws(25, 50 + i)) for i in range(9)]
-    greedy(tiny, again, front[::-1], slots=3, max_new_tokens=11)
+    greedy(tiny, again, prompt_prefix[::-1], slots=3, max_new_tokens=11)
     assert sizes == [one._cache_size() for one in compiled]
 
 
@@ -232,8 +236,8 @@ def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 2**20)
     with pytest.raises(UserError, match=r"slots: 5000 do not fit.*; \d+ would"):
         greedy(tiny, [Request("q", (5,))], slots=5000, max_new_tokens=2)
-    engine = Engine(tiny, Prefix(), Decoding(), seed=0)
-    assert engine._slot_count(10_000, 64) < memory.BUSY  # left to the engine: what fits
+    engine = Engine(tiny, Prefix(), GenerationConfig(), seed=0)
+    assert engine._slot_count(10_000, 64) < memory.MAX_USEFUL_SLOTS  # left to the engine: what fits
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch
 )
 def test_what_cannot_be_asked_is_one_clear_line(tiny, prefixes, request_, said):
     with pytest.raises(UserError, match=said):
-        list(Engine(tiny, prefixes, Decoding(), seed=0).run([request_]))
+        list(Engine(tiny, prefixes, GenerationConfig(), seed=0).run([request_]))
 
 
 def test_the_golden_text_of_stories260k(shared):
@@ -281,7 +285,7 @@ def test_a_request_that_leaves_no_room_is_too_long_and_the_others_go_on(tiny):
 )
 def test_contradictory_options_are_one_clear_line(options, said):
     with pytest.raises(UserError, match=said):
-        Decoding(**options)
+        GenerationConfig(**options)
 
 
 def test_a_stop_string_cuts_at_its_earliest_match_and_never_in_the_prompt(tiny):

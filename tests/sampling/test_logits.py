@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt_jax.sampling.logits import Sampling, choose, likeliest, penalize, restrict
+from adapt_jax.sampling.logits import SamplingParams, choose, likeliest, penalize, restrict
 
 OPTIONS = {
-    "whole": Sampling(0.8),
-    "top_k": Sampling(0.8, top_k=12),
-    "top_p": Sampling(0.8, top_p=0.7),
-    "min_p": Sampling(0.8, min_p=0.1),
-    "all": Sampling(1.3, top_k=60, top_p=0.9, min_p=0.02),
+    "whole": SamplingParams(0.8),
+    "top_k": SamplingParams(0.8, top_k=12),
+    "top_p": SamplingParams(0.8, top_p=0.7),
+    "min_p": SamplingParams(0.8, min_p=0.1),
+    "all": SamplingParams(1.3, top_k=60, top_p=0.9, min_p=0.02),
 }
 
 
-def kept(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+def kept(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
     """The definition, for one row: ties survive together, and at least one token does."""
     logits = logits.astype(np.float64) / sampling.temperature
     keep = np.ones(len(logits), bool)
@@ -61,14 +61,14 @@ def test_the_first_of_the_likeliest_is_taken_at_temperature_0() -> None:
     logits = jnp.asarray([[0.0, 3.0, 3.0, 1.0], [-jnp.inf, -5.0, -jnp.inf, -5.0]])
     assert likeliest(logits).tolist() == [1, 1]
     keys = jax.random.split(jax.random.key(0), 2)
-    assert choose(logits, keys, Sampling()).tolist() == [1, 1]
+    assert choose(logits, keys, SamplingParams()).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-5])
 def test_the_coldest_temperatures_take_the_likeliest(temperature: float) -> None:
     logits = jnp.asarray(np.random.default_rng(3).normal(0, 3, (6, 320)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 6)
-    found = jax.jit(lambda *given: choose(*given, Sampling(temperature)))(logits, keys)
+    found = jax.jit(lambda *given: choose(*given, SamplingParams(temperature)))(logits, keys)
     assert found.tolist() == likeliest(logits).tolist()
 
 

@@ -145,7 +145,7 @@ def test_read_answer_gives_the_choices_to_the_parser() -> None:
 
 def test_grades_of_recorded_generations_are_those_of_their_authors(shared: Path) -> None:
     """GSM8K's 1,319 x 4 generations, labelled correct or not: all 5,276 labels agree."""
-    template = Template(answer="\nA: {answer}", reasoned="{reasoning}\nA: {answer}")
+    template = Template(answer="\nA: {answer}", answer_with_reasoning="{reasoning}\nA: {answer}")
     recorded = shared / "data" / "gsm8k" / "example_model_solutions.jsonl"
     agreed = total = 0
     for line in recorded.read_text(encoding="utf-8").splitlines():

@@ -270,9 +270,9 @@ def test_real_tasks_load_and_grade_their_own_answers(
     assert (task.name, len(task.test), task.has_reasoning) == (name, test, reasoning)
     assert len(task.train) > 100 and len(task.development) > 40
     assert all(task.grade(example.answer, example) for example in task.test)
-    respond = task.template.respond
+    format_answer = task.template.format_answer
     for example in task.test:
-        written = respond(example.answer, example.reasoning)
+        written = format_answer(example.answer, example.reasoning)
         _, stated = task.template.split(written)
         assert task.grade(stated, example)
 

@@ -13,9 +13,9 @@ PEARS = Demonstration("How many pears are 4 and 4?", "8", "4 + 4 = 8.")
 def test_front_question_and_response_are_the_whole_text() -> None:
     template = Template()
     text = (
-        template.front("Solve it.", [APPLES], reasoning=True)
+        template.prompt_prefix("Solve it.", [APPLES], reasoning=True)
         + template.ask(PEARS.question)
-        + template.respond(PEARS.answer, PEARS.reasoning)
+        + template.format_answer(PEARS.answer, PEARS.reasoning)
     )
     assert text == (
         "Solve it.\n\n"
@@ -25,18 +25,18 @@ def test_front_question_and_response_are_the_whole_text() -> None:
 
 
 def test_front_without_reasoning_shows_bare_answers() -> None:
-    front = Template().front("", [APPLES], reasoning=False)
-    assert front == "Q: How many apples are 2 and 3?\nA: The answer is 5.\n\n"
+    prompt_prefix = Template().prompt_prefix("", [APPLES], reasoning=False)
+    assert prompt_prefix == "Q: How many apples are 2 and 3?\nA: The answer is 5.\n\n"
 
 
 def test_no_instruction_and_no_demonstration_is_an_empty_front() -> None:
-    assert Template().front("", [], reasoning=True) == ""
+    assert Template().prompt_prefix("", [], reasoning=True) == ""
 
 
 def test_braces_of_a_question_are_left_alone() -> None:
     question = 'What is {answer} in {"a": {question}}?'
     assert Template().ask(question) == f"Q: {question}\nA:"
-    assert Template().respond("{reasoning}", "see {answer}") == (
+    assert Template().format_answer("{reasoning}", "see {answer}") == (
         " see {answer} The answer is {reasoning}."
     )
 
@@ -45,7 +45,7 @@ def test_choices_stand_on_lines_below_the_question_in_demonstrations_too() -> No
     asked = "Q: Which is red?\n(a) sky\n(b) blood\nA:"
     assert Template().ask("Which is red?", ("sky", "blood")) == asked
     shown = Demonstration.of(Example("1", "Which is red?", "b", choices=("sky", "blood")))
-    assert Template().front("", [shown], reasoning=False).startswith(asked)
+    assert Template().prompt_prefix("", [shown], reasoning=False).startswith(asked)
     assert Template(choice="").ask("Which is red?", ("sky", "blood")) == "Q: Which is red?\nA:"
 
 
@@ -72,12 +72,12 @@ def test_split_cuts_at_the_last_marker_in_any_letter_case(
 
 
 def test_split_undoes_respond_for_other_wordings() -> None:
-    template = Template(answer="\nA: {answer}", reasoned="{reasoning}\nA: {answer}")
-    assert template.split(template.respond("5", "The area: 5.")) == ("The area: 5.", " 5")
+    template = Template(answer="\nA: {answer}", answer_with_reasoning="{reasoning}\nA: {answer}")
+    assert template.split(template.format_answer("5", "The area: 5.")) == ("The area: 5.", " 5")
     assert template.split("The area: 5") == ("The area: 5", "The area: 5")
-    bare = Template(answer=" {answer}", reasoned=" {reasoning} So: {answer}")
-    assert bare.split(bare.respond("5", "2 + 3")) == ("2 + 3", " 5")
-    assert bare.split(bare.respond("5")) == (" 5", " 5")
+    bare = Template(answer=" {answer}", answer_with_reasoning=" {reasoning} So: {answer}")
+    assert bare.split(bare.format_answer("5", "2 + 3")) == ("2 + 3", " 5")
+    assert bare.split(bare.format_answer("5")) == (" 5", " 5")
 
 
 def test_stop_is_where_the_next_question_would_begin_unless_given() -> None:
@@ -94,7 +94,11 @@ def test_stop_is_where_the_next_question_would_begin_unless_given() -> None:
     [
         ("question", "Q: {qestion}", r"template.question: unknown.*did you mean 'question'"),
         ("question", "Q:", r"template.question: lacks \{question\}"),
-        ("reasoned", " {answer}", r"template.reasoned: lacks \{reasoning\}"),
+        (
+            "answer_with_reasoning",
+            " {answer}",
+            r"template.answer_with_reasoning: lacks \{reasoning\}",
+        ),
         ("answer", 5, r"template.answer: expected a text, found 5"),
     ],
 )

@@ -16,7 +16,7 @@ from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.instruction_tuning import InstructionTuning
-from adapt_jax.methods.lora import LowRank, attach
+from adapt_jax.methods.lora import LoRAConfig, attach
 from adapt_jax.training.batches import Shape, pack
 from adapt_jax.training.int8 import Int8, quantized
 from adapt_jax.training.optimizers import TrainingConfig
@@ -118,14 +118,14 @@ def test_experts_embedding_scale_and_output_are_those_of_the_weights_it_stands_f
     np.testing.assert_allclose(logits(held), logits(floats(held)), atol=1e-5)
 
 
-def prompt_tuned(tiny, mesh=None, judge=None, **changes):
+def prompt_tuned(tiny, mesh=None, accuracy_fn=None, **changes):
     config = TrainingConfig(
         steps=12, batch_size=12, learning_rate=2e-2, warmup_steps=0, row_length=64
     ).model_copy(update=changes)
     model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
-    validation = Validation(made_examples(4)) if judge else None
+    validation = Validation(made_examples(4)) if accuracy_fn else None
     return train(
-        model, SOFT, made_examples(), config, seed=0, mesh=mesh, judge=judge, validation=validation
+        model, SOFT, made_examples(), config, seed=0, mesh=mesh, accuracy_fn=accuracy_fn, validation=validation
     ).losses, leaves(model)  # fmt: skip
 
 
@@ -133,13 +133,13 @@ def test_a_prompt_learns_on_int8_and_is_judged_on_weights_that_stay_to_the_bit(t
     before = leaves(TunedDecoder(tiny.decoder))
     seen = []
 
-    def judge(prompt, now):
+    def accuracy_fn(prompt, now):
         seen.append(leaves(TunedDecoder(now.decoder)))
         return 0.5
 
     plain, _ = prompt_tuned(tiny)
     options = {"frozen_dtype": "int8", "validate_every": 6, "metric": "accuracy"}
-    losses, after = prompt_tuned(tiny, judge=judge, **options)
+    losses, after = prompt_tuned(tiny, accuracy_fn=accuracy_fn, **options)
     assert losses[0] != plain[0] and losses[0] == pytest.approx(plain[0], rel=0.02)
     assert losses[-1] < losses[0] - 0.05
     for found in (*seen, after):
@@ -152,10 +152,10 @@ def test_a_prompt_learns_on_int8_and_is_judged_on_weights_that_stay_to_the_bit(t
 
 def test_low_rank_updates_learn_on_int8_and_are_merged_into_the_originals(tiny):
     before = weights(tiny)
-    tuned = LowRank(rank=2, modules=["query", "up"], training=INT8).adapt(tiny, TASK, seed=0)
+    tuned = LoRAConfig(rank=2, modules=["query", "up"], training=INT8).adapt(tiny, TASK, seed=0)
     assert tuned.losses[-1] < tuned.losses[0]
     assert_unchanged(tiny, before)
-    assert tuned.low_rank.merged(tiny).fingerprint == tuned.model.fingerprint
+    assert tuned.lora_weights.merged(tiny).fingerprint == tuned.model.fingerprint
     moved = {path for path, leaf in weights(tuned.model).items() if (leaf != before[path]).any()}
     assert moved and all("query" in path or "up" in path for path in moved)
 

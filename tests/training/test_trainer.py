@@ -51,7 +51,7 @@ def gradients(model, loss):
 
 
 def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
-    examples, front = made_examples(), (0, 7, 8)
+    examples, prompt_prefix = made_examples(), (0, 7, 8)
     batch, left_over = pack(examples, Shape(5, 64, 400))
     assert not left_over and (batch.segments.max(axis=1) > 1).any()
     model = TunedDecoder(tiny.decoder, soft_prompt())
@@ -63,7 +63,10 @@ def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
         weights[row, example.target_start : len(example.tokens)] = 1
 
     def repeated(model):
-        prefix = [model.soft_prompt.embeddings[...], model.decoder.embed(jnp.asarray(front))]
+        prefix = [
+            model.soft_prompt.embeddings[...],
+            model.decoder.embed(jnp.asarray(prompt_prefix)),
+        ]
         prefix = jnp.repeat(jnp.concatenate(prefix)[None], len(examples), axis=0)
         embedded = jnp.concatenate([prefix, model.decoder.embed(jnp.asarray(ids))], axis=1)
         grid = jnp.ones(embedded.shape[:2], jnp.int32)
@@ -73,7 +76,7 @@ def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)
         return -(chosen[..., 0] * weights).sum() / weights.sum()
 
-    front_ids = jnp.asarray(front)
+    front_ids = jnp.asarray(prompt_prefix)
     packed_loss, packed = gradients(
         model, lambda model: model.loss(batch, model.prefix(front_ids))[0]
     )
@@ -133,7 +136,7 @@ def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
         made_examples(),
         config,
         seed=0,
-        front=(0, 7),
+        prompt_prefix=(0, 7),
         on_step=lambda *a: seen.append(a),
     )
     assert result.losses[-1] < result.losses[0] - 0.1
@@ -161,7 +164,9 @@ def fine_tuned(tiny, mesh, optimizer):
     """Losses, parameters and the model after twenty steps of training everything."""
     config = CONFIG.model_copy(update={"steps": 20, "batch_size": 12, "optimizer": optimizer})
     model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
-    result = train(model, nnx.Param, made_examples(), config, seed=0, front=(0, 7), mesh=mesh)
+    result = train(
+        model, nnx.Param, made_examples(), config, seed=0, prompt_prefix=(0, 7), mesh=mesh
+    )
     return result.losses, leaves(model), model
 
 

@@ -39,7 +39,7 @@ def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
         attach(decoder, ["query", "up"], 2, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
     model, config = TunedDecoder(decoder, soft), CONFIG.model_copy(update=changes)
-    given = {"seed": 0, "folder": folder, "mesh": mesh, "on_step": on_step, "front": (0, 7)}
+    given = {"seed": 0, "folder": folder, "mesh": mesh, "on_step": on_step, "prompt_prefix": (0, 7)}
     development = Validation(made_examples()[1:6]) if config.validate_every else None
     result = train(model, chosen, made_examples(), config, **given, validation=development)
     return result, leaves(model, chosen)

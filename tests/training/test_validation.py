@@ -12,7 +12,7 @@ from test_tuning import ITEMS, TASK
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.methods.registry import adapt
-from adapt_jax.prompting.prompt import CannotRun
+from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.training.batches import Shape, TrainingExample, pack
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.trainer import train
@@ -33,7 +33,13 @@ def test_the_best_is_the_first_of_equals_and_stale_counts_what_came_after():
 
 
 def run(
-    tiny, folder=None, examples=None, development=DEVELOPMENT, judge=None, on_step=None, **more
+    tiny,
+    folder=None,
+    examples=None,
+    development=DEVELOPMENT,
+    accuracy_fn=None,
+    on_step=None,
+    **more,
 ):
     """Trains a soft prompt with validation; what came of it, and the soft prompt."""
     model = TunedDecoder(tiny.decoder, soft_prompt())
@@ -44,10 +50,10 @@ def run(
         made_examples(),
         CONFIG.model_copy(update=settings),
         seed=0,
-        front=(0, 7),
+        prompt_prefix=(0, 7),
         folder=folder,
         validation=development,
-        judge=judge,
+        accuracy_fn=accuracy_fn,
         on_step=on_step,
     )
     return result, model
@@ -69,18 +75,22 @@ def test_training_ends_when_patience_does_and_the_best_step_comes_back(tiny, tmp
     values = iter([0.2, 0.5, 0.5, 0.4, 0.9])
     seen = []
 
-    def judge(prompt, tuned):
+    def accuracy_fn(prompt, tuned):
         assert prompt is None
         seen.append(np.asarray(tuned.soft_prompt.embeddings[...]).copy())
         return next(values)
 
-    result, model = run(tiny, tmp_path, judge=judge, metric="accuracy", patience=2, steps=30)
+    result, model = run(
+        tiny, tmp_path, accuracy_fn=accuracy_fn, metric="accuracy", patience=2, steps=30
+    )
     assert len(seen) == 4 and len(result.losses) == 12  # of 30: two validations without a better
     assert (result.best.step, result.best.value) == (6, 0.5)
     np.testing.assert_array_equal(model.soft_prompt.embeddings[...], seen[1])
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) >= [6, 12]
     # Started again, it has ended, and the best step comes from its checkpoint.
-    again, other = run(tiny, tmp_path, judge=judge, metric="accuracy", patience=2, steps=30)
+    again, other = run(
+        tiny, tmp_path, accuracy_fn=accuracy_fn, metric="accuracy", patience=2, steps=30
+    )
     assert again.best == result.best and again.losses == result.losses and len(seen) == 4
     np.testing.assert_array_equal(other.soft_prompt.embeddings[...], seen[1])
 
@@ -112,7 +122,7 @@ def test_what_cannot_be_validated_is_told(tiny):
     with pytest.raises(UserError, match="no development example fits into a row"):
         run(tiny, development=long)
     method = FineTuning(training={"steps": 1, "validate_every": 1})
-    with pytest.raises(CannotRun, match="needs a development split"):
+    with pytest.raises(MethodNotApplicable, match="needs a development split"):
         method.adapt(tiny, TASK, seed=0)
 
 

@@ -98,16 +98,16 @@ def test_the_mistake_is_told_with_its_key(data: dict, line: str):
 
 
 def test_the_nearest_member_of_a_union_is_told_without_its_name():
-    class Options(Strict):
+    class MultipleChoiceRequest(Strict):
         modules: Literal["all"] | list[Literal["query", "key"]] = "all"
         task: str | dict[str, int] = ""
 
     with pytest.raises(
         UserError, match="^here: modules.1: Input should be 'query' or 'key', found"
     ):
-        checked(Options, {"modules": ["key", "qery"]}, "here")
+        checked(MultipleChoiceRequest, {"modules": ["key", "qery"]}, "here")
     with pytest.raises(UserError, match="^here: task: Input should be a valid string, found 5"):
-        checked(Options, {"task": 5}, "here")
+        checked(MultipleChoiceRequest, {"task": 5}, "here")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from adapt_jax.decoders.families import (
     starcoder2,
 )
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.layout import ParameterPath, Stored
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
@@ -91,7 +91,7 @@ def family_of(architecture: str, hf: Mapping[str, Any]) -> Family:
     return kinds[kind]
 
 
-def tensor_names(family: Family, config: DecoderConfig) -> dict[ParameterPath, Stored]:
+def tensor_names(family: Family, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
     """Each parameter's path -> where it lies in a checkpoint.
 
     The table holds all that the family may have; a decoder without biases lacks some of the paths.

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.layout import ParameterPath, Stored
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.rope import LONGEST
 
 Row = tuple[Any, ...]
@@ -104,9 +104,9 @@ class Family:
             **self.spelled(config),
         }
 
-    def stored(self, config: DecoderConfig) -> dict[ParameterPath, Stored]:
+    def stored(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
         """Each parameter's path -> where it lies in a checkpoint, for all the family may have."""
-        stored: dict[ParameterPath, Stored] = {}
+        stored: dict[ParameterPath, TensorLayout] = {}
         for name, paths, swapped, *alternating in self.tensors:
             groups = getattr(config, alternating[0]) if alternating else 1
             for layer in range(config.num_layers) if "{n}" in name else (0,):
@@ -117,7 +117,7 @@ class Family:
                 paths = (paths,) if isinstance(paths, str) else paths
                 parts = tuple(parameter_path(path, layer) for path in paths)
                 for part in parts:
-                    stored[part] = Stored(names, swapped, parts, groups)
+                    stored[part] = TensorLayout(names, swapped, parts, groups)
         return stored
 
     def canonical(self, name: str) -> str:

@@ -80,7 +80,7 @@ def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
             kind,
             head_dim=own.get("head_dim") or hf.get("head_dim", 256),
             num_kv_heads=own.get("num_key_value_heads") or hf.get("num_key_value_heads", 4),
-            values_are_keys=bool(hf.get("attention_k_eq_v")),
+            attention_k_eq_v=bool(hf.get("attention_k_eq_v")),
         )
     first = len(names) - hf.get("num_kv_shared_layers", 0)
     if layer < first:
@@ -89,7 +89,7 @@ def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
         raise ValueError(f"num_kv_shared_layers leaves no {names[layer]} layer to read from")
     reads = first - 1 - names[:first][::-1].index(names[layer])
     wide = 2 * hf["intermediate_size"] if hf.get("use_double_wide_mlp") else 0
-    return replace(kind, values_are_keys=False, reads=reads, ffn_dim=wide)
+    return replace(kind, attention_k_eq_v=False, reads=reads, ffn_dim=wide)
 
 
 def derived(hf: HF) -> HF:
@@ -125,18 +125,18 @@ def spelled(config: DecoderConfig) -> HF:
         },
         "global_head_dim": full.head_dim,
         "num_global_key_value_heads": full.num_kv_heads,
-        "attention_k_eq_v": any(kind.values_are_keys for kind in kinds),
-        "num_kv_shared_layers": config.num_layers - len(config.keepers),
+        "attention_k_eq_v": any(kind.attention_k_eq_v for kind in kinds),
+        "num_kv_shared_layers": config.num_layers - len(config.layers_with_kv_cache),
         "use_double_wide_mlp": any(kind.ffn_dim != config.ffn_dim for kind in kinds),
         "enable_moe_block": config.experts_beside,
         **dict(zip(MIXTURE, mixture, strict=True)),
-        "vocab_size_per_layer_input": config.layer_input_vocab or config.vocab_size,
+        "vocab_size_per_layer_input": config.per_layer_embedding_vocab or config.vocab_size,
     }
 
 
 def unread(config: DecoderConfig) -> tuple[str, ...]:
     """Keys and values that files hold for layers which read those of another."""
-    readers = sorted(set(range(config.num_layers)) - set(config.keepers))
+    readers = sorted(set(range(config.num_layers)) - set(config.layers_with_kv_cache))
     parts = ("k_proj", "v_proj", "k_norm", "v_norm")
     return tuple(f"model.layers.{layer}.self_attn.{part}.*" for layer in readers for part in parts)
 
