@@ -123,13 +123,13 @@ def ours(folder: str, dtype: str) -> dict[str, float]:
     import jax.numpy as jnp
     from transformers import LlamaConfig, PreTrainedTokenizerFast  # noqa: F401  before the clock
 
-    from adapt_jax.pretrained.loading import load_pretrained, parameters
+    from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 
     jnp.zeros(1).block_until_ready()
 
     def load() -> list[Any]:
         model = load_pretrained(folder, dtype=jnp.dtype(dtype))
-        return list(jax.block_until_ready(list(parameters(model.decoder).values())))
+        return list(jax.block_until_ready(list(get_parameters(model.decoder).values())))
 
     def touch(arrays: list[Any]) -> float:
         return sum(float(np.asarray(a).view(np.uint8).reshape(-1)[::64].sum()) for a in arrays)

@@ -25,7 +25,7 @@ from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.peft_folder import read_adapter, write_lora
-from adapt_jax.pretrained.saving import save_pretrained, stored_dtype
+from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import AdaptiveVote, vote
@@ -247,11 +247,11 @@ class Adaptation:
             "format": FORMAT,
             "method": self.method,
             "decoder": str(path.resolve()) if path.is_dir() else self.model.path,
-            "fingerprint": self.lora_weights.decoder
+            "fingerprint": self.lora_weights.base_fingerprint
             if self.lora_weights
             else self.model.fingerprint,
             "context_length": self.model.config.context_length,
-            "stored": self.stored or stored_dtype(self.model.path),
+            "stored": self.stored or read_source_dtype(self.model.path),
             "prompt": self.prompt.to_dict(),
             "soft_prompt": self.soft_prompt is not None,
             "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
@@ -315,7 +315,7 @@ class Adaptation:
             lora_weights = read_adapter(folder, decoder).lora_weights
             if lora_weights is None:
                 raise UserError(f"{folder}: {DESCRIPTION} tells of low-rank updates, found none")
-            decoder = lora_weights.merged(decoder)
+            decoder = lora_weights.merge_into(decoder)
         return cls(method, prompt, decoder, soft_prompt, lora_weights, tuned, folder, stored)
 
 

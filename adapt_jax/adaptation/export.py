@@ -23,8 +23,18 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.peft_folder import CONFIG, read_adapter, write_lora, write_soft_prompt
-from adapt_jax.pretrained.saving import SHARD, save_pretrained, shard_size, stored_dtype
+from adapt_jax.pretrained.peft_folder import (
+    ADAPTER_CONFIG,
+    read_adapter,
+    write_lora,
+    write_soft_prompt,
+)
+from adapt_jax.pretrained.saving import (
+    DEFAULT_SHARD_SIZE,
+    parse_shard_size,
+    read_source_dtype,
+    save_pretrained,
+)
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
@@ -45,7 +55,7 @@ def export_adaptation(
     *,
     format: str | None = None,
     dtype: str | None = None,
-    max_shard_size: int | str = SHARD,
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
 ) -> Path:
     """Writes an adaptation in a format of others, all of it or nothing.
 
@@ -65,7 +75,7 @@ def export_adaptation(
             names = [str(one) for one in known if one]
             hint = nearest(str(value), names)
             raise UserError(f"{name} {value!r}: expected one of {', '.join(names)}{hint}")
-    shard_size(max_shard_size)
+    parse_shard_size(max_shard_size)
     if chosen == "hf" and adaptation.soft_prompt is not None:
         raise UserError("weights cannot hold a soft prompt; it leaves with format peft")
     if chosen == "peft" and adaptation.soft_prompt is None and adaptation.lora_weights is None:
@@ -103,7 +113,7 @@ def export_dtype(adaptation: Adaptation, asked: str | None = None) -> str:
     tuned or merged weights take the place of the decoder's own. Where those files are gone or in
     no dtype of DTYPES, it is that of the weights in memory.
     """
-    stored = asked or adaptation.stored or stored_dtype(adaptation.model.path)
+    stored = asked or adaptation.stored or read_source_dtype(adaptation.model.path)
     return stored if stored in DTYPES else str(adaptation.model.decoder.embedding[...].dtype)
 
 
@@ -179,12 +189,12 @@ def import_adapter(
         UserError: naming what is damaged, does not fit the decoder or cannot be represented.
     """
     if decoder is None:
-        if not (Path(folder) / CONFIG).is_file():
-            raise UserError(f"{folder}: no {CONFIG}; expected a PEFT folder")
-        config = read_json(Path(folder) / CONFIG)
+        if not (Path(folder) / ADAPTER_CONFIG).is_file():
+            raise UserError(f"{folder}: no {ADAPTER_CONFIG}; expected a PEFT folder")
+        config = read_json(Path(folder) / ADAPTER_CONFIG)
         decoder = config.get("base_model_name_or_path")
         if not decoder or not isinstance(decoder, str):
-            raise UserError(f"{Path(folder) / CONFIG}: names no decoder; say where it lies")
+            raise UserError(f"{Path(folder) / ADAPTER_CONFIG}: names no decoder; say where it lies")
         if config.get("revision") and not Path(decoder).is_dir():
             decoder = f"{decoder}@{config['revision']}"
     model = decoder
@@ -201,11 +211,11 @@ def import_adapter(
     if adapter.lora_weights is None:
         return Adaptation("prompt_tuning", prompt, model, adapter.soft_prompt)
     if not adapter.replaced:
-        merged = adapter.lora_weights.merged(model)
+        merged = adapter.lora_weights.merge_into(model)
         return Adaptation("lora", prompt, merged, lora_weights=adapter.lora_weights)
     own = PretrainedDecoder(nnx.clone(model.decoder), model.tokenizer, model.path)
     _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
-    return Adaptation("lora", prompt, adapter.lora_weights.merged(own), tuned=True)
+    return Adaptation("lora", prompt, adapter.lora_weights.merge_into(own), tuned=True)
 
 
 def _replace(model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]) -> None:

@@ -106,14 +106,14 @@ def run(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
 def describe(found: "Inspection") -> list[str]:
     """What the checkpoint is, and what each method would train."""
-    from adapt_jax.pretrained.loading import listed
+    from adapt_jax.pretrained.loading import join_names
 
     checkpoint, config = found.checkpoint, found.checkpoint.config
     total = sum(checkpoint.parameters.values())
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in checkpoint.parameters.items())
     size = f", {human(checkpoint.nbytes)}" if checkpoint.nbytes else ""
     if checkpoint.missing:
-        size += f"; the weights are absent: {listed(checkpoint.missing, 1)}"
+        size += f"; the weights are absent: {join_names(checkpoint.missing, 1)}"
     lines = [
         f"{checkpoint.path}: {config.family}, {config.num_layers} layers, "
         f"context {config.context_length:,} tokens",

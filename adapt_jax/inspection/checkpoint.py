@@ -17,12 +17,12 @@ from adapt_jax.pretrained.loading import (
     PICKLES,
     abstract_decoder,
     check_weights,
-    listed,
+    get_parameters,
+    join_names,
     open_tensors,
-    parameters,
 )
-from adapt_jax.pretrained.safetensors_io import FLOATS, nbytes
-from adapt_jax.pretrained.saving import most_of
+from adapt_jax.pretrained.safetensors_io import FLOATS, count_bytes
+from adapt_jax.pretrained.saving import find_main_dtype
 from adapt_jax.utils.errors import UserError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -89,7 +89,7 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
 def count(config: DecoderConfig) -> dict[str, int]:
     """The number of parameters by kind; kinds that this decoder lacks are left out."""
     kinds: Counter[str] = Counter()
-    for path, parameter in parameters(abstract_decoder(config)).items():
+    for path, parameter in get_parameters(abstract_decoder(config)).items():
         name = ".".join(map(str, path))
         found = (kind for kind, part in PARTS.items() if part and re.search(part, name))
         kinds[next(found, "other")] += int(np.prod(parameter.shape))
@@ -101,14 +101,14 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
 
     From the files' headers where all are there, otherwise from the index and ``config.json``.
     """
-    files = folders.weight_files(folder)
+    files = folders.list_weight_files(folder)
     missing = tuple(name for name in files if not (folder / name).is_file())
     if missing and len(missing) < len(files):
         raise UserError(
             f"{folder}: {len(missing)} of {len(files)} files of weights are missing: "
-            f"{listed(missing, 3)}"
+            f"{join_names(missing, 3)}"
         )
-    indexed = (folder / folders.INDEX).is_file()
+    indexed = (folder / folders.INDEX_FILE).is_file()
     if missing and not indexed and any(any(folder.glob(pattern)) for pattern in PICKLES):
         raise UserError("; ".join(open_tensors(folder, ExitStack())[1]))
     if not missing:
@@ -118,13 +118,17 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
                 problems.append(f"{folder}: weights and config.json disagree: {wrong}")
         if problems:
             raise UserError("; ".join(problems))
-        size = sum(nbytes(one.shape, FLOATS[one.dtype]) for one in tensors.values())
-        return most_of(tensors) or "float32", size, ()
+        size = sum(count_bytes(one.shape, FLOATS[one.dtype]) for one in tensors.values())
+        return find_main_dtype(tensors) or "float32", size, ()
     size = 0
     if indexed:
-        named = {family.canonical(name) for name in folders.weight_map(folder / folders.INDEX)}
+        named = {
+            family.canonical(name) for name in folders.read_weight_map(folder / folders.INDEX_FILE)
+        }
         places = tensor_names(family, config)
-        expected = {n for path in parameters(abstract_decoder(config)) for n in places[path].names}
+        expected = {
+            n for path in get_parameters(abstract_decoder(config)) for n in places[path].names
+        }
         tied = set(places["output", "kernel"].names) if config.tie_embeddings else set[str]()
         surplus = named - expected - tied
         for what, names in (
@@ -132,8 +136,8 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
             ("names tensors that this config has no place for:", surplus),
         ):
             if lacking := sorted(name for name in names if not family.ignores(name, config)):
-                raise UserError(f"{folder / folders.INDEX}: {what} {listed(lacking, 3)}")
-        said = folders.read_json(folder / folders.INDEX).get("metadata")
+                raise UserError(f"{folder / folders.INDEX_FILE}: {what} {join_names(lacking, 3)}")
+        said = folders.read_json(folder / folders.INDEX_FILE).get("metadata")
         size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0
     hf = folders.read_json(folder / "config.json")
     parts = (hf, hf.get("text_config") or {})

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 import jax.numpy as jnp
 
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.pretrained.loading import PretrainedDecoder, parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.examples import (
     TuningMethod,
@@ -91,7 +91,7 @@ def select(decoder: Decoder, parts: str | list[str]) -> Callable[[Any, Any], boo
     Raises:
         UserError: a part that selects nothing, or is not a regular expression.
     """
-    paths = {".".join(map(str, path)) for path in parameters(decoder)}
+    paths = {".".join(map(str, path)) for path in get_parameters(decoder)}
     wanted: set[str] = set()
     for part in [parts] if isinstance(parts, str) else parts:
         layer = re.fullmatch(r"layers\.(\d+)", part)

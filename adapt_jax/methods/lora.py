@@ -93,7 +93,7 @@ class LoRAConfig(TuningMethod):
         updates = LoRAWeights(factors, model.fingerprint, self.rank_stabilized)
         return TuningResult(
             prompt,
-            updates.merged(PretrainedDecoder(decoder, model.tokenizer, model.path)),
+            updates.merge_into(PretrainedDecoder(decoder, model.tokenizer, model.path)),
             result.trainable_parameters,
             result.seconds,
             result.losses,

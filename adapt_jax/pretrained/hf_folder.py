@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "arithmetic"  # named "embedded"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # All but the weights that is fetched from the hub: no code, no pickles.
 SMALL_FILES = (
-    *("config.json", "generation_config.json", INDEX),
+    *("config.json", "generation_config.json", INDEX_FILE),
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
 )
@@ -48,14 +48,14 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
         raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
     name, _, pinned = str(path).partition("@")
     if ON_HUB.fullmatch(name):
-        return from_hub(name, pinned or revision, weights)
+        return download_from_hub(name, pinned or revision, weights)
     raise UserError(
         f"{path}: no such folder; expected a Hugging Face folder, a name on the hub such as "
         "owner/name@revision, or 'embedded'"
     )
 
 
-def from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
+def download_from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
     """The local snapshot of a model on the hub; what is missing of it is fetched.
 
     A commit that was fetched before is not asked for again; offline, neither is a branch or tag.
@@ -65,7 +65,7 @@ def from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
     if revision is not None and COMMIT.fullmatch(revision):
         try:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            needed = ("config.json", *(weight_files(folder) if weights else ()))
+            needed = ("config.json", *(list_weight_files(folder) if weights else ()))
             if all((folder / file).is_file() for file in needed):
                 return folder
         except (OSError, ValueError):
@@ -74,7 +74,7 @@ def from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
         fetched = snapshot_download(name, revision=revision, allow_patterns=list(SMALL_FILES))
         if not weights:
             return Path(fetched)
-        files = weight_files(Path(fetched))
+        files = list_weight_files(Path(fetched))
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:  # all of the hub's errors are one of the two
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -85,14 +85,14 @@ def from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
         ) from None
 
 
-def weight_files(folder: Path) -> list[str]:
+def list_weight_files(folder: Path) -> list[str]:
     """The names of the files with a folder's weights."""
-    if not (folder / INDEX).is_file() or (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    return sorted(set(weight_map(folder / INDEX).values()))
+    if not (folder / INDEX_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    return sorted(set(read_weight_map(folder / INDEX_FILE).values()))
 
 
-def weight_map(index: Path) -> dict[str, str]:
+def read_weight_map(index: Path) -> dict[str, str]:
     """The file that an index names for each tensor.
 
     Raises:
@@ -135,7 +135,7 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
         said = read_json(generation)
         hf |= {name: said[name] for name in SPECIAL_IDS if said.get(name) is not None}
     problems = []
-    if quantised := quantisation(hf):
+    if quantised := find_quantization(hf):
         problems.append(f"its weights are quantised ({quantised}); expected full-precision ones")
     named = hf.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else "none"
@@ -161,7 +161,7 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
     return family, config
 
 
-def quantisation(hf: dict[str, Any]) -> str:
+def find_quantization(hf: dict[str, Any]) -> str:
     """How ``config.json`` says that the weights are quantised; an empty string if it does not."""
     text = hf.get("text_config")
     for said in (hf, text if isinstance(text, dict) else {}):

@@ -26,8 +26,8 @@ from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
     CorruptFileError,
     FileTensor,
-    nbytes,
-    tensors_in,
+    count_bytes,
+    read_header,
 )
 from adapt_jax.pretrained.streaming import Reader, read_parameter
 from adapt_jax.utils.errors import UserError
@@ -65,7 +65,7 @@ class PretrainedDecoder:
         )
         chosen = [(name, value) for name, value, field in told if value != field.default]
         digest = hashlib.sha256(repr(chosen).encode())
-        for path, parameter in sorted(parameters(self.decoder).items(), key=str):
+        for path, parameter in sorted(get_parameters(self.decoder).items(), key=str):
             digest.update(repr((path, parameter.shape)).encode())
             array = np.asarray(jax.device_get(parameter)).astype(np.float32, copy=False)
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -80,7 +80,7 @@ class PretrainedDecoder:
         return tokens.decode(self.tokenizer, ids)
 
 
-def parameters(decoder: Decoder) -> dict[ParameterPath, Any]:
+def get_parameters(decoder: Decoder) -> dict[ParameterPath, Any]:
     """Path -> array (abstract, for an abstract decoder) of every parameter."""
     flat = nnx.to_flat_state(nnx.state(decoder, nnx.Param))
     return {tuple(path): parameter.get_value() for path, parameter in flat}
@@ -173,36 +173,38 @@ def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
 
 def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor], list[str]]:
     """Every tensor of a folder by name, none of them read yet; and all that is damaged."""
-    index, problems = folder / folders.INDEX, list[str]()
+    index, problems = folder / folders.INDEX_FILE, list[str]()
     named: dict[str, str] = {}
-    files = [folders.WEIGHTS]
-    if not (folder / folders.WEIGHTS).is_file():
+    files = [folders.WEIGHTS_FILE]
+    if not (folder / folders.WEIGHTS_FILE).is_file():
         if not index.is_file():
             pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
             found = f" (pickled weights such as {pickles[0]} are never opened)" if pickles else ""
-            expected = f"expected {folders.WEIGHTS} or {folders.INDEX}"
+            expected = f"expected {folders.WEIGHTS_FILE} or {folders.INDEX_FILE}"
             return {}, [f"{folder}: no weights; {expected}{found}"]
-        named = attempt(lambda: folders.weight_map(index), problems) or {}
+        named = attempt(lambda: folders.read_weight_map(index), problems) or {}
         files = sorted(set(named.values()))
     tensors: dict[str, FileTensor] = {}
     for name in files:
         file = folder / name
         try:
-            held = tensors_in(file, stack.enter_context(file.open("rb", buffering=0)).fileno())
+            held = read_header(file, stack.enter_context(file.open("rb", buffering=0)).fileno())
         except OSError as error:
             problems.append(f"{file}: cannot be read ({error.strerror})")
         except CorruptFileError as damage:
-            problems.append(f"{file}: not readable as safetensors: {listed(damage.problems)}")
+            problems.append(f"{file}: not readable as safetensors: {join_names(damage.problems)}")
         else:
             twice = [f"{one} (also in {tensors[one].file.name})" for one in held if one in tensors]
             absent = [one for one, where in named.items() if where == name and one not in held]
-            problems += [f"{file}: holds again {listed(twice)}"] * bool(twice)
-            problems += [f"{file}: lacks what {index.name} says: {listed(absent)}"] * bool(absent)
+            problems += [f"{file}: holds again {join_names(twice)}"] * bool(twice)
+            problems += [f"{file}: lacks what {index.name} says: {join_names(absent)}"] * bool(
+                absent
+            )
             tensors |= held
     return tensors, problems
 
 
-def listed(names: Sequence[str], shown: int = 20) -> str:
+def join_names(names: Sequence[str], shown: int = 20) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
@@ -215,7 +217,7 @@ def same(one: FileTensor, other: FileTensor) -> bool:
     """
     if one.shape != other.shape or not {one.dtype, other.dtype} <= FLOATS.keys():
         return False
-    step = max(1, COMPARED // max(nbytes(one.shape[1:], FLOATS[one.dtype]), 1))
+    step = max(1, COMPARED // max(count_bytes(one.shape[1:], FLOATS[one.dtype]), 1))
     strips = [(slice(at, at + step), slice(None)) for at in range(0, one.shape[0], step)]
     return all(np.array_equal(one[strip], other[strip]) for strip in strips)
 
@@ -230,7 +232,7 @@ def check_weights(
         damaged: some files could not be read, so nothing is known of what is missing.
     """
     stored = tensor_names(family, config)
-    held = {path: value.shape for path, value in parameters(abstract_decoder(config)).items()}
+    held = {path: value.shape for path, value in get_parameters(abstract_decoder(config)).items()}
     shapes = {name: stored[key].tensor_shape(held) for key in held for name in stored[key].names}
     named = {family.canonical(name): name for name in tensors}
     if config.tie_embeddings:
@@ -242,7 +244,7 @@ def check_weights(
     unknown = (n for n in named.keys() - shapes.keys() if not family.ignores(n, config))
     surplus = sorted(named[n] for n in unknown)
     found = [
-        f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {listed(names)}"
+        f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {join_names(names)}"
         for what, names in (("missing", missing), ("not known to this config", surplus))
         if names
     ]
@@ -253,5 +255,5 @@ def check_weights(
             wrong.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
         elif tensor.shape != shapes[name]:
             wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(shapes[name])}")
-    found += [listed(wrong)] if wrong else []
+    found += [join_names(wrong)] if wrong else []
     return "; ".join(found)

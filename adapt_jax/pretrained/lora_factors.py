@@ -35,14 +35,14 @@ class LoRAFactors:
 class LoRAWeights:
     """The updates of a decoder, by the path of the kernel.
 
-    ``decoder`` is the fingerprint of the decoder that they belong to, without them.
+    ``base_fingerprint`` is the fingerprint of the decoder that they belong to, without them.
     """
 
     factors: Mapping[ParameterPath, LoRAFactors]
-    decoder: str
+    base_fingerprint: str
     rank_stabilized: bool = False
 
-    def merged(self, model: PretrainedDecoder) -> PretrainedDecoder:
+    def merge_into(self, model: PretrainedDecoder) -> PretrainedDecoder:
         """A decoder with the updates in its kernels, added in float32; ``model`` stays as it is.
 
         Kernels without an update are shared between the two.

@@ -21,23 +21,23 @@ from adapt_jax.decoders.families import FAMILIES, Family, tensor_names
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import read_json
-from adapt_jax.pretrained.loading import PretrainedDecoder, listed, parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join_names
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
     CorruptFileError,
     FileTensor,
-    tensors_in,
+    read_header,
     write_tensors,
 )
 from adapt_jax.utils.errors import UserError
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model.model."  # in front of every module's name
 FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 # Options of PEFT's LoRA that are known here, or change nothing in a trained adapter. Any other
 # that is set is refused by its name.
-KNOWN = {
+KNOWN_OPTIONS = {
     *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode"),
     *("base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "use_rslora"),
     *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "modules_to_save"),
@@ -100,7 +100,7 @@ def write_lora(folder: Path, updates: LoRAWeights, model: PretrainedDecoder) -> 
         UserError: an update belongs to a parameter that is no module of its own in PEFT.
     """
     stored = tensor_names(FAMILIES[model.config.family], model.config)
-    shapes = {path: value.shape for path, value in parameters(model.decoder).items()}
+    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
     modules: dict[str, TensorLayout] = {}
     mixture = model.config.experts is not None and not model.config.experts_beside
     for path in updates.factors:
@@ -203,9 +203,9 @@ def _common(model: PretrainedDecoder, kind: str) -> dict[str, Any]:
 def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {name: array.shape for name, array in tensors.items()}
-    write_tensors(folder / TENSORS, shapes, np.float32, iter(tensors.items()))
+    write_tensors(folder / ADAPTER_WEIGHTS, shapes, np.float32, iter(tensors.items()))
     text = json.dumps(config, indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
@@ -215,39 +215,41 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
         UserError: naming whatever is damaged, does not fit the decoder, or cannot be represented.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no {CONFIG}; expected a PEFT folder")
-    config = read_json(folder / CONFIG)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder}: no {ADAPTER_CONFIG}; expected a PEFT folder")
+    config = read_json(folder / ADAPTER_CONFIG)
     kind = config.get("peft_type")
     readers = {"PROMPT_TUNING": _read_soft_prompt, "LORA": _read_low_rank}
     if kind not in readers:
         known = ", ".join(readers)
         raise UserError(
-            f"{folder / CONFIG}: peft_type {kind!r} is not supported; supported: {known}"
+            f"{folder / ADAPTER_CONFIG}: peft_type {kind!r} is not supported; supported: {known}"
         )
-    if not (folder / TENSORS).is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         pickled = list(folder.glob("*.bin"))
         found = f" ({pickled[0].name} is pickled, so it is never opened)" if pickled else ""
-        raise UserError(f"{folder}: no {TENSORS}{found}")
+        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}{found}")
     with ExitStack() as stack:
         try:
-            opened = stack.enter_context((folder / TENSORS).open("rb", buffering=0))
-            held = tensors_in(folder / TENSORS, opened.fileno())
+            opened = stack.enter_context((folder / ADAPTER_WEIGHTS).open("rb", buffering=0))
+            held = read_header(folder / ADAPTER_WEIGHTS, opened.fileno())
         except (OSError, CorruptFileError) as error:
-            raise UserError(f"{folder / TENSORS}: not readable as safetensors: {error}") from None
+            raise UserError(
+                f"{folder / ADAPTER_WEIGHTS}: not readable as safetensors: {error}"
+            ) from None
         other = [f"{name} is {t.dtype}" for name, t in held.items() if t.dtype not in FLOATS]
         if other:
             raise UserError(
-                f"{folder / TENSORS}: expected one of {', '.join(FLOATS)}: {listed(other)}"
+                f"{folder / ADAPTER_WEIGHTS}: expected one of {', '.join(FLOATS)}: {join_names(other)}"
             )
         arrays = {name: _whole(tensor) for name, tensor in held.items()}
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{folder / TENSORS}: not finite: {listed(wrong, 3)}")
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: not finite: {join_names(wrong, 3)}")
     try:
         return readers[kind](folder, config, arrays, model)
     except re.error as error:
         raise UserError(
-            f"{folder / CONFIG}: {error.pattern!r} is no regular expression ({error})"
+            f"{folder / ADAPTER_CONFIG}: {error.pattern!r} is no regular expression ({error})"
         ) from None
 
 
@@ -261,14 +263,16 @@ def _read_soft_prompt(
 ) -> Adapter:
     rows, wanted = tensors.pop("prompt_embeddings", None), model.config.embed_dim
     if rows is None or tensors:
-        found = f"; found {listed(sorted(tensors))}" if tensors else ""
-        raise UserError(f"{folder / TENSORS}: expected prompt_embeddings alone{found}")
+        found = f"; found {join_names(sorted(tensors))}" if tensors else ""
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected prompt_embeddings alone{found}")
     if (modules := config.get("num_transformer_submodules")) not in (None, 1):
-        raise UserError(f"{folder / CONFIG}: num_transformer_submodules {modules}; expected 1")
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: num_transformer_submodules {modules}; expected 1"
+        )
     said = config.get("num_virtual_tokens")
     if rows.ndim != 2 or rows.shape[1] != wanted or said not in (None, rows.shape[0]):
         raise UserError(
-            f"{folder / TENSORS}: prompt_embeddings is {list(rows.shape)}, expected "
+            f"{folder / ADAPTER_WEIGHTS}: prompt_embeddings is {list(rows.shape)}, expected "
             f"[{said or 'virtual tokens'}, {wanted}] for {model.path}"
         )
     return Adapter(SoftPrompt(jnp.asarray(rows), before_bos=True))
@@ -279,7 +283,7 @@ def _read_low_rank(
 ) -> Adapter:
     family = FAMILIES[model.config.family]
     stored = tensor_names(family, model.config)
-    shapes = {path: value.shape for path, value in parameters(model.decoder).items()}
+    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
     by_name = {name: stored[path] for path in shapes for name in stored[path].names}
     problems = _unknown_options(config)
     pairs: dict[str, dict[str, np.ndarray]] = {}
@@ -320,14 +324,14 @@ def _read_low_rank(
     if not pairs and not problems:
         problems.append("holds no lora_A and lora_B")
     if problems:
-        raise UserError(f"{folder}: cannot be represented here: {listed(problems)}")
+        raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
     return Adapter(None, LoRAWeights(factors, model.fingerprint, stabilized), replaced)
 
 
 def _unknown_options(config: Mapping[str, Any]) -> list[str]:
     """Options that are set and not known here."""
     problems = [
-        f"{name} {value!r}" for name, value in config.items() if value and name not in KNOWN
+        f"{name} {value!r}" for name, value in config.items() if value and name not in KNOWN_OPTIONS
     ]
     if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
         problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels")
@@ -375,7 +379,7 @@ def _replaced(
 ) -> dict[ParameterPath, np.ndarray]:
     """Whole parameters (modules_to_save, bias), by path; what does not fit is noted."""
     replaced: dict[ParameterPath, np.ndarray] = {}
-    held = parameters(model.decoder)
+    held = get_parameters(model.decoder)
     for name, array in whole.items():
         one = by_name.get(family.canonical(name))
         if one is None or len(one.names) > 1:

@@ -65,7 +65,7 @@ class FileTensor:
     def read_into(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         """Fills ``rows``, contiguous and of the tensor's dtype, from row ``first`` on."""
         waiting = rows.reshape(-1).view(np.uint8).data
-        start = self.start + first * nbytes(self.shape[1:], rows.dtype)
+        start = self.start + first * count_bytes(self.shape[1:], rows.dtype)
         while waiting:
             count = os.preadv(self.descriptor, [waiting], start)  # at most 2 GiB at a time
             if count == 0:
@@ -74,7 +74,7 @@ class FileTensor:
         return rows
 
 
-def tensors_in(file: Path, descriptor: int) -> dict[str, FileTensor]:
+def read_header(file: Path, descriptor: int) -> dict[str, FileTensor]:
     """Every tensor of an open file by name; only the header is read.
 
     Raises:
@@ -171,7 +171,7 @@ def write_tensors(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in sorted(shapes.items()):
-        end = at + nbytes(shape, kind)
+        end = at + count_bytes(shape, kind)
         header[name] = {"dtype": CODES[kind], "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
@@ -184,6 +184,6 @@ def write_tensors(
         out.truncate(8 + len(text) + at)
 
 
-def nbytes(shape: Shape, dtype: Any) -> int:
+def count_bytes(shape: Shape, dtype: Any) -> int:
     """Bytes of an array."""
     return math.prod(shape) * np.dtype(dtype).itemsize

@@ -17,13 +17,19 @@ import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
-from adapt_jax.pretrained.hf_folder import INDEX, WEIGHTS, find_folder
-from adapt_jax.pretrained.loading import PretrainedDecoder, open_tensors, parameters
-from adapt_jax.pretrained.safetensors_io import CODES, FLOATS, FileTensor, nbytes, write_tensors
+from adapt_jax.pretrained.hf_folder import INDEX_FILE, WEIGHTS_FILE, find_folder
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, open_tensors
+from adapt_jax.pretrained.safetensors_io import (
+    CODES,
+    FLOATS,
+    FileTensor,
+    count_bytes,
+    write_tensors,
+)
 from adapt_jax.utils.errors import UserError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-SHARD = "5GB"
+DEFAULT_SHARD_SIZE = "5GB"
 
 
 def save_pretrained(
@@ -31,7 +37,7 @@ def save_pretrained(
     folder: str | Path,
     *,
     dtype: Any = None,
-    max_shard_size: int | str = SHARD,
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
 ) -> None:
     """Writes a Hugging Face folder: config, weights, tokenizer, and how to generate.
 
@@ -48,7 +54,7 @@ def save_pretrained(
     """
     folder, family = Path(folder), FAMILIES[model.config.family]
     stored = tensor_names(family, model.config)
-    held = parameters(model.decoder)
+    held = get_parameters(model.decoder)
     shapes = {key: value.shape for key, value in held.items()}
     kind = jnp.dtype(dtype or next(iter(held.values())).dtype)
     if kind not in CODES:
@@ -60,7 +66,7 @@ def save_pretrained(
             raise UserError(f"{folder}: no Hugging Face tensor for {'.'.join(map(str, key))}")
         written |= dict.fromkeys(stored[key].names, stored[key].tensor_shape(shapes))
         sources |= dict.fromkeys(stored[key].names, key)
-    shards = into_shards(written, kind, shard_size(max_shard_size))
+    shards = split_into_shards(written, kind, parse_shard_size(max_shard_size))
     # transformers before 4.56, and what is built on it, reads the second name alone
     config = family.to_hf(model.config) | {"dtype": str(kind), "torch_dtype": str(kind)}
     try:
@@ -68,16 +74,16 @@ def save_pretrained(
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
             whole = Path(temporary)
             for file, names in shards.items():
-                arrays = tensors_of(list(names), sources, stored, held, kind)
+                arrays = iterate_tensors(list(names), sources, stored, held, kind)
                 write_tensors(whole / file, names, kind, arrays)
             if len(shards) > 1:
-                total = sum(nbytes(shape, kind) for shape in written.values())
+                total = sum(count_bytes(shape, kind) for shape in written.values())
                 where = {name: file for file, names in shards.items() for name in names}
                 index = {"metadata": {"total_size": total}, "weight_map": where}
-                (whole / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+                (whole / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
             (whole / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             write_tokenizer(model, whole)
-            for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
+            for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
                 old.unlink(missing_ok=True)
             for new in whole.iterdir():
                 os.replace(new, folder / new.name)
@@ -85,26 +91,26 @@ def save_pretrained(
         raise UserError(f"{folder}: cannot be written ({error})") from None
 
 
-def stored_dtype(path: str | Path) -> str | None:
+def read_source_dtype(path: str | Path) -> str | None:
     """The dtype of most bytes in a folder's weights; None where no weights can be read there."""
     try:
         with ExitStack() as stack:
             tensors, _ = open_tensors(find_folder(path), stack)
     except UserError:  # the folder was moved
         return None
-    return most_of(tensors)
+    return find_main_dtype(tensors)
 
 
-def most_of(tensors: Mapping[str, FileTensor]) -> str | None:
+def find_main_dtype(tensors: Mapping[str, FileTensor]) -> str | None:
     """The floating-point dtype that takes most bytes of these tensors."""
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
         if tensor.dtype in FLOATS:
-            sizes[str(FLOATS[tensor.dtype])] += nbytes(tensor.shape, FLOATS[tensor.dtype])
+            sizes[str(FLOATS[tensor.dtype])] += count_bytes(tensor.shape, FLOATS[tensor.dtype])
     return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 
-def shard_size(size: int | str) -> int:
+def parse_shard_size(size: int | str) -> int:
     """Bytes, from a number or a text such as "5GB".
 
     Raises:
@@ -117,23 +123,25 @@ def shard_size(size: int | str) -> int:
     return count
 
 
-def into_shards(shapes: dict[str, Shape], dtype: Any, size: int) -> dict[str, dict[str, Shape]]:
+def split_into_shards(
+    shapes: dict[str, Shape], dtype: Any, size: int
+) -> dict[str, dict[str, Shape]]:
     """File -> its tensors: as few files as keep to the size, tensors in their order."""
     shards: list[dict[str, Shape]] = [{}]
     room = size
     for name, shape in shapes.items():
-        if shards[-1] and nbytes(shape, dtype) > room:
+        if shards[-1] and count_bytes(shape, dtype) > room:
             shards.append({})
             room = size
         shards[-1][name] = shape
-        room -= nbytes(shape, dtype)
+        room -= count_bytes(shape, dtype)
     if len(shards) == 1:
-        return {WEIGHTS: shards[0]}
+        return {WEIGHTS_FILE: shards[0]}
     count = len(shards)
     return {f"model-{n:05}-of-{count:05}.safetensors": shard for n, shard in enumerate(shards, 1)}
 
 
-def tensors_of(
+def iterate_tensors(
     names: list[str],
     sources: dict[str, ParameterPath],
     stored: dict[ParameterPath, TensorLayout],

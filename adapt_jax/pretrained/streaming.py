@@ -21,7 +21,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.layout import Index, ParameterPath, Shape, TensorLayout
-from adapt_jax.pretrained.safetensors_io import FLOATS, FileTensor, nbytes
+from adapt_jax.pretrained.safetensors_io import FLOATS, FileTensor, count_bytes
 
 STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
 BLOCK = 256  # rows and columns that it turns at a time
@@ -46,7 +46,7 @@ class Reader:
 
     def room(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
         """Memory for a part, of whatever content; what stood there before is gone."""
-        size = nbytes(shape, dtype)
+        size = count_bytes(shape, dtype)
         if self.memory.size < size:
             self.memory = np.empty(0, np.uint8)  # not both at once
             self.memory = np.empty(size, np.uint8)
@@ -80,7 +80,7 @@ def new(shape: Shape, dtype: np.dtype) -> np.ndarray:
     It is asked of the system itself: NumPy would ask for huge pages, which a virtual machine may
     take twice as long to give. Pages that could be shared take longer, too.
     """
-    size = nbytes(shape, dtype)
+    size = count_bytes(shape, dtype)
     memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, np.uint8)[:size].view(dtype).reshape(shape)
 

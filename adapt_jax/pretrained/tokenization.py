@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def front_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def leading_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """What this tokenizer itself puts before a text: BOS, for most; nothing, for some."""
     bare = tokenizer.encode("a", add_special_tokens=False)
     dressed = tokenizer.encode("a", add_special_tokens=True)
@@ -30,7 +30,7 @@ def encode(
     """
     ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # we check lengths
     if bos:
-        prompt_prefix = front_tokens(tokenizer)
+        prompt_prefix = leading_tokens(tokenizer)
         ids = ids if ids[: len(prompt_prefix)] == prompt_prefix else prompt_prefix + ids
     if ids and max(ids) >= vocab_size:
         word = tokenizer.convert_ids_to_tokens(max(ids))
@@ -47,7 +47,7 @@ def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     return text if isinstance(text, str) else "".join(text)
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with in common."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
@@ -61,7 +61,7 @@ def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
         return False
 
 
-def chat_text(
+def render_chat(
     tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping[str, str]], *, answering: bool
 ) -> str:
     """A conversation as the tokenizer's own chat template writes it, BOS included where it has one.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import common_length
+from adapt_jax.pretrained.tokenization import common_prefix_length
 from adapt_jax.sampling.scoring import MultipleChoiceRequest
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import LETTERS, Template
@@ -114,10 +114,11 @@ def tokenize_options(
         text = prompt.written(model, template.ask(example.question, example.choices))
         joint = [prompt.encode(model, text + template.format_answer(option)) for option in options]
         context = prompt.encode(model, text + lead)
-        shared = min(common_length(context, tokens[:-1]) for tokens in joint)
+        shared = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)
         rows.append((shared, joint))
     cut = min(
-        (common_length(prompt_prefix, j[0][: n - 1]) for n, j in rows), default=len(prompt_prefix)
+        (common_prefix_length(prompt_prefix, j[0][: n - 1]) for n, j in rows),
+        default=len(prompt_prefix),
     )
     questions = [
         MultipleChoiceRequest(

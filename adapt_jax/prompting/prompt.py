@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import chat_text, common_length, has_chat_template
+from adapt_jax.pretrained.tokenization import common_prefix_length, has_chat_template, render_chat
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
@@ -66,14 +66,14 @@ class Prompt:
         """The whole text in front of an answer; in the decoder's chat template, where asked so."""
         if not self.template.chat:
             return self.text + asked
-        return chat_text(model.tokenizer, self.turns(asked), answering=True)
+        return render_chat(model.tokenizer, self.turns(asked), answering=True)
 
     def answered(self, model: PretrainedDecoder, asked: str, response: str) -> str:
         """The same with the answer; with the end of its turn, in a chat template."""
         if not self.template.chat:
             return self.text + asked + response
         turns = [*self.turns(asked), {"role": "assistant", "content": response}]
-        return chat_text(model.tokenizer, turns, answering=False)
+        return render_chat(model.tokenizer, turns, answering=False)
 
     def encode(self, model: PretrainedDecoder, text: str) -> list[int]:
         """Token ids of what ``written`` or ``answered`` gave: a chat template writes BOS itself."""
@@ -84,7 +84,7 @@ class Prompt:
         if not self.template.chat:
             return self.encode(model, self.text)
         one, other = (self.encode(model, self.written(model, text)) for text in ("0", "Why?"))
-        return one[: common_length(one, other)]
+        return one[: common_prefix_length(one, other)]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -137,7 +137,8 @@ def tokenize(
     prompt_prefix = prompt.prompt_prefix(model)
     joint = [prompt.encode(model, prompt.written(model, question)) for question in questions]
     shared = min(
-        (common_length(prompt_prefix, tokens[:-1]) for tokens in joint), default=len(prompt_prefix)
+        (common_prefix_length(prompt_prefix, tokens[:-1]) for tokens in joint),
+        default=len(prompt_prefix),
     )
     return prompt_prefix[:shared], [tokens[shared:] for tokens in joint]
 

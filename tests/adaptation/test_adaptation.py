@@ -82,7 +82,7 @@ def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     first = Adaptation(
         "lora",
         Prompt(decoding=decoding),
-        model if kind == "soft_prompt" else made.merged(model),
+        model if kind == "soft_prompt" else made.merge_into(model),
         **{kind: more[kind]},
     )
     first.save(tmp_path / "saved")

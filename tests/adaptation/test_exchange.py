@@ -17,7 +17,7 @@ from adapt_jax.adaptation.export import export_adaptation, import_adapter
 from adapt_jax.cli.main import main
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.saving import save_pretrained, shard_size
+from adapt_jax.pretrained.saving import parse_shard_size, save_pretrained
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.errors import UserError
@@ -43,7 +43,7 @@ def test_merged_weights_leave_in_shards_with_all_that_belongs_to_them(
     instruct: PretrainedDecoder, tmp_path: Path
 ) -> None:
     made = updates(instruct, "query", "down")
-    merged = made.merged(instruct)
+    merged = made.merge_into(instruct)
     folder = export_adaptation(
         adapted(merged, lora_weights=made), tmp_path / "out", max_shard_size="70KB"
     )
@@ -106,10 +106,15 @@ def test_saving_in_another_number_of_files_leaves_no_old_weights(
 
 
 def test_sizes_of_shards_are_read_as_people_write_them() -> None:
-    assert [shard_size(s) for s in ("5GB", "1.5 mb", "2KiB", 77)] == [5 * 10**9, 1500000, 2048, 77]
+    assert [parse_shard_size(s) for s in ("5GB", "1.5 mb", "2KiB", 77)] == [
+        5 * 10**9,
+        1500000,
+        2048,
+        77,
+    ]
     for wrong in ("five", "0", "-3MB", ""):
         with pytest.raises(UserError, match="expected a size such as 5GB"):
-            shard_size(wrong)
+            parse_shard_size(wrong)
 
 
 def test_what_a_format_cannot_hold_is_told(tiny: PretrainedDecoder, tmp_path: Path) -> None:
@@ -205,7 +210,7 @@ def test_what_was_trained_leaves_in_that_dtype_too_unless_another_is_asked_for(
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
     model = load_pretrained(base)
     made = updates(model, "query", "up")
-    merged = made.merged(model)
+    merged = made.merge_into(model)
     more = {"lora_weights": made} if kind == "lora" else {"tuned": True}
     adapted(merged, **more).save(tmp_path / "saved")
     loaded = Adaptation.load(tmp_path / "saved")

@@ -16,7 +16,7 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import tensor_names
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.pretrained.hf_folder import read_config
-from adapt_jax.pretrained.loading import parameters
+from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.memory import slot_bytes
 from adapt_jax.sampling.types import GenerationConfig, Request
@@ -148,7 +148,7 @@ def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
     family, config = read_config(folder)
     decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     stored = tensor_names(family, config)
-    expected = {name for path in parameters(decoder) for name in stored[path].names}
+    expected = {name for path in get_parameters(decoder) for name in stored[path].names}
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     held = (name for name in index["weight_map"] if not family.ignores(name, config))
     real = {family.canonical(name) for name in held}

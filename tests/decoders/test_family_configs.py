@@ -15,7 +15,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.prefix import encode_prefix
-from adapt_jax.pretrained.loading import abstract_decoder, load_pretrained, parameters
+from adapt_jax.pretrained.loading import abstract_decoder, get_parameters, load_pretrained
 from adapt_jax.sampling.generate import generate
 from adapt_jax.utils.errors import UserError
 
@@ -128,7 +128,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
 def moves(decoder: Decoder, config: DecoderConfig) -> bool:
     """Whether the decoder's weights are refused by another config, or yield other logits."""
     other = abstract_decoder(config)
-    shapes = [{key: x.shape for key, x in parameters(one).items()} for one in (decoder, other)]
+    shapes = [{key: x.shape for key, x in get_parameters(one).items()} for one in (decoder, other)]
     if shapes[0] != shapes[1]:
         return True
     other = nnx.merge(nnx.split(other)[0], nnx.split(decoder)[1])

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import by_platform, make_mesh, row_sharding, sharding, shardings
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.utils.errors import UserError
 
@@ -58,7 +58,7 @@ def test_sharded_logits_and_gradients_equal_those_of_one_device(
 
 def test_weights_lie_where_the_table_says(tiny_folder: Path) -> None:
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    arrays = parameters(load_pretrained(tiny_folder, mesh=mesh).decoder)
+    arrays = get_parameters(load_pretrained(tiny_folder, mesh=mesh).decoder)
     assert all(len(array.sharding.device_set) == 8 for array in arrays.values())
     query = arrays["layers", 0, "attention", "query", "kernel"]
     assert query.shape == (32, 32) and query.addressable_shards[0].data.shape == (16, 16)

@@ -20,7 +20,7 @@ from adapt_jax.inspection.memory import Measured, depths_of, measure, period, te
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.programs import Workload, build, nbytes, settled, training
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.pretrained.loading import parameters
+from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.training.optimizers import TrainingConfig
 
@@ -38,7 +38,7 @@ def told(capsys: pytest.CaptureFixture, *arguments: object) -> dict[str, Any]:
 
 def test_a_folder_with_weights_is_read_from_its_headers(tiny_folder: Path, tiny: Any, capsys):
     found = told(capsys, tiny_folder, "--quick")
-    total = sum(array.size for array in parameters(tiny.decoder).values())
+    total = sum(array.size for array in get_parameters(tiny.decoder).values())
     assert found["family"] == "LlamaForCausalLM" and found["layers"] == 2
     assert sum(found["parameters"].values()) == 2 * found["parameters"]["total"] == 2 * total
     assert found["stored"] == {

@@ -194,7 +194,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
     updates = LoRAWeights(detach(decoder, 8.0), tiny.fingerprint)
     assert decoder.layers[0].attention.query.lora is None
     np.testing.assert_array_equal(logits(decoder), plain)
-    np.testing.assert_allclose(logits(updates.merged(tiny).decoder), tuned, atol=2e-4)
+    np.testing.assert_allclose(logits(updates.merge_into(tiny).decoder), tuned, atol=2e-4)
 
 
 def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
@@ -213,8 +213,10 @@ def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
     before = weights(tiny)
     method = LoRAConfig(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
     tuned = method.adapt(tiny, TASK, seed=0)
-    assert tuned.lora_weights is not None and tuned.lora_weights.decoder == tiny.fingerprint
-    assert tuned.lora_weights.merged(tiny).fingerprint == tuned.model.fingerprint
+    assert (
+        tuned.lora_weights is not None and tuned.lora_weights.base_fingerprint == tiny.fingerprint
+    )
+    assert tuned.lora_weights.merge_into(tiny).fingerprint == tuned.model.fingerprint
     assert_unchanged(tiny, before)
     assert tuned.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
     assert tuned.trainable_parameters == 2 * (2 * (32 + 32) + 2 * (32 + 64))

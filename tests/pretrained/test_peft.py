@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import import_adapter
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import (
-    CONFIG,
-    TENSORS,
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     read_adapter,
     write_lora,
     write_soft_prompt,
@@ -45,7 +45,7 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
             draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
             6.0,
         )
-        for path, value in parameters(model.decoder).items()
+        for path, value in get_parameters(model.decoder).items()
         if path[-1] == "kernel" and path[-2] in names and path[0] == "layers"
     }
     return LoRAWeights(factors, model.fingerprint, stabilized)
@@ -93,7 +93,7 @@ def test_a_soft_prompt_leaves_and_peft_says_the_same(
     again = read_adapter(tmp_path, tiny).soft_prompt
     assert again is not None and again.before_bos
     np.testing.assert_array_equal(again.embeddings[...], soft(tiny).embeddings[...])
-    text = (tmp_path / CONFIG).read_text()
+    text = (tmp_path / ADAPTER_CONFIG).read_text()
     config = json.loads(text)
     assert text == json.dumps(config, indent=2, sort_keys=True) + "\n"
     assert config["base_model_name_or_path"] == str(tiny_folder) and config["token_dim"] == 32
@@ -111,15 +111,15 @@ def test_low_rank_updates_leave_and_peft_says_the_same(
 ) -> None:
     made = updates(tiny, "query", "output", "down", stabilized=stabilized)
     write_lora(tmp_path, made, tiny)
-    expected = ours(made.merged(tiny))
+    expected = ours(made.merge_into(tiny))
     assert expected != ours(tiny)
     assert theirs(tiny_folder, tmp_path, tiny) == expected
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert config["target_modules"] == ["down_proj", "o_proj", "q_proj"]
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (3, 6, stabilized)
     again = read_adapter(tmp_path, tiny).lora_weights
     assert again is not None
-    assert again.merged(tiny).fingerprint == made.merged(tiny).fingerprint
+    assert again.merge_into(tiny).fingerprint == made.merge_into(tiny).fingerprint
 
 
 def test_ranks_and_alphas_of_their_own_stand_in_patterns(
@@ -132,12 +132,15 @@ def test_ranks_and_alphas_of_their_own_stand_in_patterns(
     louder = LoRAFactors(both.factors[first].a, both.factors[first].b, 12.0)
     both = LoRAWeights({**both.factors, first: louder}, tiny.fingerprint)
     write_lora(tmp_path, both, tiny)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert list(config["rank_pattern"].values()) == [2]
     assert list(config["alpha_pattern"].values()) == [12]
-    assert theirs(tiny_folder, tmp_path, tiny) == ours(both.merged(tiny))
+    assert theirs(tiny_folder, tmp_path, tiny) == ours(both.merge_into(tiny))
     again = read_adapter(tmp_path, tiny).lora_weights
-    assert again is not None and again.merged(tiny).fingerprint == both.merged(tiny).fingerprint
+    assert (
+        again is not None
+        and again.merge_into(tiny).fingerprint == both.merge_into(tiny).fingerprint
+    )
 
 
 def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
@@ -202,12 +205,12 @@ def test_prompt_tuning_that_peft_made_comes_in(
 
 
 def tampered(folder: Path, config: dict[str, Any], tensors: Any = None) -> None:
-    told = json.loads((folder / CONFIG).read_text()) | config
-    (folder / CONFIG).write_text(json.dumps(told))
+    told = json.loads((folder / ADAPTER_CONFIG).read_text()) | config
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(told))
     if tensors is not None:
-        held = load_file(folder / TENSORS)
+        held = load_file(folder / ADAPTER_WEIGHTS)
         tensors(held)
-        save_file(held, folder / TENSORS)
+        save_file(held, folder / ADAPTER_WEIGHTS)
 
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
@@ -262,11 +265,11 @@ def test_a_pickled_or_absent_or_damaged_adapter_is_named(
     with pytest.raises(UserError, match=r"no adapter_config\.json"):
         read_adapter(tmp_path, tiny)
     write_soft_prompt(tmp_path, soft(tiny), tiny)
-    whole = (tmp_path / TENSORS).read_bytes()
-    (tmp_path / TENSORS).write_bytes(whole[:-7])
+    whole = (tmp_path / ADAPTER_WEIGHTS).read_bytes()
+    (tmp_path / ADAPTER_WEIGHTS).write_bytes(whole[:-7])
     with pytest.raises(UserError, match="cut short"):
         read_adapter(tmp_path, tiny)
-    (tmp_path / TENSORS).rename(tmp_path / "adapter_model.bin")
+    (tmp_path / ADAPTER_WEIGHTS).rename(tmp_path / "adapter_model.bin")
     with pytest.raises(UserError, match=r"adapter_model\.bin is pickled, so it is never opened"):
         read_adapter(tmp_path, tiny)
 
@@ -276,13 +279,15 @@ def test_an_adaptation_by_lora_saves_factors_and_answers_as_before(
 ) -> None:
     made = updates(tiny, "query", "up")
     prompt = Prompt(decoding=GenerationConfig(max_new_tokens=4))
-    adaptation = Adaptation("lora", prompt, made.merged(tiny), lora_weights=made)
+    adaptation = Adaptation("lora", prompt, made.merge_into(tiny), lora_weights=made)
     folder = adaptation.save(tmp_path / "saved")
     held = sorted(file.name for file in folder.iterdir())
-    assert held == ["adaptation.json", CONFIG, TENSORS]
+    assert held == ["adaptation.json", ADAPTER_CONFIG, ADAPTER_WEIGHTS]
     again = Adaptation.load(folder)
     assert again.model.fingerprint == adaptation.model.fingerprint != tiny.fingerprint
-    assert again.lora_weights is not None and again.lora_weights.decoder == tiny.fingerprint
+    assert (
+        again.lora_weights is not None and again.lora_weights.base_fingerprint == tiny.fingerprint
+    )
     assert theirs(tiny_folder, folder, tiny) == ours(adaptation.model)
     other = load_pretrained(write_tiny_llama(tmp_path / "other", seed=4))
     with pytest.raises(UserError, match="belongs to another decoder"):
@@ -314,10 +319,10 @@ def test_updates_of_fused_parts_leave_as_one_block(
     folder, model = families(name)
     made = updates(model, "query", "value", "output", "up")
     write_lora(tmp_path, made, model)
-    assert theirs(folder, tmp_path, model) == ours(made.merged(model)) != ours(model)
+    assert theirs(folder, tmp_path, model) == ours(made.merge_into(model)) != ours(model)
     again = read_adapter(tmp_path, model).lora_weights
     assert again is not None
-    merged, expected = (parameters(one.merged(model).decoder) for one in (again, made))
+    merged, expected = (get_parameters(one.merge_into(model).decoder) for one in (again, made))
     for path, kernel in expected.items():
         np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
 
@@ -330,7 +335,7 @@ def test_adapters_of_fused_modules_come_in(name: str, families: Any, tmp_path: P
     assert ours(adaptation.model) == theirs(folder, tmp_path / "in", model) != ours(model)
     assert adaptation.lora_weights is not None
     write_lora(tmp_path / "out", adaptation.lora_weights, model)
-    first, second = (load_file(tmp_path / one / TENSORS) for one in ("in", "out"))
+    first, second = (load_file(tmp_path / one / ADAPTER_WEIGHTS) for one in ("in", "out"))
     assert first.keys() == second.keys()  # what came in as one block leaves as that block
     assert all(np.array_equal(first[key], second[key]) for key in first)
 
@@ -350,7 +355,7 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
     folder, model = families("qwen3_moe")
     made = updates(model, "query", "key")
     write_lora(tmp_path / "out", made, model)
-    assert theirs(folder, tmp_path / "out", model) == ours(made.merged(model)) != ours(model)
+    assert theirs(folder, tmp_path / "out", model) == ours(made.merge_into(model)) != ours(model)
     with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
         write_lora(tmp_path / "up", updates(model, "up"), model)
     peft_adapter(folder, tmp_path / "in", target_modules="all-linear")

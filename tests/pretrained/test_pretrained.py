@@ -15,7 +15,7 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.families import FAMILIES, tensor_names
 from adapt_jax.decoders.families.llama import FAMILY
 from adapt_jax.pretrained.hf_folder import EMBEDDED
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained, parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.utils.errors import UserError
 
@@ -362,4 +362,4 @@ def test_the_embedded_decoder_equals_transformers() -> None:
 
 def test_every_parameter_is_in_the_familys_table(tiny: PretrainedDecoder) -> None:
     table = tensor_names(FAMILIES["LlamaForCausalLM"], tiny.config)
-    assert parameters(tiny.decoder).keys() <= table.keys()
+    assert get_parameters(tiny.decoder).keys() <= table.keys()

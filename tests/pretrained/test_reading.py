@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.pretrained import streaming as reading
-from adapt_jax.pretrained.loading import load_pretrained, parameters
+from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.pretrained.safetensors_io import FileTensor, write_tensors
 
 FORMS = {  # a tensor for each expert; fused; in groups; the other way round; plain, with biases
@@ -36,16 +36,16 @@ def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
     name: str, dtype: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, name)
-    whole = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
+    whole = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     if not kept:  # as a GPU does
         sent = reading.sent
         monkeypatch.setattr(reading, "keeps", lambda device: False)
         monkeypatch.setattr(reading, "sent", lambda part, *rest: sent(part.copy(), *rest))
     monkeypatch.setattr(reading, "STRIP", 0)  # as many strips as there can be
     monkeypatch.setattr(reading, "BLOCK", 5)
-    one = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
+    one = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    many = parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype), mesh=mesh).decoder)
+    many = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype), mesh=mesh).decoder)
     assert one.keys() == many.keys()
     for path, parameter in one.items():
         assert parameter.dtype == many[path].dtype == jnp.dtype(dtype)
@@ -142,8 +142,8 @@ import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from adapt_jax.pretrained.streaming import Reader, read_parameter
-from adapt_jax.pretrained.safetensors_io import tensors_in
-from adapt_jax.decoders.layout import Stored
+from adapt_jax.pretrained.safetensors_io import read_header
+from adapt_jax.decoders.layout import TensorLayout
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -152,14 +152,14 @@ def resident(field):
 def read(names):
     begun = []
     for name in names:
-        stored, shapes = Stored((name,), SWAPPED, ((name,),)), {(name,): SHAPE}
+        stored, shapes = TensorLayout((name,), SWAPPED, ((name,),)), {(name,): SHAPE}
         begun.append(read_parameter(reader, tensors, stored, (name,), shapes, jnp.float32, place))
     return [wait() for wait in begun]
 
 file = Path(sys.argv[1])
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 with Reader() as reader, file.open("rb", buffering=0) as opened:
-    tensors = tensors_in(file, opened.fileno())
+    tensors = read_header(file, opened.fileno())
     first = read(["t0"])  # with what is made once
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = resident("VmRSS")

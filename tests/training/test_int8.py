@@ -155,7 +155,7 @@ def test_low_rank_updates_learn_on_int8_and_are_merged_into_the_originals(tiny):
     tuned = LoRAConfig(rank=2, modules=["query", "up"], training=INT8).adapt(tiny, TASK, seed=0)
     assert tuned.losses[-1] < tuned.losses[0]
     assert_unchanged(tiny, before)
-    assert tuned.lora_weights.merged(tiny).fingerprint == tuned.model.fingerprint
+    assert tuned.lora_weights.merge_into(tiny).fingerprint == tuned.model.fingerprint
     moved = {path for path, leaf in weights(tuned.model).items() if (leaf != before[path]).any()}
     assert moved and all("query" in path or "up" in path for path in moved)
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from adapt_jax.cli.main import main
-from adapt_jax.pretrained.loading import load_pretrained, parameters
+from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.training.documents import read_documents, windows
 from adapt_jax.training.metrics_log import read_rows
 
@@ -88,8 +88,8 @@ def test_a_users_own_text_is_learnt_and_yields_a_hugging_face_folder(
     assert len(losses) == 6 and losses[-1] < losses[0]
     assert [row["step"] for row in rows if "development_loss" in row] == [3, 6]
     if going_on:
-        before = parameters(load_pretrained(tiny_folder).decoder)
-        after = parameters(model.decoder)
+        before = get_parameters(load_pretrained(tiny_folder).decoder)
+        after = get_parameters(model.decoder)
         assert before.keys() == after.keys()
         assert all((np.asarray(after[path]) != before[path]).any() for path in before)
     weights = (output / "model.safetensors").read_bytes()
