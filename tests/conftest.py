@@ -156,7 +156,7 @@ def tiny(tiny_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder, the PyTorch model and the decoder of a case of families.py, made once."""
+    """The folder, the PyTorch model and the decoder of a case of family_cases.py, made once."""
     from family_cases import make
 
     from adapt_jax.pretrained.loading import load_pretrained

@@ -106,7 +106,7 @@ def derived(hf: HF) -> HF:
             raise ValueError(
                 f"vocab_size_per_layer_input {vocabulary}; expected at least {hf['vocab_size']}"
             )
-        values["layer_input_vocab"] = vocabulary
+        values["per_layer_embedding_vocab"] = vocabulary
     return values
 
 
@@ -149,7 +149,7 @@ FAMILY = replace(
     tensors=TENSORS,
     fields={
         **gemma3.FAMILY.fields,
-        "layer_input_dim": ("hidden_size_per_layer_input", 256),
+        "per_layer_embedding_dim": ("hidden_size_per_layer_input", 256),
     },
     fixed={
         "post_norm": True,
