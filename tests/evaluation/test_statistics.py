@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from adapt_jax.evaluation.significance import (
-    disagreements,
+    count_disagreements,
+    holm_correction,
     mcnemar,
     paired_difference,
     paired_p_value,
@@ -45,14 +46,40 @@ def test_mcnemar_is_the_two_sided_sign_test():
         assert mcnemar(first, second) == pytest.approx(expected)
 
 
+def test_values_equal_those_of_the_formulas():
+    """The closed forms that scipy's replace: equal to 12 digits."""
+    z = 1.959963984540054
+    for total in (1, 2, 7, 60, 1000):
+        for correct in {0, 1, total // 3, total - 1, total}:
+            share = correct / total
+            centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+            half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+            half /= 1 + z * z / total
+            low, high = wilson_interval(correct, total)
+            assert low == pytest.approx(max(0.0, centre - half), abs=1e-12)
+            assert high == pytest.approx(min(1.0, centre + half), abs=1e-12)
+            tail = sum(math.comb(total, k) for k in range(min(correct, total - correct) + 1))
+            expected = min(1.0, 2 * tail / 2**total)
+            assert mcnemar(correct, total - correct) == pytest.approx(expected, rel=1e-12)
+
+
+def test_holm_corrects_step_by_step():
+    # each p-value times the number of tests that are not smaller, never below an earlier one
+    corrected = holm_correction({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert corrected == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert list(corrected) == ["a", "b", "c", "d"]
+    assert holm_correction({"a": 0.7, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+    assert holm_correction({"a": 0.02}) == {"a": 0.02} and holm_correction({}) == {}
+
+
 def test_only_disagreements_count():
     first = [True, True, False, False, True]
     second = [True, False, True, True, False]
-    assert disagreements(first, second) == (2, 2)
+    assert count_disagreements(first, second) == (2, 2)
     agreed = [True] * 50
     assert paired_p_value(first + agreed, second + agreed) == paired_p_value(first, second)
     with pytest.raises(ValueError, match="not paired"):
-        disagreements([True], [])
+        count_disagreements([True], [])
 
 
 def test_the_paired_difference_covers_the_true_one_about_95_percent_of_the_time():
