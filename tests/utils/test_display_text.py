@@ -18,7 +18,10 @@ from adapt_jax.utils.display_text import display_text, in_quotes
         ("abc\u202edcba", r"abc\u202edcba"),  # reversed reading order
         ("half \ud83d of an emoji", r"half \ud83d of an emoji"),
         ("line\u2028separator", "line separator"),
-        ("[link=http://x]here[/link] [/red] $\\frac$", "[link=http://x]here[/link] [/red] $\\frac$"),
+        (
+            "[link=http://x]here[/link] [/red] $\\frac$",
+            "[link=http://x]here[/link] [/red] $\\frac$",
+        ),
         ("👩\u200d🔬", "👩\u200d🔬"),
     ],
 )
