@@ -43,12 +43,14 @@ DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors"
 
 @dataclass
 class Adaptation:
-    """A decoder and what stands in front of the question.
+    """A decoder, and the prompt that is prepended to each question.
 
-    ``lora_weights`` are updates that are already merged into ``model``; they are saved in its place.
-    ``tuned`` says that all the weights of ``model`` are this adaptation's own and are saved with
-    it; ``folder`` is where it was saved last, or read from; ``stored`` is the dtype that the files
-    of the decoder it began with are in, where ``model`` no longer says which these are.
+    Attributes:
+        lora_weights: low-rank updates, merged into ``model`` already; they are saved in its place.
+        has_full_weights: all weights of ``model`` belong to this adaptation and are saved with it.
+        folder: where it was saved last, or read from.
+        source_dtype: of the files of the decoder that was adapted, where ``model.path`` no longer
+            tells it.
     """
 
     method: str
@@ -56,9 +58,9 @@ class Adaptation:
     model: PretrainedDecoder
     soft_prompt: SoftPrompt | None = None
     lora_weights: LoRAWeights | None = None
-    tuned: bool = False
+    has_full_weights: bool = False
     folder: Path | None = None
-    stored: str | None = None
+    source_dtype: str | None = None
 
     @property
     def identity(self) -> str:
@@ -251,19 +253,19 @@ class Adaptation:
             if self.lora_weights
             else self.model.fingerprint,
             "context_length": self.model.config.context_length,
-            "stored": self.stored or read_source_dtype(self.model.path),
+            "source_dtype": self.source_dtype or read_source_dtype(self.model.path),
             "prompt": self.prompt.to_dict(),
             "soft_prompt": self.soft_prompt is not None,
             "before_bos": self.soft_prompt.before_bos if self.soft_prompt is not None else None,
             "lora_weights": self.lora_weights is not None,
-            "tuned": self.tuned,
+            "has_full_weights": self.has_full_weights,
         }
         if self.soft_prompt is not None:
             embeddings = np.asarray(self.soft_prompt.embeddings[...], np.float32)
             save_file({"prompt_embeddings": embeddings}, folder / SOFT_PROMPT)
         if self.lora_weights is not None:
             write_lora(folder, self.lora_weights, self.model)
-        if self.tuned:
+        if self.has_full_weights:
             save_pretrained(self.model, folder / WEIGHTS)
         text = json.dumps(description, indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
@@ -287,18 +289,21 @@ class Adaptation:
         try:
             prompt = Prompt.from_dict(description["prompt"])
             method, fingerprint = description["method"], description["fingerprint"]
-            tuned, decoder = description["tuned"], decoder or description["decoder"]
+            has_full_weights, decoder = (
+                description["has_full_weights"],
+                decoder or description["decoder"],
+            )
             has_soft_prompt = description["soft_prompt"]
             before_bos = description["before_bos"]
             has_low_rank = description.get("lora_weights", False)
-            stored, context_length = map(description.get, ("stored", "context_length"))
+            source_dtype, context_length = map(description.get, ("source_dtype", "context_length"))
         except KeyError as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem} is missing") from None
         except TypeError as problem:
             raise UserError(f"{folder / DESCRIPTION}: damaged, {problem}") from None
         if not isinstance(saved_with := description["decoder"], str):
             raise UserError(f"{folder / DESCRIPTION}: damaged, decoder is {saved_with!r}")
-        if tuned:
+        if has_full_weights:
             decoder = folder / WEIGHTS
         if not isinstance(decoder, PretrainedDecoder):
             decoder = load_pretrained(decoder, context_length=context_length)
@@ -316,7 +321,16 @@ class Adaptation:
             if lora_weights is None:
                 raise UserError(f"{folder}: {DESCRIPTION} tells of low-rank updates, found none")
             decoder = lora_weights.merge_into(decoder)
-        return cls(method, prompt, decoder, soft_prompt, lora_weights, tuned, folder, stored)
+        return cls(
+            method,
+            prompt,
+            decoder,
+            soft_prompt,
+            lora_weights,
+            has_full_weights,
+            folder,
+            source_dtype,
+        )
 
 
 def mesh_of(model: PretrainedDecoder) -> Mesh | None:

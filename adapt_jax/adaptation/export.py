@@ -79,7 +79,11 @@ def export_adaptation(
     if chosen == "hf" and adaptation.soft_prompt is not None:
         raise UserError("weights cannot hold a soft prompt; it leaves with format peft")
     if chosen == "peft" and adaptation.soft_prompt is None and adaptation.lora_weights is None:
-        what = "its weights were all tuned" if adaptation.tuned else "nothing of it was trained"
+        what = (
+            "its weights were all tuned"
+            if adaptation.has_full_weights
+            else "nothing of it was trained"
+        )
         raise UserError(f"there is no adapter to write: {what}; it leaves with format hf")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not empty; choose a new folder")
@@ -113,7 +117,7 @@ def export_dtype(adaptation: Adaptation, asked: str | None = None) -> str:
     tuned or merged weights take the place of the decoder's own. Where those files are gone or in
     no dtype of DTYPES, it is that of the weights in memory.
     """
-    stored = asked or adaptation.stored or read_source_dtype(adaptation.model.path)
+    stored = asked or adaptation.source_dtype or read_source_dtype(adaptation.model.path)
     return stored if stored in DTYPES else str(adaptation.model.decoder.embedding[...].dtype)
 
 
@@ -215,7 +219,7 @@ def import_adapter(
         return Adaptation("lora", prompt, merged, lora_weights=adapter.lora_weights)
     own = PretrainedDecoder(nnx.clone(model.decoder), model.tokenizer, model.path)
     _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
-    return Adaptation("lora", prompt, adapter.lora_weights.merge_into(own), tuned=True)
+    return Adaptation("lora", prompt, adapter.lora_weights.merge_into(own), has_full_weights=True)
 
 
 def _replace(model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]) -> None:

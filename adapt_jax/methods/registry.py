@@ -90,7 +90,7 @@ def adapt(
         tuned.model,
         tuned.soft_prompt,
         tuned.lora_weights,
-        tuned=tuned.model is not model and tuned.lora_weights is None,
+        has_full_weights=tuned.model is not model and tuned.lora_weights is None,
     )
     cost = (tuned.trainable_parameters, tuned.train_seconds)
     return MethodResult(adaptation, *cost, tuned.details, tuned.unseen)

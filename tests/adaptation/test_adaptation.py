@@ -45,7 +45,11 @@ def test_a_saved_adaptation_answers_as_before(tiny, tiny_folder: Path, tmp_path:
     first = Adaptation("self_consistency", sampled, tiny, soft(tiny))
     first.save(tmp_path / "saved")
     second = Adaptation.load(tmp_path / "saved")
-    assert (second.prompt, second.method, second.tuned) == (sampled, "self_consistency", False)
+    assert (second.prompt, second.method, second.has_full_weights) == (
+        sampled,
+        "self_consistency",
+        False,
+    )
     assert second.model.path == str(tiny_folder) and second.folder == tmp_path / "saved"
     assert second.soft_prompt is not None and second.soft_prompt.before_bos
     before, after = first.answer(EXAMPLES, seed=3), second.answer(EXAMPLES, seed=3)
@@ -57,17 +61,17 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
     from adapt_jax.pretrained.loading import load_pretrained
 
     other = load_pretrained(make_tiny_llama(tmp_path / "other", seed=9))
-    Adaptation("fine_tuning", prompt(), other, tuned=True).save(tmp_path / "saved")
+    Adaptation("fine_tuning", prompt(), other, has_full_weights=True).save(tmp_path / "saved")
     (tmp_path / "other" / "config.json").unlink()  # the decoder it came from is not needed
     loaded = Adaptation.load(tmp_path / "saved")
-    assert loaded.tuned and (tmp_path / "saved" / WEIGHTS / "model.safetensors").exists()
+    assert loaded.has_full_weights and (tmp_path / "saved" / WEIGHTS / "model.safetensors").exists()
     assert loaded.model.fingerprint == other.fingerprint
     assert loaded.model.path == str(tmp_path / "saved" / WEIGHTS)
 
 
-@pytest.mark.parametrize("kind", ["lora_weights", "tuned", "soft_prompt"])
+@pytest.mark.parametrize("kind", ["lora_weights", "has_full_weights", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
-    from families import make
+    from family_cases import make
     from test_peft import updates
 
     from adapt_jax.pretrained.loading import load_pretrained
@@ -78,7 +82,7 @@ def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     model = load_pretrained(tmp_path / "base", context_length=300)
     assert short.config.context_length < 300
     made, decoding = updates(model, "query"), GenerationConfig(max_new_tokens=8)
-    more = {"lora_weights": made, "tuned": True, "soft_prompt": soft(model)}
+    more = {"lora_weights": made, "has_full_weights": True, "soft_prompt": soft(model)}
     first = Adaptation(
         "lora",
         Prompt(decoding=decoding),
@@ -123,7 +127,7 @@ def test_a_save_that_fails_leaves_the_old_one_and_no_rest(tiny, tmp_path: Path, 
         module, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("full"))
     )
     with pytest.raises(OSError, match="full"):
-        Adaptation("lora", prompt(), tiny, tuned=True).save(tmp_path / "saved")
+        Adaptation("lora", prompt(), tiny, has_full_weights=True).save(tmp_path / "saved")
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
     assert Adaptation.load(tmp_path / "saved", tiny).method == "zero_shot"
 

@@ -122,7 +122,7 @@ def test_what_a_format_cannot_hold_is_told(tiny: PretrainedDecoder, tmp_path: Pa
     for adaptation, options, said in (
         (adapted(tiny, soft_prompt=soft(tiny)), {"format": "hf"}, "weights cannot hold a soft"),
         (adapted(tiny), {"format": "peft"}, "nothing of it was trained"),
-        (adapted(tiny, tuned=True), {"format": "peft"}, "its weights were all tuned"),
+        (adapted(tiny, has_full_weights=True), {"format": "peft"}, "its weights were all tuned"),
         (adapted(tiny), {"format": "gguf"}, "format 'gguf': expected one of hf, peft"),
         (adapted(tiny), {"dtype": "float23"}, "did you mean 'float32'"),
     ):
@@ -211,10 +211,10 @@ def test_what_was_trained_leaves_in_that_dtype_too_unless_another_is_asked_for(
     model = load_pretrained(base)
     made = updates(model, "query", "up")
     merged = made.merge_into(model)
-    more = {"lora_weights": made} if kind == "lora" else {"tuned": True}
+    more = {"lora_weights": made} if kind == "lora" else {"has_full_weights": True}
     adapted(merged, **more).save(tmp_path / "saved")
     loaded = Adaptation.load(tmp_path / "saved")
-    assert loaded.model.fingerprint == merged.fingerprint and loaded.stored == "bfloat16"
+    assert loaded.model.fingerprint == merged.fingerprint and loaded.source_dtype == "bfloat16"
     narrow = export_adaptation(loaded, tmp_path / "narrow")
     wide = export_adaptation(loaded, tmp_path / "wide", dtype="float32")
     assert load_pretrained(wide).fingerprint == merged.fingerprint

@@ -185,7 +185,7 @@ def test_biases_that_peft_trained_come_in(tmp_path: Path) -> None:
     model = load_pretrained(folder)
     peft_adapter(folder, tmp_path / "adapter", bias="all")
     adaptation = import_adapter(tmp_path / "adapter", model)
-    assert adaptation.tuned and adaptation.lora_weights is None
+    assert adaptation.has_full_weights and adaptation.lora_weights is None
     assert ours(adaptation.model) == theirs(folder, tmp_path / "adapter", model)
 
 
