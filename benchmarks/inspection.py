@@ -25,7 +25,8 @@ STEPS = 4
 # The command as it is, and then what the kernel says of the process.
 REAL = """
 import sys
-from adapt_jax.cli.main import choose_platform, main
+from adapt_jax.cli.main import main
+from adapt_jax.utils.cpu import choose_platform
 choose_platform()
 import adapt_jax.comparison.compare, jax.numpy
 from transformers import AutoTokenizer

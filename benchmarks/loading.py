@@ -116,7 +116,7 @@ def timed(load: Any, touch: Any, width: int) -> dict[str, float]:
 
 def ours(folder: str, dtype: str) -> dict[str, float]:
     """This project's side."""
-    from adapt_jax.cli.main import choose_platform
+    from adapt_jax.utils.cpu import choose_platform
 
     choose_platform()
     import jax

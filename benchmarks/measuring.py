@@ -45,7 +45,7 @@ def run_side(command: list[str], settings: dict[str, Any]) -> dict[str, float]:
     Raises:
         SystemExit: the side failed; what it said was printed.
     """
-    from adapt_jax.cli.main import choose_platform
+    from adapt_jax.utils.cpu import choose_platform
 
     choose_platform()  # in the environment, which both sides have from here
     done = subprocess.run(

@@ -1,107 +1,131 @@
-"""``adapt-jax inspect``: its options, and how it is shown. Imports nothing heavy before it runs."""
+"""``adapt-jax inspect``: its options, and how the result is shown."""
 
-import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from adapt_jax.cli.commands import ContextLength, Overrides
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from adapt_jax.inspection.inspect import Inspection
 
-SUMMARY = "what a checkpoint is, and what adapting it needs, before anything is loaded"
-ABOUT = """\
-Says what a checkpoint is (config.json and the headers of its files are read, the weights need not
-be there), what each method would train, and the memory of one device: parameters, gradients,
-optimizer, cache, activations. The steps of training and decoding are compiled for it, and nothing
-is allocated; decoders of many layers are compiled with few, and continued in a straight line.
+__all__ = ["inspect"]
 
-  adapt-jax inspect meta-llama/Llama-3.2-3B
-  adapt-jax inspect path/to/model --method lora --method.rank 32 --batch 8 --length 1024
-  adapt-jax inspect path/to/model --method fine_tuning --mesh data=2,fsdp=4
-  adapt-jax inspect path/to/model --method fine_tuning --mesh v5e:2x4
-  adapt-jax inspect path/to/model --method self_consistency --slots 64 --prefix 900
-
-A batch is N examples of T tokens, packed into rows as in training; A of the T are the answer, which
-the loss is on, or which is generated. Any option of a method can be given, as --method.KEY VALUE.
-
-Parts: "parameters" are the decoder's, and what is trained beside it; "original" is the decoder as
-it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot; "activations"
-are all that the compiler needs beside these; "process", on a CPU, is what else the process comes
-to hold: tokenizer, compiled code, what compiling left behind. Accelerators are judged with the
-weights as they are stored, or as --dtype says; the activations are those of the platform that was
-compiled for, which --mesh v5e:1x1 (v6e, v5p, v4) chooses without owning one."""
-OWN = {  # whether an option takes a value
-    "--mesh": True,
-    "--method": True,
-    "--batch": True,
-    "--length": True,
-    "--answer": True,
-    "--prefix": True,
-    "--slots": True,
-    "--candidates": True,
-    "--dtype": True,
-    "--context-length": True,
-    "--json": False,
-    "--quick": False,
-}
+Count = Number(gte=1)
 
 
-def add_arguments(sub: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, a hub name, or embedded")
-    sub.add_argument("--method", action="append", help="a rung, or several with commas; repeat it")
-    sub.add_argument("--mesh", help="data=2,fsdp=4 or a TPU topology, v5e:2x4, or both")
-    sub.add_argument("--batch", type=int, default=32, metavar="N", help="examples of a step (32)")
-    sub.add_argument("--length", type=int, default=256, metavar="T", help="tokens of each (256)")
-    sub.add_argument("--answer", type=int, metavar="A", help="of these, the answer's (half)")
-    sub.add_argument("--prefix", type=int, default=0, metavar="P", help="tokens in front (0)")
-    sub.add_argument("--slots", type=int, default=128, help="sequences decoded side by side (128)")
-    sub.add_argument("--candidates", type=int, help="of a single question; no more slots are made")
-    sub.add_argument("--dtype", help="of frozen weights and cache: float32, bfloat16, float16")
-    sub.add_argument("--context-length", type=int, help="where config.json is not to say it")
-    sub.add_argument("--json", action="store_true", help="one JSON object and nothing else")
-    sub.add_argument("--quick", action="store_true", help="compile nothing: no memory is told")
+def inspect(
+    checkpoint: Annotated[str, Parameter(help="a folder, a hub name, or `embedded`")],
+    /,
+    *,
+    method: Annotated[list[str], Parameter(help="a rung, or several with commas; repeatable")] = [],  # noqa: B006 (never changed)
+    mesh: Annotated[
+        str | None, Parameter(help="data=2,fsdp=4, or a TPU topology, v5e:2x4, or both")
+    ] = None,
+    batch: Annotated[int, Parameter(help="examples of a training step", validator=Count)] = 32,
+    length: Annotated[int, Parameter(help="tokens of each example", validator=Count)] = 256,
+    answer: Annotated[
+        int | None, Parameter(help="of these, the answer's; by default half of them")
+    ] = None,
+    prefix: Annotated[
+        int, Parameter(help="tokens of the prompt prefix", validator=Number(gte=0))
+    ] = 0,
+    slots: Annotated[
+        int, Parameter(help="sequences that are decoded at the same time", validator=Count)
+    ] = 128,
+    candidates: Annotated[
+        int | None,
+        Parameter(help="of a single question; no more slots are made", validator=Count),
+    ] = None,
+    dtype: Annotated[
+        str | None, Parameter(help="of frozen weights and cache: float32, bfloat16, float16")
+    ] = None,
+    context_length: ContextLength = None,
+    json_output: Annotated[
+        bool, Parameter(name="--json", help="print one JSON object and nothing else")
+    ] = False,
+    quick: Annotated[bool, Parameter(help="compile nothing: no memory is reported")] = False,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Show what a checkpoint is and what adapting it needs, without loading it.
 
+    Reads config.json and the headers of its files (the weights need not be there) and shows what
+    each method would train, and the memory of one device: parameters, gradients, optimizer, cache,
+    activations. The steps of training and decoding are compiled for it, and nothing is allocated.
 
-def run(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """adapt-jax inspect"""
-    from adapt_jax.inspection.inspect import DEFAULT, inspect
+    ```
+    adapt-jax inspect path/to/model --method lora --method.rank 32 --batch 8 --length 1024
+    adapt-jax inspect path/to/model --method fine_tuning --mesh data=2,fsdp=4
+    adapt-jax inspect path/to/model --method fine_tuning --mesh v5e:2x4
+    adapt-jax inspect path/to/model --method self_consistency --slots 64 --prefix 900
+    ```
+
+    A batch is N examples of T tokens, packed into rows as in training; A of the T are the answer,
+    which the loss is computed on, or which is generated. Any option of a method can be given, as
+    `--method.KEY VALUE`.
+
+    Parts: "parameters" are the decoder's, and what is trained beside it; "original" is the decoder
+    as it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot;
+    "activations" are all that the compiler needs beside these; "process", on a CPU, is what else
+    the process comes to hold: tokenizer, compiled code, what compiling left behind. Accelerators
+    are judged with the weights as they are stored, or as --dtype says; the activations are those of
+    the platform that was compiled for, which `--mesh v5e:1x1` (v6e, v5p, v4) chooses.
+    """
+    from adapt_jax.inspection.inspect import DEFAULT
+    from adapt_jax.inspection.inspect import inspect as run_inspection
     from adapt_jax.inspection.programs import Workload
-    from adapt_jax.utils.config import override, use_compilation_cache
+    from adapt_jax.utils.config import use_compilation_cache
     from adapt_jax.utils.progress import Display
 
-    for key in overrides:
-        if not key.startswith("method."):
-            raise UserError(f"unknown option --{key} of inspect; a method's are --method.KEY")
-    names = [name for part in options.method or () for name in part.split(",") if name]
-    if overrides and len(names) != 1:
-        raise UserError(f"--{next(iter(overrides))}: expected one --method that it belongs to")
-    given = override({}, overrides, "inspect").get("method", {})
-    if options.candidates:
-        given |= {"candidates": options.candidates} if names == ["self_consistency"] else {}
-    answer = options.length // 2 if options.answer is None else options.answer
-    sizes = {key: getattr(options, key) for key in ("batch", "length", "prefix", "slots")}
-    work = Workload(answer=answer, candidates=options.candidates, **sizes)
+    names = [name for part in method for name in part.split(",") if name]
+    options = _method_options(overrides, names)
+    if candidates and names == ["self_consistency"]:
+        options["candidates"] = candidates
+    work = Workload(
+        batch=batch,
+        length=length,
+        answer=length // 2 if answer is None else answer,
+        prefix=prefix,
+        slots=slots,
+        candidates=candidates,
+    )
     use_compilation_cache()
-    found = inspect(
-        options.checkpoint,
+    found = run_inspection(
+        checkpoint,
         names or DEFAULT,
         work=work,
-        mesh=options.mesh,
-        dtype=options.dtype,
-        overrides=given,
-        context_length=options.context_length,
+        mesh=mesh,
+        dtype=dtype,
+        overrides=options,
+        context_length=context_length,
     )
-    if not options.json:
+    if not json_output:
         print("\n".join(describe(found)), flush=True)
-    if not options.quick:
-        with Display(not options.json).stage("compiling") as update:
+    if not quick:
+        with Display(not json_output).stage("compiling") as update:
             found.measure(update)
-    if options.json:
+    if json_output:
         print(json.dumps(found.to_dict(), indent=2))
     elif found.measured:
         show_memory(found)
+
+
+def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
+    """The options of the one method that ``--method.KEY VALUE`` belongs to."""
+    from adapt_jax.cli.commands import collect_overrides
+    from adapt_jax.utils.config import override
+
+    given = collect_overrides(overrides, {})
+    for key in given:
+        if not key.startswith("method."):
+            raise UserError(f"unknown option --{key} of inspect; a method's are --method.KEY")
+    if given and len(names) != 1:
+        raise UserError(f"--{next(iter(given))}: expected one --method that it belongs to")
+    options: dict[str, Any] = override({}, given, "inspect").get("method", {})
+    return options
 
 
 def describe(found: "Inspection") -> list[str]:

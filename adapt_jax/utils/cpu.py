@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # the event that JAX records
@@ -25,3 +27,14 @@ def trim_memory() -> None:
     """Gives freed memory back to the system; glibc keeps it, and a compilation frees 0.3 GiB."""
     if sys.platform == "linux" and hasattr(system := ctypes.CDLL(None), "malloc_trim"):
         system.malloc_trim(0)
+
+
+def choose_platform() -> None:
+    """Tells JAX to use the CPU where there is no accelerator.
+
+    An installed libtpu would otherwise look for its TPU, which takes long.
+    """
+    devices = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in devices):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed

@@ -237,7 +237,8 @@ def test_on_a_tpu_a_step_is_whole_and_in_bfloat16_whatever_this_machine_does():
 
 REAL = """
 import json, sys
-from adapt_jax.cli.main import choose_platform, main
+from adapt_jax.cli.main import main
+from adapt_jax.utils.cpu import choose_platform
 choose_platform()
 import adapt_jax.comparison.compare, jax.numpy
 from transformers import AutoTokenizer
