@@ -80,7 +80,10 @@ def test_tune_saves_what_ask_and_evaluate_use(config: Path, tmp_path: Path, caps
     assert f"saved: {tmp_path / 'run' / 'adaptation'}" in capsys.readouterr().out
     results = tmp_path / "judged"
     arguments = [str(tmp_path / "run"), str(tmp_path / "task.yaml"), "--output-dir", str(results)]
-    assert main(["evaluate", *arguments, "--task.splits.test", "5", "--max-concurrent-sequences", "4"]) == 0
+    assert (
+        main(["evaluate", *arguments, "--task.splits.test", "5", "--max-concurrent-sequences", "4"])
+        == 0
+    )
     assert "accuracy" in capsys.readouterr().out
     written = json.loads((results / "evaluation.json").read_text())
     assert (written["n"], written["method"]) == (5, "prompt_tuning")
@@ -196,8 +199,10 @@ def test_a_mistake_found_before_the_first_answer_leaves_no_file(
         flag = "--max-concurrent-sequences"
         assert f'"0" for {flag}. Must be >= 1' in fails(capsys, *command, flag, "0")
         assert f'{flag}: unable to convert "x" into int' in fails(capsys, *command, flag, "x")
-        assert 'Must be >= 0' in fails(capsys, *command, "--seed", "-1")
-        assert "5000 do not fit into memory" in fails(capsys, *command, "--max-concurrent-sequences", "5000")
+        assert "Must be >= 0" in fails(capsys, *command, "--seed", "-1")
+        assert "5000 do not fit into memory" in fails(
+            capsys, *command, "--max-concurrent-sequences", "5000"
+        )
     assert not list(out.iterdir())
 
 
@@ -261,7 +266,9 @@ def test_ask_refuses_what_it_cannot_answer(saved: Path, tmp_path: Path, capsys):
     assert "the question is empty" in fails(capsys, "ask", saved, "")
     assert "nowhere: no such folder" in fails(capsys, "ask", tmp_path / "nowhere", "a")
     assert "no adaptation here" in fails(capsys, "ask", tmp_path, "a")
-    assert "Unknown option: --sed. Did you mean --seed?" in fails(capsys, "ask", saved, "a", "--sed", "3")
+    assert "Unknown option: --sed. Did you mean --seed?" in fails(
+        capsys, "ask", saved, "a", "--sed", "3"
+    )
 
 
 def test_an_adaptation_whose_decoder_was_moved_says_so(saved: Path, tiny_folder, capsys):
