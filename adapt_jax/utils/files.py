@@ -1,65 +1,187 @@
-"""The one way to write: a file or folder is written beside its place, then put there whole.
+"""The one way to write: a file or folder is written beside its target, then put in its place.
 
-Whoever looks sees the old one or the new one, also after a crash at any moment.
+Whoever looks at the target sees the old content or the new one, also after this process was killed.
+A target is checked before the work whose result it shall hold begins (``check_target_file``,
+``check_target_folder``, ``check_output_folder``). Symbolic links are written through. A full or
+read-only disk raises UserError in one line and leaves no partial file.
 """
 
 import ctypes
 import errno
+import fcntl
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from adapt_jax.utils.errors import UserError
 
+__all__ = [
+    "LineAppender",
+    "check_output_folder",
+    "check_target_file",
+    "check_target_folder",
+    "exchange",
+    "remove_unfinished",
+    "replace_file",
+    "replace_folder",
+    "replace_surrogates",
+    "report_write_errors",
+    "to_json_lines",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+NEW, OLD = ".adapt_jax-new-", ".adapt_jax-old-"  # how temporary names begin
+TOKEN_BYTES = 4  # of randomness in a temporary name
+MAX_NAME_BYTES = 200  # of a file's name; file systems hold 255, and temporary names are longer
 
 
-def check_target_file(path: Path) -> None:
-    """Raises UserError where a file cannot be put at ``path``: a folder, a device, a pipe."""
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file"
-        raise UserError(f"{path}: is {what}; expected a file, or a new name")
+def check_target_file(path: str | Path) -> Path:
+    """Checks that a file can be written at ``path``, and follows symbolic links.
 
-
-def check_target_folder(path: Path) -> None:
-    """Raises UserError where a folder cannot be put at ``path``, or it holds the working folder."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is no folder; choose another")
-    target, here = path.resolve(), Path.cwd().resolve()
-    if target == here or target in here.parents:
-        raise UserError(f"{path}: is the working folder, or holds it; choose another")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole; through a symlink, into the file that it points to.
+    Returns:
+        where the file will be written.
 
     Raises:
-        UserError: ``path`` is a folder or a device.
-        OSError: the disk is full or may not be written; the old file is as it was.
+        UserError: a folder, a device or a pipe is there, or its folder cannot be made or written.
     """
-    check_target_file(path)
-    path = path.resolve()  # a symlink stays a symlink
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    target = _resolve(path)
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "no regular file"
+        raise UserError(f"{path}: is {what}; expected a file, or a new name")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise UserError(f"{path}: may not be written")
+    _check_parent(path, target.parent)
+    return target
+
+
+def check_output_folder(path: str | Path) -> Path:
+    """Checks that files can be written into the folder ``path``, which may be new.
+
+    Raises:
+        UserError: something else is there, or it cannot be made or written.
+    """
+    target = _resolve(path)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{path}: is a file; expected a folder for the results")
+    _check_parent(path, target)
+    return target
+
+
+def check_target_folder(path: str | Path, marker: str | None = None) -> Path:
+    """Checks that the whole folder ``path`` can be put in place, and follows symbolic links.
+
+    Args:
+        marker: the name of a file; a folder that holds it is replaced. Any other folder has to be
+            new or empty.
+
+    Returns:
+        where the folder will be written.
+
+    Raises:
+        UserError: something else is there, it is or holds the working folder, or its parent cannot
+            be written.
+    """
+    target = _resolve(path)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{path}: is a file; choose a new folder")
+    here = Path.cwd()
+    if target == here or target in here.parents:
+        raise UserError(f"{path}: is the working folder, or holds it; choose another folder")
+    if os.path.ismount(target):
+        raise UserError(
+            f"{path}: is a mount point, which cannot be replaced; choose a folder in it"
+        )
+    may_replace = marker is not None and (target / marker).is_file()
+    if target.exists() and not may_replace and any(target.iterdir()):
+        but = f", and no {marker}" if marker else ""
+        raise UserError(f"{path}: is not empty{but}; choose a new folder")
+    _check_parent(path, target.parent)
+    return target
+
+
+def _resolve(path: str | Path) -> Path:
+    """The path without symbolic links."""
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        target = Path(path).expanduser().resolve()
+        target.exists()  # raises where the name is too long for the file system
+    except (OSError, ValueError, RuntimeError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise UserError(f"{str(path)[:200]!r}: no usable path ({reason})") from None
+    return target
+
+
+def _check_parent(path: str | Path, parent: Path) -> None:
+    """Raises UserError where ``parent`` is no folder that can be made and written."""
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"{path}: {parent} is a file; expected a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: the folder {parent} may not be written")
+
+
+@contextmanager
+def report_write_errors(path: str | Path) -> Iterator[None]:
+    """Turns the operating system's errors into a UserError that names ``path``."""
+    try:
+        yield
     except OSError as problem:
-        # the message names the file that was asked for, not the temporary one
-        raise OSError(problem.errno, problem.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        file = str(problem.filename or path)
+        ours = file == str(path) or NEW in file or problem.filename is None
+        # a temporary name tells the user nothing; another file's name does
+        reason = (problem.strerror if ours else None) or str(problem)
+        raise UserError(f"{path}: cannot be written ({reason})") from problem
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole, as UTF-8; half of a surrogate pair becomes U+FFFD."""
+def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Puts a file in place that ``write`` writes at the temporary path which it is given.
+
+    The temporary path ends with the name of the file, so its suffix is the same.
+
+    Raises:
+        UserError: ``path`` cannot hold a file, or the disk is full or read-only; what was there
+            stays as it was.
+    """
+    target = check_target_file(path)
+    with report_write_errors(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target)
+        with _temporary(target, is_folder=False) as new:
+            write(new)
+            if target.exists():
+                shutil.copymode(target, new)
+            os.replace(new, target)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a whole file; see ``replace_file``."""
+    replace_file(path, lambda new: new.write_bytes(content))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a whole text file as UTF-8; half of a surrogate pair becomes U+FFFD."""
     write_bytes(path, replace_surrogates(text).encode("utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes a whole JSON file; NaN and infinity become null, because JSON has neither."""
+    write_text(path, json.dumps(_drop_non_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def to_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object per line."""
+    lines = (json.dumps(_drop_non_finite(row), ensure_ascii=False) + "\n" for row in rows)
+    return replace_surrogates("".join(lines))
 
 
 def replace_surrogates(text: str) -> str:
@@ -67,75 +189,192 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """A JSON file; numbers that are no numbers become null, because JSON knows none."""
-    write_text(path, json.dumps(drop_non_finite(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def drop_non_finite(content: Any) -> Any:
-    """The content with nan and infinity replaced by None."""
+def _drop_non_finite(content: Any) -> Any:
+    """The content with NaN and infinity replaced by None."""
     if isinstance(content, Mapping):
-        return {key: drop_non_finite(value) for key, value in content.items()}
+        return {key: _drop_non_finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [drop_non_finite(value) for value in content]
+        return [_drop_non_finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
 
 
-def to_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One JSON object per line."""
-    lines = (json.dumps(drop_non_finite(row), ensure_ascii=False) + "\n" for row in rows)
-    return replace_surrogates("".join(lines))
+class LineAppender:
+    """Appends lines to a text file; a line is on the disk as soon as it is written.
+
+    A line that cannot be written whole, because the disk is full, is taken away again: the file
+    always ends with a whole line. So a run that is killed or fails can go on from the file. To be
+    used in a ``with`` statement.
+    """
+
+    def __init__(self, path: str | Path):
+        """Opens the file, which may be new; an unfinished last line is cut off.
+
+        Raises:
+            UserError: it cannot be written, or another process appends to it.
+        """
+        self.path, target = path, check_target_file(path)
+        with report_write_errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise UserError(f"{path}: another process is writing it") from None
+        except OSError:  # some network file systems have no locks
+            pass
+        self._size = _length_of_whole_lines(self._file)
+        os.ftruncate(self._file, self._size)
+
+    def write(self, line: str) -> None:
+        """Appends a line, given without its line break.
+
+        Raises:
+            UserError: the disk is full; the lines before are kept.
+        """
+        content = (replace_surrogates(line) + "\n").encode("utf-8")
+        try:
+            with report_write_errors(self.path):
+                written = 0
+                while written < len(content):
+                    written += os.pwrite(self._file, content[written:], self._size + written)
+        except BaseException:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(content)
+
+    def close(self) -> None:
+        """Closes the file; one without any line is removed."""
+        if self._size == 0:
+            _resolve(self.path).unlink(missing_ok=True)
+        os.close(self._file)
+
+    def __enter__(self) -> "LineAppender":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Puts a new folder in place, written by ``write`` into an empty one beside it.
+def _length_of_whole_lines(file: int) -> int:
+    """Bytes of an open file up to the end of its last whole line."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - (1 << 16))
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
-    What stood there is exchanged in one step and removed afterwards; through a symlink, where it
-    points to.
+
+def replace_folder(
+    path: str | Path, write: Callable[[Path], Any], *, marker: str | None = None
+) -> None:
+    """Puts a folder in place that ``write`` fills; it is given an empty one beside the target.
+
+    What was there is exchanged with the new folder in one step, and removed afterwards.
+
+    Args:
+        marker: see ``check_target_folder``.
 
     Raises:
-        UserError: ``folder`` is a file, or holds the working folder.
+        UserError: ``path`` cannot hold the folder, or the disk is full or read-only; what was there
+            stays as it was.
     """
-    check_target_folder(folder)
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
+    target = check_target_folder(path, marker)
+    with report_write_errors(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target)
+        with _temporary(target, is_folder=True) as new:
+            write(new)
+            if target.exists():
+                exchange(new, target)  # the temporary folder is now the old one
+            else:
+                new.rename(target)
+
+
+@contextmanager
+def _temporary(target: Path, *, is_folder: bool) -> Iterator[Path]:
+    """An empty file or folder beside the target, removed at the end if it is still there.
+
+    It is locked while it is in use, so that ``remove_unfinished`` knows what nobody uses any more.
+    """
+    while True:
+        token = secrets.token_hex(TOKEN_BYTES)
+        new = target.with_name(f"{NEW}{token}-{_short_name(target)}")
+        if is_folder:
+            new.mkdir()
+            lock = os.open(new, os.O_RDONLY)
+        else:
+            lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if new.exists():  # else another process removed it before it was locked
+            break
+        os.close(lock)
     try:
-        write(new)
-        os.chmod(new, 0o755)  # mkdtemp's folders are private
-        if not folder.exists():
-            new.rename(folder)
-        else:
-            exchange(new, folder)
+        yield new
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # the old one, after an exchange
-    return folder
+        _remove(new)
+        os.close(lock)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what a process that was killed in ``replace_folder`` or ``write_bytes`` left of
-    ``folder``."""
-    for left in folder.parent.glob(f".{folder.name}.*.new"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+def _short_name(target: Path) -> str:
+    """The end of the target's name, which a longer name can begin with."""
+    return os.fsencode(target.name)[-MAX_NAME_BYTES:].decode("utf-8", "ignore")
 
 
-def exchange(one: Path, other: Path) -> None:
-    """Exchanges two paths of one file system, atomically where the system can (Linux)."""
+def _remove(path: Path) -> None:
+    """Removes a file or a folder, whichever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def remove_unfinished(target: str | Path) -> None:
+    """Removes what killed processes left beside ``target`` while they wrote it."""
+    target = Path(target)
+    name = _short_name(target)
+    _restore_old(target)
+    for left in target.parent.glob(f"{NEW}*"):
+        if left.name[len(NEW) + 2 * TOKEN_BYTES :] != f"-{name}":
+            continue
+        with suppress(OSError):
+            file = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is being written
+                _remove(left)
+            finally:
+                os.close(file)
+
+
+def exchange(new: Path, target: Path) -> None:
+    """Exchanges two paths of one file system; in one step where the system can (Linux)."""
     if sys.platform == "linux":
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if rename is not None:
-            paths = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+            paths = (AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(target))
             if rename(*paths, RENAME_EXCHANGE) == 0:
                 return
             if (code := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-                raise OSError(code, os.strerror(code), str(other))
-    # elsewhere the old one steps aside under a name that ``remove_unfinished`` leaves alone
-    aside = other.with_name(f"{other.name}.old")
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
+                raise OSError(code, os.strerror(code), str(target))
+    # Elsewhere the old one steps aside; ``_restore_old`` brings it back after a kill in between.
+    aside = target.with_name(f"{OLD}{_short_name(target)}")
+    _remove(aside)
+    target.rename(aside)
+    new.rename(target)
+    aside.rename(new)
+
+
+def _restore_old(target: Path) -> None:
+    """Brings back what an interrupted ``exchange`` left aside, where the new one is not there."""
+    aside = target.with_name(f"{OLD}{_short_name(target)}")
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+    else:
+        _remove(aside)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+__all__ = ["get_version", "hash_files", "identity", "to_plain"]
+
 IDENTITY_VERSION = 1  # raised when the way values are hashed changes; old identities never match
 
 
@@ -41,7 +43,7 @@ def to_plain(value: Any) -> Any:
             return to_plain(value.value)
         case BaseModel():
             return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
-        case np.ndarray():
+        case np.ndarray() if not value.dtype.hasobject:
             content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
             return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": content}
         case np.generic():
@@ -65,7 +67,20 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
+def get_version(extension: Any) -> Any:
+    """The ``version`` of a registered parser, vote or scorer; 1 where it names none.
+
+    It is part of the identity of what the extension reads or decides. Whoever changes what an
+    extension returns sets another one: ``my_parser.version = 2``.
+    """
+    return getattr(extension, "version", 1)
+
+
 def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
     """SHA-256 by name of those files of a folder that are there."""
-    present = [name for name in names if (folder / name).is_file()]
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in present}
+    digests = {}
+    for name in names:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
