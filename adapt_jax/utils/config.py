@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from adapt_jax.utils import text_files
 from adapt_jax.utils.cpu import trim_memory_after_compilation
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -70,18 +70,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: when there is no such file, it is not YAML, or not a mapping.
+        UserError: as ``text_files.read_yaml`` does, or where it holds no mapping.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        siblings = [str(p) for p in path.parent.glob("*.yaml")]
-        raise UserError(f"{path}: no such file{nearest(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: cannot be read as text ({problem})") from None
-    except yaml.YAMLError as problem:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(problem).split())})") from None
+    content = text_files.read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
     return content
@@ -104,12 +95,14 @@ def override(data: Mapping[str, Any], overrides: Overrides | None, where: str) -
             if not isinstance(place, dict):
                 path = ".".join(parents[: depth + 1])
                 raise UserError(f"{where}: --{dotted}: {path} is {place!r}, it has no keys")
-        try:
-            place[last] = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
-            raise UserError(f"{where}: --{dotted}: not a YAML value: {value!r}") from None
-        if place[last] is None and str(value).lstrip().startswith("#"):
-            raise UserError(f"{where}: --{dotted}: to YAML {value!r} is a comment; quote it twice")
+        if isinstance(value, str):
+            read = text_files.parse_yaml(value, f"{where}: --{dotted}")
+            if read is None and value.lstrip().startswith("#"):
+                raise UserError(
+                    f"{where}: --{dotted}: to YAML {value!r} is a comment; quote it twice"
+                )
+            value = read
+        place[last] = value
     return result
 
 
