@@ -48,8 +48,10 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
 
     from adapt_jax.decoders.attention import causal_mask
     from adapt_jax.decoders.prefix import encode_prefix
-    from adapt_jax.training.batches import Batch, Batches, Shape, TrainingExample, pack
-    from adapt_jax.training.optimizers import TrainingConfig, optimizer
+    from adapt_jax.training.batches import Batches
+    from adapt_jax.training.config import TrainingConfig
+    from adapt_jax.training.optimizers import make_optimizer
+    from adapt_jax.training.packing import Batch, BatchShape, TrainingExample, pack
 
     model, chosen = start(method, folder)
     examples = [
@@ -62,13 +64,13 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
         assert not left_over
     else:  # an example a row, in their order
         width = max(len(example.tokens) for example in examples)
-        rows = [pack([example], Shape(1, width, example.targets))[0] for example in examples]
+        rows = [pack([example], BatchShape(1, width, example.targets))[0] for example in examples]
         batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
-        at = [row.target_at + number * width for number, row in enumerate(rows)]
-        batch = replace(batch, target_at=jnp.concatenate(at))
+        at = [row.target_index + number * width for number, row in enumerate(rows)]
+        batch = replace(batch, target_index=jnp.concatenate(at))
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
-    update = optimizer(config)
+    update = make_optimizer(config)
 
     def loss(trainable: Any, frozen: Any, batch: Batch) -> jax.Array:
         model: Any = nnx.merge(graph, trainable, frozen)
@@ -90,10 +92,10 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
         hidden, _ = decoder(embeddings, positions, causal_mask(segments), prefix=prefix)
         hidden = hidden[:, prompt_prefix:].reshape(-1, hidden.shape[-1])
         if stage.targets:
-            logits = decoder.logits(hidden[batch.target_at])
+            logits = decoder.logits(hidden[batch.target_index])
         else:
             logits = decoder.logits(hidden)
-            logits = jax.nn.log_softmax(logits)[batch.target_at]  # torch's loss looks at all too
+            logits = jax.nn.log_softmax(logits)[batch.target_index]  # torch's loss looks at all too
         each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.target_id)
         return (each * batch.target_weight).sum() / batch.target_weight.sum()
 

@@ -73,8 +73,10 @@ def ours(method: str, folder: Path) -> Step:
     import jax.numpy as jnp
     from flax import nnx
 
-    from adapt_jax.training.batches import Batches, TrainingExample
-    from adapt_jax.training.optimizers import TrainingConfig, optimizer, parts
+    from adapt_jax.training.batches import Batches
+    from adapt_jax.training.config import TrainingConfig, choose_num_microbatches
+    from adapt_jax.training.optimizers import make_optimizer
+    from adapt_jax.training.packing import TrainingExample
     from adapt_jax.training.step import TrainState, make_step
 
     model, chosen = start(method, folder)
@@ -83,12 +85,18 @@ def ours(method: str, folder: Path) -> Step:
         TrainingExample(str(number), tuple(tokens), start)
         for number, (tokens, start) in enumerate(make_examples())
     ]
-    batches = Batches(examples, EXAMPLES, config.steps, seed=0, parts=parts(config, None))
+    batches = Batches(
+        examples,
+        EXAMPLES,
+        config.steps,
+        seed=0,
+        num_microbatches=choose_num_microbatches(config, None),
+    )
     graph, trainable, frozen = nnx.split(model, chosen, ...)
-    update = optimizer(config)
+    update = make_optimizer(config)
     state = TrainState(trainable, update.init(trainable))
     step, prompt_prefix = make_step(graph, update, config), jnp.zeros(0, jnp.int32)
-    print(f"packed into {batches.parts} x {batches.shape}", file=sys.stderr)
+    print(f"packed into {batches.num_microbatches} x {batches.shape}", file=sys.stderr)
 
     def run() -> float:
         nonlocal state

@@ -27,10 +27,12 @@ from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import engine
 from adapt_jax.sampling.logits import SamplingParams
-from adapt_jax.training.batches import Batches, TrainingExample
-from adapt_jax.training.checkpoints import COPIED
+from adapt_jax.training.batches import Batches
+from adapt_jax.training.checkpoints import MAX_COPY_BYTES
+from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
 from adapt_jax.training.int8 import Int8
-from adapt_jax.training.optimizers import TrainingConfig, held, optimizer, parts
+from adapt_jax.training.optimizers import make_optimizer
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.step import TrainState, init_state, make_step
 from adapt_jax.training.trainer import batch_shardings
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -144,14 +146,14 @@ def training(
         )
     settings = settled(method.training, mesh)
     batch = packed(work, settings, mesh)
-    update = optimizer(settings)
+    update = make_optimizer(settings)
     trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
     kept = frozen
     if settings.frozen_dtype != "kept":
         frozen = held_as(frozen, trainable, settings, mesh)
     together = method.name == "prompt_tuning" and method.ensemble > 1
     begun = jax.eval_shape(partial(init_state, update, ensemble=together), trainable)
-    slots = follow(begun.slots, trainable, mesh)
+    slots = follow(begun.opt_state, trainable, mesh)
     state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
     # compiled when it is lowered
     step: Callable[[], Any] = partial(make_step, graph, update, settings, ensemble=together)
@@ -161,7 +163,7 @@ def training(
         beside["original/frozen"] = kept
     if settings.validate_every:
         beside["best/step"] = trainable
-    if platform_of(mesh) == "cpu" and nbytes(state) <= COPIED:
+    if platform_of(mesh) == "cpu" and nbytes(state) <= MAX_COPY_BYTES:
         beside["checkpoint/copy"] = state
     return Program(
         "training step",
@@ -179,7 +181,9 @@ def training(
 
 def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | None) -> Tree:
     """What is not trained, in the type in which a run holds it; scales lie on every device."""
-    small = jax.eval_shape(lambda kept, trained: held(kept, trained, config), frozen, trainable)
+    small = jax.eval_shape(
+        lambda kept, trained: prepare_frozen(kept, trained, config), frozen, trainable
+    )
 
     def place(found: Any, kept: Any) -> Any:
         where = None if mesh is None else kept.sharding
@@ -193,7 +197,7 @@ def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | 
 
 def settled(config: TrainingConfig, mesh: Mesh | None) -> TrainingConfig:
     """The options of a training with those decided that depend on where it runs."""
-    decided: dict[str, Any] = {"accumulate": parts(config, mesh)}
+    decided: dict[str, Any] = {"gradient_accumulation_steps": choose_num_microbatches(config, mesh)}
     if config.compute_dtype == "auto":
         decided["compute_dtype"] = "float32" if platform_of(mesh) == "cpu" else "bfloat16"
     return config.model_copy(update=decided)
@@ -219,19 +223,18 @@ def packed(work: Workload, config: TrainingConfig, mesh: Mesh | None) -> Tree:
         1,
         seed=0,
         row_length=config.row_length,
-        parts=config.accumulate,
+        num_microbatches=config.gradient_accumulation_steps,
         packing=config.packing,
     )
     batches = make()
-    shape = batches.shape
+    shape, microbatches = batches.shape, batches.num_microbatches
     if shape.rows < ways and mesh is not None:
-        of_part = f" in each of {batches.parts} parts" if batches.parts > 1 else ""
+        of_part = f" in each of {microbatches} microbatches" if microbatches > 1 else ""
         raise UserError(
             f"batch: {work.batch} examples of {work.length} tokens pack into {shape.rows} rows of "
             f"{shape.row_length}{of_part}, but data={mesh.shape['data']} x "
             f"fsdp={mesh.shape['fsdp']} makes {ways} devices that share the rows; "
-            f"expected at least {ways * batches.parts * (shape.row_length // work.length)} "
-            "examples"
+            f"expected at least {ways * microbatches * (shape.row_length // work.length)} examples"
         )
     batch = next(make(row_multiple=ways))
     if mesh is None:

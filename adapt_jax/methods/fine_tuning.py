@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.tasks.task import Task
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.examples import (
     TuningMethod,
     TuningResult,
-    cast,
+    cast_params,
     clone_decoder,
-    prepare,
-    told,
+    summarize,
+    tokenize_examples,
 )
-from adapt_jax.training.optimizers import TrainingConfig
 from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
@@ -61,9 +61,9 @@ class FineTuning(TuningMethod):
         """
         prompt = self.prompt(task)
         chosen = select(model.decoder, self.train)
-        prepared = prepare(model, prompt, task.train).checked()
+        prepared = tokenize_examples(model, prompt, task.train).checked()
         decoder = clone_decoder(model.decoder, run.get("mesh"))
-        kept = cast(decoder, chosen, jnp.float32)  # bfloat16 would swallow small updates
+        kept = cast_params(decoder, chosen, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
             chosen,
@@ -74,14 +74,14 @@ class FineTuning(TuningMethod):
             validation=self.validation(model, prompt, task),
             **run,
         )
-        cast(decoder, chosen, kept)
+        cast_params(decoder, chosen, kept)
         return TuningResult(
             prompt,
             PretrainedDecoder(decoder, model.tokenizer, model.path),
             result.trainable_parameters,
             result.seconds,
             result.losses,
-            details=told(prepared, result, train=self.train),
+            details=summarize(prepared, result, train=self.train),
         )
 
 

@@ -17,17 +17,17 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.sources import Row, find, read_json, read_jsonl
 from adapt_jax.tasks.task import Example, Task
-from adapt_jax.training.batches import TrainingExample
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.examples import (
-    Prepared,
+    TokenizedExamples,
     TuningMethod,
     TuningResult,
-    cast,
+    cast_params,
     clone_decoder,
-    prepare,
-    told,
+    summarize,
+    tokenize_examples,
 )
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
@@ -83,7 +83,7 @@ class InstructionTuning(TuningMethod):
         seen = [example for example in seen if example.question not in judged]
         prepared = reworded(model, prompt, [*task.train, *seen], seed).checked()
         decoder = clone_decoder(model.decoder, run.get("mesh"))
-        kept = cast(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
+        kept = cast_params(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
         result = train(
             TunedDecoder(decoder),
             nnx.Param,
@@ -93,7 +93,7 @@ class InstructionTuning(TuningMethod):
             validation=self.validation(model, prompt, task),
             **run,
         )
-        cast(decoder, nnx.Param, kept)
+        cast_params(decoder, nnx.Param, kept)
         kinds = sorted({example.kind for example in unseen})
         return TuningResult(
             prompt,
@@ -102,7 +102,7 @@ class InstructionTuning(TuningMethod):
             result.seconds,
             result.losses,
             unseen=_unseen(task, unseen) if unseen else None,
-            details=told(prepared, result, mixture=self.mixture, held_out=kinds),
+            details=summarize(prepared, result, mixture=self.mixture, held_out=kinds),
         )
 
     def validation(
@@ -112,7 +112,9 @@ class InstructionTuning(TuningMethod):
         shared = super().validation(model, prompt, task, room=room)
         if shared is None:
             return None
-        return replace(shared, examples=prepare(model, prompt, task.development).whole())
+        return replace(
+            shared, examples=tokenize_examples(model, prompt, task.development).with_prefix()
+        )
 
 
 def mixed(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Example]]:
@@ -133,7 +135,7 @@ def mixed(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Exa
 
 def reworded(
     model: PretrainedDecoder, prompt: Prompt, examples: Sequence[Example], seed: int
-) -> Prepared:
+) -> TokenizedExamples:
     """Each example in a wording drawn for it, whole: there is no front that all share."""
     rng = random.Random(f"{seed}/wordings")
     own = (prompt.instruction, prompt.template.question)
@@ -148,10 +150,10 @@ def reworded(
     for (instruction, question), chosen in drawn.items():
         template = replace(prompt.template, question=question)
         worded = replace(prompt, template=template, instruction=instruction)
-        prepared.append(prepare(model, worded, chosen))
-    whole: list[TrainingExample] = [example for one in prepared for example in one.whole()]
+        prepared.append(tokenize_examples(model, worded, chosen))
+    whole: list[TrainingExample] = [example for one in prepared for example in one.with_prefix()]
     too_long = sum(one.too_long for one in prepared)
-    return Prepared((), whole, too_long, len(examples) - len(whole) - too_long)
+    return TokenizedExamples((), whole, too_long, len(examples) - len(whole) - too_long)
 
 
 def _unseen(task: Task, examples: list[Example]) -> Task:

@@ -15,8 +15,14 @@ from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.tasks.task import Task
-from adapt_jax.training.examples import TuningMethod, TuningResult, clone_decoder, prepare, told
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.examples import (
+    TuningMethod,
+    TuningResult,
+    clone_decoder,
+    summarize,
+    tokenize_examples,
+)
 from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
@@ -75,7 +81,7 @@ class LoRAConfig(TuningMethod):
             UserError: a module that no layer of this decoder has.
         """
         prompt = self.prompt(task)
-        prepared = prepare(model, prompt, task.train).checked()
+        prepared = tokenize_examples(model, prompt, task.train).checked()
         decoder = clone_decoder(model.decoder, run.get("mesh"))
         power = 0.5 if self.rank_stabilized else 1
         attach(decoder, self.modules, self.rank, self.alpha / self.rank**power, nnx.Rngs(seed))
@@ -98,7 +104,7 @@ class LoRAConfig(TuningMethod):
             result.seconds,
             result.losses,
             lora_weights=updates,
-            details=told(
+            details=summarize(
                 prepared,
                 result,
                 rank=self.rank,

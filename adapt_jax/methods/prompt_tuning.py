@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.tasks.task import Task
-from adapt_jax.training.batches import TrainingExample
-from adapt_jax.training.examples import TuningMethod, TuningResult, prepare, told
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.examples import TuningMethod, TuningResult, summarize, tokenize_examples
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError, nearest
@@ -84,7 +84,7 @@ class PromptTuning(TuningMethod):
         if self.ensemble > 1:
             prompt = replace(prompt, vote="majority")
         room = model.config.context_length - self.length
-        prepared = prepare(model, prompt, task.train, room=room).checked()
+        prepared = tokenize_examples(model, prompt, task.train, room=room).checked()
         labels = [example.answer for example in task.train if example.answer]
         rows = initial_members(self, model, prepared.examples, seed, labels)
         begun = prepared.prompt_prefix[:1] == (model.config.bos_id,)
@@ -109,7 +109,7 @@ class PromptTuning(TuningMethod):
             result.seconds,
             result.losses,
             soft_prompt=SoftPrompt(learned, before_bos),
-            details=told(
+            details=summarize(
                 prepared,
                 result,
                 length=self.length,

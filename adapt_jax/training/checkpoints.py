@@ -22,9 +22,15 @@ from adapt_jax.utils.errors import UserError
 
 log = logging.getLogger("adapt_jax")
 
-TOGETHER = 100  # steps between checkpoints where several processes train and no schedule is given
-COPIED = 1 << 26  # bytes of a state up to which a CPU copies it rather than wait for the file
-SHARE = 0.02  # of the time, at most, goes into checkpoints whose schedule is left to the clock
+MULTIHOST_INTERVAL = (
+    100  # steps between checkpoints where several processes train and no schedule is given
+)
+MAX_COPY_BYTES = (
+    1 << 26
+)  # bytes of a state up to which a CPU copies it rather than wait for the file
+MAX_OVERHEAD = (
+    0.02  # of the time, at most, goes into checkpoints whose schedule is left to the clock
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,10 @@ class Checkpoints:
         """Is it time to save? Whether one is saved or not changes nothing in the training."""
         every = self.every
         if every is None and jax.process_count() > 1:
-            every = TOGETHER  # clocks differ, and all processes must save the same step
+            every = MULTIHOST_INTERVAL  # clocks differ, and all processes must save the same step
         if every is not None:
             return every > 0 and step % every == 0
-        return not self._writing and time.monotonic() - self._began >= self._cost / SHARE
+        return not self._writing and time.monotonic() - self._began >= self._cost / MAX_OVERHEAD
 
     def save(
         self, step: int, state: Any, extra: Mapping[str, Any], best: int | None = None
@@ -133,14 +139,14 @@ class Checkpoints:
         extra = {**extra, "checksums": _checksums(named)}
         # On a CPU the file is written from the very memory that the caller may overwrite.
         on_cpu = jax.default_backend() == "cpu"
-        named = jax.tree.map(jnp.copy, named) if on_cpu and needed <= COPIED else named
+        named = jax.tree.map(jnp.copy, named) if on_cpu and needed <= MAX_COPY_BYTES else named
         self._kept.best_of[step] = extra.get("best") or step
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(named), extra=ocp.args.JsonSave(extra)
         )
         try:
             self._manager.save(step, args=arguments)
-            if on_cpu and needed > COPIED:
+            if on_cpu and needed > MAX_COPY_BYTES:
                 self._manager.wait_until_finished()
                 trim_memory()
         except Exception as problem:
@@ -298,12 +304,12 @@ def _checksums(named: Mapping[str, Any]) -> dict[str, int]:
 
 def _lock(path: Path) -> int:
     """Holds the file until this process ends, however it ends."""
-    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
+        os.close(descriptor)
         raise UserError(f"{path.parent}: another process is training there") from None
     except OSError:  # a file system that knows no locks
         pass
-    return held
+    return descriptor

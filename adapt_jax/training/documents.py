@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.tasks.sources import read_jsonl
-from adapt_jax.training.batches import TrainingExample
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError, nearest
 
 

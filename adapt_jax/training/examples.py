@@ -17,8 +17,8 @@ from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Example, Task
-from adapt_jax.training.batches import TrainingExample
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import TrainingResult
 from adapt_jax.training.validation import Validation
 from adapt_jax.utils.config import Strict
@@ -30,8 +30,8 @@ class TuningResult:
     """What a tuning method yields.
 
     ``model`` is the very object that was given where its weights stayed as they were, and a new
-    one with the tuned weights otherwise (``lora_weights`` is what was merged into them, where that is
-    all). ``losses`` are nats per target token of every step;
+    one with the tuned weights otherwise (``lora_weights`` is what was merged into them, where that
+    is all). ``losses`` are nats per target token of every step;
     ``details`` fit into JSON. ``unseen`` is a task of kinds that the training left out, for those
     methods that leave kinds out.
     """
@@ -88,12 +88,12 @@ class TuningMethod(Strict):
             raise MethodNotApplicable(
                 "training.validate_every needs a development split, the task has none"
             )
-        prepared = prepare(model, prompt, task.development, room=room).checked()
+        prepared = tokenize_examples(model, prompt, task.development, room=room).checked()
         return Validation(prepared.examples, prompt)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TokenizedExamples:
     """Tokenized examples and the tokens that stand in front of all of them.
 
     ``too_long`` and ``without_answer`` count the examples that were dropped.
@@ -104,7 +104,7 @@ class Prepared:
     too_long: int
     without_answer: int
 
-    def checked(self) -> "Prepared":
+    def checked(self) -> "TokenizedExamples":
         """Itself, when there is anything to train on.
 
         Raises:
@@ -117,7 +117,7 @@ class Prepared:
             )
         return self
 
-    def whole(self) -> list[TrainingExample]:
+    def with_prefix(self) -> list[TrainingExample]:
         """The examples with the front in each of them."""
         return [
             replace(
@@ -129,13 +129,13 @@ class Prepared:
         ]
 
 
-def prepare(
+def tokenize_examples(
     model: PretrainedDecoder,
     prompt: Prompt,
     examples: Iterable[Example],
     *,
     room: int | None = None,
-) -> Prepared:
+) -> TokenizedExamples:
     """Examples as generation will see them: the prompt's tokens, the question's, then the target.
 
     The target is the response and EOS, exactly once. Reasoning is in it if ``prompt.reasoning``.
@@ -176,7 +176,7 @@ def prepare(
         tokens = (*question, *target, *eos)
         if len(prompt_prefix) + len(tokens) <= room:
             prepared.append(TrainingExample(example.id, tokens, len(question)))
-    return Prepared(
+    return TokenizedExamples(
         tuple(prompt_prefix), prepared, len(answered) - len(prepared), len(examples) - len(answered)
     )
 
@@ -190,7 +190,7 @@ def clone_decoder(decoder: Decoder, mesh: Mesh | None) -> Decoder:
     return copy
 
 
-def cast(decoder: Decoder, chosen: Any, dtypes: Sequence[Any] | Any) -> list[Any]:
+def cast_params(decoder: Decoder, chosen: Any, dtypes: Sequence[Any] | Any) -> list[Any]:
     """Casts the parameters that the filter ``chosen`` selects; returns what they were.
 
     Args:
@@ -204,7 +204,7 @@ def cast(decoder: Decoder, chosen: Any, dtypes: Sequence[Any] | Any) -> list[Any
     return [leaf.dtype for leaf in leaves]
 
 
-def told(prepared: Prepared, result: TrainingResult, **more: Any) -> dict[str, Any]:
+def summarize(prepared: TokenizedExamples, result: TrainingResult, **more: Any) -> dict[str, Any]:
     """What a tuning method remembers of its run, for ``TuningResult.details``."""
     return {
         "examples": len(prepared.examples),

@@ -20,10 +20,10 @@ from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.training.batches import Shape, TrainingExample
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.documents import Documents, read_documents, windows
-from adapt_jax.training.examples import cast
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.examples import cast_params
+from adapt_jax.training.packing import BatchShape, TrainingExample
 from adapt_jax.training.trainer import OnStep, TrainingResult, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
@@ -125,7 +125,9 @@ def pretrain(
         raise UserError("training.packing none: a generated corpus is packed; expected best_fit")
     texts, held_out = _texts(config.corpus, base), _texts(config.development, base)
     model = _begin(config, texts, base, mesh)
-    dtypes = cast(model.decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
+    dtypes = cast_params(
+        model.decoder, nnx.Param, jnp.float32
+    )  # bfloat16 would swallow small updates
     training, context = config.training, model.config.context_length
     row_length = training.row_length or context
     if row_length > context:
@@ -148,7 +150,7 @@ def pretrain(
             model.tokenizer,
             row_length,
         )
-        shape = Shape(config.rows, row_length, config.rows * row_length)
+        shape = BatchShape(config.rows, row_length, config.rows * row_length)
     result = train(
         TunedDecoder(model.decoder),
         nnx.Param,
@@ -162,7 +164,7 @@ def pretrain(
         run_metadata=config.model_dump(exclude={"training", "seed", "mesh"}),
         validation=None if held_out is None else Validation(examples(held_out)),
     )
-    cast(model.decoder, nnx.Param, dtypes)
+    cast_params(model.decoder, nnx.Param, dtypes)
     save_pretrained(replace(model, path=str(folder)), folder)
     curve = [round(float(np.float32(loss)), 5) for loss in result.losses]
     (folder / "loss_curve.json").write_text(json.dumps(curve) + "\n")

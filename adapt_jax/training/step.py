@@ -11,9 +11,9 @@ import optax
 from flax import nnx
 
 from adapt_jax.decoders.attention import KVPair
-from adapt_jax.training.batches import Batch
+from adapt_jax.training.config import TrainingConfig, compute_dtype
 from adapt_jax.training.cross_entropy import Objective
-from adapt_jax.training.optimizers import TrainingConfig, compute_dtype
+from adapt_jax.training.packing import Batch
 from adapt_jax.training.tuned_decoder import TunedDecoder
 
 DEFAULT = TrainingConfig()
@@ -25,7 +25,7 @@ class TrainState:
     """What changes from step to step; frozen weights are not in it."""
 
     trainable: Any
-    slots: Any  # the optimizer's
+    opt_state: Any
 
 
 def make_step(
@@ -82,10 +82,10 @@ def make_step(
         if keys_values:
             at_prefix = jax.tree.map(lambda sum, one: sum.astype(one.dtype), at_prefix, keys_values)
             gradients = jax.tree.map(jnp.add, gradients, *back(at_prefix))
-        changes, slots = update.update(gradients, state.slots, state.trainable)
+        changes, opt_state = update.update(gradients, state.opt_state, state.trainable)
         norm = optax.tree.norm(gradients)
         measured = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}
-        return TrainState(optax.apply_updates(state.trainable, changes), slots), measured
+        return TrainState(optax.apply_updates(state.trainable, changes), opt_state), measured
 
     def together(state: TrainState, frozen: Any, batch: Batch, prompt_prefix: jax.Array) -> Any:
         each = jax.vmap(step, in_axes=(0, None, None, None))

@@ -46,7 +46,7 @@ def peak_flops() -> float:
     return 2 * SIZE**3 / min(seconds) * (jax.device_count() if device.platform != "cpu" else 1)
 
 
-class Work:
+class StepFlops:
     """How many floating point operations a training step takes.
 
     With N weights in the layers' matrices, N' of them trained, H weights in the output matrix and

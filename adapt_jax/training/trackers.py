@@ -85,5 +85,5 @@ TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases]] = {
 
 def _missing(extra: str) -> UserError:
     return UserError(
-        f"training.track: {extra} is not installed; `pip install adapt-jax[{extra}]` brings it"
+        f"training.trackers: {extra} is not installed; `pip install adapt-jax[{extra}]` brings it"
     )

@@ -16,14 +16,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.decoders.sharding import row_sharding, shardings
-from adapt_jax.training.batches import Batch, Batches, Shape, TrainingExample
+from adapt_jax.training.batches import Batches
 from adapt_jax.training.checkpoints import Checkpoints
+from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
 from adapt_jax.training.metrics_log import MetricsLog, Row, draw
-from adapt_jax.training.optimizers import TrainingConfig, held, optimizer, parts
+from adapt_jax.training.optimizers import make_optimizer
+from adapt_jax.training.packing import Batch, BatchShape, TrainingExample
 from adapt_jax.training.step import init_state, make_step
-from adapt_jax.training.throughput import Work, peak_flops
+from adapt_jax.training.throughput import StepFlops, peak_flops
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.validation import Best, Judge, Validation, Validator
+from adapt_jax.training.validation import AccuracyFn, Best, Validation, Validator
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.interruption import Interrupted, asked_to_stop, stop_signals
 
@@ -32,7 +34,11 @@ DIVERGING = 10  # steps in a row
 RECENT = 20  # steps that the pace is taken from
 NAMED = 8  # examples of a bad batch
 MEASURED = ("loss", "accuracy", "gradient_norm")  # on the device, in the order of the log
-HOW_OFTEN = {"checkpoint_every", "keep_checkpoints", "track"}  # they change nothing in the result
+HOW_OFTEN = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "trackers",
+}  # they change nothing in the result
 
 
 class RunOptions(TypedDict, total=False):
@@ -49,7 +55,7 @@ class RunOptions(TypedDict, total=False):
     mesh: Mesh | None
     on_step: OnStep | None
     run_metadata: Mapping[str, Any] | None
-    accuracy_fn: Judge | None
+    accuracy_fn: AccuracyFn | None
 
 
 @dataclass
@@ -72,12 +78,12 @@ def train(
     *,
     seed: int,
     prompt_prefix: Sequence[int] = (),
-    shape: Shape | None = None,
+    shape: BatchShape | None = None,
     folder: Path | None = None,
     mesh: Mesh | None = None,
     on_step: OnStep | None = None,
     run_metadata: Mapping[str, Any] | None = None,
-    accuracy_fn: Judge | None = None,
+    accuracy_fn: AccuracyFn | None = None,
     validation: Validation | None = None,
 ) -> TrainingResult:
     """Trains the part of ``model`` that the filter ``trainable`` selects, in place.
@@ -118,7 +124,7 @@ def train(
                 f"fsdp {mesh.shape['fsdp']} = {row_multiple}: {shape.rows} / {row_multiple} leaves "
                 f"{rest}; choose {f'{less} or ' if less else ''}{less + row_multiple} rows"
             )
-    loaded, frozen = frozen, held(frozen, chosen, config)
+    loaded, frozen = frozen, prepare_frozen(frozen, chosen, config)
     batches = Batches(
         examples,
         config.batch_size,
@@ -127,10 +133,10 @@ def train(
         row_length=config.row_length,
         shape=shape,
         row_multiple=row_multiple,
-        parts=parts(config, mesh),
+        num_microbatches=choose_num_microbatches(config, mesh),
         packing=config.packing,
     )
-    update = optimizer(config)
+    update = make_optimizer(config)
     ensemble = model.ensemble
     state = init_state(update, chosen, ensemble=bool(ensemble))
     if mesh is None:  # bound to its device, as the step returns it: else it would compile twice
@@ -166,8 +172,8 @@ def train(
                 best = Best(**found.extra["validation"])
                 if best.step is not None:
                     best_weights = jax.tree.map(jnp.copy, (found.best or state).trainable)
-        log = stack.enter_context(MetricsLog(folder, first, config.track))
-        work = Work(chosen, loaded, _prefix_length(model, prompt_prefix), ensemble or 1)
+        log = stack.enter_context(MetricsLog(folder, first, config.trackers))
+        work = StepFlops(chosen, loaded, _prefix_length(model, prompt_prefix), ensemble or 1)
         peak = 0.0
         if folder is not None or on_step is not None:
             peak = peak_flops()
@@ -249,7 +255,7 @@ def _prefix_length(model: TunedDecoder, prompt_prefix: Sequence[int]) -> int:
     return len(prompt_prefix) + (0 if soft_prompt is None else len(soft_prompt))
 
 
-def _pace(row: Row, seconds: float, work: Work, peak: float) -> Row:
+def _pace(row: Row, seconds: float, work: StepFlops, peak: float) -> Row:
     """What the clock says of a step."""
     flops = work.flops(row["tokens"], row["targets"])
     return {

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
-from adapt_jax.training.batches import Batch
 from adapt_jax.training.cross_entropy import PLAIN, Objective, cross_entropy
+from adapt_jax.training.packing import Batch
 
 
 class TunedDecoder(nnx.Module):
@@ -65,7 +65,7 @@ class TunedDecoder(nnx.Module):
             batch.positions + length,
             causal_mask(batch.segments),
             prefix=PrefixCache(prefix, length, length).blocks,
-            asked=batch.target_at,
+            asked=batch.target_index,
             remat=remat,
         )
         nats, right = cross_entropy(

@@ -9,15 +9,15 @@ import jax
 from flax import nnx
 
 from adapt_jax.decoders.attention import KVPair
-from adapt_jax.training.batches import Batch, Shape, TrainingExample, pack
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import Row
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.packing import Batch, BatchShape, TrainingExample, pack
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
 log = logging.getLogger("adapt_jax")
 
-Judge = Callable[[Any, TunedDecoder], float]  # (prompt, decoder) -> share of right answers
+AccuracyFn = Callable[[Any, TunedDecoder], float]  # (prompt, decoder) -> share of right answers
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Validator:
         self,
         validation: Validation,
         config: TrainingConfig,
-        shape: Shape,
+        shape: BatchShape,
         graph: nnx.GraphDef,
         loaded: Any,
-        accuracy_fn: Judge | None,
+        accuracy_fn: AccuracyFn | None,
         place: Callable[[Batch], Batch],
         ensemble: bool = False,
     ):

@@ -13,7 +13,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize
 from adapt_jax.tasks.task import Example, Task, load_task
 from adapt_jax.tasks.templates import CHAT, Demonstration, Template
-from adapt_jax.training.examples import prepare
+from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError
 
 CHATML = (
@@ -107,7 +107,7 @@ def test_what_is_asked_is_token_identical_to_transformers(
 def test_tuning_sees_the_conversation_and_one_end_of_turn(name: str, chatting: Any) -> None:
     model = chatting(name)
     prompt = Prompt(template=CHAT, instruction=SAYS, reasoning=True)
-    prepared = prepare(model, prompt, EXAMPLES)
+    prepared = tokenize_examples(model, prompt, EXAMPLES)
     asked = [CHAT.ask(example.question) for example in EXAMPLES]
     prompt_prefix, questions = tokenize(model, prompt, asked)
     assert list(prepared.prompt_prefix) == prompt_prefix

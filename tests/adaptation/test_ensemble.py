@@ -19,8 +19,8 @@ from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import Candidate, GenerationConfig
 from adapt_jax.tasks.task import Example, Task
-from adapt_jax.training.batches import TrainingExample
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
@@ -56,7 +56,7 @@ def test_a_member_is_trained_to_the_values_of_one_alone(tiny):
         learning_rate=0.01,
         clip_norm=0.05,  # clipping is of each member's gradient, not of all of them together
         warmup_steps=0,
-        accumulate=2,
+        gradient_accumulation_steps=2,
         validate_every=3,
     )
     examples = made_examples(12)

@@ -20,10 +20,11 @@ from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, encode_prefix
 from adapt_jax.decoders.sharding import MESH_AXES, row_sharding, shardings
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling.logits import Sampling
-from adapt_jax.training.batches import Batch
+from adapt_jax.training.packing import Batch
 from adapt_jax.methods.lora import attach
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.optimizers import TrainingConfig, optimizer
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.optimizers import make_optimizer
 from adapt_jax.training.step import TrainState, make_step
 from adapt_jax.training.trainer import batch_shardings
 
@@ -63,7 +64,7 @@ def training(name, chosen, mesh):
     graph, trainable, frozen = nnx.split(nnx.eval_shape(lambda: make(name)), chosen, ...)
     trainable = placed(trainable, shardings(trainable, mesh))
     frozen = placed(frozen, shardings(frozen, mesh))
-    update = optimizer(TrainingConfig())
+    update = make_optimizer(TrainingConfig())
     state = TrainState(trainable, spread(jax.eval_shape(update.init, trainable)))
     grid, flat = (jax.ShapeDtypeStruct(size, jnp.int32) for size in ((16, 256), (512,)))
     batch = Batch(grid, grid, grid, flat, flat, jax.ShapeDtypeStruct((512,), jnp.float32))

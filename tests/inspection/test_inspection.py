@@ -22,7 +22,7 @@ from adapt_jax.inspection.programs import Workload, build, nbytes, settled, trai
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
 
 CONFIG = DecoderConfig("LlamaForCausalLM", 320, 32, 64, 6, 4, 2, 8, 512, tie_embeddings=True)
 SMALL = Workload(batch=8, length=64, answer=32, prefix=16, slots=8)
@@ -208,7 +208,7 @@ def test_options_of_a_training_count(tiny_folder: Path, capsys):
         return found["memory"]["fine_tuning"]["bytes"]
 
     plain = total()
-    parted = total("--method.training.accumulate", 4)
+    parted = total("--method.training.gradient_accumulation_steps", 4)
     assert parted["activations"] < plain["activations"]
     validated = total("--method.training.validate_every", 5)
     assert validated["best"] == plain["gradients"]
@@ -229,9 +229,9 @@ def test_on_a_tpu_a_step_is_whole_and_in_bfloat16_whatever_this_machine_does():
     pytest.importorskip("libtpu")
     mesh, _ = read_mesh("v5e:2x2")
     there, here = settled(TrainingConfig(), mesh), settled(TrainingConfig(), None)
-    assert (there.compute_dtype, there.accumulate) == ("bfloat16", 1)
-    assert (here.compute_dtype, here.accumulate) == ("float32", None)
-    given = TrainingConfig(compute_dtype="float32", accumulate=2)
+    assert (there.compute_dtype, there.gradient_accumulation_steps) == ("bfloat16", 1)
+    assert (here.compute_dtype, here.gradient_accumulation_steps) == ("float32", None)
+    given = TrainingConfig(compute_dtype="float32", gradient_accumulation_steps=2)
     assert settled(given, mesh) == given
 
 

@@ -20,7 +20,7 @@ from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
 from adapt_jax.tasks.task import Example, Task
 from adapt_jax.tasks.templates import Template
-from adapt_jax.training.examples import prepare
+from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError
 
 TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
@@ -61,39 +61,39 @@ def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
     prompt = Prompt(instruction="Solve the problem.", reasoning=True)
     asked = [prompt.template.ask(example.question) for example in ITEMS]
     prompt_prefix, questions = tokenize(tiny, prompt, asked)
-    prepared = prepare(tiny, prompt, ITEMS)
+    prepared = tokenize_examples(tiny, prompt, ITEMS)
     assert prepared.prompt_prefix == tuple(prompt_prefix)
     for example, question, item in zip(prepared.examples, questions, ITEMS, strict=True):
         assert example.tokens[: example.target_start] == tuple(question)
         target = example.tokens[example.target_start :]
         assert target.count(EOS) == 1 and target[-1] == EOS
         assert tiny.decode(target) == f" {item.reasoning} The answer is {item.answer}."
-    (first,) = prepare(tiny, prompt, ITEMS[:1]).whole()
+    (first,) = tokenize_examples(tiny, prompt, ITEMS[:1]).with_prefix()
     begun = prompt.text + prompt.template.ask(ITEMS[0].question)
     assert list(first.tokens[: first.target_start]) == tiny.encode(begun)
     assert first.tokens.count(0) == 1  # BOS
 
 
 def test_reasoning_is_left_out_of_the_target_where_it_is_not_wanted(tiny):
-    (example,) = prepare(tiny, Prompt(reasoning=False), ITEMS[:1]).examples
+    (example,) = tokenize_examples(tiny, Prompt(reasoning=False), ITEMS[:1]).examples
     assert tiny.decode(example.tokens[example.target_start :]) == " The answer is 4."
 
 
 def test_an_eos_spelled_in_the_data_is_not_a_second_target(tiny):
     spelled = replace(ITEMS[0], reasoning="Two and two.<|eos|>")
-    (example,) = prepare(tiny, Prompt(reasoning=True), [spelled]).examples
+    (example,) = tokenize_examples(tiny, Prompt(reasoning=True), [spelled]).examples
     assert example.tokens.count(EOS) == 1 and example.tokens[-1] == EOS
 
 
 def test_unusable_examples_are_dropped_and_counted(tiny):
     long = replace(ITEMS[0], question="word " * 600)
-    prepared = prepare(tiny, Prompt(), [*ITEMS[:3], long, replace(ITEMS[4], answer="")])
+    prepared = tokenize_examples(tiny, Prompt(), [*ITEMS[:3], long, replace(ITEMS[4], answer="")])
     assert (len(prepared.examples), prepared.too_long, prepared.without_answer) == (3, 1, 1)
     room = max(len(e.tokens) for e in prepared.examples) + len(prepared.prompt_prefix)
-    assert prepare(tiny, Prompt(), ITEMS[:3], room=room).too_long == 0
-    assert prepare(tiny, Prompt(), ITEMS[:3], room=room - 1).too_long > 0
+    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], room=room).too_long == 0
+    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], room=room - 1).too_long > 0
     with pytest.raises(MethodNotApplicable, match="1 do not fit"):
-        prepare(tiny, Prompt(), [long]).checked()
+        tokenize_examples(tiny, Prompt(), [long]).checked()
 
 
 def test_a_merge_across_the_border_of_question_and_answer_is_an_error(tiny):
@@ -102,7 +102,7 @@ def test_a_merge_across_the_border_of_question_and_answer_is_an_error(tiny):
         tiny.encode("ne", bos=False)
     )
     with pytest.raises(UserError, match="example 'train-2-2': the tokenizer merges"):
-        prepare(tiny, Prompt(template=merging), ITEMS[:1])
+        tokenize_examples(tiny, Prompt(template=merging), ITEMS[:1])
 
 
 # Prompt tuning
@@ -130,7 +130,7 @@ def test_prompt_tuning_trains_the_soft_prompt_alone(tiny, tmp_path):
 
 
 def test_initial_rows_are_the_most_frequent_words_of_the_task_without_replacement(tiny):
-    examples = prepare(tiny, Prompt(), ITEMS).examples
+    examples = tokenize_examples(tiny, Prompt(), ITEMS).examples
     rows = initial_rows(PromptTuning(length=30), tiny, examples, seed=0)
     table = np.asarray(tiny.decoder.embedding[...])
     ids = [int(np.flatnonzero((table == row).all(axis=1))[0]) for row in rows]
@@ -143,7 +143,7 @@ def test_initial_rows_are_real_and_not_special(tiny):
     real = real_tokens(tiny)
     assert not {0, 1, 2} & set(real) and max(real) < len(tiny.tokenizer)
     table = np.asarray(tiny.decoder.embedding[...])
-    examples = prepare(tiny, Prompt(), ITEMS).examples
+    examples = tokenize_examples(tiny, Prompt(), ITEMS).examples
     method = PromptTuning(length=len(real), init="sampled_vocabulary")
     rows = initial_rows(method, tiny, examples, seed=0)
     assert {row.tobytes() for row in rows} == {table[token].tobytes() for token in real}

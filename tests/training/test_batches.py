@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.training.batches import Batches, Shape, TrainingExample, best_fit, bucket, pack
-from adapt_jax.training.optimizers import TrainingConfig, parts
+from adapt_jax.training.batches import Batches, bucket
+from adapt_jax.training.config import TrainingConfig, choose_num_microbatches
+from adapt_jax.training.packing import BatchShape, TrainingExample, best_fit, pack
 from adapt_jax.utils.errors import UserError
 
 
@@ -29,7 +30,7 @@ def examples(draw: st.DrawFn) -> list[TrainingExample]:
 def test_packing_loses_nothing_and_positions_restart(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
     targets = sum(example.targets for example in made)
-    batch, left_over = pack(made, Shape(rows, row_length, targets))
+    batch, left_over = pack(made, BatchShape(rows, row_length, targets))
     assert left_over == []
     found = {}
     for tokens, positions, segments in zip(
@@ -49,9 +50,11 @@ def test_packing_loses_nothing_and_positions_restart(made, row_length):
 def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
     targets = sum(example.targets for example in made)
-    batch, _ = pack(made, Shape(rows, row_length, targets + 5))
+    batch, _ = pack(made, BatchShape(rows, row_length, targets + 5))
     real = batch.target_weight > 0
-    pairs = zip(batch.tokens.reshape(-1)[batch.target_at[real]], batch.target_id[real], strict=True)
+    pairs = zip(
+        batch.tokens.reshape(-1)[batch.target_index[real]], batch.target_id[real], strict=True
+    )
     expected = [
         (example.tokens[at - 1], example.tokens[at])
         for example in made
@@ -63,9 +66,9 @@ def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(ma
 
 def test_what_does_not_fit_is_left_over_and_counted():
     made = [TrainingExample(str(i), (i,) * 8, 4) for i in range(1, 5)]
-    batch, left_over = pack(made, Shape(rows=1, row_length=16, targets=100))
+    batch, left_over = pack(made, BatchShape(rows=1, row_length=16, targets=100))
     assert len(left_over) == 2 and (batch.segments > 0).sum() == 16
-    batch, left_over = pack(made, Shape(rows=2, row_length=16, targets=9))
+    batch, left_over = pack(made, BatchShape(rows=2, row_length=16, targets=9))
     assert len(left_over) == 2 and batch.target_weight.sum() == 8
 
 
@@ -132,7 +135,7 @@ def test_unpacked_every_example_has_a_row_of_the_bucket_of_its_batch(parts):
         batch = next(batches)
         rows, length = batch.tokens.shape[-2:]
         longest = max(len(example.tokens) for example in members)
-        targets = batch.target_at.shape[-1]
+        targets = batch.target_index.shape[-1]
         assert (rows, length, targets) in known and rows % 6 == targets % 6 == 0
         assert length == bucket(longest, 256) and batch.segments.max() == 1
         if parts > 1:  # of as many examples each
@@ -161,8 +164,8 @@ def test_a_cpus_parts_have_two_thousand_tokens_or_more_and_at_least_a_row():
     def chosen(count, length, **given):
         made = [TrainingExample(str(i), (1,) * length, 2) for i in range(count)]
         batches = Batches(made, count, 2, seed=0, parts=None, **given)
-        assert next(batches).tokens.ndim == (3 if batches.parts > 1 else 2)
-        return batches.parts
+        assert next(batches).tokens.ndim == (3 if batches.num_microbatches > 1 else 2)
+        return batches.num_microbatches
 
     assert [chosen(count, 100) for count in (10, 40, 41, 82)] == [1, 1, 2, 4]
     assert chosen(6, 3000) == 6 and chosen(60, 100, row_length=3000) == 2
@@ -172,5 +175,5 @@ def test_a_cpus_parts_have_two_thousand_tokens_or_more_and_at_least_a_row():
 @pytest.mark.parametrize(("devices", "chosen"), [(1, None), (2, 1)])
 def test_only_one_cpu_device_takes_a_step_in_parts_unasked(devices, chosen):
     mesh = make_mesh(devices=jax.devices()[:devices])
-    assert parts(TrainingConfig(), mesh) == chosen
-    assert parts(TrainingConfig(accumulate=3), mesh) == 3
+    assert choose_num_microbatches(TrainingConfig(), mesh) == chosen
+    assert choose_num_microbatches(TrainingConfig(gradient_accumulation_steps=3), mesh) == 3

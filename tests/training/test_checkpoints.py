@@ -13,7 +13,7 @@ from flax import nnx
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh, shardings
 from adapt_jax.training.checkpoints import Checkpoints
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.step import TrainState
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -203,7 +203,7 @@ def test_an_empty_folder_restores_nothing(tmp_path):
 
 
 def test_frozen_weights_are_never_written(tiny, tmp_path):
-    from adapt_jax.training.batches import TrainingExample
+    from adapt_jax.training.packing import TrainingExample
 
     model = TunedDecoder(tiny.decoder, SoftPrompt(np.zeros((3, 32))))
     config = TrainingConfig(steps=2, batch_size=1, row_length=64, checkpoint_every=1)

@@ -12,7 +12,7 @@ from test_trainer import CONFIG, SOFT, made_examples, soft_prompt
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.training.metrics_log import MetricsLog, draw, read_rows
-from adapt_jax.training.throughput import Work, peak_flops
+from adapt_jax.training.throughput import StepFlops, peak_flops
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
@@ -32,7 +32,7 @@ def test_the_work_of_a_step_is_six_operations_for_each_trained_weight_and_four_f
     model = TunedDecoder(tiny.decoder, soft_prompt(5))
     _, everything, none = nnx.split(model, nnx.Param, ...)
     _, prompt, frozen = nnx.split(model, SOFT, ...)
-    full, light = Work(everything, none, 7), Work(prompt, frozen, 7)
+    full, light = StepFlops(everything, none, 7), StepFlops(prompt, frozen, 7)
     assert full.flops(100, 30) == 6 * (layers * 107 + output * 30)
     assert light.flops(100, 30) == 4 * (layers * 107 + output * 30)
 
@@ -106,7 +106,7 @@ def test_tensorboard_shows_each_row_once_however_often_the_run_goes_on(tmp_path)
 def test_a_tracker_that_is_not_installed_names_its_extra(tiny, tmp_path, monkeypatch, name):
     for module in ("tensorboard.compat.proto.event_pb2", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
-    config = CONFIG.model_copy(update={"track": [name]})
+    config = CONFIG.model_copy(update={"trackers": [name]})
     with pytest.raises(UserError, match=rf"pip install adapt-jax\[{name}\]"):
         model = TunedDecoder(tiny.decoder, soft_prompt())
         train(model, SOFT, made_examples(), config, seed=0, folder=tmp_path)

@@ -12,7 +12,7 @@ from flax import nnx
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.methods.lora import attach
 from adapt_jax.pretrained.loading import load_pretrained
-from adapt_jax.training.batches import Shape, TrainingExample, pack
+from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.tuned_decoder import TunedDecoder
 
 torch = pytest.importorskip("torch")
@@ -65,7 +65,7 @@ def their_loss(model):
 
 def our_loss(model, chosen):
     """Of the packed batch, and the gradients by parameter path."""
-    batch, left_over = pack(made_examples(), Shape(3, 64, 192))
+    batch, left_over = pack(made_examples(), BatchShape(3, 64, 192))
     assert not left_over and batch.segments.max() > 1
     graph, trainable, frozen = nnx.split(model, chosen, ...)
 

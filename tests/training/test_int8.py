@@ -17,9 +17,9 @@ from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.instruction_tuning import InstructionTuning
 from adapt_jax.methods.lora import LoRAConfig, attach
-from adapt_jax.training.batches import Shape, pack
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.int8 import Int8, quantized
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.packing import BatchShape, pack
 from adapt_jax.training.step import TrainState, make_step
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_weights_that_int8_stands_for(tiny):
             module.b[...] = 0.1 * jax.random.normal(jax.random.key(0), module.b[...].shape)
     both = nnx.Any(SOFT, nnx.PathContains("lora"))
     graph, trained, frozen, held = split(decoder, soft_prompt(), both)
-    batch, _ = pack(made_examples(), Shape(5, 64, 400))
+    batch, _ = pack(made_examples(), BatchShape(5, 64, 400))
     update = optax.sgd(1.0)
     found, arguments = {}, {}
     for name, given in {"int8": held, "floats": floats(held)}.items():
@@ -125,7 +125,8 @@ def prompt_tuned(tiny, mesh=None, accuracy_fn=None, **changes):
     model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
     validation = Validation(made_examples(4)) if accuracy_fn else None
     return train(
-        model, SOFT, made_examples(), config, seed=0, mesh=mesh, accuracy_fn=accuracy_fn, validation=validation
+        model, SOFT, made_examples(), config, seed=0, mesh=mesh, accuracy_fn=accuracy_fn,
+        validation=validation,
     ).losses, leaves(model)  # fmt: skip
 
 

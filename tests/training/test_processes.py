@@ -24,10 +24,10 @@ from pathlib import Path
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.training.batches import TrainingExample
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.interruption import RESTART, Interrupted
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.trainer import train
 
 assert jax.process_count() == jax.device_count() == 2

@@ -12,8 +12,15 @@ from jax.extend.core import jaxprs_in_params
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.training import step as steps
-from adapt_jax.training.batches import Batches, Shape, TrainingExample, dealt, laid_out, pack
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.batches import Batches
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.packing import (
+    BatchShape,
+    TrainingExample,
+    pack,
+    pack_rows,
+    split_microbatches,
+)
 from adapt_jax.training.step import TrainState, make_step
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -21,7 +28,7 @@ from adapt_jax.utils.config import checked
 from adapt_jax.utils.errors import UserError
 
 SOFT = nnx.PathContains("soft_prompt")
-SHAPE = Shape(5, 64, 256)
+SHAPE = BatchShape(5, 64, 256)
 FRONT = jnp.asarray([0, 7])
 
 
@@ -66,8 +73,8 @@ def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, who
 @pytest.mark.parametrize("packing", ["best_fit", "none"])
 def test_parts_hold_every_row_once_and_about_as_many_targets_each(packing):
     examples = made_examples(40)
-    rows = laid_out(examples, 64, packing)
-    hands = dealt(rows, 3)
+    rows = pack_rows(examples, 64, packing)
+    hands = split_microbatches(rows, 3)
     assert sorted(map(str, rows)) == sorted(str(row) for hand in hands for row in hand)
     assert max(map(len, hands)) == -(-len(rows) // 3)
     counts = [sum(example.targets for row in hand for example in row) for hand in hands]
@@ -137,8 +144,8 @@ def test_an_unknown_optimizer_or_schedule_is_told_with_the_nearest():
 
 
 def test_more_parts_than_examples_are_refused():
-    with pytest.raises(ValueError, match="accumulate 5 makes more parts than the 4 examples"):
-        TrainingConfig(batch_size=4, accumulate=5)
+    with pytest.raises(ValueError, match="steps 5: more microbatches than the 4 examples"):
+        TrainingConfig(batch_size=4, gradient_accumulation_steps=5)
 
 
 def test_a_negative_learning_rate_is_refused():

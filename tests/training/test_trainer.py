@@ -12,9 +12,10 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.training import trainer
-from adapt_jax.training.batches import Batches, Shape, TrainingExample, pack
+from adapt_jax.training.batches import Batches
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
@@ -52,7 +53,7 @@ def gradients(model, loss):
 
 def test_packed_rows_behind_a_shared_prefix_equal_repeated_unpacked_ones(tiny):
     examples, prompt_prefix = made_examples(), (0, 7, 8)
-    batch, left_over = pack(examples, Shape(5, 64, 400))
+    batch, left_over = pack(examples, BatchShape(5, 64, 400))
     assert not left_over and (batch.segments.max(axis=1) > 1).any()
     model = TunedDecoder(tiny.decoder, soft_prompt())
 
@@ -109,7 +110,7 @@ def test_prompt_gradient_equals_that_of_peft(tiny, tiny_folder):
     loss = reference(**{name: torch.tensor(value) for name, value in arguments.items()}).loss
     loss.backward()
 
-    batch, _ = pack(examples, Shape(4, 64, 200))
+    batch, _ = pack(examples, BatchShape(4, 64, 200))
     model = TunedDecoder(tiny.decoder, soft)
     graph, prompt, frozen = nnx.split(model, SOFT, ...)
 
@@ -202,7 +203,7 @@ def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(
 
 def test_rows_that_the_mesh_cannot_share_are_refused_with_the_arithmetic(tiny):
     model = TunedDecoder(nnx.clone(tiny.decoder))
-    shape = Shape(10, 64, 200)
+    shape = BatchShape(10, 64, 200)
     line = r"10 rows .* data 2 x fsdp 2 = 4: 10 / 4 leaves 2; choose 8 or 12"
     with pytest.raises(UserError, match=line):
         mesh = make_mesh(2, 2, 2)
@@ -284,7 +285,7 @@ def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpo
 def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_path):
     config = CONFIG.model_copy(update={"steps": 2, "batch_size": 12, "clip_norm": 0.01})
     model, examples = TunedDecoder(tiny.decoder, soft_prompt()), made_examples()
-    batch, left_over = pack(examples, Shape(5, 64, 400))
+    batch, left_over = pack(examples, BatchShape(5, 64, 400))
     _, expected = gradients(
         TunedDecoder(tiny.decoder, soft_prompt()),
         lambda model: model.loss(batch, model.prefix(jnp.zeros(0, jnp.int32)))[0],

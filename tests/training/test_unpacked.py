@@ -8,9 +8,9 @@ from test_trainer import SOFT, leaves, soft_prompt
 
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.methods.lora import attach
-from adapt_jax.training.batches import TrainingExample
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
-from adapt_jax.training.optimizers import TrainingConfig
+from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.pretraining import PretrainingConfig, pretrain
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -49,7 +49,7 @@ def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
     ("method", "sizes", "options"),
     [
         ("prompt_tuning", None, {"validate_every": 3}),
-        ("lora", None, {"accumulate": 2}),
+        ("lora", None, {"gradient_accumulation_steps": 2}),
         ("fine_tuning", (2, 2, 2), {}),
     ],
 )
@@ -69,7 +69,7 @@ def test_unpacked_steps_are_the_packed_ones(tiny, tmp_path, method, sizes, optio
         row["tokens"] for row in told["best_fit"] if "loss" in row
     ]
     places = {round(row["tokens"] / (1 - row["padding"])) for row in steps}
-    rows = 4 if sizes or "accumulate" in options else 3
+    rows = 4 if sizes or "gradient_accumulation_steps" in options else 3
     assert places == {rows * 64, rows * 128}  # two shapes, each compiled once
     assert unpacked.padding_share == pytest.approx(np.mean([row["padding"] for row in steps]))
     checked = [

@@ -13,8 +13,8 @@ from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.methods.registry import adapt
 from adapt_jax.prompting.prompt import MethodNotApplicable
-from adapt_jax.training.batches import Shape, TrainingExample, pack
 from adapt_jax.training.metrics_log import read_rows
+from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Best, Validation
@@ -63,7 +63,7 @@ def test_the_development_loss_is_that_of_all_targets_whatever_the_batches(tiny, 
     result, model = run(tiny, tmp_path)
     rows = {row["step"]: row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" not in row}
     assert list(rows) == [3, 6, 9, 12]
-    whole, left_over = pack(DEVELOPMENT.examples, Shape(9, 64, 400))
+    whole, left_over = pack(DEVELOPMENT.examples, BatchShape(9, 64, 400))
     assert not left_over
     expected = float(model.loss(whole, model.prefix(jnp.asarray((0, 7))))[0])
     best = min(rows.values(), key=lambda row: row["development_loss"])
