@@ -6,7 +6,7 @@ the devices of its mesh need not be there.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,6 @@ from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.checkpoints import MAX_COPY_BYTES
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
-from adapt_jax.training.int8 import Int8
 from adapt_jax.training.optimizers import make_optimizer
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.step import TrainState, init_state, make_step
@@ -149,8 +148,9 @@ def training(
     update = make_optimizer(settings)
     trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
     kept = frozen
-    if settings.frozen_dtype != "kept":
-        frozen = held_as(frozen, trainable, settings, mesh)
+    if settings.frozen_dtype is not None:
+        prepared = jax.eval_shape(partial(prepare_frozen, config=settings), frozen)
+        frozen = jax.tree.map(lambda leaf, loaded: at(leaf, loaded.sharding), prepared, kept)
     together = method.name == "prompt_tuning" and method.ensemble > 1
     begun = jax.eval_shape(partial(init_state, update, ensemble=together), trainable)
     slots = follow(begun.opt_state, trainable, mesh)
@@ -177,22 +177,6 @@ def training(
         beside=beside,
         within={"gradients": trainable},
     )
-
-
-def held_as(frozen: Tree, trainable: Tree, config: TrainingConfig, mesh: Mesh | None) -> Tree:
-    """What is not trained, in the type in which a run holds it; scales lie on every device."""
-    small = jax.eval_shape(
-        lambda kept, trained: prepare_frozen(kept, trained, config), frozen, trainable
-    )
-
-    def place(found: Any, kept: Any) -> Any:
-        where = None if mesh is None else kept.sharding
-        if not isinstance(found, Int8):
-            return at(found, where)
-        whole: Any = at(found.whole, where)
-        return replace(found, whole=whole, scale=anywhere(found.scale, mesh))
-
-    return jax.tree.map(place, small, frozen, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
 
 def settled(config: TrainingConfig, mesh: Mesh | None) -> TrainingConfig:

@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapt_jax.decoders.sharding import platform_of
-from adapt_jax.training.int8 import quantized
 
 __all__ = ["TrainingConfig", "choose_num_microbatches", "compute_dtype", "prepare_frozen"]
 
@@ -61,7 +60,7 @@ class TrainingConfig(BaseModel):
     gradient_accumulation_steps: int | None = Field(None, gt=0)
     remat: Literal["none", "products", "layers"] = "none"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    frozen_dtype: Literal["kept", "bfloat16", "int8"] = "kept"
+    frozen_dtype: Literal["bfloat16"] | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     z_loss: float = Field(0.0, ge=0)
 
@@ -99,15 +98,9 @@ def choose_num_microbatches(config: TrainingConfig, mesh: Mesh | None) -> int | 
     return config.gradient_accumulation_steps
 
 
-def prepare_frozen(frozen: Any, trained: Any, config: TrainingConfig) -> Any:
-    """What is not trained, in the type in which it is held during the run.
-
-    Raises:
-        UserError: int8, where weights of the decoder itself are trained.
-    """
-    if config.frozen_dtype == "kept":
+def prepare_frozen(frozen: Any, config: TrainingConfig) -> Any:
+    """The frozen state in the dtype in which the run holds it."""
+    if config.frozen_dtype is None:
         return frozen
-    if config.frozen_dtype == "int8":
-        return quantized(frozen, trained)
     floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if floating(leaf) else leaf, frozen)

@@ -124,7 +124,7 @@ def train(
                 f"fsdp {mesh.shape['fsdp']} = {row_multiple}: {shape.rows} / {row_multiple} leaves "
                 f"{rest}; choose {f'{less} or ' if less else ''}{less + row_multiple} rows"
             )
-    loaded, frozen = frozen, prepare_frozen(frozen, chosen, config)
+    loaded, frozen = frozen, prepare_frozen(frozen, config)
     batches = Batches(
         examples,
         config.batch_size,

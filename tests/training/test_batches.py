@@ -126,7 +126,7 @@ def test_unpacked_every_example_has_a_row_of_the_bucket_of_its_batch(parts):
     lengths = [3 + 7 * (i % 9) if i % 5 else 40 + 3 * i for i in range(60)]
     made = [TrainingExample(str(i), (i + 1,) * length, 2) for i, length in enumerate(lengths)]
     packed = Batches(made, 6, 20, seed=1)
-    batches = Batches(made, 6, 20, seed=1, parts=parts, row_multiple=6, packing="none")
+    batches = Batches(made, 6, 20, seed=1, num_microbatches=parts, row_multiple=6, packing="none")
     known = {(s.rows, s.row_length, s.targets) for s in batches.shapes}
     assert 1 < len(known) <= 3  # of 64, 128, 256 tokens
     for step in range(20):
@@ -163,7 +163,7 @@ def test_packed_rows_are_as_long_as_leaves_the_least_to_compute():
 def test_a_cpus_parts_have_two_thousand_tokens_or_more_and_at_least_a_row():
     def chosen(count, length, **given):
         made = [TrainingExample(str(i), (1,) * length, 2) for i in range(count)]
-        batches = Batches(made, count, 2, seed=0, parts=None, **given)
+        batches = Batches(made, count, 2, seed=0, num_microbatches=None, **given)
         assert next(batches).tokens.ndim == (3 if batches.num_microbatches > 1 else 2)
         return batches.num_microbatches
 
