@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from adapt_jax.adaptation.export import import_adapter as import_adapter
     from adapt_jax.comparison.compare import Comparison as Comparison
     from adapt_jax.comparison.compare import compare as compare
-    from adapt_jax.comparison.compare import tune as tune
+    from adapt_jax.comparison.tune import tune as tune
     from adapt_jax.decoders.prefix import Prefix as Prefix
     from adapt_jax.decoders.prefix import SoftPrompt as SoftPrompt
     from adapt_jax.evaluation.evaluate import Evaluation as Evaluation
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 ROOMS = {
     "adaptation.adaptation": ("Adaptation",),
     "adaptation.export": ("export_adaptation", "import_adapter"),
-    "comparison.compare": ("Comparison", "compare", "tune"),
+    "comparison.compare": ("Comparison", "compare"),
+    "comparison.tune": ("tune",),
     "decoders.prefix": ("Prefix", "SoftPrompt"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "pretrained.loading": ("PretrainedDecoder", "load_pretrained"),
@@ -50,7 +51,7 @@ ROOMS = {
     "prompting.prompt": ("Prompt",),
     "prompting.voting": ("maj_at_k", "vote"),
     "sampling.generate": ("generate",),
-    "sampling.types": ("Candidate", "Decoding"),
+    "sampling.types": ("Candidate", "GenerationConfig"),
     "tasks.task": ("Example", "Task", "load_task"),
     "tasks.templates": ("Demonstration", "Template"),
     "utils.errors": ("UserError",),

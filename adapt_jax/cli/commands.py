@@ -3,7 +3,6 @@
 Heavy modules are imported inside the functions, so that ``adapt-jax --help`` is quick.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +149,7 @@ def tune(
 
     Any key of the file can be overridden by its path: `--method.training.steps 500`.
     """
-    from adapt_jax.comparison.compare import tune as run_tuning
+    from adapt_jax.comparison.tune import tune as run_tuning
 
     given = collect_overrides(overrides, top_level)
     adaptation = run_tuning(config, output_dir, overrides=given, progress=not quiet)
@@ -178,11 +177,11 @@ def evaluate(
     command, it continues where it stopped. Keys of the task are overridden by their path:
     `--task.splits.test 100`.
     """
-    from adapt_jax.evaluation import report
     from adapt_jax.evaluation.evaluate import evaluate as run_evaluation
     from adapt_jax.evaluation.journal import Journal
+    from adapt_jax.evaluation.report.files import write_evaluation
+    from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.task import load_task
-    from adapt_jax.utils import files
     from adapt_jax.utils.config import override, read_yaml
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display
@@ -207,12 +206,10 @@ def evaluate(
             on_progress=update,
             journal=journal,
         )
-    for line in report.describe_evaluation(evaluation):
+    for line in describe_evaluation(evaluation.result):
         print(line)
     if journal is not None:
-        description = {"task": read_task.name, "method": opened.method, "seed": seed}
-        files.write_json(output / "evaluation.json", description | evaluation.to_dict())
-        report.write_predictions(output / "predictions.jsonl", evaluation)
+        write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
         journal.remove()
         print(f"results: {output}")
 
@@ -359,7 +356,7 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
         UserError: there is none.
     """
     from adapt_jax.adaptation.adaptation import DESCRIPTION, Adaptation
-    from adapt_jax.comparison.compare import RESULTS
+    from adapt_jax.comparison.compare import RESULTS, Comparison
     from adapt_jax.utils.config import use_compilation_cache
 
     use_compilation_cache()
@@ -371,7 +368,7 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     if (folder / "adaptation" / DESCRIPTION).is_file():
         return Adaptation.load(folder / "adaptation", decoder)
     if (folder / RESULTS).is_file():
-        best = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("best")
+        best = Comparison.load(folder).best
         if best:
             return Adaptation.load(folder / "adaptations" / best, decoder)
     return Adaptation.load(folder, decoder)  # says what is missing

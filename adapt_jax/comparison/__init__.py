@@ -1,1 +1,1 @@
-"""The ladder climbed on one task, and what it comes to."""
+"""Comparison: the ladder of techniques on one task, and which rung is enough."""

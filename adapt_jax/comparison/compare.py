@@ -1,108 +1,143 @@
 """Climbs the ladder: which technique is enough for this task, and what does each one cost?"""
 
-import functools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
+from rich.table import Table
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.comparison import rung as rungs
-from adapt_jax.evaluation import report
-from adapt_jax.methods.registry import METHODS, Method, adapt, unknown_method
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.prompting.prompt import MethodNotApplicable, resolve_template
-from adapt_jax.tasks.task import Task, load_task
-from adapt_jax.utils import files
-from adapt_jax.utils import progress as progress_bars
-from adapt_jax.utils.config import (
-    CompareConfig,
-    Overrides,
-    RunConfig,
-    TuneConfig,
-    checked,
-    load_config,
-    use_compilation_cache,
+from adapt_jax.comparison.recommendation import recommend
+from adapt_jax.comparison.rung import (
+    RungFolder,
+    compare_to_previous,
+    load_finished,
+    remove_stale,
+    run_rung,
+    rung_folders,
 )
-from adapt_jax.utils.cpu import COMPILED
+from adapt_jax.comparison.setup import (
+    RunInputs,
+    choose_methods,
+    choose_output_folder,
+    load_inputs,
+)
+from adapt_jax.evaluation.baseline import commonest_label
+from adapt_jax.evaluation.report.files import read_comparison
+from adapt_jax.evaluation.report.picture import save_picture
+from adapt_jax.evaluation.report.table import ladder_table
+from adapt_jax.evaluation.report.text import describe_rung
+from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult, SkippedRung
+from adapt_jax.methods.registry import METHODS, Method
+from adapt_jax.prompting.prompt import MethodNotApplicable
+from adapt_jax.utils import files
+from adapt_jax.utils.compilations import count_compilations
+from adapt_jax.utils.config import CompareConfig, Overrides, load_config
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.locks import lock_folder
+from adapt_jax.utils.progress import Display
+
+__all__ = ["RESULTS", "Comparison", "compare"]
 
 RESULTS = "comparison.json"
+PICTURE = "ladder.png"
 
 
 @dataclass
 class Comparison:
-    """A climbed ladder. ``rungs`` are what stands in comparison.json, in the ladder's order."""
+    """A climbed ladder and its output folder.
 
-    task: str
-    decoder: str
-    seed: int
+    ``result`` is what stands in comparison.json; ``correct`` tells by method, per question,
+    whether it was answered right.
+    """
+
     output_dir: Path
-    rungs: list[dict[str, Any]] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
+    result: ComparisonResult
+    correct: dict[str, list[bool]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Comparison":
+        """Reads the comparison in an output folder.
+
+        Raises:
+            UserError: there is none, or its comparison.json is damaged.
+        """
+        return cls(Path(folder), read_comparison(Path(folder) / RESULTS))
 
     @property
-    def done(self) -> list[dict[str, Any]]:
+    def rungs(self) -> list[RungResult]:
+        """All rungs in the ladder's order."""
+        return self.result.rungs
+
+    @property
+    def done(self) -> list[DoneRung]:
         """The rungs that were not skipped."""
-        return [rung for rung in self.rungs if rung["status"] == "done"]
+        return [rung for rung in self.rungs if isinstance(rung, DoneRung)]
 
     @property
     def best(self) -> str | None:
-        """The most accurate rung; of equals the one that spends fewer tokens on a question."""
-        if not self.done:
-            return None
-        rank = lambda rung: (rung["accuracy"], -rung["prompt_tokens"] - rung["generated_tokens"])  # noqa: E731
-        return max(self.done, key=rank)["method"]
+        """The rung that is enough (see recommendation.recommend); None where none ran."""
+        return self.result.best
 
-    def __getitem__(self, method: str) -> dict[str, Any]:
+    def __getitem__(self, method: str) -> RungResult:
         """A rung by its name."""
         for rung in self.rungs:
-            if rung["method"] == method:
+            if rung.method == method:
                 return rung
         raise KeyError(method)
 
     def adaptation(self, method: str | None = None) -> Adaptation:
-        """The saved adaptation of a rung, the best one when not named."""
+        """The saved adaptation of a rung, by default of the one that is enough.
+
+        Raises:
+            UserError: the rung was skipped, or is not on this ladder.
+        """
         method = method or self.best
-        if method is None or self[method]["status"] != "done":
+        if method is None:
+            raise UserError(f"{self.output_dir}: no adaptation, every rung was skipped")
+        done = [rung.method for rung in self.done]
+        if method not in done:
+            why = "was skipped" if method in [rung.method for rung in self.rungs] else "did not run"
             raise UserError(
-                f"{self.output_dir}: no adaptation, {method or 'every rung'} was skipped"
+                f"{self.output_dir}: no adaptation, {method} {why}; there are {', '.join(done)}"
             )
         return Adaptation.load(self.output_dir / "adaptations" / method)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is written to comparison.json."""
-        return {
-            "task": self.task,
-            "decoder": self.decoder,
-            "seed": self.seed,
-            "best": self.best,
-            "notes": list(self.notes),
-            "rungs": self.rungs,
-        }
-
-    def table(self) -> Any:
+    def table(self) -> Table:
         """The ladder as a rich table."""
-        return report.table(self.rungs, self.title)
+        return ladder_table(self.result, self.title)
+
+    def short_table(self) -> Table:
+        """The same without the sentences below, while the ladder is climbed."""
+        return ladder_table(self.result, self.title, notes=False)
 
     @property
     def title(self) -> str:
         """What was compared, in one line."""
-        n = self.done[0]["n"] if self.done else 0
-        return f"{self.task}, {n} test questions, decoder {self.decoder}, seed {self.seed}"
+        asked = f"{self.done[0].n} test questions, " if self.done else ""
+        result = self.result
+        return f"{result.task}, {asked}decoder {result.decoder}, seed {result.seed}"
 
-    def put(self, rung: dict[str, Any]) -> None:
-        """Adds a rung at its place in the ladder, or replaces it."""
-        found = {one["method"]: one for one in [*self.rungs, rung]}
-        self.rungs = [found[name] for name in METHODS if name in found]
+    def measured_below(self, method: str) -> list[DoneRung]:
+        """The measured rungs below a rung, the lowest first."""
+        order = list(METHODS)
+        return [one for one in self.done if order.index(one.method) < order.index(method)]
 
-    def write(self) -> None:
-        """comparison.json and the picture, each whole or as it was."""
-        files.write_json(self.output_dir / RESULTS, self.to_dict())
-        report.picture(self.rungs, self.output_dir / "ladder.png", self.title)
+    def add_rung(self, rung: RungResult) -> None:
+        """Puts a rung at its place in the ladder, and decides anew which one is enough."""
+        by_name = {one.method: one for one in [*self.rungs, rung]}
+        self.result.rungs = [by_name[name] for name in METHODS if name in by_name]
+        measured = [one for one in self.done if one.method in self.correct]
+        self.result.recommendation = recommend(measured, self.correct)
+        enough = self.result.recommendation
+        self.result.best = enough.method if enough is not None else None
+
+    def save(self) -> None:
+        """Writes comparison.json and the picture, each whole."""
+        files.write_json(self.output_dir / RESULTS, self.result.model_dump(mode="json"))
+        save_picture(self.result, self.output_dir / PICTURE, self.title)
 
 
 def compare(
@@ -118,181 +153,115 @@ def compare(
     Writes ``comparison.json`` (rewritten after every rung), ``ladder.png``,
     ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
 
-    Interrupted at any moment and called again, it goes on where it stood and ends with the same
-    files, but for ``seconds``, ``train_seconds`` and ``compilations``. A rung that was finished
-    there is not climbed again while nothing that it depends on has changed (its options, the task,
-    the decoder, the seed); where something has, it is replaced.
+    Interrupted at any moment and called again, it goes on where it stopped and ends with the same
+    files, but for ``seconds``, ``train_seconds`` and ``compilations``. A finished rung does not run
+    again while nothing that it depends on has changed (see rung.rung_folders); where something
+    has, it is replaced.
 
     Args:
         config: a YAML file such as configs/ladder.yaml, or the mapping that it holds.
         overrides: values of dotted keys, ``{"task.seed": 7}``.
-        fresh: climb every rung anew, whatever the output folder holds.
+        fresh: run every rung anew, whatever the output folder holds.
 
     Raises:
         UserError: for whatever the user can mend; nothing is written before all input is checked.
     """
     settings, where, folder = load_config(CompareConfig, config, overrides)
-    methods = chosen_methods(settings, where)
-    display = progress_bars.Display(progress)
-    task, model, mesh = open_run(settings, folder)
-    output = output_folder(output_dir, settings, config)
-    result = Comparison(task.name, settings.decoder, settings.seed, output, notes=task.notes)
-    for note in task.notes:
-        display.line(note)
-    folders = rungs.folders(output, methods, model, task, settings.seed)
-    known = {} if fresh else rungs.kept(output / RESULTS, folders)
-    if gone := rungs.clear(output, {} if fresh else folders, known):
-        display.line(f"{output} held another comparison; replaced: {', '.join(gone)}")
-    result.rungs = list(known.values())
-    if known:
-        result.write()
+    methods = choose_methods(settings, where)
+    display = Display(progress)
+    inputs = load_inputs(settings, folder)
+    output = choose_output_folder(output_dir, settings, config)
+    with lock_folder(output):
+        return _climb(settings, methods, inputs, output, display, fresh)
+
+
+def _climb(
+    settings: CompareConfig,
+    methods: Mapping[str, Method],
+    inputs: RunInputs,
+    output: Path,
+    display: Display,
+    fresh: bool,
+) -> Comparison:
+    """Runs the rungs one after the other, in a folder that is this process's own."""
+    folders = rung_folders(output, methods, inputs, settings.seed)
+    comparison = Comparison(output, _new_result(settings, inputs))
+    for warning in comparison.result.warnings:
+        display.line(warning)
+    finished = _keep_finished(comparison, folders, display, fresh)
+    with display.live(comparison.short_table) as draw:
+        for name, method in methods.items():
+            draw()
+            if name in finished:
+                rung: RungResult = finished[name]
+            else:
+                rung, right = _run(folders[name], method, inputs, settings, display)
+                if right is not None:
+                    comparison.correct[name] = right
+            if isinstance(rung, DoneRung):
+                below = comparison.measured_below(name)
+                rung = compare_to_previous(rung, below, comparison.correct, settings.reference)
+            comparison.add_rung(rung)
+            comparison.save()
+            shutil.rmtree(folders[name].unfinished, ignore_errors=True)
+            if not display.is_live:
+                earlier = " (from an earlier run)" if name in finished else ""
+                display.line(describe_rung(rung) + earlier)
+    shutil.rmtree(output / "unfinished", ignore_errors=True)
+    return comparison
+
+
+def _new_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
+    """What is known before any rung has run."""
+    task = inputs.task
+    return ComparisonResult(
+        task=task.name,
+        decoder=settings.decoder,
+        seed=settings.seed,
+        baseline=commonest_label(task),
+        warnings=list(task.notes),
+    )
+
+
+def _keep_finished(
+    comparison: Comparison, folders: Mapping[str, RungFolder], display: Display, fresh: bool
+) -> dict[str, DoneRung]:
+    """Takes over the rungs of an earlier run that would come out the same; removes the others."""
+    output = comparison.output_dir
+    finished: dict[str, DoneRung] = {}
+    if not fresh:
+        try:
+            finished = load_finished(read_comparison(output / RESULTS).rungs, folders)
+        except UserError:
+            pass  # none there, or a damaged one: every rung runs
+    removed = remove_stale(output, {} if fresh else folders, finished)
+    if removed:
+        display.line(f"{output} held another comparison; replaced: {', '.join(removed)}")
+    comparison.correct = {name: folders[name].read_correct() for name in finished}
+    for rung in finished.values():
+        comparison.add_rung(rung)
+    if finished:
+        comparison.save()
     else:
         (output / RESULTS).unlink(missing_ok=True)
-    correct: dict[str, list[bool]] = {}
+    return finished
+
+
+def _run(
+    folder: RungFolder,
+    method: Method,
+    inputs: RunInputs,
+    settings: CompareConfig,
+    display: Display,
+) -> tuple[RungResult, list[bool] | None]:
+    """Runs one rung, or says why it cannot run; and per question whether it was answered right."""
+    if folder.unfinished.exists():
+        display.line(f"{folder.name}: goes on where it stopped")
     compilations = count_compilations()
-    for name, method in methods.items():
-        compiled = len(compilations)
-        try:
-            if name in known:
-                rung, right = known[name], folders[name].correct()
-            else:
-                if folders[name].unfinished.exists():
-                    display.line(f"{name}: goes on where it stood")
-                rung, right = rungs.climb(
-                    folders[name], method, model, task, settings, mesh, display
-                )
-                rung["compilations"] = len(compilations) - compiled
-        except MethodNotApplicable as reason:
-            rung = rungs.skipped(name, str(reason))
-        else:
-            rung = {key: value for key, value in rung.items() if key not in rungs.RELATIONS}
-            rung |= rungs.relations(right, correct)
-            correct[name] = right
-        result.put(rung)
-        result.write()
-        shutil.rmtree(folders[name].unfinished, ignore_errors=True)
-        from_before = " (from an earlier run)" if name in known else ""
-        display.line(report.describe(rung) + from_before)
-    shutil.rmtree(output / "unfinished", ignore_errors=True)
-    return result
-
-
-def tune(
-    config: str | Path | Mapping[str, Any],
-    output_dir: str | Path | None = None,
-    *,
-    overrides: Overrides | None = None,
-    progress: bool = True,
-) -> Adaptation:
-    """Adapts a decoder by one rung, and saves the adaptation in ``output_dir/adaptation``.
-
-    A training that was interrupted goes on from its last checkpoint in ``output_dir/training``
-    and ends as if it had not been.
-
-    Raises:
-        UserError: for whatever the user can mend, a rung that cannot run on this task included.
-        Interrupted: SIGTERM or Ctrl-C stopped the training; it has saved.
-    """
-    settings, where, folder = load_config(TuneConfig, config, overrides)
-    options = dict(settings.method)
-    name = options.pop("name", None)
-    if name not in METHODS:
-        raise UserError(f"{where}: method.name: {unknown_method(str(name))}")
-    method: Method = checked(METHODS[name], options, f"{where}: method")
-    task, model, mesh = open_run(settings, folder)
-    output = output_folder(output_dir, settings, config)
-    display = progress_bars.Display(progress)
-    for note in task.notes:
-        display.line(note)
+    before = len(compilations)
     try:
-        with display.stage(f"{name}: adapting") as update:
-            adapted = adapt(
-                name,
-                method,
-                model,
-                task,
-                seed=settings.seed,
-                folder=output / "training",
-                mesh=mesh,
-                on_step=update,
-                run_metadata=run_metadata(settings),
-            )
+        rung, right = run_rung(folder, method, inputs, settings, display)
     except MethodNotApplicable as reason:
-        raise UserError(f"{where}: {name} cannot run on {task.name}: {reason}") from None
-    adapted.adaptation.save(output / "adaptation")
-    display.line(
-        f"{name}: {adapted.trainable_parameters:,} parameters trained "
-        f"in {adapted.train_seconds:.0f} seconds"
-    )
-    return adapted.adaptation
-
-
-def run_metadata(settings: TuneConfig) -> dict[str, Any]:
-    """What makes a run what it is; not where it runs, nor what the trainer tells by itself."""
-    told = settings.model_dump(exclude={"decoder", "seed", "output_dir", "slots", "mesh"})
-    told["method"].pop("training", None)
-    return told
-
-
-def chosen_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
-    """The rungs to climb with their options checked, in the ladder's order."""
-    only = settings.only
-    names = [part.strip() for part in only.split(",")] if isinstance(only, str) else only
-    for name in [*settings.methods, *(names or ())]:
-        if name not in METHODS:
-            raise UserError(f"{where}: methods: {unknown_method(name)}")
-    options = dict(settings.methods)
-    if names:  # a rung that is asked for by name is run, with its defaults if need be
-        options = {name: options.get(name) or {} for name in names}
-    methods = {
-        name: checked(method, options[name] or {}, f"{where}: methods.{name}")
-        for name, method in METHODS.items()
-        if options.get(name) is not None
-    }
-    if not methods:
-        raise UserError(f"{where}: methods: no rung to climb; the rungs are {', '.join(METHODS)}")
-    return methods
-
-
-def open_run(settings: RunConfig, folder: Path) -> tuple[Task, PretrainedDecoder, Mesh | None]:
-    """The task, the decoder and the mesh of a run."""
-    use_compilation_cache()
-    assert isinstance(settings.task, dict)  # load_config has read it in
-    task = load_task(settings.task, folder)
-    mesh = None
-    if settings.mesh is not None:
-        from adapt_jax.decoders.sharding import make_mesh
-
-        mesh = make_mesh(**settings.mesh.model_dump())
-    model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
-    return resolve_template(task, model), model, mesh
-
-
-def output_folder(
-    asked: str | Path | None, settings: RunConfig, config: str | Path | Mapping[str, Any]
-) -> Path:
-    """Where the results go; runs/NAME-OF-THE-FILE when nobody says.
-
-    Raises:
-        UserError: when a file stands there.
-    """
-    name = "run" if isinstance(config, Mapping) else Path(config).stem
-    folder = Path(asked or settings.output_dir or Path("runs") / name)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; expected a folder for the results")
-    return folder
-
-
-@functools.cache
-def count_compilations() -> list[float]:
-    """A list that grows by the seconds of every compilation from now on."""
-    import jax
-
-    seconds: list[float] = []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILED:
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return seconds
+        return SkippedRung(method=folder.name, reason=str(reason)), None
+    rung.compilations = len(compilations) - before
+    return rung, right

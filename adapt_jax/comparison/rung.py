@@ -1,4 +1,4 @@
-"""A rung of the ladder on disk: what it depends on, what was measured, where it goes on.
+"""One rung of the ladder: what its result depends on, how it runs, and its files.
 
 predictions/METHOD.jsonl   every question with its candidates, answer and vote
 adaptations/METHOD         the adaptation
@@ -6,55 +6,69 @@ training/METHOD            metrics of every training step
 unfinished/METHOD-ID       answers and checkpoints of a rung that is not finished
 """
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import DESCRIPTION, Adaptation
-from adapt_jax.evaluation import report
+from adapt_jax.comparison.recommendation import find_reference, paired_delta
+from adapt_jax.comparison.setup import RunInputs
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
 from adapt_jax.evaluation.journal import Journal
-from adapt_jax.evaluation.significance import paired_difference, paired_p_value
+from adapt_jax.evaluation.report.files import write_predictions
+from adapt_jax.evaluation.results import BeforeAfter, DoneRung, RungResult, SkippedRung
+from adapt_jax.evaluation.scorers import find_scorer
+from adapt_jax.evaluation.significance import paired_p_value
 from adapt_jax.methods.registry import METHODS, Method, MethodResult, adapt
-from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.prompting.voting import VOTES
+from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils import progress as progress_bars
 from adapt_jax.utils.config import RunConfig
-from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
+from adapt_jax.utils.progress import Display, Update
+from adapt_jax.utils.text_files import read_json_lines
 
-MEASURED = (  # what every rung has in comparison.json, null where it was skipped
-    "accuracy",
-    "ci95",
-    "n",
-    "p_value_vs_previous",
-    "prompt_tokens",
-    "generated_tokens",
-    "seconds",
-    "trainable_parameters",
-    "train_seconds",
-)
-RELATIONS = ("p_value_vs_previous", "vs_previous", "vs_chain_of_thought")  # to other rungs
+__all__ = [
+    "DoneRung",
+    "RungFolder",
+    "RungResult",
+    "SkippedRung",
+    "compare_to_previous",
+    "load_finished",
+    "remove_stale",
+    "rung_folders",
+    "run_rung",
+]
+
+RESULTS_VERSION = 1  # raised when the same inputs begin to give another result
 
 
-def folders(
-    output: Path, methods: Mapping[str, Method], model: PretrainedDecoder, task: Task, seed: int
-) -> dict[str, "Folder"]:
-    """The rungs' places, by an identity of all that a result depends on; not of where it runs."""
-    common = identity(model.fingerprint, task, seed)
+def rung_folders(
+    output: Path, methods: Mapping[str, Method], inputs: RunInputs, seed: int
+) -> dict[str, "RungFolder"]:
+    """The files of each rung, by an identity of all that its result depends on.
+
+    Where the run happens does not count: neither the paths of files, nor how many sequences are
+    decoded at the same time, nor the mesh.
+    """
+    task = inputs.task
+    judging = [extension_version(PARSERS[task.parser]), extension_version(find_scorer(task))]
+    common = identity(RESULTS_VERSION, inputs.model.fingerprint, task, seed, judging)
     found = {}
     for name, method in methods.items():
-        options = method.model_dump()
-        files = [Path(value) for value in options.values() if isinstance(value, str)]
-        contents = [path.read_bytes() for path in files if path.is_file()]  # such as a mixture's
-        found[name] = Folder(output, name, identity(common, name, options, contents))
+        options = hash_named_files(method)
+        code = [extension_version(type(method))]
+        if (rule := getattr(method, "vote", None)) in VOTES:
+            code.append(extension_version(VOTES[rule]))
+        found[name] = RungFolder(output, name, identity(common, name, options, code))
     return found
 
 
-class Folder:
-    """The places of one rung in the output folder of a comparison."""
+class RungFolder:
+    """The files of one rung in the output folder of a comparison."""
 
     def __init__(self, output: Path, name: str, identity: str):
         self.name, self.identity = name, identity
@@ -63,172 +77,188 @@ class Folder:
         self.training = output / "training" / name
         self.unfinished = output / "unfinished" / f"{name}-{identity}"
 
-    def journal(self, of: str) -> Journal:
-        """Where the answers ``of`` the rung are written as they come."""
-        return Journal(self.unfinished / f"{of}.jsonl", self.identity)
+    def journal(self, name: str) -> Journal:
+        """Where the rung's answers are written as they come."""
+        return Journal(self.unfinished / f"{name}.jsonl", self.identity)
 
-    def correct(self) -> list[bool]:
-        """Per question of the finished rung, in the order of the task: was it right?"""
-        lines = self.predictions.read_text(encoding="utf-8").split("\n")  # texts may hold U+2028
-        return [bool(json.loads(line)["correct"]) for line in filter(None, lines)]
+    def read_correct(self) -> list[bool]:
+        """Per question of the finished rung, in the order of the task: was it answered right?
 
-    def finish(self, adaptation: Adaptation, evaluation: Evaluation) -> None:
-        """Writes what stays of a rung."""
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        correct = []
+        for line, row in read_json_lines(self.predictions):
+            right = row.get("correct") if isinstance(row, dict) else None
+            if not isinstance(right, bool):
+                raise UserError(f"{self.predictions}, line {line}: `correct` is not true or false")
+            correct.append(right)
+        return correct
+
+    def save(self, adaptation: Adaptation, evaluation: Evaluation) -> None:
+        """Writes what stays of a finished rung."""
         adaptation.save(self.adaptation)
-        report.write_predictions(self.predictions, evaluation)
+        write_predictions(self.predictions, evaluation)
         training = self.unfinished / "training"
         if training.is_dir():
             shutil.rmtree(self.training, ignore_errors=True)
-            shutil.copytree(training, self.training, ignore=lambda *_: ["checkpoints"])
+            shutil.copytree(training, self.training, ignore=lambda *_: ["checkpoints", ".lock"])
 
-    def clear(self) -> None:
-        """Takes away what an earlier comparison left of this rung, and nothing else."""
+    def remove(self) -> None:
+        """Removes what an earlier comparison left of this rung, and nothing else."""
         self.predictions.unlink(missing_ok=True)
         shutil.rmtree(self.training, ignore_errors=True)
         if (self.adaptation / DESCRIPTION).exists():
             shutil.rmtree(self.adaptation)
 
 
-def kept(results: Path, folders: Mapping[str, Folder]) -> dict[str, dict[str, Any]]:
-    """The rungs that an earlier run has finished, and that would come out the same again."""
-    try:
-        rungs = json.loads(results.read_text(encoding="utf-8"))["rungs"]
-        found = {rung["method"]: rung for rung in rungs if rung["status"] == "done"}
-        return {
-            name: found[name]
-            for name, folder in folders.items()
-            if found.get(name, {}).get("identity") == folder.identity
+def load_finished(
+    rungs: Sequence[RungResult], folders: Mapping[str, RungFolder]
+) -> dict[str, DoneRung]:
+    """Those rungs of an earlier run that are whole, and that would come out the same again."""
+    finished = {}
+    for rung in rungs:
+        folder = folders.get(rung.method)
+        if (
+            isinstance(rung, DoneRung)
+            and folder is not None
+            and rung.identity == folder.identity
             and (folder.adaptation / DESCRIPTION).is_file()
-            and len(folder.correct()) == found[name]["n"]
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+            and _agrees(rung, folder)
+        ):
+            finished[rung.method] = rung
+    return finished
 
 
-def clear(output: Path, folders: Mapping[str, Folder], kept: Mapping[str, Any]) -> list[str]:
-    """Takes away what earlier comparisons left: rungs that are not kept, unfinished ones of old.
+def _agrees(rung: DoneRung, folder: RungFolder) -> bool:
+    """Whether the predictions file is whole and gives the accuracy of the rung."""
+    try:
+        correct = folder.read_correct()
+    except UserError:
+        return False
+    return len(correct) == rung.n and abs(sum(correct) / rung.n - rung.accuracy) < 1e-9
+
+
+def remove_stale(
+    output: Path, folders: Mapping[str, RungFolder], finished: Mapping[str, DoneRung]
+) -> list[str]:
+    """Removes what earlier comparisons left: rungs that do not count, and unfinished ones of old.
 
     Returns:
         the names of the finished rungs that are gone.
     """
-    gone = []
+    removed = []
     for name in METHODS:
-        folder = folders.get(name) or Folder(output, name, "")
-        if name not in kept:
-            here = folder.predictions.exists() and not folder.unfinished.exists()
-            gone += [name] if here else []
-            folder.clear()
-    going_on = {folder.unfinished for name, folder in folders.items() if name not in kept}
-    for half in (output / "adaptations").glob(".*"):  # killed while it was saved
-        shutil.rmtree(half, ignore_errors=True)
+        folder = folders.get(name) or RungFolder(output, name, "")
+        if name not in finished:
+            if folder.predictions.exists() and not folder.unfinished.exists():
+                removed.append(name)
+            folder.remove()
+    for half_saved in (output / "adaptations").glob(".*"):
+        shutil.rmtree(half_saved, ignore_errors=True)
+    going_on = {folder.unfinished for name, folder in folders.items() if name not in finished}
     for left in (output / "unfinished").glob("*-*"):
         if left not in going_on:
             shutil.rmtree(left, ignore_errors=True)
-    return gone
+    return removed
 
 
-def skipped(name: str, reason: str) -> dict[str, Any]:
-    """A rung that could not run."""
-    rung: dict[str, Any] = {"method": name, "status": "skipped", "reason": reason}
-    return rung | dict.fromkeys(MEASURED)
-
-
-def climb(
-    folder: Folder,
-    method: Method,
-    model: PretrainedDecoder,
-    task: Task,
-    settings: RunConfig,
-    mesh: Any,
-    display: progress_bars.Display,
-) -> tuple[dict[str, Any], list[bool]]:
+def run_rung(
+    folder: RungFolder, method: Method, inputs: RunInputs, settings: RunConfig, display: Display
+) -> tuple[DoneRung, list[bool]]:
     """Adapts, answers the test split, and writes all but comparison.json.
 
     Whatever an interrupted run of the same rung has left is not done again.
 
     Returns:
-        the rung as it stands in comparison.json, without RELATIONS; and its right answers.
+        the rung, not yet compared with others; and per question whether it was answered right.
 
     Raises:
-        CannotRun: with the reason why this rung has no place on this task or decoder.
+        MethodNotApplicable: the reason why this rung cannot run on this task or decoder.
     """
     name = folder.name
     with display.stage(f"{name}: adapting") as update:
-        adapted = adapt(
+        result = adapt(
             name,
             method,
-            model,
-            task,
+            inputs.model,
+            inputs.task,
             seed=settings.seed,
             folder=folder.unfinished / "training",
-            mesh=mesh,
+            mesh=inputs.mesh,
             on_step=update,
             run_metadata={"rung": folder.identity},
         )
     with display.stage(f"{name}: answering") as update:
         evaluation = evaluate(
-            adapted.adaptation,
-            task,
+            result.adaptation,
+            inputs.task,
             seed=settings.seed,
             slots=settings.slots,
             on_progress=update,
             journal=folder.journal("answers"),
         )
-    rung: dict[str, Any] = {
-        "method": name,
-        "status": "done",
-        "reason": None,
-        "identity": folder.identity,
-        **evaluation.to_dict(),
-        "trainable_parameters": adapted.trainable_parameters,
-        "train_seconds": round(adapted.train_seconds, 3),
-        "training": adapted.details,
-    }
-    if adapted.unseen is not None:
-        with display.stage(f"{name}: kinds it has not seen") as update:
-            rung["unseen_kinds"] = unseen_kinds(adapted, model, settings, folder, update)
-    folder.finish(adapted.adaptation, evaluation)
+    unseen = None
+    if result.unseen is not None:
+        with display.stage(f"{name}: unseen categories") as update:
+            unseen = _evaluate_unseen(result, inputs, settings, folder, update)
+    rung = DoneRung(
+        **evaluation.result.model_dump(),
+        method=name,
+        identity=folder.identity,
+        trainable_parameters=result.trainable_parameters,
+        train_seconds=round(result.train_seconds, 3),
+        training=result.details,
+        unseen_categories=unseen,
+    )
+    folder.save(result.adaptation, evaluation)
     return rung, evaluation.correct
 
 
-def relations(correct: list[bool], earlier: Mapping[str, list[bool]]) -> dict[str, Any]:
-    """How a rung stands to the last one that ran, and to chain of thought.
+def compare_to_previous(
+    rung: DoneRung,
+    below: Sequence[DoneRung],
+    correct: Mapping[str, list[bool]],
+    reference: str | None,
+) -> DoneRung:
+    """The rung with its differences to the rung below, and to the reference rung.
 
-    ``p_value_vs_previous`` is McNemar's exact test; the paired differences in accuracy have their
-    95 % intervals.
+    Args:
+        below: the rungs below that were measured, the lowest first.
+        correct: by method, per question: was it answered right?
+        reference: a method's name; None takes the highest rung below that trains nothing.
     """
-    told: dict[str, Any] = {"p_value_vs_previous": None}
-    if earlier:
-        previous = list(earlier)[-1]
-        told["p_value_vs_previous"] = paired_p_value(correct, earlier[previous])
-        told["vs_previous"] = {"method": previous} | against(correct, earlier[previous])
-    if "chain_of_thought" in earlier:
-        told["vs_chain_of_thought"] = against(correct, earlier["chain_of_thought"])
-    return told
+    vs_previous = vs_reference = None
+    right = correct[rung.method]
+    if below:
+        previous = below[-1].method
+        vs_previous = paired_delta(previous, right, correct[previous])
+    if (other := find_reference(below, reference)) is not None:
+        vs_reference = paired_delta(other, right, correct[other])
+    relations: dict[str, Any] = {
+        "vs_previous": vs_previous,
+        "p_value_vs_previous": None if vs_previous is None else vs_previous.p_value,
+        "vs_reference": vs_reference,
+    }
+    return rung.model_copy(update=relations)
 
 
-def against(correct: list[bool], reference: list[bool]) -> dict[str, Any]:
-    """The paired difference in accuracy, positive where ``correct`` is the better one."""
-    difference, low, high = paired_difference(correct, reference)
-    return {"difference": difference, "ci95": [low, high]}
-
-
-def unseen_kinds(
-    adapted: MethodResult,
-    model: PretrainedDecoder,
+def _evaluate_unseen(
+    result: MethodResult,
+    inputs: RunInputs,
     settings: RunConfig,
-    folder: Folder,
-    update: progress_bars.Update,
-) -> dict[str, dict[str, Any]]:
-    """Zero-shot accuracy on kinds of instruction that the training left out, before and after.
+    folder: RungFolder,
+    update: Update,
+) -> dict[str, BeforeAfter]:
+    """Zero-shot accuracy on categories that the training left out, before and after it.
 
     Returns:
-        per kind, and for "all" of them together with McNemar's p-value, the shares answered right.
+        by category, and for "all" of them together with McNemar's p-value.
     """
-    task, tuned = adapted.unseen, adapted.adaptation
+    task, adapted = result.unseen, result.adaptation
     assert task is not None
     prompt = replace(
-        tuned.prompt,
+        adapted.prompt,
         template=task.template,
         instruction=task.instruction,
         demonstrations=(),
@@ -243,16 +273,24 @@ def unseen_kinds(
             on_progress=update,
             journal=folder.journal(when),
         )
-        for when, decoder in (("unseen_before", model), ("unseen_after", tuned.model))
+        for when, decoder in (("unseen_before", inputs.model), ("unseen_after", adapted.model))
     )
-
-    def share(correct: list[bool], kind: str | None) -> float:
-        chosen = [c for c, e in zip(correct, task.test, strict=True) if kind in (None, e.kind)]
-        return sum(chosen) / len(chosen)
-
-    result: dict[str, dict[str, Any]] = {
-        name or "all": {"before": share(before.correct, name), "after": share(after.correct, name)}
-        for name in (None, *dict.fromkeys(example.kind for example in task.test))
+    shares = {
+        "all": BeforeAfter(
+            before=before.accuracy,
+            after=after.accuracy,
+            p_value=paired_p_value(before.correct, after.correct),
+        )
     }
-    result["all"]["p_value"] = paired_p_value(before.correct, after.correct)
-    return result
+    for category in dict.fromkeys(example.kind for example in task.test):
+        shares[category] = BeforeAfter(
+            before=_share(before.correct, task, category),
+            after=_share(after.correct, task, category),
+        )
+    return shares
+
+
+def _share(correct: Sequence[bool], task: Task, category: str) -> float:
+    """Accuracy on one category."""
+    chosen = [right for right, one in zip(correct, task.test, strict=True) if one.kind == category]
+    return sum(chosen) / len(chosen)

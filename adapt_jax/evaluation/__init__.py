@@ -1,1 +1,1 @@
-"""How good, how sure, at what cost."""
+"""Evaluation: answers are scored, measured, tested for significance, and reported."""

@@ -1,16 +1,22 @@
-"""Judges an adaptation on labelled questions."""
+"""Evaluates an adaptation on labelled questions."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
+from adapt_jax.evaluation.results import EvaluationResult
+from adapt_jax.evaluation.scorers import DEFAULT_SCORER, find_scorer, score_answer
 from adapt_jax.evaluation.significance import wilson_interval
+from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.task import Example, Task
+from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress, Pace
+
+__all__ = ["Answers", "Evaluation", "evaluate"]
 
 
 class Answers(Protocol):
@@ -25,37 +31,36 @@ class Answers(Protocol):
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
-        """(index, answer) of each example that is not ``answered``, in any order."""
+        """(index, prediction) of each example that is not ``answered``, in any order."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Judged questions and what METRICS says of them; ``ci95`` is Wilson's interval."""
+    """Scored predictions in the order of the questions, and what METRICS measures on them."""
 
-    judged: tuple[ScoredPrediction, ...]
-    metrics: dict[str, float | dict[str, float] | None]
-    ci95: tuple[float, float]
+    predictions: tuple[ScoredPrediction, ...]
+    result: EvaluationResult
 
     @property
     def n(self) -> int:
-        """How many questions were judged."""
-        return len(self.judged)
+        """How many questions were asked."""
+        return self.result.n
 
     @property
     def accuracy(self) -> float:
-        """Share of questions answered right."""
-        return sum(self.correct) / self.n
+        """Share of the questions answered right."""
+        return self.result.accuracy
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return self.result.ci95
 
     @property
     def correct(self) -> list[bool]:
-        """Per question, in the order of the task: was it right?"""
-        return [row.correct for row in self.judged]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Accuracy, its interval, n, and every metric that applies."""
-        measured = {name: value for name, value in self.metrics.items() if value is not None}
-        return {"accuracy": self.accuracy, "ci95": list(self.ci95), "n": self.n} | measured
+        """Per question: was it answered right?"""
+        return [row.correct for row in self.predictions]
 
 
 def evaluate(
@@ -68,35 +73,72 @@ def evaluate(
     on_progress: OnProgress | None = None,
     journal: Journal | None = None,
 ) -> Evaluation:
-    """Answers the examples (the task's test split unless given) and judges every answer.
+    """Answers the examples (by default the task's test split) and scores every answer.
 
-    A question that does not fit the context, or to which nothing readable was said, is wrong.
+    A question that does not fit the context, or that gets no readable answer, is wrong.
 
     Args:
         journal: where answers are written as they come. Those that it holds from an interrupted
             run are not asked again, and the result is the same but for its times.
 
     Raises:
-        UserError: when there is no example.
+        UserError: there is no example, or the task's scorer is unknown.
     """
     examples = task.test if examples is None else examples
     if not examples:
         raise UserError(f"task {task.name!r}: nothing to evaluate on, the split is empty")
+    find_scorer(task)  # an unknown one is refused before the work
     if journal is None:
-        answered = answer_all(adaptation, examples, {}, seed, slots, on_progress)
+        predictions = _answer_all(adaptation, examples, {}, seed, slots, on_progress)
     else:
         known = journal.read(examples)
-        with journal.write(known):
-            answered = answer_all(adaptation, examples, known, seed, slots, on_progress, journal)
-    judged = tuple(
-        ScoredPrediction(example, said, task.grade(said.answer, example))
-        for example, said in zip(examples, answered, strict=True)
+        with journal.open(known):
+            predictions = _answer_all(
+                adaptation, examples, known, seed, slots, on_progress, journal
+            )
+    rows = tuple(
+        ScoredPrediction(example, prediction, *score_answer(prediction.answer, example, task))
+        for example, prediction in zip(examples, predictions, strict=True)
     )
-    metrics = {name: metric(task, judged) for name, metric in METRICS.items()}
-    return Evaluation(judged, metrics, wilson_interval(sum(j.correct for j in judged), len(judged)))
+    return Evaluation(rows, measure(task, rows))
 
 
-def answer_all(
+def measure(task: Task, rows: Sequence[ScoredPrediction]) -> EvaluationResult:
+    """Everything in METRICS, with the interval and the warnings.
+
+    Raises:
+        UserError: a metric that was registered elsewhere fails, or returns no number.
+    """
+    fields: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        value = metric(task, rows)
+        if name in EvaluationResult.model_fields:
+            fields[name] = value
+        elif value is not None:
+            others[name] = _check_metric(name, value)
+    return EvaluationResult(
+        **fields,
+        n=len(rows),
+        ci95=wilson_interval(sum(row.correct for row in rows), len(rows)),
+        scorer=getattr(task, "scorer", DEFAULT_SCORER),
+        metrics=others,
+        warnings=describe_problems(task, rows),
+    )
+
+
+def _check_metric(name: str, value: Any) -> float | dict[str, float]:
+    try:
+        if isinstance(value, Mapping):
+            return {str(key): float(one) for key, one in value.items()}
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"metric {name!r}: expected a number, numbers by name, or None; found {value!r:.100}"
+        ) from None
+
+
+def _answer_all(
     adaptation: Answers,
     examples: Sequence[Example],
     known: Mapping[int, Prediction],
@@ -105,14 +147,20 @@ def answer_all(
     on_progress: OnProgress | None,
     journal: Journal | None = None,
 ) -> list[Prediction]:
-    """One answer per example in their order: those that are known, and what the others get."""
-    said, pace = dict(known), Pace(on_progress, len(known), len(examples))
+    """One prediction per example in their order: those that are known, and the new ones."""
+    predictions, pace = dict(known), Pace(on_progress, len(known), len(examples))
     stream = adaptation.stream(
         examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=pace.tokens
     )
-    for index, one in stream:
-        said[index] = one
+    compilations = count_compilations()
+    compiled = len(compilations)
+    for index, prediction in stream:
+        # compiling happens once, so it says nothing about what a question costs
+        seconds = max(0.0, prediction.seconds - sum(compilations[compiled:]))
+        compiled = len(compilations)
+        prediction = replace(prediction, seconds=seconds)
+        predictions[index] = prediction
         if journal is not None:
-            journal.add(one)
+            journal.add(prediction)
         pace.answered()
-    return [said[index] for index in range(len(examples))]
+    return [predictions[index] for index in range(len(examples))]

@@ -1,83 +1,98 @@
-"""Answers on disk as they come: what lets an interrupted evaluation go on where it stood."""
+"""Predictions on disk as they come, so that an interrupted evaluation goes on where it stopped."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.task import Example
+from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.locks import lock_file
+from adapt_jax.utils.text_files import read_json_lines
+
+__all__ = ["FORMAT", "Journal"]
+
+FORMAT = 2  # of the file; a journal of another format is written anew
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_PREDICTION = TypeAdapter(Prediction)
 
 
 class Journal:
-    """A file of answers, a line each, in the order in which they came; its first line says whose.
+    """A file of predictions, one line each, in the order in which they came.
 
-    Killed at any moment it holds all answers but the one that was being written. A journal of
-    other work (``identity``) that stands there is written anew.
+    The first line holds the format and the identity of the work. A process that is killed at any
+    moment leaves all predictions but the one that it was writing. A journal of other work is
+    written anew.
     """
 
     def __init__(self, path: Path, identity: str):
-        self.path, self.head = path, json.dumps({"journal": identity})
+        self.path = path
+        self._head = {"journal": FORMAT, "identity": identity}
+        self._appender: files.LineAppender | None = None
+        self._is_empty = True
 
     def read(self, examples: Sequence[Example]) -> dict[int, Prediction]:
-        """What was answered before, by the index of the example; a line cut short is left out."""
-        try:
-            head, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-        except (OSError, UnicodeDecodeError):
-            return {}
+        """The predictions of an interrupted run, by the index of the example.
+
+        What stands behind a damaged line is asked again; a last line that was cut off is one.
+        """
         index_of = {example.id: index for index, example in enumerate(examples)}
         known: dict[int, Prediction] = {}
         try:
-            for line in lines if head == self.head else ():
-                answered = _from_row(json.loads(line))
-                known[index_of[answered.example_id]] = answered
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass  # what follows a damaged line is asked again
+            lines = read_json_lines(self.path, constants=_NON_FINITE)
+            if next(lines, (0, None))[1] != self._head:
+                return {}
+            for _, row in lines:
+                prediction = _PREDICTION.validate_python(row)
+                known[index_of[prediction.example_id]] = prediction
+        except (UserError, ValidationError, KeyError):
+            pass  # no file, or a damaged line
         return known
 
     @contextmanager
-    def write(self, known: dict[int, Prediction]) -> Iterator["Journal"]:
-        """Opens the file to add answers to those that are known.
+    def open(self, known: dict[int, Prediction]) -> Iterator["Journal"]:
+        """Opens the file to add predictions to those that are known.
 
-        A mistake that is found before the first answer leaves no file behind.
+        A mistake that is found before the first prediction leaves no file.
+
+        Raises:
+            UserError: another process writes to it, or it cannot be written; what it held is
+                still there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_name(f".{self.path.name}.new")
-        lines = [self.head, *(_to_line(answered) for answered in known.values())]
-        whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        whole.replace(self.path)
-        self.empty = not known
-        try:
-            with self.path.open("a", encoding="utf-8") as self.file:
-                yield self
-        except UserError:
-            if self.empty:
-                self.remove()
-            raise
+        with lock_file(self.path):
+            lines = [json.dumps(self._head), *map(_to_line, known.values())]
+            files.write_text(self.path, "".join(line + "\n" for line in lines))
+            self._is_empty = not known
+            try:
+                with files.LineAppender(self.path) as self._appender:
+                    yield self
+            except UserError:
+                if self._is_empty:
+                    self.remove()
+                raise
+            finally:
+                self._appender = None
 
-    def add(self, answered: Prediction) -> None:
-        """One more answer, kept from now on whatever happens."""
-        self.empty = False
-        self.file.write(_to_line(answered) + "\n")
-        self.file.flush()
+    def add(self, prediction: Prediction) -> None:
+        """Writes one more prediction, which is kept whatever happens next.
+
+        Raises:
+            UserError: the disk is full; the predictions before this one are kept.
+        """
+        assert self._appender is not None, "a journal is opened before predictions are added"
+        self._appender.write(_to_line(prediction))
+        self._is_empty = False
 
     def remove(self) -> None:
-        """Takes the file away: what it held has found its place."""
+        """Removes the file, when its predictions stand elsewhere."""
         self.path.unlink(missing_ok=True)
 
 
-def _to_line(answered: Prediction) -> str:
-    return json.dumps(asdict(answered), ensure_ascii=False)
-
-
-def _from_row(row: dict[str, Any]) -> Prediction:
-    candidates = tuple(
-        Candidate(**one | {"token_ids": tuple(one["token_ids"])}) for one in row["candidates"]
-    )
-    vote = Vote(**row["vote"] | {"tied_answers": tuple(row["vote"]["tied_answers"])})
-    return Prediction(**row | {"candidates": candidates, "vote": vote})
+def _to_line(prediction: Prediction) -> str:
+    return json.dumps(asdict(prediction))  # ASCII, so that any text can be written

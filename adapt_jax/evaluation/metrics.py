@@ -1,151 +1,198 @@
-"""What is measured on judged questions. A new metric is one function with a name in METRICS."""
+"""What is measured on scored predictions. A new metric is one function.
 
-from collections.abc import Callable, Sequence
+    from adapt_jax.evaluation.metrics import METRICS
+
+    @METRICS.register("mean_words")
+    def mean_words(task, rows):
+        return sum(len(row.prediction.reasoning.split()) for row in rows) / len(rows)
+
+A metric returns a number, numbers by name, or None where it does not apply.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adapt_jax.evaluation.scorers import score_answer
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.voting import maj_at_k, vote
+from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.task import Example, Task
+from adapt_jax.utils.registry import Registry
+
+__all__ = ["METRICS", "Metric", "MetricValue", "ScoredPrediction", "has_votes"]
 
 
 @dataclass(frozen=True)
 class ScoredPrediction:
-    """A question, what was said to it, and whether that is right."""
+    """A question, what was predicted, and how good that is (see scorers.Score)."""
 
     example: Example
-    answered: Prediction
+    prediction: Prediction
+    score: float
     correct: bool
 
 
-Metric = Callable[[Task, Sequence[ScoredPrediction]], float | dict[str, float] | None]
+MetricValue = float | Mapping[str, float] | None
+Metric = Callable[[Task, Sequence[ScoredPrediction]], MetricValue]
+METRICS: Registry[Metric] = Registry("metric")
 
 
-def mean(values: Sequence[float | bool]) -> float:
-    """The arithmetic mean; the caller sees to it that there is a value."""
+def has_votes(rows: Sequence[ScoredPrediction]) -> bool:
+    """Whether several candidates were sampled for a question."""
+    return any(len(row.prediction.candidates) > 1 for row in rows)
+
+
+def _mean(values: Sequence[float | bool]) -> float:
     return float(sum(values) / len(values))
 
 
-def sampled(judged: Sequence[ScoredPrediction]) -> bool:
-    """Whether the questions were answered by several candidates each."""
-    return any(len(row.answered.candidates) > 1 for row in judged)
+def _share(candidates: Iterable[Candidate], is_counted: Callable[[Candidate], bool]) -> float:
+    counted = [is_counted(candidate) for candidate in candidates]
+    return _mean(counted) if counted else 0.0
 
 
-def accuracy(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Share of questions answered right; a question without an answer is wrong."""
-    return mean([row.correct for row in judged])
+def _candidates(rows: Sequence[ScoredPrediction]) -> Iterable[Candidate]:
+    """All candidates of all questions, but for those of questions that do not fit the context."""
+    return (
+        candidate
+        for row in rows
+        if not row.prediction.too_long
+        for candidate in row.prediction.candidates
+    )
 
 
-def accuracy_majority(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
+@METRICS.register("accuracy")
+def accuracy(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the questions answered right; a question without an answer is wrong."""
+    return _mean([row.correct for row in rows])
+
+
+@METRICS.register("score")
+def score(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Mean of the scorer's values."""
+    return _mean([row.score for row in rows])
+
+
+@METRICS.register("accuracy_majority")
+def accuracy_majority(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """The same candidates under the paper's majority vote (2203.11171, section 2)."""
-    if not sampled(judged):
+    if not has_votes(rows):
         return None
-    answers = [vote(row.answered.candidates, rule="majority").answer for row in judged]
-    return mean([task.grade(a, row.example) for a, row in zip(answers, judged, strict=True)])
+    answers = [vote(row.prediction.candidates, rule="majority").answer for row in rows]
+    pairs = zip(answers, rows, strict=True)
+    return _mean([score_answer(answer, row.example, task).correct for answer, row in pairs])
 
 
-def repeat_share(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
-    """Share of answering candidates that repeat an earlier reasoning for the same answer."""
-    if not sampled(judged):
-        return None
-    votes = [row.answered.vote for row in judged]
-    answering = sum(len(row.answered.candidates) for row in judged)
-    answering -= sum(vote.abstained for vote in votes)
-    return sum(vote.repeats for vote in votes) / answering if answering else 0.0
+@METRICS.register("maj_at_k")
+def majority_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, float] | None:
+    """maj@k: the expected accuracy of a majority of k of the candidates, ties shared."""
+    return _accuracy_at_k(task, rows, "majority")
 
 
-def at_k(task: Task, judged: Sequence[ScoredPrediction], rule: str) -> dict[str, float] | None:
+@METRICS.register("distinct_at_k")
+def distinct_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, float] | None:
+    """The same for the vote that counts distinct reasonings."""
+    return _accuracy_at_k(task, rows, "distinct")
+
+
+def _accuracy_at_k(
+    task: Task, rows: Sequence[ScoredPrediction], rule: str
+) -> dict[str, float] | None:
     """Accuracy by the number of candidates that vote, without bias (voting.maj_at_k).
 
     Where questions were stopped early, only the candidates that all of them have are looked at:
     how many more one has depends on what they say.
     """
-    if not sampled(judged):
+    if not has_votes(rows):
         return None
-    share = min(len(row.answered.candidates) for row in judged)
+    common = min(len(row.prediction.candidates) for row in rows)
     curves = []
-    for row in judged:
-        candidates = row.answered.candidates[:share]
+    for row in rows:
+        candidates = row.prediction.candidates[:common]
         answers = {c.answer for c in candidates if c.answer is not None}
-        right = {answer for answer in answers if task.grade(answer, row.example)}
+        right = {answer for answer in answers if score_answer(answer, row.example, task).correct}
         curves.append(maj_at_k(candidates, right, rule=rule))
-    return {str(k): mean([curve[k] for curve in curves]) for k in curves[0]}
+    return {str(k): _mean([curve[k] for curve in curves]) for k in curves[0]}
 
 
-def majority_at_k(task: Task, judged: Sequence[ScoredPrediction]) -> dict[str, float] | None:
-    """maj@k: what the paper's majority of k candidates gives, ties shared."""
-    return at_k(task, judged, "majority")
-
-
-def distinct_at_k(task: Task, judged: Sequence[ScoredPrediction]) -> dict[str, float] | None:
-    """The same for the vote that counts distinct reasonings."""
-    return at_k(task, judged, "distinct")
-
-
-def agreement(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
+@METRICS.register("agreement")
+def agreement(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """The winner's share of the vote, mean over the questions: how sure the candidates are."""
-    return mean([row.answered.vote.confidence for row in judged]) if sampled(judged) else None
+    return _mean([row.prediction.vote.confidence for row in rows]) if has_votes(rows) else None
 
 
-def saved_share(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
+@METRICS.register("saved_share")
+def saved_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates that early stopping did without."""
-    if not sampled(judged):
+    if not has_votes(rows):
         return None
-    saved = sum(row.answered.saved for row in judged)
-    return saved / (saved + sum(len(row.answered.candidates) for row in judged))
+    saved = sum(row.prediction.saved for row in rows)
+    return saved / (saved + sum(len(row.prediction.candidates) for row in rows))
 
 
-def abstained(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Share of questions to which no candidate gave an answer that can be read."""
-    return mean([row.answered.answer is None for row in judged])
-
-
-def abstained_candidates(task: Task, judged: Sequence[ScoredPrediction]) -> float | None:
-    """Share of the candidates that gave no answer that can be read, the cut off among them."""
-    if not sampled(judged):
+@METRICS.register("repeat_share")
+def repeat_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
+    """Share of the answering candidates that repeat a reasoning for the same answer."""
+    if not has_votes(rows):
         return None
-    silent = sum(row.answered.vote.abstained for row in judged)
-    return silent / sum(len(row.answered.candidates) for row in judged)
+    votes = [row.prediction.vote for row in rows]
+    answering = sum(len(row.prediction.candidates) for row in rows)
+    answering -= sum(vote.abstained for vote in votes)
+    return sum(vote.repeats for vote in votes) / answering if answering else 0.0
 
 
-def cut_off(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Share of candidates that ran out of length; each of them abstains."""
-    reasons = [c.finish_reason == "length" for row in judged for c in row.answered.candidates]
-    return mean(reasons) if reasons else 0.0
+@METRICS.register("abstained")
+def abstained(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the questions to which no candidate gave a readable answer."""
+    return _mean([row.prediction.answer is None for row in rows])
 
 
-def too_long(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Share of questions that do not fit the context; they count as wrong."""
-    return mean([row.answered.too_long for row in judged])
+@METRICS.register("abstained_candidates")
+def abstained_candidates(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
+    """Share of the candidates without a readable answer, those cut off among them."""
+    if not has_votes(rows):
+        return None
+    silent = sum(row.prediction.vote.abstained for row in rows)
+    return silent / sum(len(row.prediction.candidates) for row in rows)
 
 
-def prompt_tokens(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Tokens in front of the answer, per question (the shared prefix counted in full)."""
-    return mean([row.answered.prompt_tokens for row in judged])
+@METRICS.register("cut_off")
+def cut_off(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the candidates that reached max_new_tokens before a readable answer."""
+    return _share(_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is None)
 
 
-def generated_tokens(task: Task, judged: Sequence[ScoredPrediction]) -> float:
+@METRICS.register("no_stop")
+def no_stop(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the candidates that answer, and then run on to max_new_tokens."""
+    return _share(_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is not None)
+
+
+@METRICS.register("unreadable")
+def unreadable(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the candidates that end by themselves and hold no readable answer."""
+    return _share(_candidates(rows), lambda c: c.finish_reason != "length" and c.answer is None)
+
+
+@METRICS.register("too_long")
+def too_long(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Share of the questions that do not fit the context; they count as wrong."""
+    return _mean([row.prediction.too_long for row in rows])
+
+
+@METRICS.register("prompt_tokens")
+def prompt_tokens(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Tokens before the answer, per question (the shared prefix counted in full)."""
+    return _mean([row.prediction.prompt_tokens for row in rows])
+
+
+@METRICS.register("generated_tokens")
+def generated_tokens(task: Task, rows: Sequence[ScoredPrediction]) -> float:
     """Generated tokens per question, summed over its candidates."""
-    return mean([row.answered.generated_tokens for row in judged])
+    return _mean([row.prediction.generated_tokens for row in rows])
 
 
-def seconds(task: Task, judged: Sequence[ScoredPrediction]) -> float:
-    """Wall-clock seconds per question, compilation included."""
-    return mean([row.answered.seconds for row in judged])
-
-
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "accuracy_majority": accuracy_majority,
-    "maj_at_k": majority_at_k,
-    "distinct_at_k": distinct_at_k,
-    "agreement": agreement,
-    "saved_share": saved_share,
-    "repeat_share": repeat_share,
-    "abstained": abstained,
-    "abstained_candidates": abstained_candidates,
-    "cut_off": cut_off,
-    "too_long": too_long,
-    "prompt_tokens": prompt_tokens,
-    "generated_tokens": generated_tokens,
-    "seconds": seconds,
-}
+@METRICS.register("seconds")
+def seconds(task: Task, rows: Sequence[ScoredPrediction]) -> float:
+    """Wall-clock seconds per question, without those of compiling."""
+    return _mean([row.prediction.seconds for row in rows])

@@ -57,7 +57,14 @@ class CompareConfig(RunConfig):
     """The rungs of a comparison and their options; a rung set to null is left out."""
 
     methods: dict[str, dict[str, Any] | None]
-    only: list[str] | str | None = Field(None, description="run these rungs and no others")
+    methods_subset: list[str] | str | None = Field(
+        None, description="run these rungs and no others"
+    )
+    reference: str | None = Field(
+        None,
+        description="the rung that those above it are compared with, besides the one just below; "
+        "null: the highest rung below that trains nothing",
+    )
 
 
 class TuneConfig(RunConfig):

@@ -7,16 +7,24 @@ renaming or moving a class changes no identity.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import numpy as np
 from pydantic import BaseModel
 
-__all__ = ["get_version", "hash_files", "identity", "to_plain"]
+__all__ = [
+    "extension_version",
+    "get_version",
+    "hash_files",
+    "hash_named_files",
+    "identity",
+    "to_plain",
+]
 
 IDENTITY_VERSION = 1  # raised when the way values are hashed changes; old identities never match
 
@@ -76,11 +84,74 @@ def get_version(extension: Any) -> Any:
     return getattr(extension, "version", 1)
 
 
+def hash_named_files(settings: BaseModel) -> Any:
+    """The settings as JSON data, with the content of every file and folder that they name.
+
+    A text that is the path of a file or folder counts by what lies there and not by its name, at
+    any depth. Fields that take fixed words only (``Literal``) name no files.
+    """
+    fixed = {
+        name
+        for name, field in type(settings).model_fields.items()
+        if get_origin(field.annotation) is Literal
+    }
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {
+        name: to_plain(value) if name in fixed else _with_contents(value)
+        for name, value in values.items()
+    }
+
+
+def _with_contents(value: Any) -> Any:
+    match value:
+        case str() | Path():
+            path = Path(value).expanduser()
+            try:
+                if str(value) and path.exists():
+                    return {"content": _hash_path(path)}
+            except (OSError, ValueError):  # no path: too long, or with a NUL in it
+                pass
+            return str(value)
+        case BaseModel():
+            return hash_named_files(value)
+        case Mapping():
+            return [[to_plain(key), _with_contents(one)] for key, one in sorted(value.items())]
+        case list() | tuple():
+            return [_with_contents(one) for one in value]
+    return to_plain(value)
+
+
+def _hash_path(path: Path) -> Any:
+    """SHA-256 of a file, or of each file below a folder by its name; hidden files do not count."""
+    if not path.is_dir():
+        return _hash_content(path)
+    found = {}
+    for one in sorted(path.rglob("*")):
+        name = one.relative_to(path)
+        if one.is_file() and not any(part.startswith(".") for part in name.parts):
+            found[name.as_posix()] = _hash_content(one)
+    return found
+
+
+def _hash_content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extension_version(extension: Any) -> Any:
+    """What changes when a registered function or class is written anew.
+
+    Its ``version``; of one that is defined outside this package also a hash of its source file, so
+    that no edit goes unseen.
+    """
+    defined = extension if hasattr(extension, "__module__") else type(extension)
+    module = getattr(defined, "__module__", None) or ""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module.split(".")[0] == "adapt_jax" or file is None or not Path(file).is_file():
+        return [get_version(extension)]
+    return [get_version(extension), _hash_content(Path(file))]
+
+
 def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
     """SHA-256 by name of those files of a folder that are there."""
-    digests = {}
-    for name in names:
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {name: _hash_content(folder / name) for name in names if (folder / name).is_file()}

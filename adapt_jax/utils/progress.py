@@ -1,23 +1,26 @@
-"""Live progress: bars in a terminal, a plain line now and then elsewhere."""
+"""Live progress: bars and a growing table in a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from adapt_jax.utils.compilations import count_compilations
+from adapt_jax.utils.display_text import display_text
+
+__all__ = ["Display", "OnProgress", "Pace", "TimeLeft", "Update", "new_console"]
 
 OnProgress = Callable[..., None]  # (questions done, questions in all, note)
 Update = Callable[..., None]  # (done, total, note=""): how far a stage has come
 WIDE = 124  # columns of a table that goes into a file, where no terminal sets the width
 EVERY = 15.0  # seconds between two plain lines of progress
+BAR_WIDTH = 14  # with all else a live line then fits into 80 columns
+MAX_NAME, MAX_NOTE = 30, 16  # letters of a stage's name and note in a live line
+COMPILING = "compiling"  # the note of a stage that has not come further yet
 
 
 def new_console() -> Console:
@@ -31,74 +34,142 @@ class Display:
 
     def __init__(self, shown: bool = True, console: Console | None = None):
         self.shown, self.console = shown, console or new_console()
+        self._live: Live | None = None
+        self._table: RenderableType | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a growing table is shown."""
+        return self._live is not None
 
     def line(self, text: str) -> None:
-        """Says something that stays."""
+        """Prints a line that stays; what a terminal would obey in it is escaped."""
         if self.shown:
-            self.console.print(text, markup=False)
+            lines = (display_text(one, None) for one in text.split("\n"))
+            self.console.print(Text("\n".join(lines)))
+
+    @contextmanager
+    def live(self, render: Callable[[], RenderableType]) -> Iterator[Callable[[], None]]:
+        """Shows a table that grows in place, above the bars, in a terminal; elsewhere nothing.
+
+        It disappears at the end, when the whole table can be printed.
+
+        Args:
+            render: makes the table as it is now.
+
+        Yields:
+            a function that draws the table anew.
+        """
+        if not (self.shown and self.console.is_terminal):
+            yield lambda: None
+            return
+        with Live(console=self.console, transient=True) as self._live:
+
+            def draw() -> None:
+                self._table = render()
+                self._show()
+
+            try:
+                yield draw
+            finally:
+                self._live = self._table = None
+
+    def _show(self, bars: Progress | None = None) -> None:
+        """Draws the table, and the bars of a stage under it."""
+        shown = [part for part in (self._table, bars) if part is not None]
+        if self._live is not None:
+            self._live.update(Group(*shown), refresh=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
         """Yields ``update(done, total, note="")`` for the time that a piece of work takes."""
         if not self.shown:
             yield lambda done, total, note="": None
-        elif self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description:<32}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            with Progress(*columns, console=self.console, transient=True) as bars:
-                bar = bars.add_task(name, total=None, note="")
-                yield lambda done, total, note="": bars.update(
-                    bar, completed=done, total=total, note=note
-                )
+        elif not self.console.is_terminal:
+            yield self._plain_updates(name)
         else:
-            yield self.plain(name)
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(BAR_WIDTH),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[left]}", markup=False),
+                TextColumn("{task.fields[note]}", markup=False),
+            )
+            bars = Progress(*columns, console=self.console, transient=True)
+            bar = bars.add_task(display_text(name, MAX_NAME), total=None, left="", note=COMPILING)
+            time_left = TimeLeft()
 
-    def plain(self, name: str) -> Update:
-        """Prints at most one line every EVERY seconds, with the time left by the pace so far."""
-        last = began = time.monotonic()
-        first: int | None = None  # what an earlier run has done says nothing about the pace
+            def update(done: int, total: int, note: str = "") -> None:
+                left = time_left.estimate(done, total)
+                note = display_text(note or COMPILING * (done == time_left.first), MAX_NOTE)
+                bars.update(bar, completed=done, total=total, left=left, note=note)
+
+            if self._live is not None:
+                self._show(bars)
+                try:
+                    yield update
+                finally:
+                    self._show()
+            else:
+                with bars:
+                    yield update
+
+    def _plain_updates(self, name: str) -> Update:
+        """Prints at most one line every EVERY seconds, with the time left."""
+        last = time.monotonic()
+        time_left = TimeLeft()
 
         def update(done: int, total: int, note: str = "") -> None:
-            nonlocal last, first
-            first = done if first is None else first
-            now = time.monotonic()
-            if now - last >= EVERY:
-                last = now
-                parts = [f"{done}/{total}", note]
-                if done > first:
-                    left = round((now - began) * (total - done) / (done - first))
-                    parts.append(f"{left // 60}:{left % 60:02d} left")
-                self.line(f"  {name} " + ", ".join(filter(None, parts)))
+            nonlocal last
+            left = time_left.estimate(done, total)
+            if time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                note = note or COMPILING * (done == time_left.first)
+                self.line(f"  {name} " + ", ".join(filter(None, [f"{done}/{total}", note, left])))
 
         return update
 
 
+class TimeLeft:
+    """Estimates the time left by the pace so far, without the seconds that compiling took."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None  # what an earlier run has done says nothing about the pace
+        self._began, self._compilations = time.monotonic(), count_compilations()
+        self._already_compiled = len(self._compilations)
+
+    def estimate(self, done: int, total: int) -> str:
+        """Such as "4:00 left"; "" before there is a pace."""
+        if self.first is None:
+            self.first = done
+        if done <= self.first:
+            return ""
+        compiling = sum(self._compilations[self._already_compiled :])
+        working = max(0.0, time.monotonic() - self._began - compiling)
+        seconds = round(working * (total - done) / (done - self.first))
+        return f"{seconds // 60}:{seconds % 60:02d} left"
+
+
 class Pace:
-    """Tells how many questions are answered, and how many tokens a second are written."""
+    """Reports how many questions are answered, and how many tokens per second are generated."""
 
     def __init__(self, on_progress: OnProgress | None, done: int, total: int):
         self.on_progress, self.done, self.total = on_progress, done, total
-        self.began, self.written = time.monotonic(), 0
-        self.tell()
+        self._began, self._tokens = time.monotonic(), 0
+        self._report()
 
     def tokens(self, candidates: int, tokens: int) -> None:
-        """So many have been written since the beginning."""
-        self.written = tokens
-        self.tell()
+        """Takes how many tokens were generated since the beginning."""
+        self._tokens = tokens
+        self._report()
 
     def answered(self) -> None:
-        """One more question is."""
+        """Counts one more answered question."""
         self.done += 1
-        self.tell()
+        self._report()
 
-    def tell(self) -> None:
+    def _report(self) -> None:
         if self.on_progress is not None:
-            rate = self.written / max(time.monotonic() - self.began, 1e-9)
-            note = f"{rate:,.0f} tokens/s" if self.written else ""
+            rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
+            note = f"{rate:,.0f} tokens/s" if self._tokens else ""
             self.on_progress(self.done, self.total, note)

@@ -1,0 +1,109 @@
+"""Which rung is enough: the cheapest that is not significantly below the most accurate one."""
+
+from collections.abc import Mapping, Sequence
+
+from adapt_jax.evaluation.results import DoneRung, PairedDelta, Recommendation, RungTest
+from adapt_jax.evaluation.significance import holm_correction, paired_difference, paired_p_value
+
+__all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
+
+LEVEL = 0.05  # of significance, over all tests together
+
+
+def paired_delta(method: str, correct: Sequence[bool], other: Sequence[bool]) -> PairedDelta:
+    """A rung against the rung ``method``, whose right answers are ``other``.
+
+    Raises:
+        ValueError: the two did not answer the same number of questions.
+    """
+    difference, low, high = paired_difference(correct, other)
+    return PairedDelta(
+        method=method,
+        difference=difference,
+        ci95=(low, high),
+        p_value=paired_p_value(correct, other),
+    )
+
+
+def find_reference(rungs: Sequence[DoneRung], named: str | None) -> str | None:
+    """The reference among the rungs below: the named one, else the highest that trains nothing."""
+    untrained = [rung.method for rung in rungs if rung.trainable_parameters == 0]
+    if named is not None:
+        return named if any(rung.method == named for rung in rungs) else None
+    return untrained[-1] if untrained else None
+
+
+def recommend(
+    rungs: Sequence[DoneRung], correct: Mapping[str, Sequence[bool]]
+) -> Recommendation | None:
+    """The cheapest rung that is not significantly less accurate than the most accurate one.
+
+    Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
+    question. Each cheaper rung is tested against the most accurate one by McNemar's exact test,
+    and the p-values are corrected for their number by Holm's procedure, at the level 0.05.
+
+    Args:
+        rungs: those that were measured, in the order of the ladder.
+        correct: by method, per question: was it answered right?
+
+    Returns:
+        None where no rung was measured.
+    """
+    if not rungs:
+        return None
+    most_accurate = max(rungs, key=lambda rung: (rung.accuracy, *(-one for one in _cost(rung))))
+    cheaper = [rung for rung in rungs if _cost(rung) < _cost(most_accurate)]
+    reference = correct[most_accurate.method]
+    deltas = {
+        rung.method: paired_delta(rung.method, correct[rung.method], reference) for rung in cheaper
+    }
+    corrected = holm_correction({name: delta.p_value for name, delta in deltas.items()})
+    tests = [
+        RungTest(
+            **delta.model_dump(),
+            p_value_holm=corrected[name],
+            significant=corrected[name] < LEVEL,
+        )
+        for name, delta in deltas.items()
+    ]
+    as_good = {test.method for test in tests if not test.significant}
+    enough = min([rung for rung in cheaper if rung.method in as_good] + [most_accurate], key=_cost)
+    return Recommendation(
+        method=enough.method,
+        most_accurate=most_accurate.method,
+        tests=tests,
+        sentence=_explain(enough, most_accurate, tests),
+    )
+
+
+def _cost(rung: DoneRung) -> tuple[float, float]:
+    """Trained parameters, then tokens per question."""
+    return rung.trainable_parameters, rung.tokens
+
+
+def _explain(enough: DoneRung, most_accurate: DoneRung, tests: Sequence[RungTest]) -> str:
+    """One sentence: which rung is enough, and why."""
+    share = f"{100 * enough.accuracy:.1f} %"
+    if most_accurate.abstained == 1:
+        return "No rung is enough: no answer of any rung could be read."
+    if enough is not most_accurate:
+        [test] = [test for test in tests if test.method == enough.method]
+        low, high = (f"{100 * bound:+.1f}" for bound in test.ci95)
+        return (
+            f"{enough.method} is enough: with {share} it is the cheapest rung that is not "
+            f"significantly below the highest accuracy, the {100 * most_accurate.accuracy:.1f} % "
+            f"of {most_accurate.method} (difference {100 * test.difference:+.1f} points, 95 % "
+            f"interval {low} to {high}; p = {test.p_value_holm:.2g}, McNemar's test with Holm's "
+            f"correction over {_count(tests)})."
+        )
+    if tests:
+        return (
+            f"{enough.method} is enough: its {share} is the highest accuracy, and every cheaper "
+            f"rung is significantly below it (p < {LEVEL}, McNemar's test with Holm's correction "
+            f"over {_count(tests)})."
+        )
+    return f"{enough.method} is enough: its {share} is the highest accuracy, and none is cheaper."
+
+
+def _count(tests: Sequence[RungTest]) -> str:
+    return f"{len(tests)} test{'s' * (len(tests) != 1)}"

@@ -1,0 +1,93 @@
+"""What compare and tune share: the task, the decoder, the methods and the output folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from adapt_jax.evaluation.scorers import find_scorer
+from adapt_jax.methods.registry import METHODS, Method, unknown_method
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.prompting.prompt import resolve_template
+from adapt_jax.tasks.task import Task, load_task
+from adapt_jax.utils.config import CompareConfig, RunConfig, checked, use_compilation_cache
+from adapt_jax.utils.errors import UserError
+
+__all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs"]
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What every rung of a run starts from; ``mesh`` is None on a single device."""
+
+    task: Task
+    model: PretrainedDecoder
+    mesh: Mesh | None
+
+
+def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
+    """Loads the task and the decoder of a run; ``folder`` is where the task's paths start.
+
+    Raises:
+        UserError: one of them cannot be loaded, or they do not fit together.
+    """
+    use_compilation_cache()
+    assert isinstance(settings.task, dict)  # load_config has read it in
+    task = load_task(settings.task, folder)
+    find_scorer(task)
+    mesh = None
+    if settings.mesh is not None:
+        from adapt_jax.decoders.sharding import make_mesh
+
+        mesh = make_mesh(**settings.mesh.model_dump())
+    model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
+    return RunInputs(resolve_template(task, model), model, mesh)
+
+
+def choose_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
+    """The rungs to climb, in the ladder's order, with their options checked.
+
+    Raises:
+        UserError: an unknown method or option, a rung that is both asked for and left out, or no
+            rung at all; ``where`` begins the message.
+    """
+    subset = settings.methods_subset
+    names = [part.strip() for part in subset.split(",")] if isinstance(subset, str) else subset
+    for name in [*settings.methods, *(names or ()), *filter(None, [settings.reference])]:
+        if name not in METHODS:
+            raise UserError(f"{where}: methods: {unknown_method(name)}")
+    options = dict(settings.methods)
+    if names:
+        for name in names:
+            if name in options and options[name] is None:
+                raise UserError(
+                    f"{where}: methods_subset asks for {name}, and methods.{name} is null, which "
+                    "leaves it out"
+                )
+        # a rung that the file does not list runs with its defaults
+        options = {name: options.get(name, {}) for name in names}
+    methods = {
+        name: checked(method, options[name] or {}, f"{where}: methods.{name}")
+        for name, method in METHODS.items()
+        if options.get(name) is not None
+    }
+    if not methods:
+        raise UserError(f"{where}: methods: no rung to climb; the rungs are {', '.join(METHODS)}")
+    return methods
+
+
+def choose_output_folder(
+    asked: str | Path | None, settings: RunConfig, config: str | Path | Mapping[str, Any]
+) -> Path:
+    """Where the results go; by default runs/NAME-OF-THE-CONFIG.
+
+    Raises:
+        UserError: a file stands there.
+    """
+    name = "run" if isinstance(config, Mapping) else Path(config).stem
+    folder = Path(asked or settings.output_dir or Path("runs") / name)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; expected a folder for the results")
+    return folder

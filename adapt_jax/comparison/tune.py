@@ -1,0 +1,86 @@
+"""Makes one adaptation by one method, and saves it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.comparison.setup import choose_output_folder, load_inputs
+from adapt_jax.methods.registry import METHODS, Method, adapt, unknown_method
+from adapt_jax.prompting.prompt import MethodNotApplicable
+from adapt_jax.utils.config import Overrides, TuneConfig, checked, load_config
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.locks import lock_folder
+from adapt_jax.utils.progress import Display
+
+__all__ = ["tune"]
+
+
+def tune(
+    config: str | Path | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    *,
+    overrides: Overrides | None = None,
+    progress: bool = True,
+) -> Adaptation:
+    """Adapts a decoder by one method, and saves the adaptation in ``output_dir/adaptation``.
+
+    A training that was interrupted goes on from its last checkpoint in ``output_dir/training``
+    and ends with the same parameters.
+
+    Args:
+        config: a YAML file such as configs/tune/lora.yaml, or the mapping that it holds.
+        overrides: values of dotted keys, ``{"method.training.steps": 7}``.
+
+    Raises:
+        UserError: for whatever the user can mend, a method that cannot run on this task included.
+        Interrupted: SIGTERM or Ctrl-C stopped the training, which has saved.
+    """
+    settings, where, folder = load_config(TuneConfig, config, overrides)
+    name, method = _read_method(settings, where)
+    inputs = load_inputs(settings, folder)
+    output = choose_output_folder(output_dir, settings, config)
+    display = Display(progress)
+    for warning in inputs.task.notes:
+        display.line(warning)
+    with lock_folder(output):
+        try:
+            with display.stage(f"{name}: adapting") as update:
+                result = adapt(
+                    name,
+                    method,
+                    inputs.model,
+                    inputs.task,
+                    seed=settings.seed,
+                    folder=output / "training",
+                    mesh=inputs.mesh,
+                    on_step=update,
+                    run_metadata=_run_metadata(settings),
+                )
+        except MethodNotApplicable as reason:
+            raise UserError(f"{where}: {name} cannot run on {inputs.task.name}: {reason}") from None
+        result.adaptation.save(output / "adaptation")
+    display.line(
+        f"{name}: {result.trainable_parameters:,} parameters trained "
+        f"in {result.train_seconds:.0f} seconds"
+    )
+    return result.adaptation
+
+
+def _read_method(settings: TuneConfig, where: str) -> tuple[str, Method]:
+    """The method's name, and its options checked."""
+    options = dict(settings.method)
+    name = str(options.pop("name", None))
+    if name not in METHODS:
+        raise UserError(f"{where}: method.name: {unknown_method(name)}")
+    return name, checked(METHODS[name], options, f"{where}: method")
+
+
+def _run_metadata(settings: TuneConfig) -> dict[str, Any]:
+    """What a checkpoint must agree with: all that shapes the run, but not where it runs.
+
+    The trainer itself compares what ``training`` holds.
+    """
+    metadata = settings.model_dump(exclude={"decoder", "seed", "output_dir", "slots", "mesh"})
+    metadata["method"].pop("training", None)
+    return metadata

@@ -1,0 +1,40 @@
+"""The baseline that reads no question: always the commonest label."""
+
+from collections import Counter
+
+from adapt_jax.evaluation.results import Baseline
+from adapt_jax.evaluation.scorers import score_answer
+from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.task import Example, Task
+
+__all__ = ["commonest_label"]
+
+MAX_LABELS = 5  # distinct answers of a task that names no choices, such as yes and no
+MIN_QUESTIONS_PER_LABEL = 4  # so that few questions with few answers are no labels yet
+
+
+def commonest_label(task: Task) -> Baseline | None:
+    """Accuracy on the test split of always saying the commonest label of the training split.
+
+    None where the answers are no labels. Without training examples the test split's own commonest
+    label is taken.
+    """
+    if not task.test or not _has_labels(task):
+        return None
+    counts = Counter(_label(task, example) for example in task.train or task.test)
+    label = max(counts, key=lambda one: counts[one])
+    right = sum(score_answer(label, example, task).correct for example in task.test)
+    return Baseline(label=label, accuracy=right / len(task.test), n=len(task.test))
+
+
+def _has_labels(task: Task) -> bool:
+    if all(example.choices for example in task.test):
+        return True
+    labels = {_label(task, example) for example in task.test}
+    few = len(labels) <= MAX_LABELS
+    return few and len(task.test) >= MIN_QUESTIONS_PER_LABEL * len(labels)
+
+
+def _label(task: Task, example: Example) -> str:
+    """The gold answer in canonical form."""
+    return PARSERS[task.parser](example.answer, example.choices) or example.answer

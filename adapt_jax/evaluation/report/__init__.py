@@ -1,0 +1,1 @@
+"""Reports: results as text, as a table, as a picture and as files."""

@@ -1,0 +1,81 @@
+"""The ladder as a table of at most 80 columns; everything else stands in comparison.json."""
+
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from adapt_jax.evaluation.report.text import describe_accuracy, describe_delta, describe_notes
+from adapt_jax.evaluation.report.text import has_no_answers as _has_no_answers
+from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
+from adapt_jax.evaluation.scorers import DEFAULT_SCORER
+from adapt_jax.utils.display_text import display_text
+
+__all__ = ["ladder_table"]
+
+Cell = Callable[[DoneRung], str]
+
+
+def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) -> Table:
+    """One row per rung, the recommended one in bold; with ``notes`` in sentences below.
+
+    Fits into 80 columns where no method's name is longer than 18 letters; on a narrower terminal
+    cells wrap, and nothing is cut.
+    """
+    # texts of their own, because they hold foreign text, which is no markup
+    sentences = Text("\n".join(describe_notes(result)), style="default not italic")
+    table = Table(
+        title=Text(display_text(title)),
+        caption=sentences if notes else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    columns = _columns(result)
+    table.add_column("rung", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="right", overflow="fold")
+    for rung in result.rungs:
+        name = Text(display_text(rung.method, 60))
+        if isinstance(rung, SkippedRung):
+            blanks = ["–"] * (len(columns) - 1)
+            table.add_row(name, "skipped", *blanks, style="dim")
+        else:
+            cells = [cell(rung) for cell in columns.values()]
+            table.add_row(name, *cells, style="bold" if rung.method == result.best else None)
+    return table
+
+
+def _columns(result: ComparisonResult) -> dict[str, Cell]:
+    """The columns after the first one by their headings."""
+    done = [rung for rung in result.rungs if isinstance(rung, DoneRung)]
+    columns: dict[str, Cell] = {
+        "accuracy": describe_accuracy,
+        "95 %\ninterval": _interval,
+        "against the\nrung below": describe_delta,
+    }
+    if any(rung.scorer != DEFAULT_SCORER for rung in done):
+        columns["score"] = lambda rung: f"{rung.score:.3f}"
+    else:
+        columns["seconds /\nquestion"] = lambda rung: f"{rung.seconds:.3g}"
+    columns["tokens /\nquestion"] = lambda rung: f"{rung.tokens:,.0f}"
+    columns["trained\nweights"] = lambda rung: _short(rung.trainable_parameters)
+    return columns
+
+
+def _interval(rung: DoneRung) -> str:
+    if _has_no_answers(rung):
+        return "–"
+    low, high = rung.ci95
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _short(number: int) -> str:
+    """1234567 -> "1.23M"."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

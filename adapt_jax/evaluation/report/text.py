@@ -1,0 +1,125 @@
+"""Results in words: one line per rung, and the sentences under the table."""
+
+from collections.abc import Iterator
+
+from adapt_jax.evaluation.results import (
+    ComparisonResult,
+    DoneRung,
+    EvaluationResult,
+    RungResult,
+    SkippedRung,
+)
+from adapt_jax.utils.display_text import display_text, in_quotes
+
+__all__ = [
+    "describe_accuracy",
+    "describe_baseline",
+    "describe_delta",
+    "describe_evaluation",
+    "describe_notes",
+    "describe_rung",
+    "format_percent",
+    "has_no_answers",
+]
+
+
+def format_percent(share: float) -> str:
+    """0.725 -> "72.5 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def has_no_answers(result: EvaluationResult) -> bool:
+    """Whether not one answer could be read, so that an accuracy of 0 % says nothing."""
+    return result.abstained == 1
+
+
+def describe_accuracy(result: EvaluationResult) -> str:
+    """ "72.5 %", or "no answer" where none could be read."""
+    return "no answer" if has_no_answers(result) else format_percent(result.accuracy)
+
+
+def describe_delta(rung: DoneRung) -> str:
+    """ "+12.5 p<0.001": percentage points above the rung below, and McNemar's p-value."""
+    delta = rung.vs_previous
+    if delta is None:
+        return "–"
+    p_value = "p<0.001" if delta.p_value < 0.001 else f"p={delta.p_value:.3f}"
+    return f"{100 * delta.difference:+.1f} {p_value}"
+
+
+def describe_rung(rung: RungResult) -> str:
+    """One line about a rung, for a log."""
+    if isinstance(rung, SkippedRung):
+        return f"{rung.method}: skipped, {display_text(rung.reason)}"
+    low, high = map(format_percent, rung.ci95)
+    line = f"{rung.method}: {describe_accuracy(rung)}"
+    if not has_no_answers(rung):
+        line += f" (95 % interval {low} to {high})"
+        if rung.vs_previous is not None:
+            line += f", against {rung.vs_previous.method} {describe_delta(rung)}"
+    return line
+
+
+def describe_notes(result: ComparisonResult) -> Iterator[str]:
+    """The sentences under the table: baseline, what was skipped, warnings, which is enough."""
+    if result.baseline is not None:
+        yield describe_baseline(result)
+    for rung in result.rungs:
+        if isinstance(rung, SkippedRung):
+            yield describe_rung(rung)
+            continue
+        if rung.accuracy_majority is not None:
+            yield _describe_votes(rung)
+        if rung.unseen_categories:
+            yield _describe_unseen(rung)
+        for warning in rung.warnings:
+            yield f"{rung.method}: {display_text(warning, None)}"
+    if result.recommendation is not None:
+        yield result.recommendation.sentence
+
+
+def describe_baseline(result: ComparisonResult) -> str:
+    """What always saying the commonest label gives."""
+    baseline = result.baseline
+    assert baseline is not None
+    return f"always {in_quotes(baseline.label, 40)}: {format_percent(baseline.accuracy)}"
+
+
+def _describe_votes(rung: DoneRung) -> str:
+    """What plain majority gives, and what early stopping saved."""
+    assert rung.accuracy_majority is not None
+    line = f"{rung.method}: {format_percent(rung.accuracy_majority)} by plain majority"
+    if rung.repeat_share is not None and rung.abstained_candidates is not None:
+        line += (
+            f"; {format_percent(rung.repeat_share)} of the candidates repeat another's reasoning, "
+            f"{format_percent(rung.abstained_candidates)} give no answer"
+        )
+    if rung.saved_share:
+        line += f"; early stopping saved {format_percent(rung.saved_share)} of the candidates"
+    return line
+
+
+def _describe_unseen(rung: DoneRung) -> str:
+    """Zero-shot accuracy on categories of instructions that the training left out."""
+    parts = (
+        f"{display_text(name, 40)} {format_percent(one.before)} → {format_percent(one.after)}"
+        for name, one in (rung.unseen_categories or {}).items()
+    )
+    return f"{rung.method}: categories it has not seen, before → after: {', '.join(parts)}"
+
+
+def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
+    """Everything that was measured, a line each, then the warnings."""
+    low, high = result.ci95
+    measured = result.model_dump(exclude={"ci95", "warnings", "metrics"}, exclude_none=True)
+    names = [name for name in EvaluationResult.model_fields if name in measured]
+    for name, value in [(name, measured[name]) for name in names] + [*result.metrics.items()]:
+        if isinstance(value, dict):
+            shown = ", ".join(f"{display_text(k, 40)}: {one:.4f}" for k, one in value.items())
+        else:
+            shown = f"{value:.4f}" if isinstance(value, float) else display_text(str(value))
+        yield f"{display_text(name, 40):<20} {shown}"
+        if name == "accuracy":
+            yield f"{'95 % interval':<20} {low:.4f} to {high:.4f}"
+    for warning in result.warnings:
+        yield f"warning: {display_text(warning, None)}"

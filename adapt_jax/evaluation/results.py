@@ -1,0 +1,223 @@
+"""Typed results: what stands in ``evaluation.json`` and ``comparison.json``.
+
+The JSON schemas of both files are published in ``docs/schemas`` (``adapt_jax.evaluation.schemas``
+writes them). A field that does not apply is null.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from adapt_jax.utils.config import Strict
+
+__all__ = [
+    "FORMAT",
+    "Baseline",
+    "BeforeAfter",
+    "ComparisonResult",
+    "DoneRung",
+    "EvaluationFile",
+    "EvaluationResult",
+    "PairedDelta",
+    "Recommendation",
+    "RungResult",
+    "RungTest",
+    "SkippedRung",
+]
+
+FORMAT: Literal[1] = 1  # of both files; raised when a field changes its name or its meaning
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=-1, le=1)]
+AtK = dict[str, Share]  # by the number of candidates that vote
+
+
+class Result(Strict):
+    """A part of a result; numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_assignment=True)
+
+
+class EvaluationResult(Result):
+    """What is measured on the questions of one split."""
+
+    accuracy: Share = Field(description="share of the questions answered right")
+    ci95: tuple[Share, Share] = Field(description="Wilson's 95 % interval of the accuracy")
+    n: PositiveInt = Field(description="how many questions were asked")
+    scorer: str = Field(description="name of the scorer that judges each answer")
+    score: Share = Field(description="mean of the scorer's values")
+    accuracy_majority: Share | None = Field(
+        None, description="accuracy of the same candidates under plain majority (2203.11171)"
+    )
+    maj_at_k: AtK | None = Field(
+        None, description="expected accuracy of a majority of k of the candidates"
+    )
+    distinct_at_k: AtK | None = Field(
+        None, description="the same where repeats of a reasoning are counted once"
+    )
+    agreement: Share | None = Field(
+        None, description="mean share of the vote that the winning answer gets"
+    )
+    saved_share: Share | None = Field(
+        None, description="share of the candidates that early stopping did without"
+    )
+    repeat_share: Share | None = Field(
+        None, description="share of the candidates that repeat a reasoning for the same answer"
+    )
+    abstained: Share = Field(description="share of the questions without any readable answer")
+    abstained_candidates: Share | None = Field(
+        None, description="share of the candidates without a readable answer"
+    )
+    cut_off: Share = Field(
+        description="share of the candidates that reached max_new_tokens before an answer"
+    )
+    no_stop: Share = Field(
+        description="share of the candidates that answer, then run on to max_new_tokens"
+    )
+    unreadable: Share = Field(
+        description="share of the candidates that end by themselves without a readable answer"
+    )
+    too_long: Share = Field(
+        description="share of the questions that do not fit the context; they count as wrong"
+    )
+    prompt_tokens: NonNegativeFloat = Field(
+        description="tokens before the answer, per question; a shared prefix counts in full"
+    )
+    generated_tokens: NonNegativeFloat = Field(
+        description="tokens generated per question, summed over its candidates"
+    )
+    seconds: NonNegativeFloat = Field(
+        description="wall-clock seconds per question, without those of compiling"
+    )
+    metrics: dict[str, float | dict[str, float]] = Field(
+        default={}, description="metrics that were registered elsewhere, by name"
+    )
+    warnings: list[str] = Field(
+        default=[], description="what the reader should know about the answers, in sentences"
+    )
+
+
+class PairedDelta(Result):
+    """One rung against another on the same questions."""
+
+    method: str = Field(description="the other rung")
+    difference: Difference = Field(description="accuracy minus that of the other rung")
+    ci95: tuple[Difference, Difference] = Field(
+        description="95 % interval of the difference (Newcombe 1998, method 10)"
+    )
+    p_value: Share = Field(description="exact two-sided McNemar test")
+
+
+class BeforeAfter(Result):
+    """Zero-shot accuracy before and after a training."""
+
+    before: Share
+    after: Share
+    p_value: Share | None = Field(None, description="exact two-sided McNemar test, for `all`")
+
+
+class DoneRung(EvaluationResult):
+    """A rung that was measured."""
+
+    method: str
+    status: Literal["done"] = "done"
+    reason: None = None
+    identity: str = Field(description="16 hex digits over all that the result depends on")
+    p_value_vs_previous: Share | None = Field(
+        None, description="exact McNemar test against the rung below"
+    )
+    vs_previous: PairedDelta | None = Field(None, description="against the rung below")
+    vs_reference: PairedDelta | None = Field(
+        None, description="against the reference rung: `reference` of the configuration, by "
+        "default the highest rung below that trains nothing"
+    )  # fmt: skip
+    trainable_parameters: NonNegativeInt
+    train_seconds: NonNegativeFloat
+    training: dict[str, JsonValue] = Field(
+        default={}, description="what the method reports about its training"
+    )
+    unseen_categories: dict[str, BeforeAfter] | None = Field(
+        None, description="categories of instructions that the training left out, and `all`"
+    )
+    compilations: NonNegativeInt = Field(0, description="functions that were compiled")
+
+    @property
+    def tokens(self) -> float:
+        """Tokens per question, prompt and generated."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+class SkippedRung(Result):
+    """A rung that could not run on this task or decoder; it has no measurements."""
+
+    method: str
+    status: Literal["skipped"] = "skipped"
+    reason: str = Field(description="why it could not run")
+    accuracy: None = None
+    ci95: None = None
+    n: None = None
+    p_value_vs_previous: None = None
+    prompt_tokens: None = None
+    generated_tokens: None = None
+    seconds: None = None
+    trainable_parameters: None = None
+    train_seconds: None = None
+
+
+RungResult = Annotated[DoneRung | SkippedRung, Field(discriminator="status")]
+
+
+class Baseline(Result):
+    """What a program reaches that reads no question: it always says the commonest label."""
+
+    label: str
+    accuracy: Share
+    n: PositiveInt
+
+
+class RungTest(PairedDelta):
+    """A cheaper rung (``method``) against the most accurate one."""
+
+    p_value_holm: Share = Field(description="corrected for the number of tests (Holm 1979)")
+    significant: bool = Field(description="whether the corrected p-value is below 0.05")
+
+
+class Recommendation(Result):
+    """Which rung is enough: the cheapest that is not significantly below the most accurate one.
+
+    Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
+    question.
+    """
+
+    method: str = Field(description="the rung that is enough")
+    most_accurate: str = Field(description="the rung with the highest accuracy")
+    tests: list[RungTest] = Field(description="each cheaper rung against the most accurate one")
+    sentence: str = Field(description="which rung is enough, and why")
+
+
+class ComparisonResult(Result):
+    """A climbed ladder, as it stands in ``comparison.json``."""
+
+    format: Literal[1] = FORMAT
+    task: str
+    decoder: str
+    seed: NonNegativeInt
+    best: str | None = Field(
+        None, description="the rung that is enough; ask, predict and export take it"
+    )
+    recommendation: Recommendation | None = None
+    baseline: Baseline | None = None
+    warnings: list[str] = Field(default=[], description="what the task left out, and why")
+    task_summary: JsonValue = Field(None, description="what was read: rows, labels, longest text")
+    show_prompt: str = Field("", description="how to print the text that the decoder reads")
+    rungs: list[RungResult] = []
+
+
+class EvaluationFile(EvaluationResult):
+    """One saved adaptation on the test split of a task, as it stands in ``evaluation.json``."""
+
+    format: Literal[1] = FORMAT
+    task: str
+    method: str
+    seed: NonNegativeInt
+    baseline: Baseline | None = None

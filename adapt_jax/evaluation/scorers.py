@@ -1,0 +1,108 @@
+"""Scorers: how good one answer is. A task names its scorer by the key ``scorer``.
+
+from adapt_jax.evaluation.scorers import SCORERS, Score
+
+@SCORERS.register("first_letter")
+def first_letter(predicted, example, task):
+    right = predicted is not None and predicted[:1] == example.answer[:1]
+    return Score(float(right), right)
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from adapt_jax.tasks.task import Example, Task
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.registry import Registry
+
+__all__ = ["SCORERS", "Score", "Scorer", "exact", "find_scorer", "score_answer", "token_f1"]
+
+DEFAULT_SCORER = "exact"
+
+
+class Score(NamedTuple):
+    """How good an answer is.
+
+    Attributes:
+        value: from 0 to 1; its mean over the questions is the reported score.
+        correct: whether the answer counts as right. Accuracy, its interval and the tests between
+            rungs count these.
+    """
+
+    value: float
+    correct: bool
+
+
+# (predicted answer or None, example, task) -> Score. None: no answer could be read.
+Scorer = Callable[[str | None, Example, Task], Score]
+SCORERS: Registry[Scorer] = Registry("scorer")
+
+
+@SCORERS.register("exact")
+def exact(predicted: str | None, example: Example, task: Task) -> Score:
+    """1 where the answer equals an accepted one in canonical form, else 0."""
+    correct = task.grade(predicted, example)
+    return Score(float(correct), correct)
+
+
+@SCORERS.register("token_f1")
+def token_f1(predicted: str | None, example: Example, task: Task) -> Score:
+    """F1 of the words in common with the nearest accepted answer, as SQuAD counts it.
+
+    Case, punctuation and the articles a, an, the are ignored (1606.05250, section 6.1). The answer
+    counts as correct where the texts are then equal (the exact match of SQuAD).
+    """
+    if predicted is None:
+        return Score(0.0, False)
+    given = _words(predicted)
+    references = [_words(answer) for answer in _accepted_answers(example)]
+    value = max(_f1(given, reference) for reference in references)
+    return Score(value, given in references)
+
+
+def find_scorer(task: Task) -> Scorer:
+    """The scorer that the task names.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    return SCORERS.find(_scorer_name(task), f"task {task.name!r}: scorer")
+
+
+def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
+    """The score of one answer by the task's scorer.
+
+    Raises:
+        UserError: no such scorer, or it returns no Score from 0 to 1.
+    """
+    score = find_scorer(task)(predicted, example, task)
+    if not isinstance(score, Score) or not 0 <= score.value <= 1:
+        raise UserError(
+            f"scorer {_scorer_name(task)!r}: expected a Score with a value from 0 to 1, "
+            f"found {score!r:.100}"
+        )
+    return Score(float(score.value), bool(score.correct))
+
+
+def _scorer_name(task: Task) -> str:
+    return getattr(task, "scorer", DEFAULT_SCORER)
+
+
+def _accepted_answers(example: Example) -> tuple[str, ...]:
+    return (example.answer,)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text as SQuAD's own script normalises them."""
+    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def _f1(given: list[str], reference: list[str]) -> float:
+    if not given or not reference:
+        return float(given == reference)
+    common = sum((Counter(given) & Counter(reference)).values())
+    return 2 * common / (len(given) + len(reference))

@@ -1,0 +1,61 @@
+"""What a reader should know before trusting an accuracy, in sentences."""
+
+from collections.abc import Sequence
+
+from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
+from adapt_jax.tasks.task import Task
+from adapt_jax.utils.display_text import in_quotes
+
+__all__ = ["MIN_SHARE", "describe_problems"]
+
+MIN_SHARE = 0.05  # a share up to this one is not worth a sentence
+
+
+def describe_problems(task: Task, rows: Sequence[ScoredPrediction]) -> list[str]:
+    """A sentence for each thing that went wrong with more than 5 % of the answers."""
+    sentences = []
+    shares = {name: METRICS[name](task, rows) for name in _SENTENCES}
+    for name, sentence in _SENTENCES.items():
+        share = shares[name]
+        if isinstance(share, float) and share > MIN_SHARE:
+            sentences.append(sentence.format(share=f"{100 * share:.1f} %", parser=task.parser))
+    if all(row.prediction.answer is None for row in rows):
+        sentences.insert(0, f"none of the {len(rows)} questions got an answer that can be read")
+    if sentences and (example := _first_unread(rows)):
+        sentences.append(f"the first text without a readable answer is {in_quotes(example)}")
+    return sentences
+
+
+_SENTENCES = {  # by the metric that it speaks of
+    "too_long": (
+        "{share} of the questions do not fit the decoder's context together with the prompt; they "
+        "count as wrong"
+    ),
+    "cut_off": (
+        "{share} of the answers were cut off by max_new_tokens before the answer was stated; they "
+        "count as no answer"
+    ),
+    "unreadable": (
+        "{share} of the answers ended by themselves and cannot be read by the parser {parser!r}; "
+        "they count as no answer"
+    ),
+    "no_stop": (
+        "{share} of the answers ran on to max_new_tokens after the answer was stated: no stop "
+        "string or end of text came"
+    ),
+    "repeat_share": (
+        "{share} of the sampled answers repeat another one's reasoning; a higher temperature "
+        "gives more different ones"
+    ),
+}
+
+
+def _first_unread(rows: Sequence[ScoredPrediction]) -> str:
+    """The text of the first candidate that wrote something, and whose answer cannot be read."""
+    texts = (
+        candidate.text
+        for row in rows
+        for candidate in row.prediction.candidates
+        if candidate.answer is None and candidate.text.strip()
+    )
+    return next(texts, "")
