@@ -68,7 +68,7 @@ class Adaptation:
         soft = self.soft_prompt
         learned = b"" if soft is None else np.asarray(soft.embeddings[...]).tobytes()
         before_bos = soft is not None and soft.before_bos
-        members = () if soft is None or not soft.ensemble else (soft.ensemble,)
+        members = () if soft is None or not soft.ensemble_size else (soft.ensemble_size,)
         return identity(self.model.fingerprint, self.prompt, learned, before_bos, *members)
 
     def prefixes(self, tokens: tuple[int, ...]) -> list[Prefix]:

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def activated(name: str, x: Float[Array, "*B F"], gated: Any = None) -> Float[Array, "*B F"]:
+def apply_activation(name: str, x: Float[Array, "*B F"], gated: Any = None) -> Float[Array, "*B F"]:
     """The activation of ``x``, times ``gated`` where something is gated (2002.05202).
 
     A backward pass makes it again from the two: that takes less than keeping what its derivative

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
+
 KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
 KVBlock = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
 
-CHUNK = 128  # queries that are attended at once, at least
 MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no NaN
 
 
@@ -38,9 +39,9 @@ def attend(
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     *shared, (keys, values, mask) = blocks
     tokens = queries.shape[1]
-    if keys.shape[-2] != tokens or tokens <= CHUNK:
+    if keys.shape[-2] != tokens or tokens <= MIN_QUERIES_PER_CHUNK:
         return _attend(queries, blocks, scale, softcap)
-    size = max(CHUNK, -(-tokens // 8))
+    size = max(MIN_QUERIES_PER_CHUNK, -(-tokens // MAX_QUERY_CHUNKS))
     mixed = []
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)

@@ -11,28 +11,28 @@ QK_NORMS = (None, "head", "projection")
 
 
 @dataclass(frozen=True, repr=False)
-class LayerKind:
+class LayerConfig:
     """In what layers of one decoder differ.
 
     Attributes:
         rope: how positions turn queries and keys; None leaves them as they are.
         window: how many tokens a token sees, itself included; None: all that stand before it.
-        experts: whether its feed-forward part is a mixture of experts.
+        is_moe: whether its feed-forward part is a mixture of experts.
         head_dim, num_kv_heads, ffn_dim: its own sizes; 0: those of the decoder.
         values_are_keys: whether it has no projection of values: they are the keys before norm and
             rotation.
-        reads: the number of an earlier layer, whose keys and values it attends to for want of its
+        kv_shared_with: the number of an earlier layer, whose keys and values it attends to for want of its
             own.
     """
 
     rope: Rope | None = Rope()
     window: int | None = None
-    experts: bool = False
+    is_moe: bool = False
     head_dim: int = 0
     num_kv_heads: int = 0
     ffn_dim: int = 0
     attention_k_eq_v: bool = False
-    reads: int | None = None
+    kv_shared_with: int | None = None
 
     def __repr__(self) -> str:
         """Later fields are told where they say something, so that fingerprints stay as they are."""
@@ -40,26 +40,26 @@ class LayerKind:
             f"{one.name}={value!r}"
             for one in fields(self)
             if (value := getattr(self, one.name)) != one.default
-            or one.name in ("rope", "window", "experts")
+            or one.name in ("rope", "window", "is_moe")
         )
         return f"LayerKind({', '.join(told)})"
 
 
 @dataclass(frozen=True)
-class Experts:
+class MoEConfig:
     """A mixture of experts (1701.06538): each token goes through a few of many feed-forward parts.
 
     Attributes:
-        count: how many there are.
-        per_token: how many a token goes through.
+        num_experts: how many there are.
+        experts_per_token: how many a token goes through.
         ffn_dim: F of one.
-        normalized: whether the weights of a token's experts are scaled to add up to one.
+        normalize_weights: whether the weights of a token's experts are scaled to add up to one.
     """
 
-    count: int
-    per_token: int
+    num_experts: int
+    experts_per_token: int
     ffn_dim: int
-    normalized: bool = True
+    normalize_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DecoderConfig:
             embeddings live after it. ``input_scale``: of all input embeddings, learned ones too.
         residual_scale: of what attention and feed-forward part add. ``logit_divisor``: of logits.
         layer_scale: whether each layer learned a factor for all that it hands on.
-        experts_beside: the experts stand beside the dense feed-forward part of every layer, not in
+        dense_with_moe: the experts stand beside the dense feed-forward part of every layer, not in
             its place.
         layer_input_dim: of what a token tells each layer beside its embedding; 0 for nothing.
             ``per_layer_embedding_vocab``: how many tokens do.
@@ -102,7 +102,7 @@ class DecoderConfig:
     num_kv_heads: int
     head_dim: int
     context_length: int
-    layer_kinds: tuple[LayerKind, ...] = (LayerKind(),)
+    layer_configs: tuple[LayerConfig, ...] = (LayerConfig(),)
     norm: str = "rms"
     norm_eps: float = 1e-5
     norm_bias: bool = False
@@ -112,14 +112,14 @@ class DecoderConfig:
     residual: str = "sequential"
     activation: str = "silu"
     gated: bool = True
-    experts: Experts | None = None
+    moe: MoEConfig | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
-    query_growth: tuple[float, int] | None = None
+    llama_4_scaling: tuple[float, int] | None = None
     embedding_scale: float = 1.0
     input_scale: float = 1.0
     residual_scale: float = 1.0
@@ -127,7 +127,7 @@ class DecoderConfig:
     learned_positions: int = 0
     value_norm: bool = False
     layer_scale: bool = False
-    experts_beside: bool = False
+    dense_with_moe: bool = False
     per_layer_embedding_dim: int = 0
     per_layer_embedding_vocab: int = 0
     tie_embeddings: bool = False
@@ -136,9 +136,9 @@ class DecoderConfig:
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.layer_kinds) not in (1, self.num_layers):
+        if len(self.layer_configs) not in (1, self.num_layers):
             raise ValueError(
-                f"layer_types has {len(self.layer_kinds)} entries for {self.num_layers} layers"
+                f"layer_types has {len(self.layer_configs)} entries for {self.num_layers} layers"
             )
         for name, known in (
             ("norm", NORMS),
@@ -151,7 +151,7 @@ class DecoderConfig:
                 raise ValueError(
                     f"{said} {value!r} is not supported; supported: {', '.join(map(str, known))}"
                 )
-        for kind in {self.layer(index) for index in range(self.num_layers)}:
+        for kind in {self.layer_config(index) for index in range(self.num_layers)}:
             if self.num_heads % kind.num_kv_heads:
                 raise ValueError(
                     f"num_attention_heads {self.num_heads} is not a multiple of "
@@ -165,16 +165,16 @@ class DecoderConfig:
                 kind.rope.frequencies(kind.head_dim)
             if kind.window is not None and kind.window < 1:
                 raise ValueError(f"sliding_window {kind.window}; expected at least 1")
-            if kind.experts and self.experts is None:
+            if kind.is_moe and self.moe is None:
                 raise ValueError("a layer has experts, but their number is not given")
-        if self.experts is not None and not 0 < self.experts.per_token <= self.experts.count:
+        if self.moe is not None and not 0 < self.moe.experts_per_token <= self.moe.num_experts:
             raise ValueError(
-                f"num_experts_per_tok {self.experts.per_token}; expected 1 to {self.experts.count}"
+                f"num_experts_per_tok {self.moe.experts_per_token}; expected 1 to {self.moe.num_experts}"
             )
 
-    def layer(self, index: int) -> LayerKind:
+    def layer_config(self, index: int) -> LayerConfig:
         """What kind of layer this is, counted from 0, with its sizes."""
-        kind = self.layer_kinds[index if len(self.layer_kinds) > 1 else 0]
+        kind = self.layer_configs[index if len(self.layer_configs) > 1 else 0]
         return replace(
             kind,
             head_dim=kind.head_dim or self.head_dim,
@@ -185,7 +185,11 @@ class DecoderConfig:
     @property
     def layers_with_kv_cache(self) -> list[int]:
         """The layers with keys and values of their own; caches and prefixes have an entry each."""
-        return [index for index in range(self.num_layers) if self.layer(index).reads is None]
+        return [
+            index
+            for index in range(self.num_layers)
+            if self.layer_config(index).kv_shared_with is None
+        ]
 
     def with_context_length(self, context_length: int) -> "DecoderConfig":
         """The same decoder, declared for texts of up to this many tokens, the prefix counted.
@@ -195,7 +199,7 @@ class DecoderConfig:
         Raises:
             ValueError: the decoder cannot go that far.
         """
-        ropes = [kind.rope for kind in self.layer_kinds if kind.rope and kind.rope.limit]
+        ropes = [kind.rope for kind in self.layer_configs if kind.rope and kind.rope.limit]
         farthest = self.context_length
         for rope in ropes:
             reach = dict(rope.numbers)[LONGEST] * (

@@ -15,12 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from adapt_jax.decoders.attention import KVBlock, KVPair, attend, within
-from adapt_jax.decoders.config import DecoderConfig, LayerKind
-from adapt_jax.decoders.experts import DenseWithMoE, MoE
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
+from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import (
-    PerLayerEmbedding,
     PerLayerEmbeddings,
+    PerLayerGate,
     scaled_rows,
 )
 from adapt_jax.decoders.rope import Rope, rotate
@@ -37,10 +37,10 @@ def query_key_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -
 class Attention(nnx.Module):
     """Grouped-query attention (2305.13245)."""
 
-    def __init__(self, config: DecoderConfig, kind: LayerKind, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, kind: LayerConfig, rngs: nnx.Rngs):
         embed, head, bias = config.embed_dim, kind.head_dim, config.qkv_bias
         wide, narrow = config.num_heads * head, kind.num_kv_heads * head
-        own = kind.reads is None
+        own = kind.kv_shared_with is None
 
         def projection(wanted: bool) -> Linear | None:
             return Linear(rngs, embed, narrow, ("embed", "kv_heads"), bias) if wanted else None
@@ -106,7 +106,7 @@ class Attention(nnx.Module):
 class Layer(nnx.Module):
     """One transformer block: attention and feed-forward part, each added to its input."""
 
-    def __init__(self, config: DecoderConfig, kind: LayerKind, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, kind: LayerConfig, rngs: nnx.Rngs):
         def norm(wanted: bool) -> Norm | None:
             return Norm(config, config.embed_dim) if wanted else None
 
@@ -115,10 +115,10 @@ class Layer(nnx.Module):
         self.attention_post_norm = norm(config.post_norm)
         self.ffn_norm = norm(config.pre_norm and config.residual != "parallel_shared")
         ffn = kind.ffn_dim
-        self.ffn = MoE(config, rngs) if kind.experts else FeedForward(config, ffn, rngs)
-        self.beside = DenseWithMoE(config, rngs) if config.experts_beside else None
+        self.ffn = MoE(config, rngs) if kind.is_moe else FeedForward(config, ffn, rngs)
+        self.dense_with_moe = DenseWithMoE(config, rngs) if config.dense_with_moe else None
         self.ffn_post_norm = norm(config.post_norm)
-        self.input = PerLayerEmbedding(config, rngs) if config.per_layer_embedding_dim else None
+        self.per_layer_gate = PerLayerGate(config, rngs) if config.per_layer_embedding_dim else None
         self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
 
@@ -141,11 +141,11 @@ class Layer(nnx.Module):
         if self.residual != "parallel_shared":
             normed = x if self.ffn_norm is None else self.ffn_norm(x)
         update = self.ffn(normed)
-        if self.beside is not None:
-            update = self.beside(update, x)
+        if self.dense_with_moe is not None:
+            update = self.dense_with_moe(update, x)
         x = self._add(attended, update, self.ffn_post_norm)
-        if self.input is not None and given is not None:
-            x = x + self.input(x, inputs.wanted(given))
+        if self.per_layer_gate is not None and given is not None:
+            x = x + self.per_layer_gate(x, inputs.wanted(given))
         return x if self.scale is None else x * self.scale[...].astype(x.dtype), keys_values
 
     def _add(
@@ -165,7 +165,7 @@ class AttentionInputs:
         masks: by window, one mask for each block (prefix, own).
         prefix, cache, write_at: as in Decoder.__call__, of this layer.
         read: keys and values of the layer that this one reads, if it does.
-        asked: which of the B·T tokens are wanted from this layer, [M]; all, if None.
+        output_positions: which of the B·T tokens are wanted from this layer, [M]; all, if None.
     """
 
     turns: Mapping[tuple[Rope, int], tuple[Array, Array]]
@@ -175,11 +175,15 @@ class AttentionInputs:
     cache: KVPair | None
     write_at: Array | None
     read: KVPair | None
-    asked: Array | None
+    output_positions: Array | None
 
     def wanted(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """The tokens that are asked for, as one row [1, M, D], or all."""
-        return x if self.asked is None else x.reshape(1, -1, x.shape[-1])[:, self.asked]
+        return (
+            x
+            if self.output_positions is None
+            else x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
+        )
 
 
 # What the backward pass computes again: all of a layer, or all of it but its matrix products.
@@ -196,12 +200,12 @@ class Decoder(nnx.Module):
         self.embedding = nnx.Param(embedding, axes=("vocab", "embed"))
         places = config.learned_positions
         positions = jnp.zeros((places, config.embed_dim))
-        self.positions = nnx.Param(positions, axes=(None, "embed")) if places else None
-        self.layer_inputs = (
+        self.position_embedding = nnx.Param(positions, axes=(None, "embed")) if places else None
+        self.per_layer_embeddings = (
             PerLayerEmbeddings(config, rngs) if config.per_layer_embedding_dim else None
         )
         self.layers = nnx.List(
-            [Layer(config, config.layer(index), rngs) for index in range(config.num_layers)]
+            [Layer(config, config.layer_config(index), rngs) for index in range(config.num_layers)]
         )
         self.norm = Norm(config, config.embed_dim)
         tied = config.tie_embeddings
@@ -213,16 +217,16 @@ class Decoder(nnx.Module):
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
         """Token ids to input embeddings; behind them stands what the tokens tell each layer."""
         embedded = scaled_rows(self.embedding, tokens, self.config.embedding_scale, dtype)
-        if self.layer_inputs is None:
+        if self.per_layer_embeddings is None:
             return embedded
-        return jnp.concatenate([embedded, self.layer_inputs.embed(tokens, dtype)], axis=-1)
+        return jnp.concatenate([embedded, self.per_layer_embeddings.embed(tokens, dtype)], axis=-1)
 
-    def completed(self, embeddings: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
+    def to_input_embeddings(self, embeddings: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
         """Learned embeddings as input embeddings: they tell the layers what padding would."""
-        if self.layer_inputs is None or embeddings.shape[-1] > self.config.embed_dim:
+        if self.per_layer_embeddings is None or embeddings.shape[-1] > self.config.embed_dim:
             return embeddings
         padding = jnp.full(embeddings.shape[:-1], self.config.pad_id or 0)
-        told = self.layer_inputs.embed(padding, embeddings.dtype)
+        told = self.per_layer_embeddings.embed(padding, embeddings.dtype)
         return jnp.concatenate([embeddings, told], axis=-1)
 
     def __call__(
@@ -235,13 +239,13 @@ class Decoder(nnx.Module):
         prefix_positions: Int[Array, " P"] | None = None,
         cache: list[KVPair] | None = None,
         write_at: Int[Array, " B"] | None = None,
-        asked: Int[Array, " M"] | None = None,
+        output_positions: Int[Array, " M"] | None = None,
         remat: str = "none",
     ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KVPair]]:
         """Hidden states after the last norm, and each layer's keys and values.
 
         Args:
-            embeddings: what stands in the rows; ``embed`` makes it from token ids, ``completed``
+            embeddings: what stands in the rows; ``embed`` makes it from token ids, ``to_input_embeddings``
                 from learned ones.
             positions: absolute position of each token, the prefix counted. The tokens that one of
                 them sees stand at consecutive positions, and so do a row's slots of the cache.
@@ -251,29 +255,29 @@ class Decoder(nnx.Module):
             prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
             cache: [B, K, S, H] of every such layer; new keys go to slots ``write_at`` and on, and
                 the updated cache is what comes back. Without it the fresh keys come back.
-            asked: which of the B·T tokens (in row-major order) hidden states are wanted of; theirs
+            output_positions: which of the B·T tokens (in row-major order) hidden states are wanted of; theirs
                 alone come back, [M, D], and the last layer computes little for the others.
             remat: what the backward pass computes again rather than keeps, a name in REMAT.
         """
         config, x = self.config, embeddings
         told: list[Any] = [None] * config.num_layers
-        if self.layer_inputs is not None:
-            x, told = self.layer_inputs(self.completed(x))
+        if self.per_layer_embeddings is not None:
+            x, told = self.per_layer_embeddings(self.to_input_embeddings(x))
         if config.input_scale != 1:
             x = x * config.input_scale
-        if self.positions is not None:
-            x = x + self.positions[...][positions].astype(x.dtype)
-        kinds = {config.layer(index) for index in range(config.num_layers)}
+        if self.position_embedding is not None:
+            x = x + self.position_embedding[...][positions].astype(x.dtype)
+        kinds = {config.layer_config(index) for index in range(config.num_layers)}
         turns = self._turns(kinds, positions, mask, alone=prefix is None and cache is None)
         masks = self._masks(kinds, positions, mask, prefix, prefix_positions, cache, write_at)
         growth = None
-        if config.query_growth is not None:
-            beta, length = config.query_growth
+        if config.llama_4_scaling is not None:
+            beta, length = config.llama_4_scaling
             growth = 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
         layers_with_kv_cache = config.layers_with_kv_cache
         keys_values: list[KVPair] = []
         for index, layer in enumerate(self.layers):
-            reads = config.layer(index).reads
+            reads = config.layer_config(index).kv_shared_with
             at = layers_with_kv_cache.index(index if reads is None else reads)
             inputs = AttentionInputs(
                 turns,
@@ -283,16 +287,16 @@ class Decoder(nnx.Module):
                 None if cache is None else cache[at],
                 write_at,
                 None if reads is None else keys_values[at],
-                asked if index == config.num_layers - 1 else None,
+                output_positions if index == config.num_layers - 1 else None,
             )
             run = partial(layer, inputs=inputs, given=told[index])
             x, fresh = (run if remat == "none" else jax.checkpoint(run, policy=REMAT[remat]))(x)
             if reads is None:
                 keys_values.append(fresh)
-        return self.norm(x if asked is None else x[0]), keys_values
+        return self.norm(x if output_positions is None else x[0]), keys_values
 
     def _turns(
-        self, kinds: set[LayerKind], positions: Array, mask: Array | None, alone: bool
+        self, kinds: set[LayerConfig], positions: Array, mask: Array | None, alone: bool
     ) -> dict[tuple[Rope, int], tuple[Array, Array]]:
         """Cosine and sine of each kind of rotary positions and head size.
 
@@ -316,7 +320,7 @@ class Decoder(nnx.Module):
 
     def _masks(
         self,
-        kinds: set[LayerKind],
+        kinds: set[LayerConfig],
         positions: Array,
         mask: Array | None,
         prefix: list[KVBlock] | None,

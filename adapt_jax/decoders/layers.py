@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import activated
+from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 
 
@@ -36,27 +36,27 @@ class Linear(nnx.Module):
         self.lora: Any = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        y = product(x, self.kernel[...].astype(x.dtype))
+        y = matmul(x, self.kernel[...].astype(x.dtype))
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x)
 
 
-def product(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array, "*B O"]:
+def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array, "*B O"]:
     """W x. The gradient of W is a product over rows, whose left factor XLA turns on a CPU: here
     the narrower of the two. JAX takes that of y. Where W is frozen nobody asks for its gradient:
     none is compiled.
     """
-    return _product(x, kernel)
+    return _matmul(x, kernel)
 
 
 @jax.custom_vjp
-def _product(x: Array, kernel: Array) -> Array:
+def _matmul(x: Array, kernel: Array) -> Array:
     return jnp.einsum("...i,oi->...o", x, kernel)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, kernel), (x, kernel)
+    return _matmul(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
@@ -66,7 +66,7 @@ def _backward(kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
     return y @ kernel, jnp.einsum("...o,...i->oi", y, x)
 
 
-_product.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)
 
 
 class Norm(nnx.Module):
@@ -106,5 +106,5 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         if self.gate is None:
-            return self.down(activated(self.activation, self.up(x)))
-        return self.down(activated(self.activation, self.gate(x), self.up(x)))
+            return self.down(apply_activation(self.activation, self.up(x)))
+        return self.down(apply_activation(self.activation, self.gate(x), self.up(x)))

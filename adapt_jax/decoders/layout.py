@@ -30,27 +30,27 @@ class TensorLayout:
 
     Attributes:
         names: of its tensor; or of one tensor for each expert, in order.
-        swapped: the tensor has the last two axes the other way round.
-        parts: the parameters that share the tensor, in order, along their outputs; mostly one.
+        transposed: the tensor has the last two axes the other way round.
+        parameters: those that share the tensor, in order, along their outputs; mostly one.
         groups: how many groups these outputs consist of; each holds its share of every part
             (GPT-NeoX: query, key and value of head 0, then those of head 1, and so on).
     """
 
     names: tuple[str, ...]
-    swapped: bool
-    parts: tuple[ParameterPath, ...]
+    transposed: bool
+    parameters: tuple[ParameterPath, ...]
     groups: int = 1
 
     def tensor_shape(self, shapes: Mapping[ParameterPath, Shape]) -> Shape:
         """The shape of each of ``names``, given those of the parameters."""
-        shape = list(shapes[self.parts[0]])
+        shape = list(shapes[self.parameters[0]])
         axis = outputs(len(shape))
-        shape[axis] = sum(shapes[part][axis] for part in self.parts)
-        return self.turned(tuple(shape[1:] if len(self.names) > 1 else shape))
+        shape[axis] = sum(shapes[part][axis] for part in self.parameters)
+        return self.to_tensor_axes(tuple(shape[1:] if len(self.names) > 1 else shape))
 
-    def turned(self, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    def to_tensor_axes(self, axes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Axes of the parameter in the order of the tensor, or the other way round."""
-        return (*axes[:-2], axes[-1], axes[-2]) if self.swapped else axes
+        return (*axes[:-2], axes[-1], axes[-2]) if self.transposed else axes
 
     def read(
         self,
@@ -84,9 +84,9 @@ class TensorLayout:
             asked[axis] = slice(offset + start, offset + stop)
             return self._sliced(tensor, tuple(asked))
         asked[axis] = slice(None)
-        return self.part(path, shapes, self._sliced(tensor, tuple(asked)))[start:stop]
+        return self.slice_parameter(path, shapes, self._sliced(tensor, tuple(asked)))[start:stop]
 
-    def part(
+    def slice_parameter(
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], whole: np.ndarray
     ) -> np.ndarray:
         """What belongs to the kernel or bias at ``path`` along the first axis of ``whole``.
@@ -100,17 +100,17 @@ class TensorLayout:
 
     def _place(self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape]) -> tuple[int, int]:
         """Where the outputs of a part begin among those of all, and how many they are."""
-        sizes = [shapes[part][outputs(len(shapes[part]))] for part in self.parts]
-        at = self.parts.index(path)
+        sizes = [shapes[part][outputs(len(shapes[part]))] for part in self.parameters]
+        at = self.parameters.index(path)
         return sum(sizes[:at]), sizes[at]
 
     def _sliced(self, tensor: Any, index: Index) -> np.ndarray:
-        array = tensor[self.turned(index)]
-        return np.swapaxes(array, -1, -2) if self.swapped else array
+        array = tensor[self.to_tensor_axes(index)]
+        return np.swapaxes(array, -1, -2) if self.transposed else array
 
-    def joined(self, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
-        """All parts along their outputs, in the order of the tensor: undoes ``part``."""
-        arrays = [parts[part] for part in self.parts]
+    def fuse(self, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
+        """All parts along their outputs, in the order of the tensor: undoes ``slice_parameter``."""
+        arrays = [parts[part] for part in self.parameters]
         if len(arrays) == 1:
             return arrays[0]
         if self.groups == 1:
@@ -121,8 +121,8 @@ class TensorLayout:
 
     def write(self, parameters: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors, by name, of all parameters that share them."""
-        whole = self.joined(parameters)
-        if self.swapped:
+        whole = self.fuse(parameters)
+        if self.transposed:
             whole = np.swapaxes(whole, -1, -2)
         pieces: Iterable[np.ndarray] = whole if len(self.names) > 1 else [whole]
         named = zip(self.names, pieces, strict=True)

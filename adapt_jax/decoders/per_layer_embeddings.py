@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.activations import activated
+from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.layers import Linear, Norm
 
@@ -51,7 +51,7 @@ class PerLayerEmbeddings(nnx.Module):
         return x, [told[..., layer, :] for layer in range(told.shape[-2])]
 
 
-class PerLayerEmbedding(nnx.Module):
+class PerLayerGate(nnx.Module):
     """How a layer takes in what it is told: as the gate of a narrow feed-forward part."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
@@ -65,4 +65,4 @@ class PerLayerEmbedding(nnx.Module):
         self, x: Float[Array, "B T D"], told: Float[Array, "B T E"]
     ) -> Float[Array, "B T D"]:
         """What is added to x."""
-        return self.post_norm(self.output(activated(self.activation, self.gate(x), told)))
+        return self.post_norm(self.output(apply_activation(self.activation, self.gate(x), told)))

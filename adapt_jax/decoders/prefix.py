@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.attention import KVBlock, KVPair
 from adapt_jax.decoders.decoder import Decoder
 
-BUCKET = 128  # prefix lengths are padded to multiples of this, so that compiled code is reused
+PREFIX_BUCKET = (
+    128  # prefix lengths are padded to multiples of this, so that compiled code is reused
+)
 
 
 class SoftPrompt(nnx.Module):
@@ -41,14 +43,14 @@ class SoftPrompt(nnx.Module):
         return self.embeddings.shape[-2]
 
     @property
-    def ensemble(self) -> int | None:
+    def ensemble_size(self) -> int | None:
         """How many members it has; None where it is no ensemble."""
         return self.embeddings.shape[0] if self.embeddings.ndim == 3 else None
 
     @property
     def members(self) -> "list[SoftPrompt]":
         """One by one; itself, where it is no ensemble."""
-        if not self.ensemble:
+        if not self.ensemble_size:
             return [self]
         return [SoftPrompt(rows, self.before_bos) for rows in self.embeddings[...]]
 
@@ -65,7 +67,7 @@ class Prefix:
     def embeddings(self, decoder: Decoder, dtype: Any = jnp.float32) -> Float[Array, "P D"]:
         """The prefix as input embeddings of this decoder."""
         rows = [
-            decoder.completed(part.embeddings[...].astype(dtype))
+            decoder.to_input_embeddings(part.embeddings[...].astype(dtype))
             if isinstance(part, SoftPrompt)
             else decoder.embed(jnp.asarray(part, jnp.int32), dtype)
             for part in self.parts
@@ -115,7 +117,7 @@ class PrefixCaches:
     positions: Int[Array, " P"]
 
     @staticmethod
-    def of(caches: Sequence[PrefixCache]) -> "PrefixCaches":
+    def concatenate(caches: Sequence[PrefixCache]) -> "PrefixCaches":
         """These, in their order. Lengths must be known (not traced)."""
         real = [int(cache.length) for cache in caches]
         lengths = jnp.asarray(real, jnp.int32)
@@ -123,7 +125,7 @@ class PrefixCaches:
             columns = jnp.arange(caches[0].padded)
             owner = jnp.where(columns < real[0], 0, -1)
             return PrefixCaches(caches[0].layers, lengths, owner, columns)
-        padding = bucket(sum(real)) - sum(real)
+        padding = round_up(sum(real)) - sum(real)
         owners = np.pad(np.repeat(np.arange(len(real)), real), (0, padding), constant_values=-1)
         places = np.pad(np.concatenate([np.arange(length) for length in real]), (0, padding))
         filled = [cache for cache in caches if cache.padded]
@@ -170,6 +172,6 @@ def encode_prefix(
     return PrefixCache(layers, padded if length is None else length, padded)
 
 
-def bucket(length: int, size: int = BUCKET) -> int:
-    """The length rounded up to a multiple of ``size``."""
-    return -(-length // size) * size
+def round_up(length: int, multiple: int = PREFIX_BUCKET) -> int:
+    """The length rounded up to a multiple of another number."""
+    return -(-length // multiple) * multiple

@@ -3,7 +3,7 @@
 ``jax.jit`` over arrays placed so is all of the parallelism; XLA adds the communication.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from adapt_jax.utils.errors import UserError
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # Logical axes stand in each parameter's ``axes``; "rows" is the first axis of a batch.
-RULES: dict[str, tuple[str, ...]] = {
+LOGICAL_AXIS_RULES: dict[str, tuple[str, ...]] = {
     "rows": ("data", "fsdp"),
     "embed": ("fsdp",),
     "vocab": ("tensor",),
@@ -53,29 +53,20 @@ def platform_of(mesh: Mesh | None) -> str:
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
-def by_platform(one_cpu: Callable[..., Any], other: Callable[..., Any], *arrays: Any) -> Any:
-    """What ``one_cpu`` makes of the arrays where a single CPU device computes, else ``other``.
-
-    A loop over pieces that fit in a cache helps a CPU alone; accelerators take all at once, and
-    devices share what is not cut. A host that compiles for another platform gets that one's.
-    """
-    if jax.device_count() > 1:
-        return other(*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=one_cpu, default=other)
-
-
-def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+def array_sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Where an array with these logical axes lies; an axis that does not divide is replicated.
 
     Raises:
-        ValueError: two logical axes of one array claim the same mesh axis, or one is not in RULES.
+        ValueError: two logical axes of one array claim the same mesh axis, or one is not in LOGICAL_AXIS_RULES.
     """
     taken: dict[str, str] = {}
     parts: list[tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape, strict=True):
-        if axis is not None and axis not in RULES:
-            raise ValueError(f"logical axis {axis!r} is not in RULES; it has: {', '.join(RULES)}")
-        mesh_axes = () if axis is None else RULES[axis]
+        if axis is not None and axis not in LOGICAL_AXIS_RULES:
+            raise ValueError(
+                f"logical axis {axis!r} is not in LOGICAL_AXIS_RULES; it has: {', '.join(LOGICAL_AXIS_RULES)}"
+            )
+        mesh_axes = () if axis is None else LOGICAL_AXIS_RULES[axis]
         for name in mesh_axes:
             if name in taken:
                 raise ValueError(
@@ -87,7 +78,7 @@ def sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> Na
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 
-def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     """The sharding of every parameter, in a tree like ``state`` (abstract or concrete).
 
     Parameters say their logical axes in their ``axes``; what has none is replicated.
@@ -96,11 +87,11 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     def place(variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_value()
         axes = variable.get_metadata().get("axes", (None,) * len(value.shape))
-        return variable.replace(sharding(axes, value.shape, mesh))
+        return variable.replace(array_sharding(axes, value.shape, mesh))
 
     return jax.tree.map(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def row_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Of a batch: its first axis, rows, is spread over ``data`` and ``fsdp``."""
-    return NamedSharding(mesh, PartitionSpec(RULES["rows"]))
+    return NamedSharding(mesh, PartitionSpec(LOGICAL_AXIS_RULES["rows"]))

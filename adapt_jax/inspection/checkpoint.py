@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.families import Family, tensor_names
+from adapt_jax.decoders.families import Family
 from adapt_jax.methods.fine_tuning import PARTS
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained.loading import (
@@ -123,9 +123,10 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
     size = 0
     if indexed:
         named = {
-            family.canonical(name) for name in folders.read_weight_map(folder / folders.INDEX_FILE)
+            family.canonical_name(name)
+            for name in folders.read_weight_map(folder / folders.INDEX_FILE)
         }
-        places = tensor_names(family, config)
+        places = family.tensor_layouts(config)
         expected = {
             n for path in get_parameters(abstract_decoder(config)) for n in places[path].names
         }
@@ -135,7 +136,7 @@ def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, in
             ("has no tensor", expected - named),
             ("names tensors that this config has no place for:", surplus),
         ):
-            if lacking := sorted(name for name in names if not family.ignores(name, config)):
+            if lacking := sorted(name for name in names if not family.ignores_tensor(name, config)):
                 raise UserError(f"{folder / folders.INDEX_FILE}: {what} {join_names(lacking, 3)}")
         said = folders.read_json(folder / folders.INDEX_FILE).get("metadata")
         size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0

@@ -149,7 +149,7 @@ def depths_of(build: Build, config: DecoderConfig, programs: list[Program]) -> t
 
 def period(config: DecoderConfig) -> int:
     """After how many layers their kinds repeat; 1 where all are alike."""
-    kinds = config.layer_kinds
+    kinds = config.layer_configs
     for length in range(1, len(kinds) // 4 + 1):
         if kinds[length:] == kinds[:-length]:
             return length
@@ -158,7 +158,7 @@ def period(config: DecoderConfig) -> int:
 
 def shortened(config: DecoderConfig, layers: int) -> DecoderConfig:
     """The same decoder with its first layers alone."""
-    kinds = config.layer_kinds
+    kinds = config.layer_configs
     return replace(
-        config, num_layers=layers, layer_kinds=kinds[:layers] if len(kinds) > 1 else kinds
+        config, num_layers=layers, layer_configs=kinds[:layers] if len(kinds) > 1 else kinds
     )

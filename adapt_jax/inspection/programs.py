@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, bucket
-from adapt_jax.decoders.sharding import platform_of, row_sharding, shardings
+from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, round_up
+from adapt_jax.decoders.sharding import batch_sharding, platform_of, state_shardings
 from adapt_jax.methods.fine_tuning import select
 from adapt_jax.methods.lora import attach
 from adapt_jax.methods.registry import TUNING, Method
@@ -246,7 +246,7 @@ def decoding(
     held: dict[str, Tree] = {"parameters": weights}
     programs = []
 
-    padded = bucket(work.prefix, engine.FRONT)
+    padded = round_up(work.prefix, engine.FRONT)
     width = config.embed_dim + config.num_layers * config.per_layer_embedding_dim
     embeddings = anywhere(jax.ShapeDtypeStruct((padded, width), dtype), mesh)
     prompt_prefix = (embeddings, anywhere(np.int32(0), mesh))
@@ -267,7 +267,7 @@ def decoding(
             partial(steps.encode_questions, graph), weights, prefix, *given
         )
 
-    cache = rows(questions(count, bucket(work.length, engine.COLUMNS))[1], mesh)
+    cache = rows(questions(count, round_up(work.length, engine.COLUMNS))[1], mesh)
     held |= {"cache": cache}
     width = max(engine.SHORTEST, 1 << (work.length - work.answer - 1).bit_length())
     many = min(engine.ROWS, count if work.candidates is None else 1)
@@ -305,7 +305,7 @@ def sampling_of(method: Method) -> SamplingParams:
 def slot_count(work: Workload, mesh: Mesh | None) -> int:
     """How many slots the engine takes: no more than the candidates of the one question, if said."""
     count = work.slots if work.candidates is None else min(work.slots, work.candidates)
-    return count if mesh is None else bucket(count, mesh.shape["data"] * mesh.shape["fsdp"])
+    return count if mesh is None else round_up(count, mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def nbytes(tree: Tree) -> int:
@@ -341,7 +341,7 @@ def at(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
 
 def placed(state: nnx.State, mesh: Mesh | None) -> Tree:
     """Parameters, where the table of logical axes puts them."""
-    return state if mesh is None else jax.tree.map(at, state, shardings(state, mesh))
+    return state if mesh is None else jax.tree.map(at, state, state_shardings(state, mesh))
 
 
 def anywhere(tree: Tree, mesh: Mesh | None) -> Tree:
@@ -352,7 +352,7 @@ def anywhere(tree: Tree, mesh: Mesh | None) -> Tree:
 
 def rows(tree: Tree, mesh: Mesh | None) -> Tree:
     """The first axis spread over the mesh."""
-    return jax.tree.map(lambda leaf: at(leaf, None if mesh is None else row_sharding(mesh)), tree)
+    return jax.tree.map(lambda leaf: at(leaf, None if mesh is None else batch_sharding(mesh)), tree)
 
 
 def follow(slots: Tree, trainable: Tree, mesh: Mesh | None) -> Tree:

@@ -25,9 +25,9 @@ from adapt_jax.utils.errors import UserError
 # Parts by name, as expressions that are searched in a parameter's path (layers.0.ffn.up.kernel).
 PARTS = {
     "all": "",
-    "embedding": r"^(layer_inputs\.)?embedding$",
+    "embedding": r"^(per_layer_embeddings\.)?embedding$",
     "attention": r"\.attention\.",
-    "ffn": r"\.(ffn|beside\.experts)\.",
+    "ffn": r"\.(ffn|dense_with_moe\.experts)\.",
     "norm": r"(^|\.|_)norm\.",
     "output": r"^output\.",
 }

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.layers import Linear, product
+from adapt_jax.decoders.layers import Linear, matmul
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
@@ -48,7 +48,7 @@ class LoRA(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         thin = x.astype(jnp.float32) @ self.a[...].T * self.scale
-        return product(thin, self.b[...]).astype(x.dtype)
+        return matmul(thin, self.b[...]).astype(x.dtype)
 
 
 class LoRAConfig(TuningMethod):

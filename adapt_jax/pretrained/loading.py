@@ -18,7 +18,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from adapt_jax.decoders import sharding
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.families import Family, tensor_names
+from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained import tokenization as tokens
@@ -134,10 +134,12 @@ def load_decoder(
 ) -> Decoder:
     """The decoder that a config tells, with these tensors for its weights."""
     graphdef, abstract = nnx.split(abstract_decoder(config))
-    stored = tensor_names(family, config)
-    tensors = {family.canonical(name): tensor for name, tensor in tensors.items()}
+    stored = family.tensor_layouts(config)
+    tensors = {family.canonical_name(name): tensor for name, tensor in tensors.items()}
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
-    places = None if mesh is None else dict(nnx.to_flat_state(sharding.shardings(abstract, mesh)))
+    places = (
+        None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
+    )
     here = SingleDeviceSharding(jax.devices()[0])
     begun = []
     with Reader() as reader:
@@ -231,17 +233,17 @@ def check_weights(
         tensors: what is there; a repeated output is taken out.
         damaged: some files could not be read, so nothing is known of what is missing.
     """
-    stored = tensor_names(family, config)
+    stored = family.tensor_layouts(config)
     held = {path: value.shape for path, value in get_parameters(abstract_decoder(config)).items()}
     shapes = {name: stored[key].tensor_shape(held) for key in held for name in stored[key].names}
-    named = {family.canonical(name): name for name in tensors}
+    named = {family.canonical_name(name): name for name in tensors}
     if config.tie_embeddings:
         output, embedding = stored["output", "kernel"].names[0], stored["embedding",].names[0]
         if output in named and embedding in named:
             if same(tensors[named[output]], tensors[named[embedding]]):
                 del tensors[named.pop(output)]
     missing = [] if damaged else sorted(shapes.keys() - named.keys())
-    unknown = (n for n in named.keys() - shapes.keys() if not family.ignores(n, config))
+    unknown = (n for n in named.keys() - shapes.keys() if not family.ignores_tensor(n, config))
     surplus = sorted(named[n] for n in unknown)
     found = [
         f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {join_names(names)}"

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from adapt_jax.decoders.families import FAMILIES, Family, tensor_names
+from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import read_json
@@ -67,10 +67,10 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     Raises:
         UserError: the soft prompt stands behind BOS, where PEFT has none, or is an ensemble.
     """
-    if soft_prompt.ensemble:
+    if soft_prompt.ensemble_size:
         raise UserError(
-            f"an ensemble of {soft_prompt.ensemble} soft prompts is voted; PEFT's prompt tuning "
-            "holds one and votes nothing"
+            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt "
+            "tuning holds one and votes nothing"
         )
     if not soft_prompt.before_bos:
         raise UserError(
@@ -99,10 +99,10 @@ def write_lora(folder: Path, updates: LoRAWeights, model: PretrainedDecoder) -> 
     Raises:
         UserError: an update belongs to a parameter that is no module of its own in PEFT.
     """
-    stored = tensor_names(FAMILIES[model.config.family], model.config)
+    stored = FAMILIES[model.config.family].tensor_layouts(model.config)
     shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
     modules: dict[str, TensorLayout] = {}
-    mixture = model.config.experts is not None and not model.config.experts_beside
+    mixture = model.config.moe is not None and not model.config.dense_with_moe
     for path in updates.factors:
         one, mixed = stored[path], mixture and "ffn" in path
         if mixed or len(one.names) > 1 or len(shapes[path]) != 2:
@@ -122,7 +122,7 @@ def write_lora(folder: Path, updates: LoRAWeights, model: PretrainedDecoder) -> 
         **_common(model, "LORA"),
         "alpha_pattern": {m: _plain(a) for m, a in alphas.items() if a != alpha},
         "bias": "none",
-        "fan_in_fan_out": any(one.swapped for one in modules.values()),
+        "fan_in_fan_out": any(one.transposed for one in modules.values()),
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
@@ -146,26 +146,28 @@ def _fused(
     one: TensorLayout, updates: LoRAWeights, shapes: Mapping[ParameterPath, Any]
 ) -> LoRAFactors:
     """The factors of the parts of one tensor as those of the whole; a part without any is zero."""
-    mine = {part: updates.factors[part] for part in one.parts if part in updates.factors}
+    mine = {part: updates.factors[part] for part in one.parameters if part in updates.factors}
     first = next(iter(mine.values()))
-    if len(one.parts) == 1:
+    if len(one.parameters) == 1:
         return first
     scale = first.scale(updates.rank_stabilized)
     scaled = {
         part: factors.b * np.float32(factors.scale(updates.rank_stabilized) / scale)
         for part, factors in mine.items()
     }
-    if len(mine) == len(one.parts) and all(np.array_equal(f.a, first.a) for f in mine.values()):
-        return LoRAFactors(first.a, one.joined(scaled), first.alpha)  # it was one block before
+    if len(mine) == len(one.parameters) and all(
+        np.array_equal(f.a, first.a) for f in mine.values()
+    ):
+        return LoRAFactors(first.a, one.fuse(scaled), first.alpha)  # it was one block before
     rank = sum(factors.rank for factors in mine.values())
-    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in one.parts}
+    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in one.parameters}
     at = 0
     for part, factors in mine.items():
         blocks[part][:, at : at + factors.rank] = scaled[part]
         at += factors.rank
     a = np.concatenate([factors.a for factors in mine.values()])
     alpha = scale * (rank**0.5 if updates.rank_stabilized else rank)
-    return LoRAFactors(a, one.joined(blocks), alpha)
+    return LoRAFactors(a, one.fuse(blocks), alpha)
 
 
 def _targets(chosen: set[str], every: set[str]) -> list[str]:
@@ -282,7 +284,7 @@ def _read_low_rank(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
     family = FAMILIES[model.config.family]
-    stored = tensor_names(family, model.config)
+    stored = family.tensor_layouts(model.config)
     shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
     by_name = {name: stored[path] for path in shapes for name in stored[path].names}
     problems = _unknown_options(config)
@@ -297,7 +299,7 @@ def _read_low_rank(
     factors: dict[ParameterPath, LoRAFactors] = {}
     stabilized = bool(config.get("use_rslora"))
     for module, pair in pairs.items():
-        one = by_name.get(family.canonical(f"{module}.weight"))
+        one = by_name.get(family.canonical_name(f"{module}.weight"))
         if one is None or len(one.names) > 1:
             problems.append(f"{module}: no module of {model.path}")
         elif pair.keys() != {"A", "B"}:
@@ -310,7 +312,10 @@ def _read_low_rank(
             rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
             alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
             a, b = pair["A"], pair["B"]
-            width, out = shapes[one.parts[0]][1], sum(shapes[part][0] for part in one.parts)
+            width, out = (
+                shapes[one.parameters[0]][1],
+                sum(shapes[part][0] for part in one.parameters),
+            )
             if a.shape != (rank, width) or b.shape != (out, rank):
                 found_shapes = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
                 expected = f"expected {[rank, width]} and {[out, rank]}"
@@ -318,8 +323,10 @@ def _read_low_rank(
             elif not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
                 problems.append(f"{module}: lora_alpha is {alpha!r}, expected a number")
             else:
-                for path in one.parts:
-                    factors[path] = LoRAFactors(a, one.part(path, shapes, b), float(alpha))
+                for path in one.parameters:
+                    factors[path] = LoRAFactors(
+                        a, one.slice_parameter(path, shapes, b), float(alpha)
+                    )
     replaced = _replaced(whole, by_name, shapes, family, model, problems)
     if not pairs and not problems:
         problems.append("holds no lora_A and lora_B")
@@ -381,16 +388,16 @@ def _replaced(
     replaced: dict[ParameterPath, np.ndarray] = {}
     held = get_parameters(model.decoder)
     for name, array in whole.items():
-        one = by_name.get(family.canonical(name))
+        one = by_name.get(family.canonical_name(name))
         if one is None or len(one.names) > 1:
             problems.append(f"{name}: no parameter of {model.path}")
         elif array.shape != one.tensor_shape(shapes):
             expected = list(one.tensor_shape(shapes))
             problems.append(f"{name}: is {list(array.shape)}, expected {expected}")
-        elif one.parts == (("embedding",),) and model.config.tie_embeddings:
+        elif one.parameters == (("embedding",),) and model.config.tie_embeddings:
             problems.append(f"{name}: was trained apart from the output that is tied to it")
         else:
-            for path in one.parts:
+            for path in one.parameters:
                 index = tuple(slice(0, size) for size in shapes[path])
                 read = one.read(path, shapes, {one.names[0]: array}, index)
                 if not np.array_equal(read, np.asarray(held[path], np.float32)):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt_jax.decoders.families import FAMILIES, tensor_names
+from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.hf_folder import INDEX_FILE, WEIGHTS_FILE, find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, open_tensors
@@ -53,7 +53,7 @@ def save_pretrained(
             no tensor for (low-rank factors are merged into the kernels first).
     """
     folder, family = Path(folder), FAMILIES[model.config.family]
-    stored = tensor_names(family, model.config)
+    stored = family.tensor_layouts(model.config)
     held = get_parameters(model.decoder)
     shapes = {key: value.shape for key, value in held.items()}
     kind = jnp.dtype(dtype or next(iter(held.values())).dtype)
@@ -156,7 +156,7 @@ def iterate_tensors(
         one = stored[sources[name]]
         parts = {
             part: np.asarray(jax.device_get(held[part])).astype(dtype, copy=False)
-            for part in one.parts
+            for part in one.parameters
         }
         for written, array in one.write(parts).items():
             if written in waiting:

@@ -130,9 +130,9 @@ def strips(stored: TensorLayout, index: Index) -> Iterator[Index]:
     elif stored.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
         yield index
     else:
-        axis = len(index) - 1 if stored.swapped else 0
+        axis = len(index) - 1 if stored.transposed else 0
         others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
-        step = max(BLOCK if stored.swapped else 1, STRIP // max(others, 1))
+        step = max(BLOCK if stored.transposed else 1, STRIP // max(others, 1))
         for first in range(index[axis].start, index[axis].stop, step):
             rows = slice(first, min(first + step, index[axis].stop))
             yield (*index[:axis], rows, *index[axis + 1 :])
@@ -160,7 +160,7 @@ def read_parameter(
 
     def kept(index: Index, devices: list[Any]) -> Callable[[], list[jax.Array]]:
         part = new(extent(index), dtype)
-        if stored.swapped:  # then no strip is all of some rows
+        if stored.transposed:  # then no strip is all of some rows
             populate(part)
         shares = begin(part, index=index)
         return lambda: [jax.device_put(done(part, shares), device) for device in devices]

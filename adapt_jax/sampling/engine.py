@@ -20,7 +20,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array
 
 from adapt_jax.decoders import sharding
-from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, bucket
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.candidates import ActiveCandidate, PendingCandidate
 from adapt_jax.sampling.compiled import Cache, Rows, decode, encode_front, encode_questions, fill
@@ -78,10 +78,12 @@ class Engine:
         self.graph, self.weights = nnx.split(model.decoder)
         self.dtype = model.decoder.embedding[...].dtype
         self.seed = jax.random.key(seed)
-        self.encoded_prefixes = PrefixCaches.of([self._encode(one) for one in self.prefixes])
+        self.encoded_prefixes = PrefixCaches.concatenate(
+            [self._encode(one) for one in self.prefixes]
+        )
 
     def _encode(self, prefix: Prefix) -> PrefixCache:
-        padding = ((0, bucket(len(prefix), FRONT) - len(prefix)), (0, 0))
+        padding = ((0, round_up(len(prefix), FRONT) - len(prefix)), (0, 0))
         embeddings = jnp.pad(prefix.embeddings(self.model.decoder, self.dtype), padding)
         return encode_front(self.graph, self.weights, embeddings, len(prefix))
 
@@ -130,7 +132,7 @@ class Engine:
         if not total:
             return
         longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
-        columns = bucket(longest, COLUMNS)
+        columns = round_up(longest, COLUMNS)
         count = self._slot_count(total, columns)
         cache, rows = self._empty(count, columns)
         breadth = 1 if is_decided is None else max(1, count // min(ROWS, count))
@@ -208,22 +210,22 @@ class Engine:
             )
         step = max(1, 1 << (total - 1).bit_length() >> 3)
         wanted = MAX_USEFUL_SLOTS if self.slots is None else self.slots
-        count = min(wanted, bucket(total, step), max(1, fitting))
-        return bucket(count, devices)
+        count = min(wanted, round_up(total, step), max(1, fitting))
+        return round_up(count, devices)
 
     def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
         """Idle slots, spread over the mesh where there is one, else on the weights' device."""
         config = self.model.config
         held = self.model.decoder.embedding[...].sharding
         home = held if isinstance(held, SingleDeviceSharding) else None
-        kinds = [config.layer(index) for index in config.layers_with_kv_cache]
+        kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
         shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
             if self.mesh is None:  # bound to a device, as decoding returns it: else it would
                 return jax.device_put(x, home)  # compile twice
             axes = ["rows", *(None for _ in x.shape[1:])]
-            return jax.device_put(x, sharding.sharding(axes, x.shape, self.mesh))
+            return jax.device_put(x, sharding.array_sharding(axes, x.shape, self.mesh))
 
         cache = [
             (place(jnp.zeros(shape, self.dtype)), place(jnp.zeros(shape, self.dtype)))

@@ -18,8 +18,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.prefix import Prefix, PrefixCache, bucket
-from adapt_jax.decoders.sharding import row_sharding
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
+from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.compiled import encode_front
 from adapt_jax.sampling.logits import log_probability
@@ -99,23 +99,23 @@ def score(
     """
     graph, weights = nnx.split(model.decoder)
     dtype = model.decoder.embedding[...].dtype
-    padding = ((0, bucket(len(prefix)) - len(prefix)), (0, 0))
+    padding = ((0, round_up(len(prefix)) - len(prefix)), (0, 0))
     embeddings = jnp.pad(prefix.embeddings(model.decoder, dtype), padding)
     encoded = encode_front(graph, weights, embeddings, len(prefix))
     order = sorted(range(len(asked)), key=lambda index: asked[index].length)
     multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     while order:
-        columns = bucket(asked[order[0]].length, COLUMNS)
-        rows = bucket(max(1, min(ROWS, TOKENS // columns)), multiple)
+        columns = round_up(asked[order[0]].length, COLUMNS)
+        rows = round_up(max(1, min(ROWS, TOKENS // columns)), multiple)
         batch, order = order[:rows], order[rows:]
         if all(index in answered for index in batch):
             continue
-        columns = bucket(max(asked[index].length for index in batch), COLUMNS)
-        width = bucket(max(asked[index].targets for index in batch), TARGETS)
+        columns = round_up(max(asked[index].length for index in batch), COLUMNS)
+        width = round_up(max(asked[index].targets for index in batch), TARGETS)
         arrays = [np.zeros((rows, size), np.int32) for size in (columns,) * 3 + (width,) * 2]
         for row, index in enumerate(batch):
             _lay(asked[index], [array[row] for array in arrays])
-        placed = arrays if mesh is None else jax.device_put(arrays, row_sharding(mesh))
+        placed = arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))
         scores = np.asarray(jax.device_get(_score(graph, weights, encoded, *placed)), np.float64)
         for row, index in enumerate(batch):
             if index not in answered:

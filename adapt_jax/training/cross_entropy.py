@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.sharding import by_platform
+from adapt_jax.utils.cpu import run_by_platform
 
 Sums = tuple[Float[Array, ""], Float[Array, ""]]
 STRIDE = 64  # a chunk of targets is a multiple of this, so that devices can share it
@@ -150,7 +150,9 @@ _summed.defvjp(_forward, _backward, symbolic_zeros=True)
 def _anywhere(head: Head, objective: Objective, wanted: str, *arrays: Any) -> tuple[Sums, Any]:
     """The sums, and the wanted gradients of the first."""
     within = partial(_scored, head, objective, wanted)
-    found: tuple[Sums, Any] = by_platform(partial(within, ONE_CPU), partial(within, OTHER), *arrays)
+    found: tuple[Sums, Any] = run_by_platform(
+        partial(within, ONE_CPU), partial(within, OTHER), *arrays
+    )
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.decoders.sharding import shardings
+from adapt_jax.decoders.sharding import state_shardings
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
@@ -186,7 +186,7 @@ def clone_decoder(decoder: Decoder, mesh: Mesh | None) -> Decoder:
     copy = nnx.clone(decoder)
     if mesh is not None:
         state = nnx.state(copy)
-        nnx.update(copy, jax.device_put(state, shardings(state, mesh)))
+        nnx.update(copy, jax.device_put(state, state_shardings(state, mesh)))
     return copy
 
 

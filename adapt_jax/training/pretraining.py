@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from adapt_jax.decoders.config import DecoderConfig, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
@@ -204,7 +204,7 @@ def _begin(
             bos_id=tokenizer.bos_token_id,
             eos_ids=(tokenizer.eos_token_id,),
             pad_id=tokenizer.pad_token_id,
-            layer_kinds=(LayerKind(Rope(theta=config.decoder.rope_theta)),),
+            layer_configs=(LayerConfig(Rope(theta=config.decoder.rope_theta)),),
             **config.decoder.model_dump(exclude={"rope_theta"}),
         ),
         rngs=nnx.Rngs(config.seed),

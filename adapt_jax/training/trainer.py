@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from adapt_jax.decoders.sharding import row_sharding, shardings
+from adapt_jax.decoders.sharding import batch_sharding, state_shardings
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.checkpoints import Checkpoints
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
@@ -113,8 +113,8 @@ def train(
     place_batch: Callable[[Any], Any] = jax.device_put
     row_multiple = 1
     if mesh is not None:
-        chosen = jax.device_put(chosen, shardings(chosen, mesh))
-        frozen = jax.device_put(frozen, shardings(frozen, mesh))
+        chosen = jax.device_put(chosen, state_shardings(chosen, mesh))
+        frozen = jax.device_put(frozen, state_shardings(frozen, mesh))
         row_multiple = mesh.shape["data"] * mesh.shape["fsdp"]
         place_batch = lambda batch: jax.device_put(batch, batch_shardings(batch, mesh))  # noqa: E731
         if shape is not None and (rest := shape.rows % row_multiple):
@@ -351,7 +351,7 @@ def _on_mesh(leaf: jax.Array, mesh: Mesh) -> jax.Array:
 
 def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
     """Rows, and targets where they divide, lie across data and fsdp; parts follow each other."""
-    spec, parts = row_sharding(mesh).spec, batch.tokens.ndim - 2
+    spec, parts = batch_sharding(mesh).spec, batch.tokens.ndim - 2
 
     def place(leaf: Any) -> NamedSharding:
         shares = leaf.shape[parts] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0

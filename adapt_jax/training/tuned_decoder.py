@@ -22,7 +22,7 @@ class TunedDecoder(nnx.Module):
     @property
     def ensemble(self) -> int | None:
         """How many soft prompts are trained together; the loss is that of one of them."""
-        return None if self.soft_prompt is None else self.soft_prompt.ensemble
+        return None if self.soft_prompt is None else self.soft_prompt.ensemble_size
 
     def prefix(
         self, prompt_prefix: Int[Array, " F"], dtype: DTypeLike = jnp.float32
@@ -65,7 +65,7 @@ class TunedDecoder(nnx.Module):
             batch.positions + length,
             causal_mask(batch.segments),
             prefix=PrefixCache(prefix, length, length).blocks,
-            asked=batch.target_index,
+            output_positions=batch.target_index,
             remat=remat,
         )
         nats, right = cross_entropy(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.activations import ACTIVATIONS, activated
-from adapt_jax.decoders.attention import CHUNK, attend, causal_mask
+from adapt_jax.decoders.activations import ACTIVATIONS, apply_activation
+from adapt_jax.decoders.attention import attend, causal_mask
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.layers import product
+from adapt_jax.decoders.layers import matmul
 from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.utils.cpu import MIN_QUERIES_PER_CHUNK
 
 SHAPE: dict[str, Any] = dict(
     family="LlamaForCausalLM",
@@ -180,7 +181,7 @@ def test_impossible_shapes_are_refused(change: dict[str, Any], said: str) -> Non
 
 
 def test_chunked_attention_equals_whole_attention() -> None:
-    rows, length, prefix = 2, 4 * CHUNK + 5, 6
+    rows, length, prefix = 2, 4 * MIN_QUERIES_PER_CHUNK + 5, 6
     keys = jax.random.split(jax.random.key(0), 5)
     queries = jax.random.normal(keys[0], (rows, length, 4, 8))
     own = [jax.random.normal(key, (rows, length, 2, 8)) for key in keys[1:3]]
@@ -221,7 +222,7 @@ def test_gradients_of_a_product_are_those_of_matmul_for_one_kernel_and_for_sever
         one = jax.grad(lambda x, kernel: (multiply(x, kernel) * y).sum(), argnums=(0, 1))
         return jax.vmap(one, in_axes=(None, 0))(x, kernels)
 
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), *map(gradients, (product, plain)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), *map(gradients, (matmul, plain)))
 
 
 def test_the_gradient_of_a_kernel_has_the_narrower_factor_left_and_a_frozen_one_has_none() -> None:
@@ -234,9 +235,9 @@ def test_the_gradient_of_a_kernel_has_the_narrower_factor_left_and_a_frozen_one_
         return [line.split(" : (")[1].split(",")[0] for line in lines if "dot_general" in line]
 
     for sizes in ((6, 4), (4, 6)):
-        forward, found = products(product, sizes, of=1)
+        forward, found = products(matmul, sizes, of=1)
         assert (forward, found) == (f"tensor<5x{sizes[0]}xf32>", "tensor<5x4xf32>")
-        assert products(product, sizes, of=0)[1:] == [f"tensor<5x{sizes[1]}xf32>"]
+        assert products(matmul, sizes, of=0)[1:] == [f"tensor<5x{sizes[1]}xf32>"]
     assert products(plain, (4, 6), of=1)[1] == "tensor<5x6xf32>"  # JAX's own: the wider
 
 
@@ -249,7 +250,7 @@ def test_the_last_layer_computes_little_for_tokens_that_nobody_asks_for() -> Non
 
     def operations(asked: Any) -> float:
         def loss(x: Any, state: Any) -> Any:
-            return nnx.merge(graph, state)(x, places, mask, asked=asked)[0].sum()
+            return nnx.merge(graph, state)(x, places, mask, output_positions=asked)[0].sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 32, 16)), state).compile()
         return compiled.cost_analysis()["flops"]
@@ -278,8 +279,8 @@ def test_an_activation_keeps_nothing_but_what_it_was_given_for_the_backward_pass
     x, by = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
     plain = ACTIVATIONS[name]
     for ours, theirs, given in (
-        (partial(activated, name), plain, (x,)),
-        (partial(activated, name), lambda x, by: plain(x) * by, (x, by)),
+        (partial(apply_activation, name), plain, (x,)),
+        (partial(apply_activation, name), lambda x, by: plain(x) * by, (x, by)),
     ):
         value, back = jax.vjp(ours, *given)
         expected, back_plain = jax.vjp(theirs, *given)

@@ -13,7 +13,6 @@ from flax import nnx
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.families import tensor_names
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.pretrained.hf_folder import read_config
 from adapt_jax.pretrained.loading import get_parameters
@@ -121,7 +120,8 @@ def test_tokens_that_are_asked_for_are_what_they_are_among_all(name: str, made: 
     pull = jnp.asarray(np.random.default_rng(0).standard_normal(expected.shape), jnp.float32)
     for remat in ("none", "layers"):
         found, to_given = jax.vjp(
-            lambda x, remat=remat: decoder(x, places, mask, asked=asked, remat=remat)[0], given
+            lambda x, remat=remat: decoder(x, places, mask, output_positions=asked, remat=remat)[0],
+            given,
         )
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
         for ours, theirs in zip(to_given(pull), back(pull), strict=True):
@@ -147,11 +147,11 @@ def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
     folder = shared / "data" / "hf_checkpoints" / checkpoint
     family, config = read_config(folder)
     decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    stored = tensor_names(family, config)
+    stored = family.tensor_layouts(config)
     expected = {name for path in get_parameters(decoder) for name in stored[path].names}
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    held = (name for name in index["weight_map"] if not family.ignores(name, config))
-    real = {family.canonical(name) for name in held}
+    held = (name for name in index["weight_map"] if not family.ignores_tensor(name, config))
+    real = {family.canonical_name(name) for name in held}
     if config.tie_embeddings:
         real.discard("lm_head.weight")
     assert real == expected
@@ -189,6 +189,6 @@ def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
 def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:
     config = made("gemma4, layer inputs")[2].config
     assert config.layers_with_kv_cache == [0, 1, 2]
-    assert [config.layer(layer).reads for layer in (3, 4)] == [2, 1]
+    assert [config.layer_config(layer).kv_shared_with for layer in (3, 4)] == [2, 1]
     heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
     assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4

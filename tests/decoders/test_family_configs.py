@@ -114,7 +114,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
         )
         if differ == ("context_length",):
             continue  # how long a text may be
-        kinds = {kind.rope.kind for kind in config.layer_kinds if kind.rope}
+        kinds = {kind.rope.kind for kind in config.layer_configs if kind.rope}
         key = (*differ, *((path[-1], *sorted(kinds)) if "layer_kinds" in differ else ()))
         if differ and key in MOVED:
             continue
@@ -132,7 +132,7 @@ def moves(decoder: Decoder, config: DecoderConfig) -> bool:
     if shapes[0] != shapes[1]:
         return True
     other = nnx.merge(nnx.split(other)[0], nnx.split(decoder)[1])
-    limits = [kind.rope.limit for kind in config.layer_kinds if kind.rope]
+    limits = [kind.rope.limit for kind in config.layer_configs if kind.rope]
     for length in (40, 300) if any(limits) else (40,):
         one, two = (np.asarray(run(one, tokens(1, length))) for one in (decoder, other))
         if np.abs(one - two).max() > 1e-3 * np.abs(one).max():

@@ -11,7 +11,7 @@ from flax import nnx
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import Prefix, SoftPrompt, bucket, encode_prefix
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix, round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
 
 ROWS, TOKENS, SOFT = 3, 7, 5
@@ -106,7 +106,7 @@ def test_padding_of_the_prefix_is_never_seen(
 ) -> None:
     shared = jitted(shared_logits, 3)
     plain = shared(decoder, soft, tokens, None)
-    for padded in (bucket(SOFT + len(DISCRETE), 16), 128):
+    for padded in (round_up(SOFT + len(DISCRETE), 16), 128):
         np.testing.assert_allclose(shared(decoder, soft, tokens, padded), plain, atol=1e-5)
 
 
@@ -166,4 +166,4 @@ def test_soft_prompt_stays_float32_whatever_the_decoder_computes_in(decoder: Dec
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 128), (128, 128), (129, 256), (0, 0)])
 def test_bucket_rounds_up(length: int, expected: int) -> None:
-    assert bucket(length) == expected
+    assert round_up(length) == expected

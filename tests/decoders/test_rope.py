@@ -57,7 +57,7 @@ def test_frequencies_equal_transformers(
     function = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]]
     frequencies, magnitude = function(theirs, seq_len=length)
     config = FAMILIES["LlamaForCausalLM"].to_config({**SIZES, spelling: given})
-    (kind,) = config.layer_kinds
+    (kind,) = config.layer_configs
     assert kind.rope is not None
     found = kind.rope.frequencies(config.head_dim, length)
     np.testing.assert_allclose(found, frequencies.numpy(), rtol=2e-6)

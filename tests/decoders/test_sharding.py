@@ -13,9 +13,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.decoders.sharding import by_platform, make_mesh, row_sharding, sharding, shardings
+from adapt_jax.decoders.sharding import array_sharding, batch_sharding, make_mesh, state_shardings
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
+from adapt_jax.utils.cpu import run_by_platform
 from adapt_jax.utils.errors import UserError
 
 MESHES = [dict(data=2, fsdp=2, tensor=2), dict(fsdp=8, data=1), dict(data=8), dict(tensor=4)]
@@ -50,7 +51,7 @@ def test_sharded_logits_and_gradients_equal_those_of_one_device(
     one, many = load_pretrained(folder), load_pretrained(folder, mesh=mesh)
     assert one.fingerprint == many.fingerprint
     expected = loss_and_gradient(*nnx.split(one.decoder), jnp.asarray(batch()))
-    tokens = jax.device_put(batch(), row_sharding(mesh))
+    tokens = jax.device_put(batch(), batch_sharding(mesh))
     found = loss_and_gradient(*nnx.split(many.decoder), tokens)
     for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-4)
@@ -77,7 +78,7 @@ def test_saving_from_a_mesh_gathers_the_weights(tiny_folder: Path, tmp_path: Pat
 def test_shardings_have_the_structure_of_the_state(tiny: PretrainedDecoder) -> None:
     mesh = make_mesh(tensor=2)
     _, state = nnx.split(tiny.decoder)
-    moved = jax.device_put(state, shardings(state, mesh))
+    moved = jax.device_put(state, state_shardings(state, mesh))
     assert jax.tree.structure(moved) == jax.tree.structure(state)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(moved))
 
@@ -85,27 +86,31 @@ def test_shardings_have_the_structure_of_the_state(tiny: PretrainedDecoder) -> N
 def test_soft_prompt_and_arrays_without_axes_have_a_place() -> None:
     mesh = make_mesh(data=2, fsdp=4)
     prompt = nnx.state(SoftPrompt(jnp.ones((5, 32))))
-    assert shardings(prompt, mesh)["embeddings"].get_value().spec == PartitionSpec(None, ("fsdp",))
+    assert state_shardings(prompt, mesh)["embeddings"].get_value().spec == PartitionSpec(
+        None, ("fsdp",)
+    )
     plain = nnx.state(nnx.Dict(scale=nnx.Param(jnp.ones(3))))
-    assert shardings(plain, mesh)["scale"].get_value().is_fully_replicated
+    assert state_shardings(plain, mesh)["scale"].get_value().is_fully_replicated
 
 
 def test_an_axis_that_does_not_divide_is_replicated() -> None:
     mesh = make_mesh(data=1, fsdp=2, tensor=4)
-    spec = sharding(("vocab", "embed"), (321, 32), mesh).spec
+    spec = array_sharding(("vocab", "embed"), (321, 32), mesh).spec
     assert spec == PartitionSpec(None, ("fsdp",))
 
 
 def test_a_clash_names_both_axes() -> None:
     with pytest.raises(ValueError, match="'vocab' and 'ffn' both claim mesh axis 'tensor'"):
-        sharding(("vocab", "ffn"), (8, 8), make_mesh())
+        array_sharding(("vocab", "ffn"), (8, 8), make_mesh())
     with pytest.raises(ValueError, match="'rows' and 'embed' both claim mesh axis 'fsdp'"):
-        sharding(("rows", "embed"), (8, 8), make_mesh())
+        array_sharding(("rows", "embed"), (8, 8), make_mesh())
 
 
 def test_an_unknown_axis_is_named() -> None:
-    with pytest.raises(ValueError, match="'embedd' is not in RULES; it has: rows, embed"):
-        sharding(("embedd",), (8,), make_mesh())
+    with pytest.raises(
+        ValueError, match="'embedd' is not in LOGICAL_AXIS_RULES; it has: rows, embed"
+    ):
+        array_sharding(("embedd",), (8,), make_mesh())
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_a_single_cpu_device_has_its_own_way_but_not_when_it_compiles_for_anothe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ways(platform: str) -> list[str]:
-        function = jax.jit(lambda x: by_platform(jnp.sin, jnp.cos, x))
+        function = jax.jit(lambda x: run_by_platform(jnp.sin, jnp.cos, x))
         text = function.trace(1.0).lower(lowering_platforms=(platform,)).as_text()
         return [name for name in ("cosine", "sine") if f"stablehlo.{name} " in text]
 

@@ -37,7 +37,7 @@ CASES = {
 
 def draw(stored: TensorLayout) -> dict[ParameterPath, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {part: rng.normal(size=SHAPES[part]) for part in stored.parts}
+    return {part: rng.normal(size=SHAPES[part]) for part in stored.parameters}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -14,7 +14,7 @@ import pytest
 from test_cli import fails
 
 from adapt_jax.cli.main import main
-from adapt_jax.decoders.config import DecoderConfig, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.inspection.accelerators import Accelerator, verdict
 from adapt_jax.inspection.memory import Measured, depths_of, measure, period, temporary
 from adapt_jax.inspection.mesh import read_mesh
@@ -111,8 +111,8 @@ def test_a_mesh_divides_what_it_shards(optimizer: str):
 
 
 def test_kinds_of_layers_that_alternate_stay_in_their_order():
-    kinds = (*[LayerKind(window=8)] * 5, LayerKind())
-    config = replace(CONFIG, num_layers=26, layer_kinds=(kinds * 5)[:26])
+    kinds = (*[LayerConfig(window=8)] * 5, LayerConfig())
+    config = replace(CONFIG, num_layers=26, layer_configs=(kinds * 5)[:26])
     programs = build(METHODS["prompt_tuning"](), SMALL, jnp.float32, None)
     assert period(config) == 6 and period(CONFIG) == 1
     assert depths_of(programs, config, programs(config)) == (6, 12)

@@ -12,7 +12,7 @@ from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
 
 from adapt_jax.decoders.attention import causal_mask
-from adapt_jax.decoders.families import FAMILIES, tensor_names
+from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.families.llama import FAMILY
 from adapt_jax.pretrained.hf_folder import EMBEDDED
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
@@ -361,5 +361,5 @@ def test_the_embedded_decoder_equals_transformers() -> None:
 
 
 def test_every_parameter_is_in_the_familys_table(tiny: PretrainedDecoder) -> None:
-    table = tensor_names(FAMILIES["LlamaForCausalLM"], tiny.config)
+    table = FAMILIES["LlamaForCausalLM"].tensor_layouts(tiny.config)
     assert get_parameters(tiny.decoder).keys() <= table.keys()

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.decoders.sharding import make_mesh, shardings
+from adapt_jax.decoders.sharding import make_mesh, state_shardings
 from adapt_jax.training.checkpoints import Checkpoints
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.step import TrainState
@@ -25,7 +25,7 @@ def made_state(length=3, mesh=None, scale=1.0):
     values = np.random.default_rng(length).normal(0, scale, (length, 32))
     trainable = nnx.state(SoftPrompt(values))
     if mesh is not None:
-        trainable = jax.device_put(trainable, shardings(trainable, mesh))
+        trainable = jax.device_put(trainable, state_shardings(trainable, mesh))
     return TrainState(trainable, optax.adamw(1e-2).init(trainable))
 
 

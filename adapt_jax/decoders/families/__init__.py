@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import (
     cohere2,
     exaone4,
@@ -31,7 +30,6 @@ from adapt_jax.decoders.families import (
     starcoder2,
 )
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
@@ -89,11 +87,3 @@ def family_of(architecture: str, hf: Mapping[str, Any]) -> Family:
     if kind not in kinds:
         raise ValueError(f"text_config: model_type {kind!r} is not supported")
     return kinds[kind]
-
-
-def tensor_names(family: Family, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
-    """Each parameter's path -> where it lies in a checkpoint.
-
-    The table holds all that the family may have; a decoder without biases lacks some of the paths.
-    """
-    return family.stored(config)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapt_jax.decoders.config import DecoderConfig, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layers import FULL, HF, SLIDING, Layers
 from adapt_jax.decoders.families.tables import ATTENTION, ENDS, FIELDS, GATED, POST_NORMS
@@ -18,7 +18,7 @@ def slides(hf: HF, layer: int) -> bool:
     return window(hf) is not None and (layer + 1) % hf.get("sliding_window_pattern", 4) != 0
 
 
-def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
+def change(hf: HF, layer: int, kind: LayerConfig) -> LayerConfig:
     """Full layers know no positions, where there is a window at all."""
     if window(hf) is None:
         return kind
@@ -29,7 +29,7 @@ def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
 
 def spelled(config: DecoderConfig) -> HF:
     """The window, also where there is none: it decides on the positions of full layers."""
-    kinds = [config.layer(index) for index in range(config.num_layers)]
+    kinds = [config.layer_config(index) for index in range(config.num_layers)]
     return {"sliding_window": next((one.window for one in kinds if one.window is not None), None)}
 
 

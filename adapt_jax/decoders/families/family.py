@@ -50,7 +50,7 @@ class Family:
     derived: Callable[[HF], Mapping[str, Any]] = lambda hf: {}
     spelled: Callable[[DecoderConfig], Mapping[str, Any]] = lambda config: {}
     must_be: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    told_by_layer: bool = False
+    allows_per_layer_config: bool = False
     layers: Layers = Layers()
     ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
     unread: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
@@ -69,7 +69,7 @@ class Family:
         for name, supported in self.must_be.items():
             if hf.get(name, supported[0]) not in supported:
                 raise ValueError(f"{name} {hf[name]!r} is not supported; expected {supported[0]!r}")
-        if hf.get("per_layer_config") and not self.told_by_layer:
+        if hf.get("per_layer_config") and not self.allows_per_layer_config:
             raise ValueError(f"per_layer_config is not supported in {self.model_type}")
         values: dict[str, Any] = dict(self.fixed)
         for key, (name, default) in self.fields.items():
@@ -84,7 +84,7 @@ class Family:
         limits = [kind.rope.limit for kind in kinds if kind.rope and kind.rope.limit]
         values["context_length"] = min([longest, *limits])
         return DecoderConfig(
-            family=self.architecture, layer_kinds=kinds, **{**values, **self.derived(hf)}
+            family=self.architecture, layer_configs=kinds, **{**values, **self.derived(hf)}
         )
 
     def to_hf(self, config: DecoderConfig) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Family:
         values = {name: getattr(config, key) for key, (name, _) in self.fields.items()}
         values |= {self.fields["eos_ids"][0]: eos[0] if len(eos) == 1 else eos or None}
         for index in range(config.num_layers):
-            rope = config.layer(index).rope
+            rope = config.layer_config(index).rope
             longest = None if rope is None else dict(rope.numbers).get(LONGEST)
             values |= {} if longest is None else {self.fields["context_length"][0]: longest}
         return {
@@ -104,14 +104,14 @@ class Family:
             **self.spelled(config),
         }
 
-    def stored(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
+    def tensor_layouts(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
         """Each parameter's path -> where it lies in a checkpoint, for all the family may have."""
         stored: dict[ParameterPath, TensorLayout] = {}
         for name, paths, swapped, *alternating in self.tensors:
             groups = getattr(config, alternating[0]) if alternating else 1
             for layer in range(config.num_layers) if "{n}" in name else (0,):
                 named = name.replace("{n}", str(layer))
-                count = config.experts.count if config.experts is not None else 0
+                count = config.moe.num_experts if config.moe is not None else 0
                 experts = range(count) if "{e}" in name else (0,)
                 names = tuple(named.replace("{e}", str(expert)) for expert in experts)
                 paths = (paths,) if isinstance(paths, str) else paths
@@ -120,14 +120,14 @@ class Family:
                     stored[part] = TensorLayout(names, swapped, parts, groups)
         return stored
 
-    def canonical(self, name: str) -> str:
+    def canonical_name(self, name: str) -> str:
         """The name that ``tensors`` has for a tensor which some checkpoints name otherwise."""
         for old, new in self.renamed:
             if name.startswith(old):
                 return new + name.removeprefix(old)
         return name
 
-    def ignores(self, name: str, config: DecoderConfig) -> bool:
+    def ignores_tensor(self, name: str, config: DecoderConfig) -> bool:
         """Whether a tensor of this name is knowingly left unread."""
         return any(fnmatchcase(name, one) for one in (*self.ignored, *self.unread(config)))
 

@@ -6,35 +6,35 @@ A multimodal checkpoint is read without its towers and written as the text decod
 from dataclasses import replace
 from typing import Any
 
-from adapt_jax.decoders.config import DecoderConfig, Experts, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig, MoEConfig
 from adapt_jax.decoders.families import gemma2, gemma3
 from adapt_jax.decoders.families.layers import FULL, HF, SLIDING, Layers
 from adapt_jax.decoders.families.tables import LAYER, MULTIMODAL, OWN, norm
 from adapt_jax.decoders.rope import Rope
 
-BESIDE = OWN + "beside."
+MOE = OWN + "dense_with_moe."
 MIXTURE = ("num_experts", "top_k_experts", "moe_intermediate_size")
 TENSORS = (
     *gemma2.TENSORS,
     (LAYER + "layer_scalar", OWN + "scale", False),
-    *norm(LAYER + "post_feedforward_layernorm_1", BESIDE + "dense_post_norm"),
-    *norm(LAYER + "pre_feedforward_layernorm_2", BESIDE + "norm"),
-    *norm(LAYER + "post_feedforward_layernorm_2", BESIDE + "post_norm"),
-    (LAYER + "router.scale", BESIDE + "router_norm.scale", False),
-    (LAYER + "router.proj.weight", BESIDE + "experts.router", False),
-    (LAYER + "router.per_expert_scale", BESIDE + "experts.scale", False),
+    *norm(LAYER + "post_feedforward_layernorm_1", MOE + "dense_post_norm"),
+    *norm(LAYER + "pre_feedforward_layernorm_2", MOE + "norm"),
+    *norm(LAYER + "post_feedforward_layernorm_2", MOE + "post_norm"),
+    (LAYER + "router.scale", MOE + "router_norm.scale", False),
+    (LAYER + "router.proj.weight", MOE + "experts.router", False),
+    (LAYER + "router.per_expert_scale", MOE + "experts.scale", False),
     (
         LAYER + "experts.gate_up_proj",
-        (BESIDE + "experts.gate", BESIDE + "experts.up"),
+        (MOE + "experts.gate", MOE + "experts.up"),
         True,
     ),
-    (LAYER + "experts.down_proj", BESIDE + "experts.down", True),
-    ("model.embed_tokens_per_layer.weight", "layer_inputs.embedding", False),
-    ("model.per_layer_model_projection.weight", "layer_inputs.projection.kernel", False),
-    *norm("model.per_layer_projection_norm", "layer_inputs.norm"),
-    (LAYER + "per_layer_input_gate.weight", OWN + "input.gate.kernel", False),
-    (LAYER + "per_layer_projection.weight", OWN + "input.output.kernel", False),
-    *norm(LAYER + "post_per_layer_input_norm", OWN + "input.post_norm"),
+    (LAYER + "experts.down_proj", MOE + "experts.down", True),
+    ("model.embed_tokens_per_layer.weight", "per_layer_embeddings.embedding", False),
+    ("model.per_layer_model_projection.weight", "per_layer_embeddings.projection.kernel", False),
+    *norm("model.per_layer_projection_norm", "per_layer_embeddings.norm"),
+    (LAYER + "per_layer_input_gate.weight", OWN + "per_layer_gate.gate.kernel", False),
+    (LAYER + "per_layer_projection.weight", OWN + "per_layer_gate.output.kernel", False),
+    *norm(LAYER + "post_per_layer_input_norm", OWN + "per_layer_gate.post_norm"),
 )
 
 
@@ -71,7 +71,7 @@ def full_heads(hf: HF) -> dict[str, int]:
     return own
 
 
-def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
+def change(hf: HF, layer: int, kind: LayerConfig) -> LayerConfig:
     """Heads and values of full layers, and the last layers, which keep no keys and values."""
     names = types(hf)
     if names[layer] == FULL:
@@ -89,7 +89,7 @@ def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
         raise ValueError(f"num_kv_shared_layers leaves no {names[layer]} layer to read from")
     reads = first - 1 - names[:first][::-1].index(names[layer])
     wide = 2 * hf["intermediate_size"] if hf.get("use_double_wide_mlp") else 0
-    return replace(kind, attention_k_eq_v=False, reads=reads, ffn_dim=wide)
+    return replace(kind, attention_k_eq_v=False, kv_shared_with=reads, ffn_dim=wide)
 
 
 def derived(hf: HF) -> HF:
@@ -99,7 +99,7 @@ def derived(hf: HF) -> HF:
         count, per_token, ffn_dim = (hf.get(name) for name in MIXTURE)
         if count is None or per_token is None or ffn_dim is None:
             raise ValueError(f"enable_moe_block: expected {', '.join(MIXTURE)} with it")
-        values |= {"experts": Experts(count, per_token, ffn_dim), "experts_beside": True}
+        values |= {"moe": MoEConfig(count, per_token, ffn_dim), "dense_with_moe": True}
     if hf.get("hidden_size_per_layer_input", 256):
         vocabulary = hf.get("vocab_size_per_layer_input", 262144)
         if vocabulary < hf["vocab_size"]:
@@ -112,13 +112,11 @@ def derived(hf: HF) -> HF:
 
 def spelled(config: DecoderConfig) -> HF:
     """The same in the words of ``config.json``, as newer and older files have them."""
-    kinds = [config.layer(index) for index in range(config.num_layers)]
+    kinds = [config.layer_config(index) for index in range(config.num_layers)]
     full = next(kind for kind in kinds if kind.window is None)
     own = {"head_dim": full.head_dim, "num_key_value_heads": full.num_kv_heads}
-    experts = config.experts
-    mixture = (
-        (None,) * 3 if experts is None else (experts.count, experts.per_token, experts.ffn_dim)
-    )
+    moe = config.moe
+    mixture = (None,) * 3 if moe is None else (moe.num_experts, moe.experts_per_token, moe.ffn_dim)
     return {
         "per_layer_config": {
             str(layer): own for layer, kind in enumerate(kinds) if kind.window is None
@@ -128,7 +126,7 @@ def spelled(config: DecoderConfig) -> HF:
         "attention_k_eq_v": any(kind.attention_k_eq_v for kind in kinds),
         "num_kv_shared_layers": config.num_layers - len(config.layers_with_kv_cache),
         "use_double_wide_mlp": any(kind.ffn_dim != config.ffn_dim for kind in kinds),
-        "enable_moe_block": config.experts_beside,
+        "enable_moe_block": config.dense_with_moe,
         **dict(zip(MIXTURE, mixture, strict=True)),
         "vocab_size_per_layer_input": config.per_layer_embedding_vocab or config.vocab_size,
     }
@@ -165,7 +163,7 @@ FAMILY = replace(
         "rope_scaling": (None,),
         "rope_theta": (None,),
     },
-    told_by_layer=True,
+    allows_per_layer_config=True,
     layers=Layers(
         rope=Rope("proportional", theta=1e6, fraction=0.25),
         theta="",

@@ -29,7 +29,7 @@ FAMILY = Family(
     model_type="gpt2",
     tensors=(
         ("transformer.wte.weight", "embedding", False),
-        ("transformer.wpe.weight", "positions", False),
+        ("transformer.wpe.weight", "position_embedding", False),
         *norm("transformer.ln_f", "norm"),
         ("lm_head.weight", "output.kernel", False),
         *norm(LAYER + "ln_1", OWN + "attention_norm"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapt_jax.decoders.config import DecoderConfig, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.rope import KINDS, LONGEST, ORIGINAL, Rope
 
 HF = Mapping[str, Any]  # a config.json
@@ -43,9 +43,9 @@ class Layers:
     sliding_theta: str = ""
     window: Callable[[HF], int | None] = lambda hf: None
     slides: Callable[[HF, int], bool] | None = None
-    change: Callable[[HF, int, LayerKind], LayerKind] = lambda hf, layer, kind: kind
+    change: Callable[[HF, int, LayerConfig], LayerConfig] = lambda hf, layer, kind: kind
 
-    def read(self, hf: HF, count: int, longest: int) -> tuple[LayerKind, ...]:
+    def read(self, hf: HF, count: int, longest: int) -> tuple[LayerConfig, ...]:
         """The kind of each of ``count`` layers, or one that all are of.
 
         Args:
@@ -60,7 +60,7 @@ class Layers:
         ropes = self._ropes(hf, longest)
         kinds = []
         for layer, name in enumerate(types):
-            kind = LayerKind(ropes[name], window if name == SLIDING else None)
+            kind = LayerConfig(ropes[name], window if name == SLIDING else None)
             kinds.append(self.change(hf, layer, kind))
         return (kinds[0],) if len(set(kinds)) == 1 else tuple(kinds)
 
@@ -125,7 +125,7 @@ class Layers:
 
     def write(self, config: DecoderConfig) -> dict[str, Any]:
         """The fields of ``config.json`` that tell the same, in both spellings."""
-        kinds = [config.layer(index) for index in range(config.num_layers)]
+        kinds = [config.layer_config(index) for index in range(config.num_layers)]
         windows = {kind.window for kind in kinds if kind.window is not None}
         told: dict[str, Any] = {"sliding_window": max(windows, default=None)}
         if self.slides is not None:

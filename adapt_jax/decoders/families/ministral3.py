@@ -34,8 +34,8 @@ def derived(hf: HF) -> HF:
 def spelled(config: DecoderConfig) -> HF:
     """The rotary positions, with the growth of queries among them."""
     rope = LAYERS.write(config)["rope_parameters"]
-    if config.query_growth is not None:
-        rope = {**rope, BETA: config.query_growth[0], ORIGINAL: config.query_growth[1]}
+    if config.llama_4_scaling is not None:
+        rope = {**rope, BETA: config.llama_4_scaling[0], ORIGINAL: config.llama_4_scaling[1]}
     return {"rope_parameters": rope, "rope_scaling": rope}
 
 

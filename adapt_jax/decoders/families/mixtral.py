@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapt_jax.decoders.config import DecoderConfig, Experts
+from adapt_jax.decoders.config import DecoderConfig, MoEConfig
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layers import HF, Layers
 from adapt_jax.decoders.families.tables import ATTENTION, ENDS, FIELDS, LAYER, OWN, PRE_NORMS
@@ -12,13 +12,13 @@ from adapt_jax.decoders.rope import Rope
 def derived(hf: HF) -> HF:
     """The shape of the mixture."""
     count, per_token = hf.get("num_local_experts", 8), hf.get("num_experts_per_tok", 2)
-    return {"experts": Experts(count, per_token, hf["intermediate_size"])}
+    return {"moe": MoEConfig(count, per_token, hf["intermediate_size"])}
 
 
 def spelled(config: DecoderConfig) -> HF:
     """The mixture in the words of ``config.json``."""
-    assert config.experts is not None
-    count, per_token = config.experts.count, config.experts.per_token
+    assert config.moe is not None
+    count, per_token = config.moe.num_experts, config.moe.experts_per_token
     return {"num_local_experts": count, "num_experts_per_tok": per_token}
 
 
@@ -45,6 +45,6 @@ FAMILY = Family(
     layers=Layers(
         rope=Rope(theta=1e6),
         window=lambda hf: hf.get("sliding_window"),
-        change=lambda hf, layer, kind: replace(kind, experts=True),
+        change=lambda hf, layer, kind: replace(kind, is_moe=True),
     ),
 )

@@ -17,7 +17,7 @@ LAYERS = Layers(
 
 def spelled(config: DecoderConfig) -> HF:
     """Whether layers slide, and from which on (in the spelling of transformers 4)."""
-    slides = [config.layer(n).window is not None for n in range(config.num_layers)]
+    slides = [config.layer_config(n).window is not None for n in range(config.num_layers)]
     first: Any = slides.index(True) if True in slides else config.num_layers
     return {"use_sliding_window": True in slides, "max_window_layers": first}
 

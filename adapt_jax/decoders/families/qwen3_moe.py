@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapt_jax.decoders.config import DecoderConfig, Experts, LayerKind
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig, MoEConfig
 from adapt_jax.decoders.families import qwen3
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layers import HF, Layers
@@ -14,34 +14,34 @@ def count(hf: HF) -> int:
     return int(hf.get("num_experts", hf.get("num_local_experts", 128)))
 
 
-def change(hf: HF, layer: int, kind: LayerKind) -> LayerKind:
+def change(hf: HF, layer: int, kind: LayerConfig) -> LayerConfig:
     """Every ``decoder_sparse_step``-th layer has experts, unless ``mlp_only_layers`` names it."""
     dense = layer in (hf.get("mlp_only_layers") or ()) or count(hf) == 0
-    return replace(kind, experts=not dense and (layer + 1) % hf.get("decoder_sparse_step", 1) == 0)
+    return replace(kind, is_moe=not dense and (layer + 1) % hf.get("decoder_sparse_step", 1) == 0)
 
 
 def derived(hf: HF) -> HF:
     """The shape of the mixture."""
-    experts = Experts(
-        count=count(hf),
-        per_token=hf.get("num_experts_per_tok", 8),
+    moe = MoEConfig(
+        num_experts=count(hf),
+        experts_per_token=hf.get("num_experts_per_tok", 8),
         ffn_dim=hf.get("moe_intermediate_size", 768),
-        normalized=hf.get("norm_topk_prob", False),
+        normalize_weights=hf.get("norm_topk_prob", False),
     )
-    return {"experts": experts if experts.count else None}
+    return {"moe": moe if moe.num_experts else None}
 
 
 def spelled(config: DecoderConfig) -> HF:
     """The mixture in the words of ``config.json``."""
-    layers, experts = range(config.num_layers), config.experts or Experts(0, 8, 768, False)
+    layers, moe = range(config.num_layers), config.moe or MoEConfig(0, 8, 768, False)
     return {
-        "num_experts": experts.count,
-        "num_experts_per_tok": experts.per_token,
-        "moe_intermediate_size": experts.ffn_dim,
-        "norm_topk_prob": experts.normalized,
+        "num_experts": moe.num_experts,
+        "num_experts_per_tok": moe.experts_per_token,
+        "moe_intermediate_size": moe.ffn_dim,
+        "norm_topk_prob": moe.normalize_weights,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": [n for n in layers if not config.layer(n).experts],
-        "use_sliding_window": config.layer(0).window is not None,
+        "mlp_only_layers": [n for n in layers if not config.layer_config(n).is_moe],
+        "use_sliding_window": config.layer_config(0).window is not None,
     }
 
 

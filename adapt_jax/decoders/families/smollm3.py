@@ -18,7 +18,7 @@ def turns(hf: HF, layer: int) -> bool:
 
 def spelled(config: DecoderConfig) -> HF:
     """Which layers have rotary positions, and whether some slide."""
-    kinds = [config.layer(n) for n in range(config.num_layers)]
+    kinds = [config.layer_config(n) for n in range(config.num_layers)]
     return {
         "no_rope_layers": [int(kind.rope is not None) for kind in kinds],
         "use_sliding_window": any(kind.window is not None for kind in kinds),

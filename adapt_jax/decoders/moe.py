@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import activated
+from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.layers import Norm
 
@@ -21,8 +21,8 @@ class MoE(nnx.Module):
     """
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        assert config.experts is not None
-        embed, count, ffn = config.embed_dim, config.experts.count, config.experts.ffn_dim
+        assert config.moe is not None
+        embed, count, ffn = config.embed_dim, config.moe.num_experts, config.moe.ffn_dim
 
         def stack(size_in: int, size_out: int, axes: tuple[str, str]) -> nnx.Param:
             kernel = rngs.params.normal((count, size_in, size_out)) * size_in**-0.5
@@ -33,31 +33,31 @@ class MoE(nnx.Module):
         self.gate = stack(embed, ffn, ("embed", "ffn"))
         self.up = stack(embed, ffn, ("embed", "ffn"))
         self.down = stack(ffn, embed, ("ffn", "embed"))
-        beside = config.experts_beside
+        beside = config.dense_with_moe
         self.scale = nnx.Param(jnp.ones(count), axes=(None,)) if beside else None
-        self.experts, self.activation = config.experts, config.activation
+        self.moe, self.activation = config.moe, config.activation
 
     def __call__(
         self, x: Float[Array, "B T D"], routed: Float[Array, "B T D"] | None = None
     ) -> Float[Array, "B T D"]:
         """``routed`` is what the router reads, where that is not x."""
-        tokens, experts = x.reshape(-1, x.shape[-1]), self.experts
+        tokens, moe = x.reshape(-1, x.shape[-1]), self.moe
         read = tokens if routed is None else routed.reshape(tokens.shape)
         scores = read.astype(jnp.float32) @ self.router[...].astype(jnp.float32).T
-        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), experts.per_token)
-        if experts.normalized:
+        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), moe.experts_per_token)
+        if moe.normalize_weights:
             weights = weights / weights.sum(axis=-1, keepdims=True)
         if self.scale is not None:
             weights = weights * self.scale[...].astype(jnp.float32)[chosen]
         order = jnp.argsort(chosen.reshape(-1))  # stable: within an expert, by token
-        sizes = jnp.bincount(chosen.reshape(-1), length=experts.count)
-        sorted_tokens = tokens[order // experts.per_token]
+        sizes = jnp.bincount(chosen.reshape(-1), length=moe.num_experts)
+        sorted_tokens = tokens[order // moe.experts_per_token]
 
         def grouped(left: Array, kernels: nnx.Param) -> Array:
             return jax.lax.ragged_dot(left, kernels[...].astype(left.dtype), sizes)
 
         gate, up = grouped(sorted_tokens, self.gate), grouped(sorted_tokens, self.up)
-        out = grouped(activated(self.activation, gate, up), self.down)
+        out = grouped(apply_activation(self.activation, gate, up), self.down)
         mixed = jnp.zeros_like(out).at[order].set(out).reshape(*chosen.shape, -1)
         mixed = jnp.einsum("mkd,mk->md", mixed, weights.astype(x.dtype))
         return mixed.reshape(x.shape)
