@@ -115,7 +115,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
         if differ == ("context_length",):
             continue  # how long a text may be
         kinds = {kind.rope.kind for kind in config.layer_configs if kind.rope}
-        key = (*differ, *((path[-1], *sorted(kinds)) if "layer_kinds" in differ else ()))
+        key = (*differ, *((path[-1], *sorted(kinds)) if "layer_configs" in differ else ()))
         if differ and key in MOVED:
             continue
         if differ and moves(ours.decoder, config):

@@ -17,9 +17,9 @@ import numpy as np
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, encode_prefix
-from adapt_jax.decoders.sharding import MESH_AXES, row_sharding, shardings
+from adapt_jax.decoders.sharding import MESH_AXES, batch_sharding, state_shardings
 from adapt_jax.sampling import compiled as steps
-from adapt_jax.sampling.logits import Sampling
+from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.training.packing import Batch
 from adapt_jax.methods.lora import attach
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -62,8 +62,8 @@ def measured(compiled):
 
 def training(name, chosen, mesh):
     graph, trainable, frozen = nnx.split(nnx.eval_shape(lambda: make(name)), chosen, ...)
-    trainable = placed(trainable, shardings(trainable, mesh))
-    frozen = placed(frozen, shardings(frozen, mesh))
+    trainable = placed(trainable, state_shardings(trainable, mesh))
+    frozen = placed(frozen, state_shardings(frozen, mesh))
     update = make_optimizer(TrainingConfig())
     state = TrainState(trainable, spread(jax.eval_shape(update.init, trainable)))
     grid, flat = (jax.ShapeDtypeStruct(size, jnp.int32) for size in ((16, 256), (512,)))
@@ -80,12 +80,12 @@ filters = {
 }
 for slice_name, sizes in (("v5e:4x8", (4, 4, 2)), ("v5e:2x4", (2, 2, 2))):
     mesh = slice_of(slice_name, sizes)
-    everywhere, rows = NamedSharding(mesh, PartitionSpec()), row_sharding(mesh)
+    everywhere, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     for name, chosen in filters.items():
         told[f"{name} on {slice_name}"] = measured(training(name, chosen, mesh))
 
 graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
-weights = placed(weights, shardings(weights, mesh))
+weights = placed(weights, state_shardings(weights, mesh))
 def encode(w, e):
     cache = encode_prefix(nnx.merge(graph, w), e, 100)
     return PrefixCaches(cache.layers, jnp.full(1, 100), jnp.zeros(128, jnp.int32), jnp.arange(128))
@@ -97,7 +97,7 @@ state = placed(state, jax.tree.map(lambda x: rows, state))
 seed = jax.eval_shape(lambda: jax.random.key(0))
 seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
 compiled = steps.decode.lower(
-    graph, Sampling(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
+    graph, SamplingParams(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
 ).compile()
 told["decoding on v5e:2x4"] = measured(compiled)
 print(json.dumps(told))
