@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adapt_jax.sampling.generate import generate as generate
     from adapt_jax.sampling.types import Candidate as Candidate
     from adapt_jax.sampling.types import GenerationConfig as GenerationConfig
-    from adapt_jax.tasks.task import Example as Example
+    from adapt_jax.tasks.example import Example as Example
     from adapt_jax.tasks.task import Task as Task
     from adapt_jax.tasks.task import load_task as load_task
     from adapt_jax.tasks.templates import Demonstration as Demonstration

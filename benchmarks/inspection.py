@@ -63,7 +63,7 @@ def write_task(folder: Path, length: int, answer: int) -> dict[str, Any]:
         "source": {"name": "jsonl", "path": str(folder / "rows.jsonl")},
         "fields": {"question": "question", "answer": "answer", "reasoning": "answer"},
         "template": template | {"stop": ["t1 t1"]},
-        "answer": "text",
+        "answer_parser": "text",
         "splits": {"train": 32, "test": 16},
     }
 

@@ -32,7 +32,7 @@ from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.progress import OnProgress
@@ -145,7 +145,10 @@ class Adaptation:
             return
         started = time.perf_counter()
         prompt = self.prompt
-        asked = [prompt.template.ask(example.question, example.choices) for example in examples]
+        asked = [
+            prompt.template.format_question(example.question, example.choices)
+            for example in examples
+        ]
         prompt_prefix, questions = tokenize(self.model, prompt, asked)
         prefixes = self.prefixes(tuple(prompt_prefix))
         mesh, members = mesh_of(self.model), len(prefixes)
@@ -189,7 +192,7 @@ class Adaptation:
     def read(self, candidate: Candidate, example: Example) -> Candidate:
         """The candidate with its reasoning and answer; one that was cut off abstains."""
         template = self.prompt.template
-        reasoning, _ = template.split(candidate.text)
+        reasoning, _ = template.split_reasoning(candidate.text)
         finished = candidate.finish_reason in ("eos", "stop")
         answer = (
             read_answer(self.prompt.parser, candidate.text, template, example.choices)

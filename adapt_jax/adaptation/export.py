@@ -134,7 +134,7 @@ def how_to_ask(adaptation: Adaptation, format: str) -> str:
             f"model = AutoModelForCausalLM.from_pretrained({source})",
             "model = PeftModel.from_pretrained(model, folder)",
         ]
-    text = prompt.written(model, prompt.template.ask("your question"))
+    text = prompt.written(model, prompt.template.format_question("your question"))
     bos = ", add_special_tokens=False" if prompt.template.chat else ""
     lines = [
         *imports,

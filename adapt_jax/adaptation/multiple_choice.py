@@ -18,7 +18,7 @@ from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import PARSERS
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 
 Asked = tuple[Example, tuple[str, ...]]  # a question and its options
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.sources import read_jsonl
-from adapt_jax.tasks.task import Example
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity

@@ -282,7 +282,7 @@ def _evaluate_unseen(
             p_value=paired_p_value(before.correct, after.correct),
         )
     }
-    for category in dict.fromkeys(example.kind for example in task.test):
+    for category in dict.fromkeys(example.category for example in task.test):
         shares[category] = BeforeAfter(
             before=_share(before.correct, task, category),
             after=_share(after.correct, task, category),

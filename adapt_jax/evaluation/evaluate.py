@@ -11,7 +11,8 @@ from adapt_jax.evaluation.scorers import DEFAULT_SCORER, find_scorer, score_answ
 from adapt_jax.evaluation.significance import wilson_interval
 from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress, Pace

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_file

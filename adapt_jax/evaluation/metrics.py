@@ -16,7 +16,8 @@ from adapt_jax.evaluation.scorers import score_answer
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.voting import maj_at_k, vote
 from adapt_jax.sampling.types import Candidate
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.registry import Registry
 
 __all__ = ["METRICS", "Metric", "MetricValue", "ScoredPrediction", "has_votes"]

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.sources import Row, find, read_json, read_jsonl
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.examples import (
     TokenizedExamples,
@@ -94,7 +95,7 @@ class InstructionTuning(TuningMethod):
             **run,
         )
         cast_params(decoder, nnx.Param, kept)
-        kinds = sorted({example.kind for example in unseen})
+        kinds = sorted({example.category for example in unseen})
         return TuningResult(
             prompt,
             PretrainedDecoder(decoder, model.tokenizer, model.path),
@@ -201,7 +202,7 @@ def _from_file(method: InstructionTuning, seed: int) -> tuple[list[Example], lis
     kinds: dict[str, list[Example]] = {}
     for row in rows:
         example = _alpaca(row)
-        kinds.setdefault(example.kind, []).append(example)
+        kinds.setdefault(example.category, []).append(example)
     seen, unseen = _split_kinds(list(kinds), method.held_out or [])
     rng = random.Random(seed)
     for examples in kinds.values():
@@ -220,7 +221,7 @@ def _alpaca(row: Row) -> Example:
             has = ", ".join(row.values)
             raise UserError(f"{row.where}: expected a text in field {key!r}; it has: {has}")
     question = "\n".join(part for part in (values["instruction"], values["input"]) if part)
-    return Example(str(row.number), question, values["output"], kind=values["kind"] or "file")
+    return Example(str(row.number), question, values["output"], category=values["kind"] or "file")
 
 
 Mixture = Callable[[InstructionTuning, int], tuple[list[Example], list[Example]]]

@@ -9,7 +9,8 @@ import numpy as np
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration
 
 LOOKED_AT = 16  # examples that compete for each place
@@ -54,7 +55,7 @@ def choose(
     rng.shuffle(pool)
     kinds: dict[str, list[Example]] = {}
     for example in pool:
-        kinds.setdefault(example.kind, []).append(example)
+        kinds.setdefault(example.category, []).append(example)
     order = sorted(kinds)
     chosen: list[Example] = []
     while len(chosen) < count and any(kinds.values()):
@@ -70,7 +71,7 @@ def choose(
         if found is None:
             break
         chosen.append(found)
-        kinds[found.kind].remove(found)
+        kinds[found.category].remove(found)
     if not chosen:
         raise MethodNotApplicable(
             "not even one demonstration fits the decoder's context with the question"
@@ -88,7 +89,7 @@ def within_context(
         return len(prompt.encode(model, prompt.written(model, asked)))
 
     for example in task.train[:400]:
-        text = template.ask(example.question, example.choices)
+        text = template.format_question(example.question, example.choices)
         reasoning = example.reasoning if prompt.reasoning else ""
         target = len(model.encode(template.format_answer(example.answer, reasoning), bos=False))
         needs.append(length(prompt, text) + min(target + 8, prompt.decoding.max_new_tokens))

@@ -15,7 +15,8 @@ import numpy as np
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import common_prefix_length
 from adapt_jax.sampling.scoring import MultipleChoiceRequest
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import LETTERS, Template
 from adapt_jax.utils.errors import UserError
 
@@ -111,7 +112,7 @@ def tokenize_options(
     prompt_prefix = prompt.prompt_prefix(model)
     rows: list[tuple[int, list[list[int]]]] = []
     for example, options in asked:
-        text = prompt.written(model, template.ask(example.question, example.choices))
+        text = prompt.written(model, template.format_question(example.question, example.choices))
         joint = [prompt.encode(model, text + template.format_answer(option)) for option in options]
         context = prompt.encode(model, text + lead)
         shared = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)

@@ -57,7 +57,7 @@ class Prompt:
             said = fill(template.instruction, {"instruction": self.instruction})
             turns.append(("system", said))
         for shown in self.demonstrations:
-            turns.append(("user", template.ask(shown.question, shown.choices)))
+            turns.append(("user", template.format_question(shown.question, shown.choices)))
             reasoning = shown.reasoning if self.reasoning else ""
             turns.append(("assistant", template.format_answer(shown.answer, reasoning)))
         return [{"role": role, "content": said} for role, said in [*turns, ("user", asked)]]
@@ -132,7 +132,7 @@ def tokenize(
     across the border, the shared front is cut back to what all questions have in common.
 
     Args:
-        questions: as ``prompt.template.ask`` renders them.
+        questions: as ``prompt.template.format_question`` renders them.
     """
     prompt_prefix = prompt.prompt_prefix(model)
     joint = [prompt.encode(model, prompt.written(model, question)) for question in questions]
@@ -148,4 +148,4 @@ def resolve_template(task: Task, model: PretrainedDecoder) -> Task:
     if not task.template.chat or has_chat_template(model.tokenizer):
         return task
     note = f"{model.path} has no chat template: questions are asked in the plain one"
-    return replace(task, template=Template(), notes=(*task.notes, note))
+    return replace(task, template=Template(), warnings=(*task.warnings, note))

@@ -136,7 +136,7 @@ def read_answer(
 
     It is read after the template's marker ("The answer is"); without a marker, from the whole.
     """
-    _, stated = template.split(generated_text)
+    _, stated = template.split_reasoning(generated_text)
     if stated == generated_text:
         return UNMARKED.get(parser, PARSERS[parser])(generated_text, choices)
     return PARSERS[parser](stated, choices)

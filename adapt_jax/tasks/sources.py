@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.config import Strict, checked
 from adapt_jax.utils.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from adapt_jax.tasks.task import Example
 
 SPLITS = ("train", "development", "test")
 
@@ -27,7 +25,7 @@ class Row:
     values: Mapping[str, Any]
 
 
-Rows = Mapping[str, Sequence["Row | Example"]]  # by split; a single undivided lot is "all"
+Rows = Mapping[str, Sequence[Row | Example]]  # by split; a single undivided lot is "all"
 Sizes = Mapping[str, int | float | None]
 
 

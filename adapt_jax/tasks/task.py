@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import field_validator
 
 from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, find
 from adapt_jax.tasks.templates import CHAT, PLACEHOLDER, TEMPLATES, Template
 from adapt_jax.utils.config import Strict, checked, read_yaml
@@ -21,23 +22,11 @@ from adapt_jax.utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class Example:
-    """A question with its answer, and its reasoning, choices and kind where they are known."""
-
-    id: str
-    question: str
-    answer: str = ""
-    reasoning: str = ""
-    choices: tuple[str, ...] = ()
-    kind: str = ""
-
-
-@dataclass(frozen=True)
 class Task:
     """Examples in three splits, how they are asked, and how an answer is read and graded.
 
     Demonstrations and training use ``train``, decisions ``development``; ``test`` only judges.
-    ``parser`` is a name in ``answers.PARSERS``; ``notes`` says what was left out, and why.
+    ``parser`` is a name in ``answers.PARSERS``; ``warnings`` says what was left out, and why.
     """
 
     name: str
@@ -49,7 +38,7 @@ class Task:
     parser: str = "number"
     source: str = ""
     seed: int = 0
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_reasoning(self) -> bool:
@@ -90,10 +79,10 @@ class Fields(Strict):
     reasoning: str | None = None
     choices: str | None = None
     id: str | None = None
-    kind: str | None = None
+    category: str | None = None
 
 
-class Worked(Strict):
+class InlineExample(Strict):
     """An example written in the task file itself."""
 
     question: str
@@ -110,11 +99,11 @@ class TaskConfig(Strict):
             are worded otherwise (of the chat's, where ``chat: true`` is among them).
         choices: fixed choices of every question: a list, or a JSON file that holds one;
             ``{choices}`` in the instruction names them all.
-        answer: name of the answer parser.
+        answer_parser: name of the answer parser.
         reasoning_pattern, answer_pattern: expressions with one group that cut the reasoning and
             the answer out of their fields (both out of the answer's, where reasoning has none).
-        remove: expression whose matches are taken out of the reasoning.
-        worked: examples written here, first in the training split.
+        strip_pattern: expression whose matches are taken out of the reasoning.
+        inline_examples: examples written here, first in the training split.
         seed: decides which examples of a file go to which split.
     """
 
@@ -124,11 +113,11 @@ class TaskConfig(Strict):
     instruction: str = ""
     template: dict[str, str | list[str] | bool] | str = {}
     choices: list[str] | str | None = None
-    answer: str = "number"
+    answer_parser: str = "number"
     reasoning_pattern: str | None = None
     answer_pattern: str | None = None
-    remove: str | None = None
-    worked: list[Worked] = []
+    strip_pattern: str | None = None
+    inline_examples: list[InlineExample] = []
     splits: Splits = Splits()
     seed: int = 0
 
@@ -151,29 +140,29 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     options = dict(settings.source)
     source = str(options.pop("name", None))
     _known(source, SOURCES, f"{where}: source.name")
-    _known(settings.answer, PARSERS, f"{where}: answer")
+    _known(settings.answer_parser, PARSERS, f"{where}: answer_parser")
     sizes: Sizes = settings.splits.model_dump()
     reader = _Reader(settings, _fixed_choices(settings.choices, folder), where)
     rows = SOURCES[source](options, seed=settings.seed, folder=folder, sizes=sizes)
     examples = {split: [reader.example(row, split) for row in rows[split]] for split in rows}
     divided = _divide(examples, sizes, settings.seed, where)
-    divided["train"] = reader.worked() + divided["train"]
-    notes = _drop_leaks(divided)
+    divided["train"] = reader.inline_examples() + divided["train"]
+    warnings = _drop_leaks(divided)
     _unique_ids(divided, where)
     for split in SPLITS:
         asked = sizes[split] != 0 and (split in rows or sizes[split] is not None)
         if not divided[split] and (split == "test" or asked):
-            why = f" ({'; '.join(notes)})" if notes else ""
+            why = f" ({'; '.join(warnings)})" if warnings else ""
             raise UserError(f"{where}: the {split} split is empty{why}")
     return Task(
         settings.name,
         **divided,
         instruction=settings.instruction.replace("{choices}", ", ".join(reader.choices)),
         template=_template(settings.template, where),
-        parser=settings.answer,
+        parser=settings.answer_parser,
         source=source,
         seed=settings.seed,
-        notes=notes,
+        warnings=warnings,
     )
 
 
@@ -214,12 +203,12 @@ class _Reader:
     def __init__(self, settings: TaskConfig, choices: tuple[str, ...], where: str) -> None:
         self.settings, self.choices, self.where = settings, choices, where
         self.patterns: dict[str, re.Pattern[str]] = {}
-        for key in ("reasoning_pattern", "answer_pattern", "remove"):
+        for key in ("reasoning_pattern", "answer_pattern", "strip_pattern"):
             try:
                 pattern = re.compile(getattr(settings, key) or "", re.DOTALL)
             except re.error as error:
                 raise UserError(f"{where}: {key}: not a regular expression ({error})") from None
-            if key != "remove" and pattern.pattern and pattern.groups != 1:
+            if key != "strip_pattern" and pattern.pattern and pattern.groups != 1:
                 raise UserError(f"{where}: {key}: expected one group, found {pattern.groups}")
             self.patterns[key] = pattern
 
@@ -242,15 +231,17 @@ class _Reader:
             self._gold(answer, choices, row.where),
             self._tidy(reasoning),
             choices,
-            _field(row, names.kind) if names.kind else "",
+            _field(row, names.category) if names.category else "",
         )
 
-    def worked(self) -> list[Example]:
+    def inline_examples(self) -> list[Example]:
         examples = []
-        for n, item in enumerate(self.settings.worked, start=1):
-            answer = self._gold(str(item.answer), self.choices, f"{self.where}: worked.{n}")
+        for n, item in enumerate(self.settings.inline_examples, start=1):
+            answer = self._gold(
+                str(item.answer), self.choices, f"{self.where}: inline_examples.{n}"
+            )
             examples.append(
-                Example(f"worked-{n}", item.question.strip(), answer, item.reasoning, self.choices)
+                Example(f"inline-{n}", item.question.strip(), answer, item.reasoning, self.choices)
             )
         return examples
 
@@ -263,12 +254,12 @@ class _Reader:
         return (found[1] or "").strip()
 
     def _tidy(self, reasoning: str) -> str:
-        pattern = self.patterns["remove"]
+        pattern = self.patterns["strip_pattern"]
         return (pattern.sub("", reasoning) if pattern.pattern else reasoning).strip()
 
     def _gold(self, answer: str, choices: tuple[str, ...], where: str) -> str:
         """The answer as demonstrations show it: numbers in canonical form, others as written."""
-        parser = self.settings.answer
+        parser = self.settings.answer_parser
         canonical = PARSERS[parser](answer, choices)
         if canonical is None:
             of = f" among {len(choices)} choices" if choices else ""
@@ -367,7 +358,7 @@ def _unique_ids(divided: Mapping[str, list[Example]], where: str) -> None:
 
 def _drop_leaks(divided: dict[str, list[Example]]) -> tuple[str, ...]:
     """Drops, in place, the questions that a later split holds too (white space and case folded)."""
-    notes = []
+    warnings = []
     later: set[str] = set()
     for split in reversed(SPLITS):
         folded = [
@@ -375,7 +366,7 @@ def _drop_leaks(divided: dict[str, list[Example]]) -> tuple[str, ...]:
         ]
         kept = [e for e, key in zip(divided[split], folded, strict=True) if key not in later]
         if dropped := len(folded) - len(kept):
-            notes.append(f"{dropped} {split} questions dropped: they stand in a later split too")
+            warnings.append(f"{dropped} {split} questions dropped: they stand in a later split too")
         divided[split] = kept
         later.update(folded)
-    return tuple(notes)
+    return tuple(warnings)

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from adapt_jax.tasks.task import Example
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -33,7 +30,7 @@ class Demonstration:
         object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
 
     @classmethod
-    def of(cls, example: "Example") -> "Demonstration":
+    def of(cls, example: Example) -> "Demonstration":
         return cls(example.question, example.answer, example.reasoning, example.choices)
 
 
@@ -41,14 +38,13 @@ class Demonstration:
 class Template:
     """The wording around instruction, question and answer.
 
-    ``prompt_prefix(...) + ask(question) + format_answer(answer, reasoning)`` is the whole text, with nothing
-    between the three. The default is the form of the few-shot chain-of-thought papers
-    (2201.11903, appendix G).
+    The whole text is ``prompt_prefix(...)``, ``format_question(question)`` and
+    ``format_answer(answer, reasoning)``, joined with nothing between them. The default is the
+    form of the few-shot chain-of-thought papers (2201.11903, appendix G).
 
-    With ``chat`` the three are what the turns of a conversation hold, in the decoder's own chat
-    template: the instruction is the system's, questions are the user's, answers the assistant's
-    (``CHAT`` has the wording for it). Then nothing wraps or separates them, so ``separator`` is not
-    used, and the end of the turn ends an answer.
+    With ``chat`` the three are the contents of messages in the decoder's own chat template: the
+    instruction is the system's, questions are the user's, answers the assistant's (``CHAT`` has
+    the wording for it). Then ``separator`` is not used, and the end of the turn ends an answer.
 
     Attributes:
         instruction: wraps ``{instruction}``; left out when a task has no instruction.
@@ -56,8 +52,8 @@ class Template:
         choice: one line for each of a question's choices, from ``{letter}`` and ``{choice}``;
             the empty string shows none (many labels, named once in the instruction).
         answer: wraps ``{answer}``.
-        answer_with_reasoning: wraps ``{reasoning}`` and ``{answer}``; the words between are the marker by
-            which the answer is found again.
+        answer_with_reasoning: wraps ``{reasoning}`` and ``{answer}``; the words between are the
+            marker by which the answer is found again.
         separator: between a demonstration and the next question.
         stop: strings that end a generation; when empty, the beginning of a next question.
 
@@ -109,12 +105,12 @@ class Template:
         """Everything before the question: the instruction, then the demonstrations."""
         parts = [fill(self.instruction, {"instruction": instruction})] if instruction else []
         for shown in demonstrations:
-            parts.append(self.ask(shown.question, shown.choices))
+            parts.append(self.format_question(shown.question, shown.choices))
             parts.append(self.format_answer(shown.answer, shown.reasoning if reasoning else ""))
             parts.append(self.separator)
         return "".join(parts)
 
-    def ask(self, question: str, choices: Sequence[str] = ()) -> str:
+    def format_question(self, question: str, choices: Sequence[str] = ()) -> str:
         """The question and its choices, ending where the answer begins.
 
         Raises:
@@ -137,7 +133,7 @@ class Template:
         wording = self.answer_with_reasoning if reasoning else self.answer
         return fill(wording, {"answer": answer, "reasoning": reasoning})
 
-    def split(self, text: str) -> tuple[str, str]:
+    def split_reasoning(self, text: str) -> tuple[str, str]:
         """Generated text -> (reasoning, the text after the last marker).
 
         The marker ("The answer is") is found in any letter case, at the start of a word. Where

@@ -16,7 +16,8 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
 from adapt_jax.sampling.types import GenerationConfig
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import TrainingResult
@@ -151,7 +152,7 @@ def tokenize_examples(
     examples = list(examples)
     template, config = prompt.template, model.config
     answered = [example for example in examples if example.answer]
-    asked = [template.ask(example.question, example.choices) for example in answered]
+    asked = [template.format_question(example.question, example.choices) for example in answered]
     prompt_prefix, questions = tokenize(model, prompt, asked)
     room = config.context_length if room is None else room
     prepared = []

@@ -16,7 +16,7 @@ from adapt_jax.adaptation.adaptation import DESCRIPTION, SOFT_PROMPT, WEIGHTS, A
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Candidate, GenerationConfig
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError
 
@@ -205,7 +205,7 @@ def test_an_answer_counts_what_stood_in_front_and_what_was_said(tiny):
     adaptation = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny))
     bare = replace(adaptation, soft_prompt=None)
     one, other = adaptation.ask(QUESTION), bare.ask(QUESTION)
-    text = bare.prompt.text + bare.prompt.template.ask(QUESTION)
+    text = bare.prompt.text + bare.prompt.template.format_question(QUESTION)
     assert other.prompt_tokens == len(tiny.encode(text))
     assert one.prompt_tokens == other.prompt_tokens + 5
     assert one.generated_tokens == len(one.candidates[0].token_ids) > 0 and one.seconds > 0

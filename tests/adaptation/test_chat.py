@@ -11,7 +11,8 @@ from conftest import write_tiny_llama
 
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize
-from adapt_jax.tasks.task import Example, Task, load_task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task, load_task
 from adapt_jax.tasks.templates import CHAT, Demonstration, Template
 from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError
@@ -92,7 +93,7 @@ def test_what_is_asked_is_token_identical_to_transformers(
 ) -> None:
     model = chatting(name)
     prompt = Prompt(template=CHAT, instruction=SAYS, demonstrations=shown, reasoning=True)
-    asked = [CHAT.ask(example.question) for example in EXAMPLES]
+    asked = [CHAT.format_question(example.question) for example in EXAMPLES]
     prompt_prefix, questions = tokenize(model, prompt, asked)
     for text, question in zip(asked, questions, strict=True):
         expected = reference(model, conversation(name, text, *shown), answering=True)
@@ -108,7 +109,7 @@ def test_tuning_sees_the_conversation_and_one_end_of_turn(name: str, chatting: A
     model = chatting(name)
     prompt = Prompt(template=CHAT, instruction=SAYS, reasoning=True)
     prepared = tokenize_examples(model, prompt, EXAMPLES)
-    asked = [CHAT.ask(example.question) for example in EXAMPLES]
+    asked = [CHAT.format_question(example.question) for example in EXAMPLES]
     prompt_prefix, questions = tokenize(model, prompt, asked)
     assert list(prepared.prompt_prefix) == prompt_prefix
     for example, one, question in zip(EXAMPLES, prepared.examples, questions, strict=True):
@@ -132,7 +133,7 @@ def test_a_decoder_without_a_chat_template_is_asked_plainly_and_told_so(
 ) -> None:
     task = Task("t", (), (), EXAMPLES, template=CHAT)
     plain = resolve_template(task, tiny)
-    assert plain.template == Template() and "has no chat template" in plain.notes[-1]
+    assert plain.template == Template() and "has no chat template" in plain.warnings[-1]
     assert resolve_template(task, chatting("gemma")) is task
     with pytest.raises(UserError, match="no chat template; expected template plain"):
         tokenize(tiny, Prompt(template=CHAT), ["Why?"])

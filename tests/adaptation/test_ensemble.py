@@ -18,7 +18,8 @@ from adapt_jax.methods.registry import adapt
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import Candidate, GenerationConfig
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import train

@@ -18,7 +18,8 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError
@@ -59,7 +60,7 @@ def changed(model, before):
 
 def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
     prompt = Prompt(instruction="Solve the problem.", reasoning=True)
-    asked = [prompt.template.ask(example.question) for example in ITEMS]
+    asked = [prompt.template.format_question(example.question) for example in ITEMS]
     prompt_prefix, questions = tokenize(tiny, prompt, asked)
     prepared = tokenize_examples(tiny, prompt, ITEMS)
     assert prepared.prompt_prefix == tuple(prompt_prefix)
@@ -69,7 +70,7 @@ def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
         assert target.count(EOS) == 1 and target[-1] == EOS
         assert tiny.decode(target) == f" {item.reasoning} The answer is {item.answer}."
     (first,) = tokenize_examples(tiny, prompt, ITEMS[:1]).with_prefix()
-    begun = prompt.text + prompt.template.ask(ITEMS[0].question)
+    begun = prompt.text + prompt.template.format_question(ITEMS[0].question)
     assert list(first.tokens[: first.target_start]) == tiny.encode(begun)
     assert first.tokens.count(0) == 1  # BOS
 
@@ -293,12 +294,12 @@ def test_instruction_tuning_trains_on_the_mixture_and_holds_kinds_out(tiny):
     tuned = method.adapt(tiny, TASK, seed=0)
     assert_unchanged(tiny, before)
     assert changed(tuned.model, before) == before.keys()
-    assert {example.kind for example in tuned.unseen.test} == {"owner", "reverse"}
+    assert {example.category for example in tuned.unseen.test} == {"owner", "reverse"}
     assert len(tuned.unseen.test) == 6 and tuned.unseen.parser == "text"
     assert tuned.details["held_out"] == ["owner", "reverse"] and json.dumps(tuned.details)
     assert tuned.prompt.instruction == TASK.instruction
     seen, unseen = mixed(method, seed=0)
-    assert not {example.kind for example in seen} & {"owner", "reverse"}
+    assert not {example.category for example in seen} & {"owner", "reverse"}
     assert tuned.details["examples"] == len(TASK.train) + len(seen)
 
 
@@ -314,7 +315,7 @@ def test_a_local_file_of_instructions_is_a_mixture(tiny, tmp_path):
     method = InstructionTuning(mixture=str(file), held_out=["echo"], training=TRAINING, judged=2)
     tuned = method.adapt(tiny, TASK, seed=0)
     assert tuned.details["examples"] == 12 + 4  # the task's own test question was left out
-    assert [example.kind for example in tuned.unseen.test] == ["echo", "echo"]
+    assert [example.category for example in tuned.unseen.test] == ["echo", "echo"]
     assert tuned.unseen.test[0].question.startswith("Say it again.\nword")
     file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", "outptu": "b"}')
     with pytest.raises(UserError, match="line 2: expected a text in field 'output'"):

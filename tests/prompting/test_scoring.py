@@ -15,7 +15,8 @@ from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig, tokenize_options
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
 
@@ -72,7 +73,7 @@ def test_an_adaptation_takes_the_likeliest_answer_in_the_templates_words(tiny, t
     prompt = FewShot(answer_by="likelihood", demonstrations=1).adapt(tiny, task(), seed=0)
     answered = Adaptation("few_shot", prompt, tiny).answer(task().test)
     for example, said in zip(task().test, answered, strict=True):
-        text = prompt.text + prompt.template.ask(example.question, CHOICES)
+        text = prompt.text + prompt.template.format_question(example.question, CHOICES)
         context = tiny.encode(text + " The answer is")
         joint = [tiny.encode(f"{text} The answer is {choice}.") for choice in CHOICES]
         assert all(tokens[: len(context)] == context for tokens in joint)
@@ -117,7 +118,7 @@ def test_a_merge_across_the_border_is_scored_as_the_joint_text_has_it(tiny, thei
     prompt = replace(prompt, template=worded)
     prompt_prefix, [row] = tokenize_options(tiny, prompt, [(example, example.choices)])
     for choice, option in zip(example.choices, row.options, strict=True):
-        text = worded.ask(example.question, example.choices) + choice
+        text = worded.format_question(example.question, example.choices) + choice
         assert [*prompt_prefix, *row.question, *option] == tiny.encode(text)
 
 
@@ -153,7 +154,7 @@ def test_a_comparison_by_likelihood(tiny_folder: Path, tmp_path: Path):
     content = {
         "name": "even",
         "source": {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")},
-        "answer": "yes_no",
+        "answer_parser": "yes_no",
         "splits": {"test": 6},
     }
     config = {

@@ -169,7 +169,7 @@ def fruit_task(prepared: Path, **options: Any) -> dict[str, Any]:
             **options,
         },
         "fields": {"question": "text", "answer": "fruit", "choices": "options"},
-        "answer": "label",
+        "answer_parser": "label",
     }
 
 
@@ -184,7 +184,7 @@ def test_tfds_gives_text_labels_and_lists_without_tensorflow(prepared: Path) -> 
 
 def test_tfds_truth_values_are_yes_and_no(prepared: Path) -> None:
     fields = {"question": "text", "answer": "ripe"}
-    task = load_task({**fruit_task(prepared), "fields": fields, "answer": "yes_no"})
+    task = load_task({**fruit_task(prepared), "fields": fields, "answer_parser": "yes_no"})
     assert [example.answer for example in task.test] == ["yes", "no", "yes", "no"]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.sources import SOURCES, SPLITS
-from adapt_jax.tasks.task import Example, Task, TaskConfig, load_task
+from adapt_jax.tasks.task import Task, TaskConfig, load_task
 from adapt_jax.utils.config import checked, read_yaml
 from adapt_jax.utils.errors import UserError
 
@@ -86,7 +87,7 @@ def test_training_questions_that_stand_in_the_test_split_are_dropped_and_noted(
     task = load_task({**config, "splits": {}}, tmp_path)
     assert len(task.train) == 19
     assert "What is 3 + 1?" not in questions(task.train)
-    assert task.notes == ("1 train questions dropped: they stand in a later split too",)
+    assert task.warnings == ("1 train questions dropped: they stand in a later split too",)
 
 
 def test_patterns_cut_reasoning_and_answer_out_of_one_field(make_task: MakeTask) -> None:
@@ -97,7 +98,7 @@ def test_patterns_cut_reasoning_and_answer_out_of_one_field(make_task: MakeTask)
             splits={"test": 1},
             reasoning_pattern=r"^(.*?)\s*####",
             answer_pattern=r"####\s*(.+)$",
-            remove="<<[^>]*>>",
+            strip_pattern="<<[^>]*>>",
         )
     )
     assert task.test[0].reasoning == "48/2 = 24 clips.\nSo."
@@ -118,9 +119,9 @@ def test_fields_are_named_or_joined_by_a_text(make_task: MakeTask) -> None:
         "question": "{context}\n{q}",
         "answer": "a",
         "reasoning": "why",
-        "kind": "k",
+        "category": "k",
     }
-    task = load_task(make_task([row], splits={"test": 1}, fields=fields, answer="yes_no"))
+    task = load_task(make_task([row], splits={"test": 1}, fields=fields, answer_parser="yes_no"))
     assert list(task.test) == [Example("7", "one {q}\ntwo\nIs it?", "yes", "So.", (), "x")]
 
 
@@ -142,7 +143,7 @@ def test_fixed_choices_are_given_to_each_example_and_named_in_the_instruction(
         rows,
         splits={"test": 2},
         choices="colours.json",
-        answer="label",
+        answer_parser="label",
         instruction="One of: {choices}.",
     )
     task = load_task(config, tmp_path)
@@ -152,19 +153,19 @@ def test_fixed_choices_are_given_to_each_example_and_named_in_the_instruction(
     assert not task.grade("blue", task.test[0])
 
 
-def test_worked_examples_stand_first_in_the_training_split(make_task: MakeTask) -> None:
-    worked = [{"question": "Two and two?", "reasoning": "2 + 2 = 4.", "answer": 4}]
+def test_inline_examples_stand_first_in_the_training_split(make_task: MakeTask) -> None:
+    inline = [{"question": "Two and two?", "reasoning": "2 + 2 = 4.", "answer": 4}]
     assert not load_task(make_task()).has_reasoning
-    task = load_task(make_task(worked=worked))
+    task = load_task(make_task(inline_examples=inline))
     assert task.has_reasoning
-    assert task.train[0] == Example("worked-1", "Two and two?", "4", "2 + 2 = 4.")
+    assert task.train[0] == Example("inline-1", "Two and two?", "4", "2 + 2 = 4.")
     assert len(task.train) == 16
 
 
 def test_the_template_of_a_task_is_its_own(make_task: MakeTask) -> None:
     template = {"question": "Question: {question}\nAnswer:", "stop": "END"}
     task = load_task(make_task(template=template))
-    assert task.template.ask("Why?") == "Question: Why?\nAnswer:"
+    assert task.template.format_question("Why?") == "Question: Why?\nAnswer:"
     assert task.template.stop == ("END",)
 
 
@@ -185,12 +186,15 @@ def test_a_grade_compares_canonical_answers_and_abstaining_is_wrong() -> None:
         ({"template": {"qestion": "x"}}, r"template: 'qestion' is none of .*mean 'question'"),
         ({"template": {"question": "x"}}, r"task: template.question: lacks \{question\}"),
         ({"source": {"name": "jsnl"}}, r"source.name: 'jsnl' is none of .*mean 'jsonl'"),
-        ({"answer": "numbr"}, r"answer: 'numbr' is none of .*did you mean 'number'"),
+        ({"answer_parser": "numbr"}, r"answer_parser: 'numbr' is none of .*did you mean 'number'"),
         ({"answer_pattern": "("}, r"answer_pattern: not a regular expression"),
         ({"answer_pattern": "x"}, r"answer_pattern: expected one group, found 0"),
         ({"answer_pattern": "#(.*)"}, r"quiz\.jsonl, line 1: answer_pattern '#\(\.\*\)' is not"),
         ({"fields": {"question": "qestion"}}, r"line 1: no field 'qestion'; it has: question, a"),
-        ({"fields": {"answer": "question"}, "answer": "yes_no"}, r"line 1: the answer 'What is"),
+        (
+            {"fields": {"answer": "question"}, "answer_parser": "yes_no"},
+            r"line 1: the answer 'What is",
+        ),
         ({"splits": {"test": -1}}, r"splits.test: expected a number of .*, found -1"),
         ({"splits": {"test": 1.5}}, r"splits.test: expected a number of .*, found 1.5"),
         ({"splits": {}}, r"splits.test: expected how many of the 20 examples"),
@@ -233,7 +237,7 @@ def test_every_task_file_of_the_project_is_valid() -> None:
     for path in files:
         settings = checked(TaskConfig, read_yaml(path), str(path))
         assert settings.name == path.stem
-        assert settings.source["name"] in SOURCES and settings.answer in PARSERS
+        assert settings.source["name"] in SOURCES and settings.answer_parser in PARSERS
 
 
 def test_the_embedded_task_loads_from_its_file() -> None:
@@ -273,7 +277,7 @@ def test_real_tasks_load_and_grade_their_own_answers(
     format_answer = task.template.format_answer
     for example in task.test:
         written = format_answer(example.answer, example.reasoning)
-        _, stated = task.template.split(written)
+        _, stated = task.template.split_reasoning(written)
         assert task.grade(stated, example)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError
 
@@ -14,7 +14,7 @@ def test_front_question_and_response_are_the_whole_text() -> None:
     template = Template()
     text = (
         template.prompt_prefix("Solve it.", [APPLES], reasoning=True)
-        + template.ask(PEARS.question)
+        + template.format_question(PEARS.question)
         + template.format_answer(PEARS.answer, PEARS.reasoning)
     )
     assert text == (
@@ -35,7 +35,7 @@ def test_no_instruction_and_no_demonstration_is_an_empty_front() -> None:
 
 def test_braces_of_a_question_are_left_alone() -> None:
     question = 'What is {answer} in {"a": {question}}?'
-    assert Template().ask(question) == f"Q: {question}\nA:"
+    assert Template().format_question(question) == f"Q: {question}\nA:"
     assert Template().format_answer("{reasoning}", "see {answer}") == (
         " see {answer} The answer is {reasoning}."
     )
@@ -43,17 +43,20 @@ def test_braces_of_a_question_are_left_alone() -> None:
 
 def test_choices_stand_on_lines_below_the_question_in_demonstrations_too() -> None:
     asked = "Q: Which is red?\n(a) sky\n(b) blood\nA:"
-    assert Template().ask("Which is red?", ("sky", "blood")) == asked
+    assert Template().format_question("Which is red?", ("sky", "blood")) == asked
     shown = Demonstration.of(Example("1", "Which is red?", "b", choices=("sky", "blood")))
     assert Template().prompt_prefix("", [shown], reasoning=False).startswith(asked)
-    assert Template(choice="").ask("Which is red?", ("sky", "blood")) == "Q: Which is red?\nA:"
+    assert (
+        Template(choice="").format_question("Which is red?", ("sky", "blood"))
+        == "Q: Which is red?\nA:"
+    )
 
 
 def test_more_choices_than_letters_are_refused() -> None:
     many = [str(n) for n in range(27)]
     with pytest.raises(UserError, match="27 choices"):
-        Template().ask("Which?", many)
-    assert Template(choice="").ask("Which?", many) == "Q: Which?\nA:"
+        Template().format_question("Which?", many)
+    assert Template(choice="").format_question("Which?", many) == "Q: Which?\nA:"
 
 
 @pytest.mark.parametrize(
@@ -68,16 +71,19 @@ def test_more_choices_than_letters_are_refused() -> None:
 def test_split_cuts_at_the_last_marker_in_any_letter_case(
     text: str, parts: tuple[str, str]
 ) -> None:
-    assert Template().split(text) == parts
+    assert Template().split_reasoning(text) == parts
 
 
 def test_split_undoes_respond_for_other_wordings() -> None:
     template = Template(answer="\nA: {answer}", answer_with_reasoning="{reasoning}\nA: {answer}")
-    assert template.split(template.format_answer("5", "The area: 5.")) == ("The area: 5.", " 5")
-    assert template.split("The area: 5") == ("The area: 5", "The area: 5")
+    assert template.split_reasoning(template.format_answer("5", "The area: 5.")) == (
+        "The area: 5.",
+        " 5",
+    )
+    assert template.split_reasoning("The area: 5") == ("The area: 5", "The area: 5")
     bare = Template(answer=" {answer}", answer_with_reasoning=" {reasoning} So: {answer}")
-    assert bare.split(bare.format_answer("5", "2 + 3")) == ("2 + 3", " 5")
-    assert bare.split(bare.format_answer("5")) == (" 5", " 5")
+    assert bare.split_reasoning(bare.format_answer("5", "2 + 3")) == ("2 + 3", " 5")
+    assert bare.split_reasoning(bare.format_answer("5")) == (" 5", " 5")
 
 
 def test_stop_is_where_the_next_question_would_begin_unless_given() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
 from adapt_jax.tasks.arithmetic.problems import draw_from
 from adapt_jax.tasks.arithmetic.reasoning import PLAIN, draw_reasoning
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError, nearest
 
 
@@ -28,7 +28,7 @@ def _examples(seed: int, split: str, size: int) -> list[Example]:
                 question=question,
                 answer=str(problem.answer),
                 reasoning=draw_reasoning(problem, rng, rng.choice(PLAIN), regroup=0.0),
-                kind=f"{len(problem.steps)} steps",
+                category=f"{len(problem.steps)} steps",
             )
     return list(examples.values())
 
@@ -42,5 +42,5 @@ def instructions(seed: int, kinds: Sequence[str], size: int, split: str = "train
             raise UserError(f"kind {kind!r} is not known{nearest(kind, KINDS)}")
         for number in range(size):
             question, answer = draw_instruction(rng, kind, split)
-            examples.append(Example(f"{kind}-{split}-{number}", question, answer, kind=kind))
+            examples.append(Example(f"{kind}-{split}-{number}", question, answer, category=kind))
     return examples

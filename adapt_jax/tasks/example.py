@@ -1,0 +1,25 @@
+"""Example: one question of a task, with what is known about it."""
+
+from dataclasses import dataclass
+
+__all__ = ["Example"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its gold answers.
+
+    Attributes:
+        id: unique within a task; draws and predictions belong to it.
+        answer: the gold answer as its source writes it, which is what demonstrations show.
+        reasoning: the steps that lead to the answer, where the source has them.
+        choices: the options of a multiple-choice question.
+        category: what groups accuracies in reports, such as a topic or the number of steps.
+    """
+
+    id: str
+    question: str
+    answer: str = ""
+    reasoning: str = ""
+    choices: tuple[str, ...] = ()
+    category: str = ""
