@@ -219,7 +219,7 @@ def _new_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
         decoder=settings.decoder,
         seed=settings.seed,
         baseline=commonest_label(task),
-        warnings=list(task.notes),
+        warnings=list(task.warnings),
     )
 
 

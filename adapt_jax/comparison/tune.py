@@ -41,7 +41,7 @@ def tune(
     inputs = load_inputs(settings, folder)
     output = choose_output_folder(output_dir, settings, config)
     display = Display(progress)
-    for warning in inputs.task.notes:
+    for warning in inputs.task.warnings:
         display.line(warning)
     with lock_folder(output):
         try:
