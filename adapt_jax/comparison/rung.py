@@ -292,5 +292,7 @@ def _evaluate_unseen(
 
 def _share(correct: Sequence[bool], task: Task, category: str) -> float:
     """Accuracy on one category."""
-    chosen = [right for right, one in zip(correct, task.test, strict=True) if one.category == category]
+    chosen = [
+        right for right, one in zip(correct, task.test, strict=True) if one.category == category
+    ]
     return sum(chosen) / len(chosen)
