@@ -128,11 +128,12 @@ class Comparison:
     def add_rung(self, rung: RungResult) -> None:
         """Puts a rung at its place in the ladder, and decides anew which one is enough."""
         by_name = {one.method: one for one in [*self.rungs, rung]}
-        self.result.rungs = [by_name[name] for name in METHODS if name in by_name]
-        measured = [one for one in self.done if one.method in self.correct]
-        self.result.recommendation = recommend(measured, self.correct)
-        enough = self.result.recommendation
-        self.result.best = enough.method if enough is not None else None
+        rungs = [by_name[name] for name in METHODS if name in by_name]
+        measured = [one for one in rungs if isinstance(one, DoneRung)]
+        enough = recommend(measured, self.correct)
+        best = enough.method if enough is not None else None
+        changed = {"rungs": rungs, "recommendation": enough, "best": best}
+        self.result = self.result.model_copy(update=changed)
 
     def save(self) -> None:
         """Writes comparison.json and the picture, each whole."""

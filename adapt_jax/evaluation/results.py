@@ -1,12 +1,20 @@
 """Typed results: what stands in ``evaluation.json`` and ``comparison.json``.
 
-The JSON schemas of both files are published in ``docs/schemas`` (``adapt_jax.evaluation.schemas``
-writes them). A field that does not apply is null.
+The JSON schemas of both files are published in ``docs/schemas``, written by
+``adapt_jax.evaluation.schemas``. A field that does not apply is null.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from adapt_jax.utils.config import Strict
 
@@ -29,13 +37,14 @@ FORMAT: Literal[1] = 1  # of both files; raised when a field changes its name or
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
+MethodName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # also the name of a folder
 AtK = dict[str, Share]  # by the number of candidates that vote
 
 
 class Result(Strict):
     """A part of a result; numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class EvaluationResult(Result):
@@ -119,7 +128,7 @@ class BeforeAfter(Result):
 class DoneRung(EvaluationResult):
     """A rung that was measured."""
 
-    method: str
+    method: MethodName
     status: Literal["done"] = "done"
     reason: None = None
     identity: str = Field(description="16 hex digits over all that the result depends on")
@@ -150,7 +159,7 @@ class DoneRung(EvaluationResult):
 class SkippedRung(Result):
     """A rung that could not run on this task or decoder; it has no measurements."""
 
-    method: str
+    method: MethodName
     status: Literal["skipped"] = "skipped"
     reason: str = Field(description="why it could not run")
     accuracy: None = None
@@ -202,7 +211,7 @@ class ComparisonResult(Result):
     task: str
     decoder: str
     seed: NonNegativeInt
-    best: str | None = Field(
+    best: MethodName | None = Field(
         None, description="the rung that is enough; ask, predict and export take it"
     )
     recommendation: Recommendation | None = None
@@ -211,6 +220,13 @@ class ComparisonResult(Result):
     task_summary: JsonValue = Field(None, description="what was read: rows, labels, longest text")
     show_prompt: str = Field("", description="how to print the text that the decoder reads")
     rungs: list[RungResult] = []
+
+    @model_validator(mode="after")
+    def _check_best(self) -> "ComparisonResult":
+        done = [rung.method for rung in self.rungs if isinstance(rung, DoneRung)]
+        if self.best is not None and self.best not in done:
+            raise ValueError(f"best is {self.best!r}, which is no rung that was measured")
+        return self
 
 
 class EvaluationFile(EvaluationResult):

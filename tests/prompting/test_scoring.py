@@ -163,10 +163,10 @@ def test_a_comparison_by_likelihood(tiny_folder: Path, tmp_path: Path):
         "methods": {"zero_shot": {"answer_by": "likelihood"}},
     }
     skipped = compare(config, tmp_path / "run", progress=False)["zero_shot"]
-    assert "needs two choices" in skipped["reason"]
+    assert "needs two choices" in skipped.reason
     content["choices"], content["template"] = ["yes", "no"], {"choice": ""}
     rung = compare(config, tmp_path / "run", progress=False)["zero_shot"]
-    assert rung["status"] == "done" and rung["abstained"] == 0 and rung["generated_tokens"] == 0
+    assert rung.status == "done" and rung.abstained == 0 and rung.generated_tokens == 0
 
 
 @pytest.mark.parametrize(

@@ -146,12 +146,12 @@ def test_a_value_that_is_no_yaml_is_named():
     ids=lambda path: path.stem,
 )
 def test_the_comparisons_that_come_along_are_valid(path: Path):
-    from adapt_jax.comparison.compare import chosen_methods
+    from adapt_jax.comparison.setup import choose_methods
     from adapt_jax.methods.registry import METHODS
 
     settings, where, _ = load_config(CompareConfig, path)
     asked = {"banking77_stories260k": ["zero_shot", "prompt_tuning"]}.get(path.stem, list(METHODS))
-    assert list(chosen_methods(settings, where)) == asked
+    assert list(choose_methods(settings, where)) == asked
     assert isinstance(settings.task, dict) and settings.task["name"] in path.stem + " arithmetic"
 
 

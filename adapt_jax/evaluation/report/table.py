@@ -6,8 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from adapt_jax.evaluation.report.text import describe_accuracy, describe_delta, describe_notes
-from adapt_jax.evaluation.report.text import has_no_answers as _has_no_answers
+from adapt_jax.evaluation.report.text import describe_accuracy, describe_notes, format_p_value, has_no_answers
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
 from adapt_jax.evaluation.scorers import DEFAULT_SCORER
 from adapt_jax.utils.display_text import display_text
@@ -31,8 +30,8 @@ def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) ->
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,
+        show_edge=False,
     )
     columns = _columns(result)
     table.add_column("rung", overflow="fold")
@@ -55,22 +54,31 @@ def _columns(result: ComparisonResult) -> dict[str, Cell]:
     columns: dict[str, Cell] = {
         "accuracy": describe_accuracy,
         "95 %\ninterval": _interval,
-        "against the\nrung below": describe_delta,
+        "vs rung\nbelow": _delta,
+        "p": _p_value,
     }
     if any(rung.scorer != DEFAULT_SCORER for rung in done):
         columns["score"] = lambda rung: f"{rung.score:.3f}"
     else:
-        columns["seconds /\nquestion"] = lambda rung: f"{rung.seconds:.3g}"
-    columns["tokens /\nquestion"] = lambda rung: f"{rung.tokens:,.0f}"
-    columns["trained\nweights"] = lambda rung: _short(rung.trainable_parameters)
+        columns["seconds"] = lambda rung: f"{rung.seconds:.3g}"
+    columns["tokens"] = lambda rung: f"{rung.tokens:,.0f}"
+    columns["trained"] = lambda rung: _short(rung.trainable_parameters)
     return columns
 
 
 def _interval(rung: DoneRung) -> str:
-    if _has_no_answers(rung):
+    if has_no_answers(rung):
         return "–"
     low, high = rung.ci95
     return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _delta(rung: DoneRung) -> str:
+    return "–" if rung.vs_previous is None else f"{100 * rung.vs_previous.difference:+.1f}"
+
+
+def _p_value(rung: DoneRung) -> str:
+    return "–" if rung.vs_previous is None else format_p_value(rung.vs_previous.p_value)
 
 
 def _short(number: int) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "describe_evaluation",
     "describe_notes",
     "describe_rung",
+    "format_p_value",
     "format_percent",
     "has_no_answers",
 ]
@@ -26,6 +27,11 @@ __all__ = [
 def format_percent(share: float) -> str:
     """0.725 -> "72.5 %"."""
     return f"{100 * share:.1f} %"
+
+
+def format_p_value(p_value: float) -> str:
+    """Three digits, or "<0.001"."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def has_no_answers(result: EvaluationResult) -> bool:
@@ -39,12 +45,13 @@ def describe_accuracy(result: EvaluationResult) -> str:
 
 
 def describe_delta(rung: DoneRung) -> str:
-    """ "+12.5 p<0.001": percentage points above the rung below, and McNemar's p-value."""
+    """ "+12.5 points, p <0.001": over the rung below, by McNemar's test."""
     delta = rung.vs_previous
     if delta is None:
         return "–"
-    p_value = "p<0.001" if delta.p_value < 0.001 else f"p={delta.p_value:.3f}"
-    return f"{100 * delta.difference:+.1f} {p_value}"
+    p_value = format_p_value(delta.p_value)
+    sign = "" if p_value.startswith("<") else "= "
+    return f"{100 * delta.difference:+.1f} points, p {sign}{p_value}"
 
 
 def describe_rung(rung: RungResult) -> str:
@@ -62,6 +69,8 @@ def describe_rung(rung: RungResult) -> str:
 
 def describe_notes(result: ComparisonResult) -> Iterator[str]:
     """The sentences under the table: baseline, what was skipped, warnings, which is enough."""
+    if any(isinstance(rung, DoneRung) for rung in result.rungs):
+        yield "seconds and tokens: per question; trained: parameters; p: McNemar's exact test"
     if result.baseline is not None:
         yield describe_baseline(result)
     for rung in result.rungs:
