@@ -1,6 +1,6 @@
 """The JSON schemas of comparison.json and evaluation.json.
 
-    python -m adapt_jax.evaluation.schemas docs/schemas
+python -m adapt_jax.evaluation.schemas docs/schemas
 """
 
 import sys

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from adapt_jax.utils import text_files
 from adapt_jax.utils.cpu import trim_memory_after_compilation
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -130,13 +131,13 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         if error["type"] == "extra_forbidden":
             names = keys_at(model, parents)
             hint = nearest(last, names) or f"; valid keys: {', '.join(names)}"
-            raise UserError(f"{where}: unknown key {key!r}{hint}") from None
+            raise UserError(f"{where}: unknown key {display_text(repr(key), 100)}{hint}") from None
         if error["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing") from None
         message = error["msg"].removeprefix("Value error, ")
         given = error.get("input")
         subject = f"{key}: " if key else ""
-        found = f", found {given!r}" if not isinstance(given, dict) else ""
+        found = f", found {display_text(repr(given), 100)}" if not isinstance(given, dict) else ""
         if error["type"] == "literal_error" and isinstance(given, str):
             found += nearest(given, re.findall("'([^']+)'", error["ctx"]["expected"]))
         raise UserError(f"{where}: {subject}{message}{found}") from None

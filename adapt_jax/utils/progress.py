@@ -18,7 +18,7 @@ OnProgress = Callable[..., None]  # (questions done, questions in all, note)
 Update = Callable[..., None]  # (done, total, note=""): how far a stage has come
 WIDE = 124  # columns of a table that goes into a file, where no terminal sets the width
 EVERY = 15.0  # seconds between two plain lines of progress
-BAR_WIDTH = 14  # with all else a live line then fits into 80 columns
+BAR_WIDTH = 8  # with all else a live line then fits into 80 columns
 MAX_NAME, MAX_NOTE = 30, 16  # letters of a stage's name and note in a live line
 COMPILING = "compiling"  # the note of a stage that has not come further yet
 
@@ -45,8 +45,7 @@ class Display:
     def line(self, text: str) -> None:
         """Prints a line that stays; what a terminal would obey in it is escaped."""
         if self.shown:
-            lines = (display_text(one, None) for one in text.split("\n"))
-            self.console.print(Text("\n".join(lines)))
+            self.console.print(Text("\n".join(map(_display_line, text.split("\n")))))
 
     @contextmanager
     def live(self, render: Callable[[], RenderableType]) -> Iterator[Callable[[], None]]:
@@ -128,6 +127,12 @@ class Display:
                 self.line(f"  {name} " + ", ".join(filter(None, [f"{done}/{total}", note, left])))
 
         return update
+
+
+def _display_line(line: str) -> str:
+    """The line made safe, with its indentation."""
+    text = line.lstrip(" ")
+    return " " * (len(line) - len(text)) + display_text(text, None)
 
 
 class TimeLeft:

@@ -6,7 +6,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from adapt_jax.evaluation.report.text import describe_accuracy, describe_notes, format_p_value, has_no_answers
+from adapt_jax.evaluation.report.text import (
+    describe_accuracy,
+    describe_notes,
+    format_p_value,
+    has_no_answers,
+)
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
 from adapt_jax.evaluation.scorers import DEFAULT_SCORER
 from adapt_jax.utils.display_text import display_text

@@ -1,0 +1,114 @@
+"""Which rung is enough: the cheapest that is not significantly below the most accurate one."""
+
+import random
+
+import pytest
+from made_results import done_rung
+
+from adapt_jax.comparison.recommendation import find_reference, paired_delta, recommend
+from adapt_jax.evaluation.significance import paired_p_value
+
+
+def answers(accuracy: float, n: int = 200, seed: int = 0) -> list[bool]:
+    """Exactly this share of right answers, at places of their own."""
+    correct = [True] * round(accuracy * n) + [False] * (n - round(accuracy * n))
+    random.Random(seed).shuffle(correct)
+    return correct
+
+
+def ladder(**rungs):
+    """Rungs (accuracy, tokens, trained parameters) and their right answers."""
+    correct = {name: answers(one[0], seed=n) for n, (name, one) in enumerate(rungs.items())}
+    measured = [
+        done_rung(name, correct[name], prompt_tokens=float(tokens), generated_tokens=0.0,
+                  trainable_parameters=trained)
+        for name, (_, tokens, trained) in rungs.items()
+    ]  # fmt: skip
+    return measured, correct
+
+
+def test_the_most_accurate_is_enough_where_every_cheaper_one_is_far_below():
+    rungs, correct = ladder(zero_shot=(0.1, 10, 0), few_shot=(0.5, 90, 0), lora=(0.9, 10, 500))
+    found = recommend(rungs, correct)
+    assert (found.method, found.most_accurate) == ("lora", "lora")
+    assert [test.method for test in found.tests] == ["zero_shot", "few_shot"]
+    assert all(test.significant and test.difference < 0 for test in found.tests)
+    assert found.sentence.startswith(
+        "lora is enough: its 90.0 % is the highest accuracy, and every"
+    )
+
+
+def test_a_cheaper_one_that_is_not_significantly_below_is_enough():
+    rungs, correct = ladder(few_shot=(0.5, 90, 0), lora=(0.9, 10, 500), fine_tuning=(0.92, 9, 9000))
+    found = recommend(rungs, correct)
+    assert (found.method, found.most_accurate) == ("lora", "fine_tuning")
+    assert "the 92.0 % of fine_tuning (difference -2.0 points" in found.sentence
+    assert "over 2 tests" in found.sentence and "\n" not in found.sentence
+    assert found.sentence.count(". ") == 0  # one sentence
+
+
+def test_dearer_rungs_below_are_not_tested():
+    rungs, correct = ladder(zero_shot=(0.9, 10, 0), few_shot=(0.8, 90, 0), lora=(0.85, 10, 500))
+    found = recommend(rungs, correct)
+    assert found.method == found.most_accurate == "zero_shot" and found.tests == []
+    assert found.sentence.endswith("is the highest accuracy, and none is cheaper.")
+
+
+def test_of_equals_the_cheaper_one_is_the_most_accurate():
+    correct = {name: answers(0.5) for name in ("few_shot", "zero_shot", "lora")}
+    rungs = [
+        done_rung("few_shot", correct["few_shot"], generated_tokens=9.0),
+        done_rung("zero_shot", correct["zero_shot"], generated_tokens=3.0),
+        done_rung("lora", correct["lora"], generated_tokens=1.0, trainable_parameters=5),
+    ]
+    assert recommend(rungs, correct).most_accurate == "zero_shot"
+
+
+def test_the_correction_counts_the_tests_that_are_made():
+    """A difference that one test finds and that six tests together do not."""
+    n = 100
+    best = [True] * 90 + [False] * 10
+    below = [True] * 82 + [False] * 18  # eight lost: p = 0.0078
+    names = ["a", "b", "c", "d", "e", "f", "g"]
+    one = recommend(
+        [done_rung("a", below), done_rung("best", best, trainable_parameters=9)],
+        {"a": below, "best": best},
+    )
+    assert one.method == "best" and one.tests[0].p_value_holm == one.tests[0].p_value
+    many = recommend(
+        [
+            *(done_rung(name, below, trainable_parameters=k) for k, name in enumerate(names)),
+            done_rung("best", best, trainable_parameters=99),
+        ],
+        dict.fromkeys(names, below) | {"best": best},
+    )
+    p_value = paired_p_value(best, below)
+    assert len(best) == n and p_value == pytest.approx(0.0078125)
+    assert all(test.p_value_holm == pytest.approx(7 * p_value) for test in many.tests)
+    assert many.method == "a" and not any(test.significant for test in many.tests)
+
+
+def test_nothing_is_recommended_where_nothing_ran_or_nothing_was_read():
+    assert recommend([], {}) is None
+    wrong = [False] * 4
+    rung = done_rung("zero_shot", wrong, abstained=1.0)
+    sentence = recommend([rung], {"zero_shot": wrong}).sentence
+    assert sentence == "No rung is enough: no answer of any rung could be read."
+
+
+def test_the_reference_is_named_or_the_highest_below_that_trains_nothing():
+    rungs = [
+        done_rung("zero_shot", [True]),
+        done_rung("few_shot", [True]),
+        done_rung("lora", [True], trainable_parameters=3),
+    ]
+    assert find_reference(rungs, None) == "few_shot"
+    assert find_reference(rungs, "zero_shot") == "zero_shot"
+    assert find_reference(rungs, "fine_tuning") is None  # it did not run below
+    assert find_reference([], None) is None
+
+
+def test_a_delta_is_positive_where_the_rung_is_better():
+    delta = paired_delta("few_shot", [True] * 8 + [False] * 2, [True] * 4 + [False] * 6)
+    assert delta.difference == pytest.approx(0.4) and delta.p_value == pytest.approx(0.125)
+    assert delta.ci95[0] < 0.4 < delta.ci95[1] and delta.method == "few_shot"
