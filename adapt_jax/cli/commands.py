@@ -355,7 +355,8 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     Raises:
         UserError: there is none.
     """
-    from adapt_jax.adaptation.adaptation import DESCRIPTION, Adaptation
+    from adapt_jax.adaptation.adaptation import Adaptation
+    from adapt_jax.adaptation.storage import DESCRIPTION
     from adapt_jax.comparison.compare import RESULTS, Comparison
     from adapt_jax.utils.config import use_compilation_cache
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.adaptation.adaptation import DESCRIPTION, Adaptation
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.storage import DESCRIPTION
 from adapt_jax.comparison.recommendation import find_reference, paired_delta
 from adapt_jax.comparison.setup import RunInputs
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate

@@ -1,5 +1,6 @@
 """Adaptation: asked with the bare question, saved whole or not at all, loaded for its decoder."""
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scripted import scripted
 
-from adapt_jax.adaptation import adaptation as module
-from adapt_jax.adaptation.adaptation import DESCRIPTION, SOFT_PROMPT, WEIGHTS, Adaptation
+from adapt_jax.adaptation import session as session_module
+from adapt_jax.adaptation import storage as storage_module
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.session import build_prefixes
+from adapt_jax.adaptation.storage import DESCRIPTION, EMBEDDINGS, SOFT_PROMPT, WEIGHTS
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Candidate, GenerationConfig
@@ -115,7 +120,7 @@ def test_saving_replaces_an_adaptation_and_nothing_else(tiny, tmp_path: Path):
     assert Adaptation.load(tmp_path / "saved", tiny).method == "few_shot"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="mine: holds something that is no adaptation"):
+    with pytest.raises(UserError, match="mine: is not empty, and no adaptation.json"):
         one.save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "saved"]
@@ -123,63 +128,79 @@ def test_saving_replaces_an_adaptation_and_nothing_else(tiny, tmp_path: Path):
 
 def test_a_save_that_fails_leaves_the_old_one_and_no_rest(tiny, tmp_path: Path, monkeypatch):
     Adaptation("zero_shot", prompt(), tiny).save(tmp_path / "saved")
-    monkeypatch.setattr(
-        module, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("full"))
-    )
-    with pytest.raises(OSError, match="full"):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(storage_module, "save_pretrained", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(UserError, match="saved: cannot be written .No space left on device"):
         Adaptation("lora", prompt(), tiny, has_full_weights=True).save(tmp_path / "saved")
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
     assert Adaptation.load(tmp_path / "saved", tiny).method == "zero_shot"
 
 
-def retold(place: str, value: Any) -> Callable[[Path], None]:
-    """Puts another value at a place of adaptation.json."""
+def edit(place: str, value: Any) -> Callable[[Path], None]:
+    """Puts another value at a place of adaptation.json; None takes the place away."""
 
     def write(folder: Path) -> None:
         description = inner = json.loads((folder / DESCRIPTION).read_text())
         *parents, last = place.split(".")
         for name in parents:
             inner = inner[name]
-        inner[last] = value
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
         (folder / DESCRIPTION).write_text(json.dumps(description))
 
     return write
 
 
+def replace_soft_prompt(embeddings: np.ndarray, name: str = EMBEDDINGS) -> Callable[[Path], None]:
+    return lambda folder: save_file({name: embeddings}, folder / SOFT_PROMPT)
+
+
 @pytest.mark.parametrize(
-    ("damage", "line"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / DESCRIPTION).unlink(), "no adaptation here"),
-        (lambda folder: (folder / DESCRIPTION).write_text("{"), "adaptation.json: not valid JSON"),
-        (lambda folder: (folder / DESCRIPTION).write_text("{}"), "not an adaptation of format 1"),
-        (
-            lambda folder: (folder / DESCRIPTION).write_text('{"format": 1}'),
-            "adaptation.json: damaged, 'prompt' is missing",
-        ),
-        (retold("decoder", 5), "adaptation.json: damaged, decoder is 5"),
-        (retold("prompt", 5), "adaptation.json: damaged, prompt is 5"),
-        (retold("prompt.vote", "majorty"), "damaged, prompt.vote: 'majorty' is none of distinct"),
-        (retold("prompt.parser", [1]), "damaged, prompt.parser: Input should be a valid string"),
-        (retold("prompt.instruction", None), "damaged, prompt.instruction: Input should be"),
-        (retold("prompt.template.answr", ""), "damaged, Template.__init__() got an unexpected"),
-        (retold("prompt.decoding.top_k", "x"), "damaged, prompt.decoding.top_k: Input should be"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{"), "adaptation.json: not "),
+        (lambda folder: (folder / DESCRIPTION).write_text("{}"), "format None; expected 2"),
+        (edit("format", 1), "format 1; expected 2, so it has to be made again"),
+        (edit("format", "x" * 1000), "expected 2"),
+        (edit("prompt", None), "the key 'prompt' is missing"),
+        (edit("decoder", 5), "decoder: Input should be a valid string, found 5"),
+        (edit("decodre", "x"), "unknown key 'decodre'; did you mean 'decoder'?"),
+        (edit("prompt", 5), "prompt: Input should be a valid dictionary, found 5"),
+        (edit("prompt.vote", "majorty"), "prompt.vote: "),
+        (edit("prompt.parser", [1]), "prompt.parser: Input should be a valid string"),
+        (edit("prompt.instruction", [1]), "prompt.instruction: Input should be"),
+        (edit("prompt.template.answr", ""), "answr"),
+        (edit("prompt.decoding.top_k", "x"), "prompt.decoding.top_k: Input should be"),
+        (edit("before_bos", "no"), "before_bos: Input should be a valid boolean, found 'no'"),
+        (edit("before_bos", None), "the key 'before_bos' is missing"),
+        (edit("context_length", 0), "context_length: Input should be greater than 0"),
+        (edit("context_length", "512"), "context_length: Input should be a valid integer"),
+        (edit("soft_prompt", None), "the key 'soft_prompt' is missing"),
+        (edit("soft_prompt", False), "soft_prompt is false, but soft_prompt.safetensors is there"),
+        (edit("soft_prompt", 1), "soft_prompt: Input should be a valid boolean, found 1"),
+        (edit("lora_weights", True), "lora_weights is true, but adapter_config.json is not there"),
+        (edit("has_full_weights", True), "has_full_weights is true, but weights is not there"),
         (lambda folder: (folder / SOFT_PROMPT).write_text("x"), "no soft prompt can be read"),
-        (lambda folder: (folder / SOFT_PROMPT).unlink(), "no soft prompt can be read"),
+        (lambda folder: (folder / SOFT_PROMPT).unlink(), "soft_prompt.safetensors is not there"),
+        (lambda folder: (folder / WEIGHTS).mkdir(), "has_full_weights is false, but weights is"),
+        (replace_soft_prompt(np.zeros((0, 32), np.float32)), "expected at least one embedding"),
+        (replace_soft_prompt(np.full((2, 32), np.nan, np.float32)), "expected finite float32"),
+        (replace_soft_prompt(np.zeros((2, 32), np.float64)), "expected finite float32"),
+        (replace_soft_prompt(np.zeros((2, 32), np.float32), "other"), "expected the tensor prompt"),
+        (replace_soft_prompt(np.zeros((2, 64), np.float32)), "embeddings of .* have size 32"),
+        (replace_soft_prompt(np.zeros(32, np.float32)), r"shape \(32,\)"),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line(tiny, tmp_path: Path, damage, line: str):
+def test_a_damaged_folder_is_refused_in_one_line(tiny, tmp_path: Path, damage, message: str):
     folder = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny)).save(tmp_path / "saved")
     damage(folder)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError, match=message) as error:
         Adaptation.load(folder, tiny)
-    assert line in str(told.value) and str(folder) in str(told.value)
-
-
-def test_a_soft_prompt_of_another_size_is_refused(tiny, tmp_path: Path):
-    wide = SoftPrompt(jnp.zeros((3, 2 * tiny.config.embed_dim)))
-    folder = Adaptation("prompt_tuning", prompt(), tiny, wide).save(tmp_path / "saved")
-    with pytest.raises(UserError, match=r"shape \(3, 64\), but the embeddings of .* have size 32"):
-        Adaptation.load(folder, tiny)
+    line = str(error.value)
+    assert str(folder) in line and "\n" not in line and len(line) < 400
 
 
 def test_the_saved_description_is_plain_json(tiny, tiny_folder: Path, tmp_path: Path):
@@ -190,15 +211,16 @@ def test_the_saved_description_is_plain_json(tiny, tiny_folder: Path, tmp_path: 
     assert not (folder / SOFT_PROMPT).exists() and not (folder / WEIGHTS).exists()
 
 
-def test_the_soft_prompt_stands_on_its_side_of_bos(tiny):
+def test_the_soft_prompt_is_prepended_on_its_side_of_bos(tiny):
     bos = tiny.config.bos_id
-    before = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny)).prefix((bos, 7, 8))
-    after = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny, before_bos=False))
+    [before] = build_prefixes(tiny, soft(tiny), (bos, 7, 8))
     assert [part if isinstance(part, tuple) else "soft" for part in before.parts] == [
         (), "soft", (bos, 7, 8),
     ]  # fmt: skip
-    parts = after.prefix((bos, 7, 8)).parts
-    assert (parts[0], parts[2]) == ((bos,), (7, 8))
+    [after] = build_prefixes(tiny, soft(tiny, before_bos=False), (bos, 7, 8))
+    assert (after.parts[0], after.parts[2]) == ((bos,), (7, 8))
+    [bare] = build_prefixes(tiny, None, (bos, 7, 8))
+    assert bare.parts == ((bos, 7, 8),)
 
 
 def test_an_answer_counts_what_stood_in_front_and_what_was_said(tiny):
@@ -249,7 +271,7 @@ def test_candidates_vote_with_their_distinct_reasonings(tiny, monkeypatch):
         " it is 6. The answer is 6.",
         " I do not know.",
     ]
-    monkeypatch.setattr(module, "Engine", scripted(lambda _, number: said[number]))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda _, number: said[number]))
     adaptation = Adaptation("self_consistency", prompt(candidates=6, temperature=1.0), tiny)
     answered = adaptation.ask(QUESTION)
     assert answered.answer == "5" and answered.reasoning == "2 and 3 make 5."
@@ -259,7 +281,7 @@ def test_candidates_vote_with_their_distinct_reasonings(tiny, monkeypatch):
     assert answered.generated_tokens == 18
 
 
-def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny):
+def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monkeypatch):
     from adapt_jax.prompting.voting import needed
 
     sampled = prompt(candidates=9, temperature=0.3)
@@ -267,8 +289,8 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny):
     everything = Adaptation("self_consistency", sampled, tiny)
     stopping = replace(everything, prompt=replace(sampled, stop_at=0.7))
     # what a random decoder writes is hardly ever an answer: let the first letters be one
-    for one in (everything, stopping):
-        one.read = lambda c, _: replace(c, answer=c.text[:1], reasoning=c.text)
+    read = lambda _, c, __: replace(c, answer=c.text[:1], reasoning=c.text)  # noqa: E731
+    monkeypatch.setattr(session_module, "read_candidate", read)
     whole = everything.answer(examples, slots=16)
     counts = [needed(one.candidates, 0.7) for one in whole]
     assert min(counts) < 9
@@ -281,6 +303,6 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny):
 
 def test_a_candidate_that_ran_out_of_length_abstains(tiny, monkeypatch):
     cut = Candidate(" 2 + 3 = 5. The answer is 5", (1,), -1.0, "length")
-    monkeypatch.setattr(module, "Engine", scripted(lambda *_: cut))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: cut))
     answered = Adaptation("chain_of_thought", prompt(), tiny).ask(QUESTION)
     assert answered.answer is None and answered.candidates[0].answer is None

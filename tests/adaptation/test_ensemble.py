@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scripted import scripted
 
-from adapt_jax.adaptation import adaptation as module
+from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import export_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
@@ -115,7 +115,7 @@ def test_the_members_answers_are_voted_and_ties_are_broken(tiny, monkeypatch):
             answer, score = answers[member]
             return Candidate(f" The answer is {answer}.", (5,), score, "stop")
 
-        monkeypatch.setattr(module, "Engine", scripted(say))
+        monkeypatch.setattr(session_module, "Engine", scripted(say))
         prompt = Prompt(decoding=GenerationConfig(), vote="majority")
         return Adaptation("prompt_tuning", prompt, tiny, SoftPrompt(starts(3))).ask("1?").answer
 

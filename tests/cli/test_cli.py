@@ -12,7 +12,7 @@ from scripted import scripted
 from test_adaptation import prompt
 from test_comparison import SHORT, write_task
 
-from adapt_jax.adaptation import adaptation as adaptation_module
+from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.cli.commands import collect_overrides
 from adapt_jax.cli.main import main, rewrite_overrides
@@ -100,7 +100,7 @@ def test_ask_prints_the_bare_answer_and_on_demand_the_reasonings(
     ]
     sampled = prompt(candidates=3, temperature=1.0)
     Adaptation("self_consistency", sampled, tiny).save(saved)
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda _, number: said[number]))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda _, number: said[number]))
     assert main(["ask", str(saved), QUESTION]) == 0
     assert capsys.readouterr().out == "5\n"
     assert main(["ask", str(saved), QUESTION, "--show-reasoning"]) == 0
@@ -121,7 +121,7 @@ def test_predict_answers_every_line_and_resumes(saved: Path, tmp_path: Path, cap
         asked.append(name)
         return " The answer is 7."
 
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    monkeypatch.setattr(session_module, "Engine", scripted(say))
     source, target = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
     rows = [{"id": f"q{n}", "question": f"What is {n}?"} for n in range(4)] + [{"question": "Why?"}]
     source.write_text("\n".join(json.dumps(row) for row in rows))
@@ -167,7 +167,7 @@ def test_predict_refuses_answers_of_another_adaptation_or_seed(
         asked.append(name)
         return " The answer is 7."
 
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    monkeypatch.setattr(session_module, "Engine", scripted(say))
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"question": "a"}\n{"question": "b"}\n')
     arguments = ["predict", str(saved), str(source), str(target)]

@@ -9,7 +9,7 @@ import pytest
 from scripted import scripted
 
 import adapt_jax
-from adapt_jax.adaptation import adaptation as adaptation_module
+from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.comparison.compare import Comparison, compare
 from adapt_jax.comparison.tune import tune
@@ -193,7 +193,7 @@ def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monk
         "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
     }
     answers = {example.id: example.answer for example in load_task(config["task"]).test}
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    monkeypatch.setattr(session_module, "Engine", scripted(say))
     result = compare(config, tmp_path / "run", progress=False)
     assert [rung.accuracy for rung in result.rungs] == [0.0, 1.0] and result.best == "few_shot"
     assert result["few_shot"].p_value_vs_previous == pytest.approx(2 / 2**30)

@@ -14,7 +14,7 @@ from scripted import scripted
 from test_adaptation import EXAMPLES, prompt
 from test_comparison import write_task
 
-from adapt_jax.adaptation import adaptation as adaptation_module
+from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.cli.main import main
 from adapt_jax.comparison.compare import compare
@@ -114,7 +114,7 @@ def test_only_rungs_that_something_changed_for_are_climbed_again(
         asked.append(name)
         return " The answer is 51."
 
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    monkeypatch.setattr(session_module, "Engine", scripted(say))
     first = compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
     assert len(asked) == 12
     again = compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
@@ -140,7 +140,7 @@ def test_a_rung_whose_texts_hold_line_separators_is_kept_all_the_same(
     tiny_folder: Path, tmp_path: Path, monkeypatch
 ):
     said = " One\u2028two\x85three. The answer is 51."
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: said))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: said))
     compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
     monkeypatch.setattr(Adaptation, "stream", lambda *_, **__: pytest.fail("climbed again"))
     compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
@@ -153,13 +153,13 @@ def test_a_rung_that_was_trained_is_not_trained_again(
         raise KeyboardInterrupt
 
     config = comparison(tiny_folder, tmp_path) | {"methods": {"lora": TRAINED}}
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(stop))
+    monkeypatch.setattr(session_module, "Engine", scripted(stop))
     with pytest.raises(KeyboardInterrupt):
         compare(config, tmp_path / "run", progress=False)
     [metrics] = (tmp_path / "run" / "unfinished").glob("lora-*/training/metrics.jsonl")
     before = metrics.read_text()  # its times too
     assert len(before.splitlines()) == 3
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     compare(config, tmp_path / "run", progress=False)
     training = tmp_path / "run" / "training" / "lora"
     assert (training / "metrics.jsonl").read_text() == before
@@ -169,7 +169,7 @@ def test_a_rung_that_was_trained_is_not_trained_again(
 def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
     tiny_folder: Path, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     config, run = comparison(tiny_folder, tmp_path), tmp_path / "run"
     compare(config, run, progress=False)
     before = left(run)
@@ -199,7 +199,7 @@ def test_evaluate_keeps_answers_as_they_come_and_goes_on(tiny, tmp_path: Path, m
             raise KeyboardInterrupt
         return f" The answer is {len(name)}."
 
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(say))
+    monkeypatch.setattr(session_module, "Engine", scripted(say))
     arguments = ["evaluate", str(saved), str(tmp_path / "task.yaml"), "--output-dir"]
     assert main([*arguments, str(tmp_path / "one")]) == 130
     partial = tmp_path / "one" / "predictions.partial.jsonl"
@@ -217,7 +217,7 @@ def test_evaluate_keeps_answers_as_they_come_and_goes_on(tiny, tmp_path: Path, m
 
 
 def test_a_journal_of_other_work_is_not_used(tiny, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     task = load_task(write_task(tmp_path / "task"))
     adaptation = Adaptation("zero_shot", prompt(), tiny)
     journal = Journal(tmp_path / "answers.jsonl", "one")
@@ -244,7 +244,7 @@ def test_predictions_end_in_the_order_of_the_questions(tiny, tmp_path: Path, mon
     rows = [{"id": f"q{n}", "question": f"What is {n}?"} for n in range(6)]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(adaptation_module, "Engine", scripted(lambda *_: " The answer is 7."))
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 7."))
     assert main(["predict", str(saved), str(source), str(target), "--quiet"]) == 0
     lines = target.read_text().splitlines(keepends=True)
     assert [json.loads(line)["id"] for line in lines] == [f"q{n}" for n in range(6)]

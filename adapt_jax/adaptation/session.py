@@ -1,0 +1,241 @@
+"""Answers questions one after the other: the prompt prefix is encoded once and kept."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from adapt_jax.adaptation.multiple_choice import choose
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.prompting.prediction import Prediction
+from adapt_jax.prompting.prompt import Prompt, tokenize
+from adapt_jax.prompting.voting import AdaptiveVote, vote
+from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.types import Candidate, Request
+from adapt_jax.tasks.answers import read_answer
+from adapt_jax.tasks.task import Example
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.progress import OnProgress
+
+__all__ = ["Session", "build_prefixes", "find_mesh"]
+
+MAX_ENGINES = 2  # kept by a session; a tokenizer that merges across the border may need a second
+
+
+class Session:
+    """A prompt and a decoder, ready to answer: the encoded prefix stays on the device.
+
+    Answers are those of ``Adaptation.answer``: they do not depend on what was asked before.
+    """
+
+    def __init__(
+        self,
+        model: PretrainedDecoder,
+        prompt: Prompt,
+        soft_prompt: SoftPrompt | None = None,
+        *,
+        seed: int = 0,
+        slots: int | None = None,
+    ):
+        """
+        Args:
+            seed: of sampled candidates.
+            slots: candidates that are generated at the same time; what memory allows by default.
+        """
+        self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
+        self.seed, self.slots = seed, slots
+        self._weights = _list_weights(model)
+        self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
+
+    def ask(self, question: str, choices: Sequence[str] = ()) -> Prediction:
+        """Answers one bare question.
+
+        Raises:
+            UserError: the question is empty, or too long for the decoder's context.
+        """
+        if not question.strip():
+            raise UserError("the question is empty")
+        example = Example(id=question, question=question, choices=tuple(choices))
+        prediction = self.answer([example])[0]
+        if prediction.too_long:
+            members = 1 if self.soft_prompt is None else len(self.soft_prompt.members)
+            raise UserError(
+                f"the question is too long: with the prompt prefix it has "
+                f"{prediction.prompt_tokens // members} tokens, the context of {self.model.path} "
+                f"holds {self.model.config.context_length}"
+            )
+        return prediction
+
+    def answer(
+        self, examples: Sequence[Example], *, on_progress: OnProgress | None = None
+    ) -> list[Prediction]:
+        """Answers every example, in their order."""
+        predictions: dict[int, Prediction] = {}
+        for index, prediction in self.stream(examples):
+            predictions[index] = prediction
+            if on_progress is not None:
+                on_progress(len(predictions), len(examples))
+        return [predictions[index] for index in range(len(examples))]
+
+    def stream(
+        self,
+        examples: Sequence[Example],
+        *,
+        answered: Collection[int] = (),
+        on_tokens: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Prediction]]:
+        """(index, prediction) of each example, as soon as it is decided.
+
+        The text of a candidate depends on the seed, the example's id and the candidate's number
+        alone, not on the other questions. Where the prompt has a ``stop_at``, a question that is
+        decided gets no more candidates. Every member of an ensemble generates the candidates of
+        the prompt: number c of member m is candidate c N + m of the question's N members.
+
+        Args:
+            answered: indices of examples that an earlier run has answered. They are not asked
+                again; the predictions of the others are bitwise identical to those beside them.
+            on_tokens: called with (candidates finished, tokens generated) every few steps.
+        """
+        if not examples:
+            return
+        if self.prompt.scoring is not None:
+            yield from self._choose_by_likelihood(examples, answered)
+            return
+        started, prompt = time.perf_counter(), self.prompt
+        rendered = [prompt.template.ask(one.question, one.choices) for one in examples]
+        prompt_prefix, questions = tokenize(self.model, prompt, rendered)
+        prefixes = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))
+        engine = self._find_engine(tuple(prompt_prefix), prefixes)
+
+        # every member of an ensemble gets a request of its own
+        members = len(prefixes)
+        requests = [
+            Request(f"{example.id}, member {member}" if member else example.id, (*tokens,), member)
+            for example, tokens in zip(examples, questions, strict=True)
+            for member in range(members)
+        ]
+        most = members * prompt.decoding.candidates
+        votes = [AdaptiveVote(most, prompt.stop_at, prompt.vote) for _ in examples]
+        is_decided = None if prompt.stop_at is None else lambda at: votes[at // members].decided
+        done = {index * members + member for index in answered for member in range(members)}
+
+        # candidates come in any order; the vote says which one decides its question
+        for at, number, candidate in engine.run(requests, on_tokens, is_decided, done):
+            index, member = divmod(at, members)
+            read = read_candidate(prompt, candidate, examples[index])
+            if not votes[index].add(number * members + member, read):
+                continue
+            now = time.perf_counter()
+            tokens = members * (len(prefixes[0]) + len(questions[index]))
+            yield index, _predict(prompt, examples[index], votes[index], tokens, now - started)
+            started = now
+
+    def is_current(
+        self, model: PretrainedDecoder, prompt: Prompt, soft_prompt: SoftPrompt | None
+    ) -> bool:
+        """Whether it answers for this decoder, with the weights that it has now."""
+        if self.model is not model or self.soft_prompt is not soft_prompt:
+            return False
+        weights = _list_weights(model)
+        same = len(weights) == len(self._weights) and all(map(_is, weights, self._weights))
+        return same and self.prompt == prompt
+
+    def _find_engine(self, tokens: tuple[int, ...], prefixes: list[Prefix]) -> Engine:
+        """The engine behind the prefixes with these tokens, which are encoded if they are new."""
+        if tokens not in self._engines:
+            self._engines[tokens] = Engine(
+                self.model,
+                prefixes,
+                self.prompt.decoding,
+                seed=self.seed,
+                slots=self.slots,
+                mesh=find_mesh(self.model),
+            )
+        self._engines.move_to_end(tokens)
+        while len(self._engines) > MAX_ENGINES:
+            self._engines.popitem(last=False)
+        return self._engines[tokens]
+
+    def _choose_by_likelihood(
+        self, examples: Sequence[Example], answered: Collection[int]
+    ) -> Iterator[tuple[int, Prediction]]:
+        assert self.prompt.scoring is not None
+        if self.soft_prompt is not None and self.soft_prompt.ensemble:
+            raise UserError(
+                f"an ensemble of {self.soft_prompt.ensemble} soft prompts votes on what it "
+                "generates; it cannot choose by likelihood"
+            )
+        yield from choose(
+            self.model,
+            self.prompt,
+            self.prompt.scoring,
+            lambda tokens: build_prefixes(self.model, self.soft_prompt, tokens)[0],
+            examples,
+            mesh=find_mesh(self.model),
+            answered=answered,
+        )
+
+
+def _predict(
+    prompt: Prompt, example: Example, adaptive: AdaptiveVote, prompt_tokens: int, seconds: float
+) -> Prediction:
+    """The prediction of a question that is decided."""
+    candidates = adaptive.candidates
+    result = vote(candidates, rule=prompt.vote)
+    reasonings = (one.reasoning for one in candidates if one.answer == result.answer)
+    return Prediction(
+        example_id=example.id,
+        answer=result.answer,
+        reasoning=next(reasonings, ""),
+        candidates=candidates,
+        vote=result,
+        prompt_tokens=prompt_tokens,
+        generated_tokens=sum(len(one.token_ids) for one in candidates),
+        seconds=seconds,
+        saved=adaptive.most - len(candidates),
+        too_long=any(one.finish_reason == "too_long" for one in candidates),
+    )
+
+
+def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Candidate:
+    """The candidate with its reasoning and answer; one that was cut off abstains."""
+    template = prompt.template
+    reasoning, _ = template.split(candidate.text)
+    answer = None
+    if candidate.finish_reason in ("eos", "stop"):
+        answer = read_answer(prompt.parser, candidate.text, template, example.choices)
+    return replace(candidate, reasoning=reasoning.strip(), answer=answer)
+
+
+def build_prefixes(
+    model: PretrainedDecoder, soft_prompt: SoftPrompt | None, tokens: tuple[int, ...]
+) -> list[Prefix]:
+    """These tokens with the soft prompt on its side of BOS; for every member of an ensemble."""
+    if soft_prompt is None:
+        return [Prefix((tokens,))]
+    bos = model.config.bos_id
+    cut = int(not soft_prompt.before_bos and bos is not None and tokens[:1] == (bos,))
+    return [Prefix((tokens[:cut], member, tokens[cut:])) for member in soft_prompt.members]
+
+
+def find_mesh(model: PretrainedDecoder) -> Mesh | None:
+    """The mesh that the decoder's weights are sharded over; None on a single device."""
+    place = model.decoder.embedding[...].sharding
+    if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
+        return place.mesh
+    return None
+
+
+def _list_weights(model: PretrainedDecoder) -> list[Any]:
+    """The decoder's arrays. Training replaces them, so that a session knows when it is stale."""
+    return jax.tree.leaves(nnx.state(model.decoder))
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other

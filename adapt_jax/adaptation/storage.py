@@ -1,0 +1,293 @@
+"""The saved folder of an adaptation.
+
+adaptation.json          prompt, generation settings, vote, and which decoder it belongs to
+soft_prompt.safetensors  learned embeddings, where there are any
+adapter_*                LoRA weights, where there are any, in PEFT's format
+weights/                 a Hugging Face folder, where all weights belong to the adaptation
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import jax.numpy as jnp
+import numpy as np
+from pydantic import ConfigDict, PositiveInt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.pretrained.hf_folder import read_json
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.lora_factors import LoRAWeights
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, read_adapter, write_lora
+from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
+from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.utils import files
+from adapt_jax.utils.config import Strict, checked
+from adapt_jax.utils.errors import UserError
+
+__all__ = [
+    "DESCRIPTION",
+    "EMBEDDINGS",
+    "FORMAT_VERSION",
+    "SOFT_PROMPT",
+    "WEIGHTS",
+    "AdaptationFields",
+    "AdaptationLike",
+    "SavedAdaptation",
+    "load_named_decoder",
+    "read_adaptation",
+    "save_adaptation",
+]
+
+FORMAT_VERSION = 2  # of the saved folder; another version is refused
+DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
+EMBEDDINGS = "prompt_embeddings"  # the one tensor of SOFT_PROMPT, named as in PEFT
+
+
+class SavedAdaptation(Strict):
+    """adaptation.json.
+
+    Attributes:
+        format: FORMAT_VERSION.
+        method: by which it was made, such as "lora".
+        decoder: the folder, or name, of the decoder that was adapted.
+        fingerprint: of that decoder's weights, without ``lora_weights``; of the adaptation's own
+            weights, where ``has_full_weights``.
+        context_length: in tokens, of the longest text.
+        source_dtype: of the decoder's own files.
+        prompt: see Prompt.to_dict.
+        soft_prompt: SOFT_PROMPT is beside it.
+        before_bos: the side of BOS on which the soft prompt is prepended; null without one.
+        lora_weights: a PEFT adapter is beside it.
+        has_full_weights: the folder WEIGHTS is beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: int
+    method: str
+    decoder: str
+    fingerprint: str
+    context_length: PositiveInt
+    source_dtype: str | None
+    prompt: dict[str, Any]
+    soft_prompt: bool
+    before_bos: bool | None
+    lora_weights: bool
+    has_full_weights: bool
+
+
+class AdaptationLike(Protocol):
+    """What of an adaptation is saved."""
+
+    method: str
+    prompt: Prompt
+    model: PretrainedDecoder
+    soft_prompt: SoftPrompt | None
+    lora_weights: LoRAWeights | None
+    has_full_weights: bool
+    source_dtype: str | None
+
+
+class AdaptationFields(TypedDict):
+    """What a saved folder holds: the fields of an Adaptation."""
+
+    method: str
+    prompt: Prompt
+    model: PretrainedDecoder
+    soft_prompt: SoftPrompt | None
+    lora_weights: LoRAWeights | None
+    has_full_weights: bool
+    source_dtype: str | None
+
+
+def save_adaptation(adaptation: AdaptationLike, folder: str | Path) -> None:
+    """Writes the whole folder or nothing; an adaptation that was there is replaced.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    files.replace_folder(folder, lambda new: _write_files(adaptation, new), marker=DESCRIPTION)
+
+
+def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
+    """The files of the saved folder, into an empty folder."""
+    model, soft_prompt, lora_weights = (
+        adaptation.model,
+        adaptation.soft_prompt,
+        adaptation.lora_weights,
+    )
+    path = Path(model.path)
+    base = model.fingerprint if lora_weights is None else lora_weights.base_fingerprint
+    description = SavedAdaptation(
+        format=FORMAT_VERSION,
+        method=adaptation.method,
+        decoder=str(path.resolve()) if path.is_dir() else model.path,
+        fingerprint=base,
+        context_length=model.config.context_length,
+        source_dtype=adaptation.source_dtype or read_source_dtype(model.path),
+        prompt=adaptation.prompt.to_dict(),
+        soft_prompt=soft_prompt is not None,
+        before_bos=None if soft_prompt is None else soft_prompt.before_bos,
+        lora_weights=lora_weights is not None,
+        has_full_weights=adaptation.has_full_weights,
+    )
+    if soft_prompt is not None:
+        embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
+        files.write_bytes(folder / SOFT_PROMPT, save({EMBEDDINGS: embeddings}))
+    if lora_weights is not None:
+        write_lora(folder, lora_weights, model)
+    if adaptation.has_full_weights:
+        save_pretrained(model, folder / WEIGHTS)
+    files.write_json(folder / DESCRIPTION, description.model_dump())
+
+
+def read_adaptation(
+    folder: str | Path,
+    decoder: PretrainedDecoder | str | Path | None = None,
+    *,
+    allow_download: bool = False,
+) -> AdaptationFields:
+    """Reads a saved folder and the decoder that it belongs to; see ``Adaptation.load``."""
+    folder = Path(folder)
+    saved = _read_description(folder)
+    prompt = _read_prompt(saved, folder / DESCRIPTION)
+    model = _find_decoder(saved, folder, decoder, allow_download)
+    if model.fingerprint != saved.fingerprint:
+        raise UserError(
+            f"{folder}: belongs to another decoder than {model.path} "
+            f"(fingerprint {saved.fingerprint}, found {model.fingerprint})"
+        )
+    soft_prompt = lora_weights = None
+    if saved.before_bos is not None:
+        soft_prompt = _read_soft_prompt(folder / SOFT_PROMPT, model, saved.before_bos)
+    if saved.lora_weights:
+        lora_weights = read_adapter(folder, model).lora_weights
+        if lora_weights is None:
+            raise UserError(f"{folder}: {ADAPTER_CONFIG} is no LoRA adapter")
+        model = lora_weights.merge_into(model)
+    return AdaptationFields(
+        method=saved.method,
+        prompt=prompt,
+        model=model,
+        soft_prompt=soft_prompt,
+        lora_weights=lora_weights,
+        has_full_weights=saved.has_full_weights,
+        source_dtype=saved.source_dtype,
+    )
+
+
+def _read_description(folder: Path) -> SavedAdaptation:
+    """adaptation.json, which agrees with the files beside it."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UserError(f"{folder}: no adaptation here ({DESCRIPTION} not found)")
+    content = read_json(path)
+    if content.get("format") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format {content.get('format')!r:.50}; expected {FORMAT_VERSION}, so it has "
+            "to be made again by this version of adapt_jax"
+        )
+    saved = checked(SavedAdaptation, content, str(path))
+    for key, said, name in (
+        ("soft_prompt", saved.soft_prompt, SOFT_PROMPT),
+        ("lora_weights", saved.lora_weights, ADAPTER_CONFIG),
+        ("has_full_weights", saved.has_full_weights, WEIGHTS),
+    ):
+        if said != (folder / name).exists():
+            found = "is not there" if said else "is there"
+            raise UserError(f"{path}: {key} is {str(said).lower()}, but {name} {found}")
+    if saved.soft_prompt != (saved.before_bos is not None):
+        expected = "true or false" if saved.soft_prompt else "null, as there is no soft prompt"
+        raise UserError(f"{path}: before_bos: expected {expected}, found {saved.before_bos!r}")
+    if saved.lora_weights and saved.has_full_weights:
+        raise UserError(f"{path}: lora_weights and has_full_weights are both true; expected one")
+    return saved
+
+
+def _read_prompt(saved: SavedAdaptation, path: Path) -> Prompt:
+    try:
+        return Prompt.from_dict(saved.prompt)
+    except KeyError as problem:
+        raise UserError(f"{path}: damaged, prompt: {problem} is missing") from None
+    except (TypeError, UserError) as problem:
+        raise UserError(f"{path}: damaged, {problem}") from None
+
+
+def _find_decoder(
+    saved: SavedAdaptation,
+    folder: Path,
+    decoder: PretrainedDecoder | str | Path | None,
+    allow_download: bool,
+) -> PretrainedDecoder:
+    """The decoder that an adaptation runs on, LoRA weights not yet merged."""
+    if saved.has_full_weights:
+        return load_pretrained(folder / WEIGHTS, context_length=saved.context_length)
+    if isinstance(decoder, PretrainedDecoder):
+        return decoder
+    if decoder is not None:  # the user named it
+        return load_pretrained(decoder, context_length=saved.context_length)
+    return load_named_decoder(
+        saved.decoder,
+        folder / DESCRIPTION,
+        context_length=saved.context_length,
+        allow_download=allow_download,
+    )
+
+
+def load_named_decoder(
+    name: str, where: Path, *, context_length: int | None, allow_download: bool
+) -> PretrainedDecoder:
+    """The decoder that a file names, which may be a file that somebody else wrote.
+
+    Args:
+        name: a folder, "embedded", or ``owner/name@revision`` on the hub.
+        where: the file, for messages.
+        allow_download: whether a decoder on the hub may be fetched.
+
+    Raises:
+        UserError: it is not on this machine, and may not be fetched.
+    """
+    if allow_download or name == "embedded" or Path(name).expanduser().is_dir():
+        return load_pretrained(name, context_length=context_length)
+    local = _find_downloaded(name)
+    if local is None:
+        raise UserError(
+            f"{where}: its decoder {name[:100]!r} is not on this machine, and nothing is fetched "
+            "because a file names it; say where the decoder is, or allow the download"
+        )
+    return replace(load_pretrained(local, context_length=context_length), path=name)
+
+
+def _find_downloaded(name: str) -> Path | None:
+    """The folder of a model on the hub that was fetched before."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (OSError, ValueError):  # all of the hub's errors are one of the two
+        return None
+
+
+def _read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> SoftPrompt:
+    """The learned embeddings: [P, D] of this decoder, [N, P, D] of an ensemble."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise UserError(f"{path}: no soft prompt can be read ({problem})") from None
+    if tensors.keys() != {EMBEDDINGS}:
+        raise UserError(f"{path}: expected the tensor {EMBEDDINGS} alone, found {sorted(tensors)}")
+    embeddings = tensors[EMBEDDINGS]
+    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != model.config.embed_dim:
+        raise UserError(
+            f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "
+            f"have size {model.config.embed_dim}"
+        )
+    if embeddings.size == 0:
+        raise UserError(f"{path}: shape {embeddings.shape}; expected at least one embedding")
+    if embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
+        raise UserError(f"{path}: expected finite float32 embeddings, found {embeddings.dtype}")
+    return SoftPrompt(jnp.asarray(embeddings), before_bos)
