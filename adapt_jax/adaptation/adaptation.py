@@ -17,7 +17,7 @@ from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Example
-from adapt_jax.utils.hashing import get_version, identity
+from adapt_jax.utils.hashing import extension_version, identity
 from adapt_jax.utils.progress import OnProgress
 
 __all__ = ["Adaptation"]
@@ -66,8 +66,8 @@ class Adaptation:
             self.model.fingerprint,
             str(self.model.decoder.embedding[...].dtype),  # the one it computes in
             self.prompt,
-            get_version(PARSERS[self.prompt.parser]),
-            get_version(VOTES[self.prompt.vote]),
+            extension_version(PARSERS[self.prompt.parser]),
+            extension_version(VOTES[self.prompt.vote]),
             soft_prompt,
         )
 

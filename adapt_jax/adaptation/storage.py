@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, read_adapter, write_lora
@@ -26,6 +25,7 @@ from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.utils import files
 from adapt_jax.utils.config import Strict, checked
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.text_files import read_json
 
 __all__ = [
     "DESCRIPTION",
@@ -185,6 +185,8 @@ def _read_description(folder: Path) -> SavedAdaptation:
     if not path.is_file():
         raise UserError(f"{folder}: no adaptation here ({DESCRIPTION} not found)")
     content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     if content.get("format") != FORMAT_VERSION:
         raise UserError(
             f"{path}: format {content.get('format')!r:.50}; expected {FORMAT_VERSION}, so it has "

@@ -161,7 +161,11 @@ def replace_soft_prompt(embeddings: np.ndarray, name: str = EMBEDDINGS) -> Calla
     ("damage", "message"),
     [
         (lambda folder: (folder / DESCRIPTION).unlink(), "no adaptation here"),
-        (lambda folder: (folder / DESCRIPTION).write_text("{"), "adaptation.json: not "),
+        (
+            lambda folder: (folder / DESCRIPTION).write_text("{"),
+            "adaptation.json, line 1: not valid JSON",
+        ),
+        (lambda folder: (folder / DESCRIPTION).write_text("[]"), "a JSON object, found list"),
         (lambda folder: (folder / DESCRIPTION).write_text("{}"), "format None; expected 2"),
         (edit("format", 1), "format 1; expected 2, so it has to be made again"),
         (edit("format", "x" * 1000), "expected 2"),
