@@ -16,7 +16,7 @@ from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.hashing import extension_version, identity
 from adapt_jax.utils.progress import OnProgress
 
@@ -127,7 +127,7 @@ class Adaptation:
 
         A soft prompt, which has no text, is shown by its length at its place.
         """
-        rendered = self.prompt.template.ask(question, choices)
+        rendered = self.prompt.template.format_question(question, choices)
         prompt_prefix, questions = tokenize(self.model, self.prompt, [rendered])
         *before, last = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))[0].parts
         assert not isinstance(last, SoftPrompt)

@@ -19,7 +19,7 @@ from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress
 
@@ -108,7 +108,7 @@ class Session:
             yield from self._choose_by_likelihood(examples, answered)
             return
         started, prompt = time.perf_counter(), self.prompt
-        rendered = [prompt.template.ask(one.question, one.choices) for one in examples]
+        rendered = [prompt.template.format_question(one.question, one.choices) for one in examples]
         prompt_prefix, questions = tokenize(self.model, prompt, rendered)
         prefixes = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))
         engine = self._find_engine(tuple(prompt_prefix), prefixes)
@@ -166,9 +166,9 @@ class Session:
         self, examples: Sequence[Example], answered: Collection[int]
     ) -> Iterator[tuple[int, Prediction]]:
         assert self.prompt.scoring is not None
-        if self.soft_prompt is not None and self.soft_prompt.ensemble:
+        if self.soft_prompt is not None and self.soft_prompt.ensemble_size:
             raise UserError(
-                f"an ensemble of {self.soft_prompt.ensemble} soft prompts votes on what it "
+                f"an ensemble of {self.soft_prompt.ensemble_size} soft prompts votes on what it "
                 "generates; it cannot choose by likelihood"
             )
         yield from choose(
@@ -206,7 +206,7 @@ def _predict(
 def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Candidate:
     """The candidate with its reasoning and answer; one that was cut off abstains."""
     template = prompt.template
-    reasoning, _ = template.split(candidate.text)
+    reasoning, _ = template.split_reasoning(candidate.text)
     answer = None
     if candidate.finish_reason in ("eos", "stop"):
         answer = read_answer(prompt.parser, candidate.text, template, example.choices)
