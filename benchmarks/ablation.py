@@ -64,7 +64,8 @@ def stage_step(stage: Stage, method: str, folder: Path) -> Step:
         assert not left_over
     else:  # an example a row, in their order
         width = max(len(example.tokens) for example in examples)
-        rows = [pack([example], BatchShape(1, width, example.targets))[0] for example in examples]
+        shapes = [BatchShape(1, width, example.num_targets) for example in examples]
+        rows = [pack([example], shape)[0] for example, shape in zip(examples, shapes, strict=True)]
         batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
         at = [row.target_index + number * width for number, row in enumerate(rows)]
         batch = replace(batch, target_index=jnp.concatenate(at))

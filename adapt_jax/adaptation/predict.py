@@ -62,7 +62,7 @@ def predict(
     try:
         with target.open("a", encoding="utf-8") as out:
             for index, said in adaptation.stream(
-                examples, seed=seed, slots=slots, answered=known, on_tokens=pace.tokens
+                examples, seed=seed, slots=slots, answered=known, on_tokens=pace.count_tokens
             ):
                 _, question, choices = asked[index]
                 row: dict[str, Any] = {"question": question}
@@ -71,7 +71,7 @@ def predict(
                 out.write(line)
                 out.flush()  # what is answered is kept, whatever happens next
                 lines[asked[index]] = line
-                pace.answered()
+                pace.count_answer()
     finally:
         if not target.stat().st_size:  # a mistake was found before the first answer
             target.unlink()

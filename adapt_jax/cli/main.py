@@ -14,7 +14,7 @@ from adapt_jax.cli import commands, inspection
 from adapt_jax.utils.cpu import choose_platform
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.interruption import RESTART, Interrupted, interruptible
+from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted, interruptible
 
 __all__ = ["app", "main", "rewrite_overrides"]
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"{place}{problem.strerror}")
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return RESTART
+        return RESTART_EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130

@@ -29,7 +29,7 @@ from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import RunConfig
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
-from adapt_jax.utils.progress import Display, Update
+from adapt_jax.utils.progress import Display, OnProgress
 from adapt_jax.utils.text_files import read_json_lines
 
 __all__ = [
@@ -249,7 +249,7 @@ def _evaluate_unseen(
     inputs: RunInputs,
     settings: RunConfig,
     folder: RungFolder,
-    update: Update,
+    update: OnProgress,
 ) -> dict[str, BeforeAfter]:
     """Zero-shot accuracy on categories that the training left out, before and after it.
 

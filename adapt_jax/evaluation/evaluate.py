@@ -151,7 +151,7 @@ def _answer_all(
     """One prediction per example in their order: those that are known, and the new ones."""
     predictions, pace = dict(known), Pace(on_progress, len(known), len(examples))
     stream = adaptation.stream(
-        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=pace.tokens
+        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=pace.count_tokens
     )
     compilations = count_compilations()
     compiled = len(compilations)
@@ -163,5 +163,5 @@ def _answer_all(
         predictions[index] = prediction
         if journal is not None:
             journal.add(prediction)
-        pace.answered()
+        pace.count_answer()
     return [predictions[index] for index in range(len(examples))]

@@ -9,17 +9,21 @@ import grain
 from adapt_jax.training.packing import (
     Batch,
     BatchShape,
+    PackedRow,
     TrainingExample,
     pack,
     pack_rows,
     split_microbatches,
 )
+from adapt_jax.utils.cpu import MIN_MICROBATCH_TOKENS
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "round_to_bucket"]
 
 BUCKET = 64  # lengths of rows and numbers of targets are multiples of this
-PART = 2048  # tokens of a part, at least, where a CPU's cache is to hold what is worked on
+MIN_PACKED_ROW = 256  # tokens; shorter rows would leave more padding
+NUM_ROW_LENGTHS = 4  # that are compared, when packed
+MAX_NAMED = 8  # examples in a message
 
 
 class Batches:
@@ -40,16 +44,16 @@ class Batches:
     ):
         """Shuffles ``examples`` in every epoch; a step takes ``batch_size`` of them.
 
-        Which examples a step takes, and their order, does not depend on how they are laid out.
+        Which examples a step takes, and their order, does not depend on how they are packed.
 
         Args:
             row_length: T, at most. When not given it is that of the longest example (packed: 256,
                 or more, whatever leaves the least to compute).
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
-                not given, the shapes that the batches of the run fit in are worked out.
+                not given, it is chosen so that every batch of the run fits.
             row_multiple: R and M are multiples of this (the devices that share rows and targets).
-            parts: a step's rows are dealt to so many batches of the shape; None: as many as make
-                parts of PART tokens and more (one, where the shape is given).
+            num_microbatches: a step's rows are split into so many batches of the shape; None: as
+                many as have MIN_MICROBATCH_TOKENS or more (one, where the shape is given).
             packing: a name in PACKINGS. Packed, all batches have one shape; unpacked, the shape of
                 a batch is that of the bucket of its longest example.
 
@@ -68,17 +72,17 @@ class Batches:
         if shape is not None:
             self.num_microbatches, self.shapes = num_microbatches or 1, [shape]
         else:
-            members = [self._data[step] for step in range(steps)]
-            self.num_microbatches = (
-                _choose_num_microbatches(members, row_length)
-                if num_microbatches is None
-                else num_microbatches
+            steps_examples = [self._data[step] for step in range(steps)]
+            _check_lengths(steps_examples, row_length)
+            _check_targets(steps_examples)
+            self.num_microbatches = num_microbatches or _count_microbatches(
+                steps_examples, row_length
             )
-            self.shapes = _shapes_for(
-                members, row_length, row_multiple, self.num_microbatches, packing
+            self.shapes = _choose_shapes(
+                steps_examples, row_length, row_multiple, self.num_microbatches, packing
             )
-        self._iterator = iter(self._data.map(self._pack).to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))  # fmt: skip
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        self._iterator = iter(self._data.map(self._pack).to_iter_dataset(reading))
 
     @property
     def shape(self) -> BatchShape:
@@ -86,94 +90,113 @@ class Batches:
         return self.shapes[-1]
 
     def _pack(self, examples: list[TrainingExample]) -> tuple[Batch, int]:
-        longest = max(len(example.tokens) for example in examples)
-        fits = (shape for shape in self.shapes if shape.row_length >= longest)
-        shape = next(fits, self.shape)
+        longest = _longest(examples)
+        shape = next((shape for shape in self.shapes if shape.row_length >= longest), self.shape)
         batch, left_over = pack(examples, shape, self.num_microbatches, self._packing)
         return batch, len(left_over)
 
     def __next__(self) -> Batch:
         batch, left_over = next(self._iterator)
-        self.dropped += left_over  # here, and not in _pack, which is ahead of who takes the batches
+        self.dropped += left_over  # not in _pack, which runs ahead of the training
         return batch
 
-    def members(self, step: int) -> list[TrainingExample]:
-        """The examples of a step (from 0), wherever the iterator stands."""
+    def examples_of(self, step: int) -> list[TrainingExample]:
+        """The examples of a step (from 0), wherever the iterator is."""
         return self._data[step]
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands and what was dropped until there, as plain JSON."""
+        """The iterator's position and what was dropped before it, as plain JSON."""
         return {"order": self._iterator.get_state(), "dropped": self.dropped}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved position."""
+        """Continues from a saved position."""
         self._iterator.set_state(state["order"])
         self.dropped = state["dropped"]
 
 
-def _choose_num_microbatches(batches: list[list[TrainingExample]], row_length: int | None) -> int:
-    """As many parts as have PART tokens, and a row, or more."""
-    sizes = [[len(example.tokens) for example in batch] for batch in batches]
-    least = max(PART, row_length or max(map(max, sizes)))
-    return max(max(map(sum, sizes)) // least, 1)
+def _longest(examples: list[TrainingExample]) -> int:
+    return max(len(example.tokens) for example in examples)
 
 
-def _shapes_for(
-    batches: list[list[TrainingExample]],
+def _check_lengths(steps: list[list[TrainingExample]], row_length: int | None) -> None:
+    """Raises UserError where an example is longer than a row."""
+    longest = max(map(_longest, steps))
+    if row_length is not None and longest > row_length:
+        raise UserError(f"row_length {row_length}: an example has {longest} tokens")
+
+
+def _check_targets(steps: list[list[TrainingExample]]) -> None:
+    """Raises UserError where a step has nothing to learn from: its loss would be 0 / 0."""
+    without = [
+        number
+        for number, examples in enumerate(steps, 1)
+        if not any(example.has_weighted_target for example in examples)
+    ]
+    if len(without) == len(steps):
+        raise UserError("no example has a target token")
+    if without:
+        names = ", ".join(example.id for example in steps[without[0] - 1][:MAX_NAMED])
+        raise UserError(f"step {without[0]}: no example of its batch has a target token ({names})")
+
+
+def _count_microbatches(steps: list[list[TrainingExample]], row_length: int | None) -> int:
+    """As many microbatches as have MIN_MICROBATCH_TOKENS, and a row, or more."""
+    least = max(MIN_MICROBATCH_TOKENS, row_length or max(map(_longest, steps)))
+    tokens = max(sum(len(example.tokens) for example in examples) for examples in steps)
+    return max(tokens // least, 1)
+
+
+def _choose_shapes(
+    steps: list[list[TrainingExample]],
     row_length: int | None,
     row_multiple: int,
     num_microbatches: int,
     packing: str,
 ) -> list[BatchShape]:
-    """The smallest shapes into which each part of each of the run's batches packs without a rest.
+    """The smallest shapes into which every microbatch of the run packs with nothing left over.
 
     They grow in each number. Packed there is one, unpacked one for each bucket that is used.
     """
-    lengths = [max(len(example.tokens) for example in batch) for batch in batches]
-    longest = max(lengths)
-    if row_length is not None and longest > row_length:
-        raise UserError(f"row_length {row_length}: an example has {longest} tokens")
-    if not any(example.counts for batch in batches for example in batch):
-        raise UserError("no example has a target token")
-    for step, batch in enumerate(batches, 1):
-        if not any(example.counts for example in batch):
-            names = ", ".join(example.id for example in batch[:8])
-            raise UserError(f"step {step}: no example of its batch has a target token ({names})")
+    longest = max(map(_longest, steps))
 
-    def fitting(size: int) -> BatchShape:
-        """The shape with rows of ``size``, for all batches without a longer example."""
-        inside = [batch for batch, n in zip(batches, lengths, strict=True) if n <= size]
-        hands = [
-            hand
-            for batch in inside
-            for hand in split_microbatches(pack_rows(batch, size, packing), num_microbatches)
-        ]
-        rows = max(len(hand) for hand in hands)
-        targets = max(sum(example.targets for row in hand for example in row) for hand in hands)
-        return BatchShape(up(rows, row_multiple), size, up(targets, lcm(BUCKET, row_multiple)))
+    def smallest(size: int) -> BatchShape:
+        """The shape with rows of ``size``, for all steps without a longer example."""
+        microbatches: list[list[PackedRow]] = []
+        for examples in steps:
+            if _longest(examples) <= size:
+                rows = pack_rows(examples, size, packing)
+                microbatches += split_microbatches(rows, num_microbatches)
+        num_rows = max(map(len, microbatches))
+        targets = max(
+            sum(example.num_targets for row in microbatch for example in row)
+            for microbatch in microbatches
+        )
+        multiple = lcm(BUCKET, row_multiple)
+        return BatchShape(_round_up(num_rows, row_multiple), size, _round_up(targets, multiple))
 
     if packing == "none":
-        most = row_length or up(longest, BUCKET)
-        return [fitting(size) for size in sorted({bucket(n, most) for n in lengths})]
-    least = max(up(longest, BUCKET), 256)
-    sizes = [row_length] if row_length else [least + n * BUCKET for n in range(4)]
-    return [min((fitting(size) for size in sizes), key=_cost)]
+        most = row_length or _round_up(longest, BUCKET)
+        sizes = {round_to_bucket(_longest(examples), most) for examples in steps}
+        return [smallest(size) for size in sorted(sizes)]
+    if row_length:
+        return [smallest(row_length)]
+    least = max(_round_up(longest, BUCKET), MIN_PACKED_ROW)
+    return [min((smallest(least + n * BUCKET) for n in range(NUM_ROW_LENGTHS)), key=_cost)]
 
 
 def _cost(shape: BatchShape) -> float:
-    """What a shape has to be computed for, in places; longer rows have more to attend to.
+    """Tokens that a shape computes; those of longer rows attend to more and count more.
 
-    A step with rows of 512 tokens takes 7 % longer than one of as many places in rows of 384 (15
+    A step with rows of 512 tokens takes 7 % longer than one of as many tokens in rows of 384 (15
     million parameters, CPU).
     """
     return shape.rows * shape.row_length * (1 + shape.row_length / 1500)
 
 
-def bucket(length: int, most: int) -> int:
-    """A length rounded up to BUCKET, twice that, four times that and so on, but ``most``."""
+def round_to_bucket(length: int, most: int) -> int:
+    """A length rounded up to 64, 128, 256 and so on, but to ``most`` at most."""
     return min(BUCKET << max(-(-length // BUCKET) - 1, 0).bit_length(), most)
 
 
-def up(number: int, multiple: int) -> int:
-    """Rounded up to a multiple."""
+def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple

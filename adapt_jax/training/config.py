@@ -1,101 +1,163 @@
 """The options of a training run, and what follows from them and from where it runs."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from adapt_jax.decoders.sharding import platform_of
+from adapt_jax.training.trackers import TRACKERS
+from adapt_jax.utils.config import Strict
 
-__all__ = ["TrainingConfig", "choose_num_microbatches", "compute_dtype", "prepare_frozen"]
+__all__ = [
+    "MAX_SEED",
+    "MAX_STEPS",
+    "TrainingConfig",
+    "choose_num_microbatches",
+    "compute_dtype",
+    "prepare_frozen",
+]
+
+MAX_SEED = 2**32 - 1  # of NumPy's, Grain's and JAX's generators alike
+MAX_STEPS = 10**9
+MAX_BATCH_SIZE = 10**6  # examples of a step
+MAX_ROW_LENGTH = 2**24  # tokens; positions stay exact in float32
+MAX_RATE = 1e6  # of learning rates and of factors in the loss; beyond it float32 overflows soon
+DEFAULT_WARMUP_STEPS, DEFAULT_WARMUP_SHARE = 20, 0.1
 
 
-class TrainingConfig(BaseModel):
-    """What every training run has, whatever it trains.
+def _check_tracker(name: str) -> str:
+    if name not in TRACKERS:
+        raise ValueError(TRACKERS.describe_unknown(name))
+    return name
 
-    ``batch_size`` counts examples of a step; ``learning_rate`` is the schedule's peak. The 0.3 of
-    the prompt tuning paper belongs to Adafactor without parameter scaling on T5 (2104.08691).
-    ``checkpoint_every`` counts steps, 0 is never; not given, the clock decides (see checkpoints).
-    ``validate_every`` so many steps the development split is measured by ``metric``, and the best
-    step is what the training yields; after ``patience`` validations without a better one it ends.
 
-    ``packing`` lays a step's examples into rows: ``best_fit`` puts as many behind each other as a
-    row holds (attention stays within each); with ``none`` each has a row of its own, as long as the
-    bucket (64, 128, 256, ... tokens) of the step's longest, and a step is compiled for each bucket.
-    Steps hold the same examples either way. ``row_length`` is the longest row.
+Steps = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
+TrackerName = Annotated[str, AfterValidator(_check_tracker)]
 
-    ``gradient_accumulation_steps`` splits the rows of a step into so many microbatches, computed
-    one after the other: less memory, the same gradients. Not given, it is 1; on one CPU device as
-    many as have 2,048 tokens or more: half the memory, and up to a tenth faster. ``remat``
-    computes again what the backward pass needs: all of a ``layers``, or all but its matrix
-    ``products``.
-    ``compute_dtype`` is float32 on a CPU and bfloat16 elsewhere; what is trained, its gradients and
-    the optimizer stay float32. ``frozen_dtype`` may hold what is not trained in bfloat16, or, for
-    prompt tuning and LoRA, in int8 (see int8): during the run only, in a copy. The adaptation has
-    the weights as they were loaded, and is judged on them (``metric: accuracy``).
-    ``label_smoothing`` and ``z_loss``: see cross_entropy.Objective.
-    """
 
-    model_config = ConfigDict(extra="forbid")
+class TrainingConfig(Strict):
+    """The options that every training run has, whatever it trains."""
 
-    steps: int = Field(300, gt=0)
-    batch_size: int = Field(32, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: int = Field(20, ge=0)
+    steps: int = Field(300, gt=0, le=MAX_STEPS, description="updates of the parameters")
+    batch_size: int = Field(32, gt=0, le=MAX_BATCH_SIZE, description="examples of a step")
+    learning_rate: Rate = Field(
+        1e-3,
+        gt=0,
+        description="the schedule's peak. The 0.3 of the prompt tuning paper belongs to Adafactor "
+        "without parameter scaling, on T5 (2104.08691)",
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="what follows the warm-up: constant, or down to zero at the last step"
+    )
+    warmup_steps: Steps | None = Field(
+        None,
+        description="steps in which the learning rate rises linearly; by default a tenth of the "
+        "steps, at most 20",
+    )
     optimizer: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-    beta2: float = Field(0.99, gt=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    packing: Literal["best_fit", "none"] = "best_fit"
-    row_length: int | None = Field(None, gt=1)
-    checkpoint_every: int | None = Field(None, ge=0)
-    keep_checkpoints: int = Field(2, gt=0)
-    validate_every: int = Field(0, ge=0)
-    metric: Literal["loss", "accuracy"] = "loss"
-    patience: int | None = Field(None, gt=0)
-    trackers: list[Literal["tensorboard", "wandb"]] = []
-    gradient_accumulation_steps: int | None = Field(None, gt=0)
-    remat: Literal["none", "products", "layers"] = "none"
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    frozen_dtype: Literal["bfloat16"] | None = None
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    z_loss: float = Field(0.0, ge=0)
+    beta2: float = Field(0.99, gt=0, lt=1, description="of AdamW")
+    weight_decay: Rate = Field(0.0, description="of matrices; norms and biases have none")
+    clip_norm: float = Field(
+        1.0, gt=0, le=1e30, description="longer gradients are scaled down to this length"
+    )
+    packing: Literal["best_fit", "none"] = Field(
+        "best_fit",
+        description="best_fit: several examples share a row, and attention stays within each. "
+        "none: a row for each example, as long as the bucket (64, 128, 256, ... tokens) of the "
+        "step's longest one; a step is compiled for each bucket. Steps hold the same examples "
+        "either way",
+    )
+    row_length: int | None = Field(
+        None, gt=1, le=MAX_ROW_LENGTH, description="tokens of the longest row"
+    )
+    checkpoint_every: Steps | None = Field(
+        None,
+        description="steps between checkpoints, 0: none; by default as often as it takes no more "
+        "than 2 % of the time",
+    )
+    keep_checkpoints: int = Field(
+        2, gt=0, le=MAX_STEPS, description="so many of the newest stay, and the best"
+    )
+    validate_every: Steps = Field(
+        0,
+        description="steps between two measurements on the development split, 0: none; the "
+        "training then yields its best step",
+    )
+    metric: Literal["loss", "accuracy"] = Field(
+        "loss", description="of the development split, which decides the best step"
+    )
+    patience: int | None = Field(
+        None,
+        gt=0,
+        le=MAX_STEPS,
+        description="the training ends after so many validations without a better one",
+    )
+    trackers: list[TrackerName] = Field(
+        [], description="where metrics go beside metrics.jsonl: tensorboard, wandb"
+    )
+    gradient_accumulation_steps: int | None = Field(
+        None,
+        gt=0,
+        le=MAX_BATCH_SIZE,
+        description="microbatches that a step is computed in, one after the other: less memory, "
+        "the same gradients. By default 1; on one CPU device as many as have 2,048 tokens or more: "
+        "half the memory, and up to a tenth faster",
+    )
+    remat: Literal["none", "products", "layers"] = Field(
+        "none",
+        description="what the backward pass computes again instead of keeping it: whole layers, "
+        "or all but their matrix products",
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="auto: float32 on a CPU, bfloat16 elsewhere. Trained parameters, their "
+        "gradients and the optimizer's state are float32 always",
+    )
+    frozen_dtype: Literal["bfloat16"] | None = Field(
+        None,
+        description="bfloat16: frozen weights are held so during the run, in a copy; the "
+        "adaptation, and its accuracy in validations, has them as loaded",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="see cross_entropy.Objective")
+    z_loss: Rate = Field(0.0, description="see cross_entropy.Objective")
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps of the warm-up; at least one step of the run follows it."""
+        if self.warmup_steps is None:
+            return min(DEFAULT_WARMUP_STEPS, int(self.steps * DEFAULT_WARMUP_SHARE))
+        return min(self.warmup_steps, self.steps - 1)
 
     @model_validator(mode="after")
-    def _patience_needs_validation(self) -> "TrainingConfig":
+    def _check_together(self) -> "TrainingConfig":
         if self.patience is not None and not self.validate_every:
             raise ValueError("patience counts validations; set validate_every too")
-        return self
-
-    @model_validator(mode="after")
-    def _parts_hold_examples(self) -> "TrainingConfig":
-        if (
-            self.gradient_accumulation_steps is not None
-            and self.gradient_accumulation_steps > self.batch_size
-        ):
+        microbatches = self.gradient_accumulation_steps
+        if microbatches is not None and microbatches > self.batch_size:
             raise ValueError(
-                f"gradient_accumulation_steps {self.gradient_accumulation_steps}: more "
-                f"microbatches than the {self.batch_size} examples of batch_size"
+                f"gradient_accumulation_steps {microbatches}: more microbatches than the "
+                f"{self.batch_size} examples of batch_size"
             )
         return self
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
-    """What a step computes in; bfloat16 products are slow on a CPU."""
+    """The dtype that a step computes in; bfloat16 products are slow on a CPU."""
     if config.compute_dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(config.compute_dtype)
 
 
 def choose_num_microbatches(config: TrainingConfig, mesh: Mesh | None) -> int | None:
-    """In how many parts a step is computed; None: as a CPU's cache would have it (see Batches)."""
-    alone = mesh is None or mesh.size == 1
-    if config.gradient_accumulation_steps is None and not (alone and platform_of(mesh) == "cpu"):
-        return 1
-    return config.gradient_accumulation_steps
+    """Microbatches of a step; None where a CPU's cache decides, from the examples (see Batches)."""
+    one_device = mesh is None or mesh.size == 1
+    if config.gradient_accumulation_steps is None and one_device and platform_of(mesh) == "cpu":
+        return None
+    return config.gradient_accumulation_steps or 1
 
 
 def prepare_frozen(frozen: Any, config: TrainingConfig) -> Any:

@@ -6,7 +6,7 @@ Axes: M targets, D embedding, V vocabulary; m targets of a chunk, v entries of a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.utils.cpu import run_by_platform
+from adapt_jax.utils.cpu import (
+    MAX_BLOCK_ENTRIES,
+    MAX_CHUNK_TARGETS,
+    MAX_WAITING_NUMBERS,
+    run_by_platform,
+)
+
+__all__ = ["PLAIN", "Objective", "cross_entropy"]
 
 Sums = tuple[Float[Array, ""], Float[Array, ""]]
 STRIDE = 64  # a chunk of targets is a multiple of this, so that devices can share it
@@ -37,32 +44,32 @@ PLAIN = Objective()
 
 
 @dataclass(frozen=True)
-class Room:
+class ChunkSizes:
     """How much of [M, V] exists at once.
 
-    On a CPU a block of the vocabulary stays in the cache between the product that makes its logits
-    and the one that takes their gradient: a quarter less time.
+    ``max_waiting`` bounds the numbers [m, V] that are kept until the gradient of the output's
+    parameters is made from them.
     """
 
-    targets: int
-    entries: int  # of the vocabulary
-    numbers: int  # that wait for the product which makes the gradient of the output's parameters
+    max_targets: int
+    max_entries: int
+    max_waiting: int
 
-    def chunk(self, targets: int, vocabulary: int, waits: bool) -> int:
-        """Targets of a chunk."""
-        width = vocabulary if waits else min(vocabulary, self.entries)
-        most = max(min(self.targets, self.numbers // width) // STRIDE, 1) * STRIDE
+    def targets_per_chunk(self, targets: int, vocabulary: int, trains_output: bool) -> int:
+        """m, about the same for all chunks."""
+        width = vocabulary if trains_output else min(vocabulary, self.max_entries)
+        most = max(min(self.max_targets, self.max_waiting // width) // STRIDE, 1) * STRIDE
         chunks = -(-targets // most)
         return -(-targets // chunks // STRIDE) * STRIDE
 
-    def block(self, vocabulary: int) -> int:
-        """Entries of a block: about as many in each, so that the last repeats few."""
-        blocks = -(-vocabulary // self.entries)
+    def entries_per_block(self, vocabulary: int) -> int:
+        """v, about the same for all blocks, so that the last repeats few."""
+        blocks = -(-vocabulary // self.max_entries)
         return min(-(-vocabulary // blocks // STRIDE) * STRIDE, vocabulary)
 
 
-ONE_CPU = Room(1024, 640, 3 * 2**22)
-OTHER = Room(2**26, 2**26, 2**26)
+ONE_CPU = ChunkSizes(MAX_CHUNK_TARGETS, MAX_BLOCK_ENTRIES, MAX_WAITING_NUMBERS)
+OTHER = ChunkSizes(2**26, 2**26, 2**26)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Head:
     logits: Callable[[Any, Array], Array]
 
     def vocabulary(self, params: Any) -> int:
+        """V."""
         size: int = jax.tree.leaves(params)[0].shape[0]
         return size
 
@@ -80,21 +88,26 @@ class Head:
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         return jax.tree.map(cut, params)
 
-    def of_targets(
+    def add_target_grads(
         self,
         params: Any,
         hidden: Float[Array, "M D"],
         ids: Int[Array, " M"],
-        pull: Array,
-        sums: Any,
+        cotangent: Float[Array, " M"],
+        param_grads: Any,
     ) -> tuple[Any, Float[Array, "M D"]]:
-        """Gradients through each target's own logit: ``sums`` of parameters and more; of hidden."""
-        own = jax.tree.map(lambda leaf: leaf[ids[:, None]], params)
-        _, back = jax.vjp(jax.vmap(self.logits), own, hidden)
-        for_own, for_hidden = back(pull[:, None])
-        if sums is not None:
-            sums = jax.tree.map(lambda sum, more: sum.at[ids[:, None]].add(more), sums, for_own)
-        return sums, for_hidden
+        """Back-propagates through each target's own logit.
+
+        Returns:
+            ``param_grads``, unless None, with what is added to them; gradients of ``hidden``.
+        """
+        target_params = jax.tree.map(lambda leaf: leaf[ids[:, None]], params)
+        _, back_propagate = jax.vjp(jax.vmap(self.logits), target_params, hidden)
+        target_grads, hidden_grad = back_propagate(cotangent[:, None])
+        if param_grads is not None:
+            add = lambda total, more: total.at[ids[:, None]].add(more)  # noqa: E731
+            param_grads = jax.tree.map(add, param_grads, target_grads)
+        return param_grads, hidden_grad
 
 
 def cross_entropy(
@@ -107,11 +120,11 @@ def cross_entropy(
     """Weighted sums over the targets: of the objective in nats, and of those ranked first.
 
     Logits are made for a chunk of targets at a time, on a CPU for a block of the vocabulary at a
-    time. Gradients are made in the same pass, while the powers are at hand: as in attention
-    (2205.14135, section 3.1) they are summed before the softmax's denominator is known, and
-    divided by it in the end. Nothing of size [M, V] is kept, and no product is computed twice but
-    that of capped logits (Gemma 2) whose parameters are trained. Parameters of the output that are
-    frozen get no gradient.
+    time. Gradients are made in the same pass, while the powers exp(logit) are at hand: as in
+    attention (2205.14135, section 3.1) they are summed before the softmax's denominator is known,
+    and divided by it in the end. Nothing of size [M, V] is kept, and no product is computed twice
+    but that of capped logits (Gemma 2) whose parameters are trained. Parameters of the output that
+    are frozen get no gradient.
     """
     name = "embedding" if decoder.output is None else "output"
     graph, params, rest = nnx.split(decoder, lambda path, _: path[0] == name, ...)  # type: ignore[misc]
@@ -121,42 +134,45 @@ def cross_entropy(
         model: Decoder = nnx.merge(graph, params, absent)
         return model.logits(hidden)
 
-    return _summed(Head(logits), objective, params, hidden, ids, weights)
+    return _weighted_sums(Head(logits), objective, params, hidden, ids, weights)
+
+
+# The gradients that are needed: none, those of the hidden states, or those of the output's
+# parameters too.
+NO_GRADS, HIDDEN_GRADS, ALL_GRADS = "none", "hidden", "all"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _summed(
+def _weighted_sums(
     head: Head, objective: Objective, params: Any, hidden: Array, ids: Array, weights: Array
 ) -> Sums:
-    return _anywhere(head, objective, "", params, hidden, ids, weights)[0]
+    return _by_platform(head, objective, NO_GRADS, params, hidden, ids, weights)[0]
 
 
 def _forward(
     head: Head, objective: Objective, params: Any, hidden: Any, ids: Any, weights: Any
 ) -> tuple[Sums, Any]:
-    wanted = "both" if any(leaf.perturbed for leaf in jax.tree.leaves(params)) else "hidden"
+    trains_output = any(leaf.perturbed for leaf in jax.tree.leaves(params))
     values = jax.tree.map(lambda leaf: leaf.value, (params, hidden, ids, weights))
-    return _anywhere(head, objective, wanted, *values)
+    return _by_platform(head, objective, ALL_GRADS if trains_output else HIDDEN_GRADS, *values)
 
 
-def _backward(head: Head, objective: Objective, kept: Any, pulls: Any) -> tuple[Any, ...]:
-    scaled = jax.tree.map(lambda gradient: gradient * pulls[0].astype(gradient.dtype), kept)
+def _backward(head: Head, objective: Objective, grads: Any, cotangents: Any) -> tuple[Any, ...]:
+    scaled = jax.tree.map(lambda grad: grad * cotangents[0].astype(grad.dtype), grads)
     return (*scaled, None, None)
 
 
-_summed.defvjp(_forward, _backward, symbolic_zeros=True)
+_weighted_sums.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _anywhere(head: Head, objective: Objective, wanted: str, *arrays: Any) -> tuple[Sums, Any]:
-    """The sums, and the wanted gradients of the first."""
-    within = partial(_scored, head, objective, wanted)
-    found: tuple[Sums, Any] = run_by_platform(
-        partial(within, ONE_CPU), partial(within, OTHER), *arrays
-    )
+def _by_platform(head: Head, objective: Objective, needed: str, *arrays: Any) -> tuple[Sums, Any]:
+    """The sums, and the needed gradients of the first, in the chunks that suit the platform."""
+    scan = partial(_scan_chunks, head, objective, needed)
+    found: tuple[Sums, Any] = run_by_platform(partial(scan, ONE_CPU), partial(scan, OTHER), *arrays)
     return found
 
 
-def _chunked(x: Array, size: int) -> Array:
+def _to_chunks(x: Array, size: int) -> Array:
     """[M, ...] -> [chunks, size, ...]; targets that follow each other go to different chunks.
 
     So a chunk is shared by all devices where the targets are.
@@ -166,104 +182,154 @@ def _chunked(x: Array, size: int) -> Array:
     return padded.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _scored(
+def _scan_chunks(
     head: Head,
     objective: Objective,
-    wanted: str,
-    room: Room,
+    needed: str,
+    sizes: ChunkSizes,
     params: Any,
     hidden: Float[Array, "M D"],
     ids: Int[Array, " M"],
     weights: Float[Array, " M"],
 ) -> tuple[Sums, Any]:
-    """The sums, and gradients for the parameters (or None) and the hidden states, if wanted."""
-    targets, learns = hidden.shape[0], wanted == "both"
-    size = room.chunk(targets, head.vocabulary(params), learns)
+    """The sums, and (param_grads or None, hidden_grad) where gradients are needed."""
+    targets, trains_output = hidden.shape[0], needed == ALL_GRADS
+    size = sizes.targets_per_chunk(targets, head.vocabulary(params), trains_output)
 
-    def chunk(carry: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Any]:
-        nats, right, gained = carry
-        found = _chunk(head, objective, wanted, room, params, part, gained)
-        more, hits, for_hidden, at_aim, gained = found
-        return (nats + more, right + hits, gained), (for_hidden, at_aim)
+    def add_chunk(carry: Any, chunk: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        nats, num_right, param_grads = carry
+        found = _chunk(head, objective, needed, sizes, params, chunk, param_grads)
+        more_nats, more_right, hidden_grad, target_cotangent, param_grads = found
+        carry = (nats + more_nats, num_right + more_right, param_grads)
+        return carry, (hidden_grad, target_cotangent)
 
-    parts: Any = tuple(_chunked(x, size) for x in (hidden, ids, weights))
-    nothing = jax.tree.map(jnp.zeros_like, params) if learns else None
-    start: Any = (jnp.zeros(()), jnp.zeros(()), nothing)
-    (nats, right, gained), each = jax.lax.scan(chunk, start, parts)
-    if not wanted:
-        return (nats, right), None
-    for_hidden, at_aim = (x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:targets] for x in each)
-    gained, aimed = head.of_targets(params, hidden, ids, at_aim, gained)
-    return (nats, right), (gained, for_hidden + aimed)
+    chunks: Any = tuple(_to_chunks(x, size) for x in (hidden, ids, weights))
+    param_grads = jax.tree.map(jnp.zeros_like, params) if trains_output else None
+    start: Any = (jnp.zeros(()), jnp.zeros(()), param_grads)
+    (nats, num_right, param_grads), each = jax.lax.scan(add_chunk, start, chunks)
+    if needed == NO_GRADS:
+        return (nats, num_right), None
+    # Back from chunks to [M, ...], then what goes through the targets' own logits.
+    hidden_grad, target_cotangent = (
+        x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:targets] for x in each
+    )
+    param_grads, through_targets = head.add_target_grads(
+        params, hidden, ids, target_cotangent, param_grads
+    )
+    return (nats, num_right), (param_grads, hidden_grad + through_targets)
+
+
+class _Softmax(NamedTuple):
+    """Running sums of an online softmax over the vocabulary; powers are exp(logit - highest)."""
+
+    highest: Float[Array, " m"]  # logit so far
+    total: Float[Array, " m"]  # of the powers, without the target's
+    target_logit: Float[Array, " m"]
+    power_grad: Float[Array, "m D"]  # of the hidden states: the sum of power times logit gradient
+    logit_sum: Float[Array, " m"]
+    uniform_grad: Float[Array, "m D"]  # of the hidden states: that of ``logit_sum``
+
+
+def _online_softmax(
+    head: Head,
+    objective: Objective,
+    needed: str,
+    size: int,
+    params: Any,
+    hidden: Float[Array, "m D"],
+    ids: Int[Array, " m"],
+) -> tuple[_Softmax, Any]:
+    """The sums over all blocks of ``size`` entries; and (first, powers, highest) of each block
+    where the output's parameters need gradients."""
+    vocabulary = head.vocabulary(params)
+
+    def add_block(sums: _Softmax, first: Array) -> tuple[_Softmax, Any]:
+        # The last block begins before ``first``, so that it is full; what it repeats is masked.
+        start = jnp.minimum(first, vocabulary - size)
+        block_params = head.block(params, start, size)
+        logits, back_propagate = jax.vjp(partial(head.logits, block_params), hidden)
+        is_new = jnp.broadcast_to(start + jnp.arange(size) >= first, logits.shape)
+        if vocabulary % size:
+            logits = jnp.where(is_new, logits, -jnp.inf)
+        # What was summed is scaled to the new highest logit.
+        highest = jnp.maximum(sums.highest, logits.max(axis=-1))
+        rescale, target_place = jnp.exp(sums.highest - highest), (ids - start)[:, None]
+        # A target's own power is added apart: near 1, too little would be left of 1 less it.
+        is_target = jnp.arange(size) == target_place
+        powers = jnp.where(is_target, 0, jnp.exp(logits - highest[:, None]))
+        total = sums.total * rescale + powers.sum(axis=-1)
+        own = jnp.take_along_axis(logits, jnp.clip(target_place, 0, size - 1), axis=-1)
+        in_block = (ids >= first) & (target_place[:, 0] < size)
+        target_logit = jnp.where(in_block, own[:, 0], sums.target_logit)
+        power_grad, logit_sum, uniform_grad = sums[3:]
+        if needed != NO_GRADS:
+            power_grad = power_grad * rescale[:, None] + back_propagate(powers)[0]
+        if objective.label_smoothing:
+            logit_sum += jnp.where(is_new, logits, 0).sum(axis=-1)
+            uniform_grad += back_propagate(is_new.astype(logits.dtype))[0]
+        sums = _Softmax(highest, total, target_logit, power_grad, logit_sum, uniform_grad)
+        return sums, (first, powers, highest) if needed == ALL_GRADS else None
+
+    lowest, zeros = jnp.full(ids.shape, -jnp.inf), jnp.zeros(ids.shape)
+    no_grad = jnp.zeros(hidden.shape)
+    start = _Softmax(lowest, zeros, lowest, no_grad, zeros, no_grad)
+    sums, blocks = jax.lax.scan(add_block, start, jnp.arange(0, vocabulary, size))
+    return sums, blocks
 
 
 def _chunk(
     head: Head,
     objective: Objective,
-    wanted: str,
-    room: Room,
+    needed: str,
+    sizes: ChunkSizes,
     params: Any,
-    part: tuple[Float[Array, "m D"], Int[Array, " m"], Float[Array, " m"]],
-    gained: Any,
+    chunk: tuple[Float[Array, "m D"], Int[Array, " m"], Float[Array, " m"]],
+    param_grads: Any,
 ) -> tuple[Array, Array, Any, Any, Any]:
-    """The two sums of a chunk, the gradient of the first with respect to the hidden states but for
-    the targets' own logits, the one with respect to these, and ``gained`` with what is added."""
-    hidden, ids, weights = part
+    """Loss and gradients of a chunk of targets.
+
+    Returns:
+        the two sums; the gradient of the first with respect to the hidden states, but for what
+        goes through the targets' own logits; the one with respect to these logits; and
+        ``param_grads`` with what is added to them.
+    """
+    hidden, ids, weights = chunk
     vocabulary = head.vocabulary(params)
-    size = room.block(vocabulary)
-    smooth, z_loss = objective.label_smoothing, objective.z_loss
+    size = sizes.entries_per_block(vocabulary)
+    smoothing, z_loss = objective.label_smoothing, objective.z_loss
+    sums, blocks = _online_softmax(head, objective, needed, size, params, hidden, ids)
 
-    def block(carry: Any, first: Array) -> tuple[Any, Any]:
-        """Adds the entries from ``first``; the last block begins before it, and skips those."""
-        top, total, aimed, level, pulled, evenly = carry
+    # The softmax's denominator with the target's own power, and the loss.
+    target_power = jnp.exp(sums.target_logit - sums.highest)
+    total = sums.total + target_power
+    log_total = jnp.log(total) + sums.highest
+    uniform_part = smoothing / vocabulary * sums.logit_sum
+    nats = log_total - (1 - smoothing) * sums.target_logit - uniform_part + z_loss * log_total**2
+    is_right = (sums.target_logit >= sums.highest) * weights
+
+    # d nats / d logit = power_weight * power - uniform_weight - (1 - smoothing) [target].
+    power_weight = weights * (1 + 2 * z_loss * log_total) / total
+    uniform_weight = smoothing / vocabulary * weights
+    target_cotangent = power_weight * target_power - (1 - smoothing) * weights
+    hidden_grad = (
+        power_weight[:, None] * sums.power_grad - uniform_weight[:, None] * sums.uniform_grad
+    ).astype(hidden.dtype)
+
+    def add_param_grads(param_grads: Any, block: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        first, powers, highest = block
         start = jnp.minimum(first, vocabulary - size)
-        here = head.block(params, start, size)
-        scores, back = jax.vjp(partial(head.logits, here), hidden)
-        new = jnp.broadcast_to(start + jnp.arange(size) >= first, scores.shape)
-        if vocabulary % size:
-            scores = jnp.where(new, scores, -jnp.inf)
-        higher = jnp.maximum(top, scores.max(axis=-1))
-        less, at = jnp.exp(top - higher), (ids - start)[:, None]
-        # a target's own power is added apart: near 1, too little would be left of 1 less it
-        powers = jnp.where(jnp.arange(size) == at, 0, jnp.exp(scores - higher[:, None]))
-        total = total * less + powers.sum(axis=-1)
-        own = jnp.take_along_axis(scores, jnp.clip(at, 0, size - 1), axis=-1)
-        aimed = jnp.where((ids >= first) & (at[:, 0] < size), own[:, 0], aimed)
-        if wanted:
-            pulled = pulled * less[:, None] + back(powers)[0]
-        if smooth:
-            level += jnp.where(new, scores, 0).sum(axis=-1)
-            evenly += back(new.astype(scores.dtype))[0]
-        kept = (first, powers, higher) if learns else None
-        return (higher, total, aimed, level, pulled, evenly), kept
-
-    learns = wanted == "both"
-    none, zeros, flat = jnp.full(ids.shape, -jnp.inf), jnp.zeros(ids.shape), jnp.zeros(hidden.shape)
-    begin = (none, zeros, none, zeros, flat, flat)
-    firsts = jnp.arange(0, vocabulary, size)
-    (top, total, aimed, level, pulled, evenly), kept = jax.lax.scan(block, begin, firsts)
-    own = jnp.exp(aimed - top)
-    total += own
-    log_total = jnp.log(total) + top
-    nats = log_total - (1 - smooth) * aimed - smooth / vocabulary * level + z_loss * log_total**2
-    right = (aimed >= top) * weights
-    share = weights * (1 + 2 * z_loss * log_total) / total
-    even = smooth / vocabulary * weights
-    at_aim = share * own - (1 - smooth) * weights
-    for_hidden = (share[:, None] * pulled - even[:, None] * evenly).astype(hidden.dtype)
-
-    def gain(gained: Any, kept: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        first, powers, higher = kept
-        start = jnp.minimum(first, vocabulary - size)
-        here = head.block(params, start, size)
-        pull = powers * (share * jnp.exp(higher - top))[:, None]
-        if smooth:
-            pull -= jnp.where(start + jnp.arange(size) >= first, even[:, None], 0)
-        _, back = jax.vjp(lambda here: head.logits(here, hidden), here)
-        more = jax.tree.map(jnp.add, head.block(gained, start, size), back(pull)[0])
+        block_params = head.block(params, start, size)
+        # The powers of a block are relative to the highest logit when it was summed.
+        cotangent = powers * (power_weight * jnp.exp(highest - sums.highest))[:, None]
+        if smoothing:
+            is_new = start + jnp.arange(size) >= first
+            cotangent -= jnp.where(is_new, uniform_weight[:, None], 0)
+        _, back_propagate = jax.vjp(lambda block: head.logits(block, hidden), block_params)
+        earlier = head.block(param_grads, start, size)
+        new = jax.tree.map(jnp.add, earlier, back_propagate(cotangent)[0])
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        return jax.tree.map(put, gained, more), None
+        return jax.tree.map(put, param_grads, new), None
 
-    if learns:
-        gained, _ = jax.lax.scan(gain, gained, kept)
-    return (nats * weights).sum(), right.sum(), for_hidden, at_aim, gained
+    if needed == ALL_GRADS:
+        param_grads, _ = jax.lax.scan(add_param_grads, param_grads, blocks)
+    return (nats * weights).sum(), is_right.sum(), hidden_grad, target_cotangent, param_grads

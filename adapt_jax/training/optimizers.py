@@ -12,7 +12,7 @@ __all__ = ["make_optimizer", "make_schedule"]
 
 def make_schedule(config: TrainingConfig) -> optax.Schedule:
     """Linear warm-up to the learning rate, then constant, or down to zero at the last step."""
-    rate, warmup = config.learning_rate, min(config.warmup_steps, config.steps - 1)
+    rate, warmup = config.learning_rate, config.num_warmup_steps
     rest = max(config.steps - warmup, 1)
     after = {
         "constant": optax.constant_schedule(rate),

@@ -1,4 +1,4 @@
-"""From examples to the arrays of a batch: packed into rows, or a row for each.
+"""From training examples to the arrays of a batch: several in a row, or a row for each.
 
 Axes: R rows, T tokens of a row, M targets.
 """
@@ -15,6 +15,7 @@ __all__ = [
     "PACKINGS",
     "Batch",
     "BatchShape",
+    "PackedRow",
     "TrainingExample",
     "best_fit",
     "one_per_row",
@@ -37,15 +38,18 @@ class TrainingExample:
     weights: tuple[float, ...] = ()
 
     @property
-    def targets(self) -> int:
+    def num_targets(self) -> int:
         """How many tokens carry loss; the first token of all is never predicted."""
         return len(self.tokens) - max(self.target_start, 1)
 
     @property
-    def counts(self) -> bool:
-        """Whether any token carries loss: there is a target whose weight is not 0."""
-        given = self.weights[-self.targets :]
-        return self.targets > 0 and (len(given) < self.targets or any(given))
+    def has_weighted_target(self) -> bool:
+        """Whether there is a target whose weight is not 0."""
+        given = self.weights[-self.num_targets :]
+        return self.num_targets > 0 and (len(given) < self.num_targets or any(given))
+
+
+PackedRow = list[TrainingExample]
 
 
 @jax.tree_util.register_dataclass
@@ -53,9 +57,9 @@ class TrainingExample:
 class Batch:
     """Packed rows. Segments count from 1 in each row; 0 is padding. Positions restart.
 
-    ``target_index`` points into the R·T positions in row-major order, at the token *before* each
-    target, because there its logits are; ``target_weight`` is 0 for the padding of M. A batch that
-    is taken in parts has all of these arrays with the parts as one more axis in front.
+    ``target_index`` points into the R·T tokens in row-major order, at the token *before* each
+    target, because its logits predict the target; ``target_weight`` is 0 for the padding of M. The
+    arrays of microbatches have one more axis in front.
     """
 
     tokens: Int[Array, "R T"]
@@ -66,17 +70,30 @@ class Batch:
     target_weight: Float[Array, " M"]
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """A static shape of a run's batches: R rows, T tokens of a row, M targets."""
+
+    rows: int
+    row_length: int
+    targets: int
+
+
 def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Packs lengths into rows: longest first, each where the least room is left over."""
+    """Packs lengths into rows: longest first, each into the fullest row that it fits in.
+
+    Returns:
+        the indices of the lengths in each row.
+    """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (what is left, row), least first
+    free: list[tuple[int, int]] = []  # (tokens left, row), fewest left first
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fits = bisect_left(room, (lengths[index], 0))
-        left, row = room.pop(fits) if fits < len(room) else (row_length, len(rows))
+        fits = bisect_left(free, (lengths[index], 0))
+        left, row = free.pop(fits) if fits < len(free) else (row_length, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
-        insort(room, (left - lengths[index], row))
+        insort(free, (left - lengths[index], row))
     return rows
 
 
@@ -91,13 +108,31 @@ PACKINGS: dict[str, Callable[[Sequence[int], int], list[list[int]]]] = {
 }
 
 
-@dataclass(frozen=True)
-class BatchShape:
-    """A static shape of a run's batches: R rows, T tokens of a row, M targets."""
+def pack_rows(
+    examples: Sequence[TrainingExample], row_length: int, packing: str
+) -> list[PackedRow]:
+    """The examples in rows of at most ``row_length`` tokens; ``packing`` is a name in PACKINGS."""
+    lengths = [len(example.tokens) for example in examples]
+    return [[examples[index] for index in row] for row in PACKINGS[packing](lengths, row_length)]
 
-    rows: int
-    row_length: int
-    targets: int
+
+def split_microbatches(rows: Sequence[PackedRow], num_microbatches: int) -> list[list[PackedRow]]:
+    """The rows in microbatches of equal size, but for the last, and of about as many targets.
+
+    Rows are taken by their targets, most first; each goes to the microbatch that has the fewest
+    targets so far and is not full.
+    """
+    if num_microbatches == 1:
+        return [list(rows)]
+    microbatches: list[list[PackedRow]] = [[] for _ in range(num_microbatches)]
+    filled, max_rows = [0] * num_microbatches, -(-len(rows) // num_microbatches)
+    counts = [sum(example.num_targets for example in row) for row in rows]
+    for index in sorted(range(len(rows)), key=lambda index: -counts[index]):
+        open_ones = (n for n in range(num_microbatches) if len(microbatches[n]) < max_rows)
+        emptiest = min(open_ones, key=lambda n: filled[n])
+        microbatches[emptiest].append(rows[index])
+        filled[emptiest] += counts[index]
+    return microbatches
 
 
 def pack(
@@ -106,60 +141,33 @@ def pack(
     num_microbatches: int = 1,
     packing: str = "best_fit",
 ) -> tuple[Batch, list[TrainingExample]]:
-    """One batch of a fixed shape, or one per microbatch, and the examples that found no room."""
+    """A batch of a fixed shape, or stacked microbatches of it; and the examples with no room."""
     rows = pack_rows(examples, shape.row_length, packing)
-    room = num_microbatches * shape.rows
-    left_over = [example for row in rows[room:] for example in row]
+    max_rows = num_microbatches * shape.rows
+    left_over = [example for row in rows[max_rows:] for example in row]
     filled = [
-        _fill_batch(hand, shape) for hand in split_microbatches(rows[:room], num_microbatches)
+        _fill_batch(rows, shape) for rows in split_microbatches(rows[:max_rows], num_microbatches)
     ]
     left_over += [example for _, rest in filled for example in rest]
     if num_microbatches == 1:
         return filled[0][0], left_over
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(part for part, _ in filled)), left_over
-
-
-def pack_rows(
-    examples: Sequence[TrainingExample], row_length: int, packing: str
-) -> list[list[TrainingExample]]:
-    """The examples in rows."""
-    lengths = [len(example.tokens) for example in examples]
-    return [[examples[index] for index in row] for row in PACKINGS[packing](lengths, row_length)]
-
-
-def split_microbatches(
-    rows: Sequence[list[TrainingExample]], num_microbatches: int
-) -> list[list[list[TrainingExample]]]:
-    """The rows in parts of as many, but for one, and of about as many targets.
-
-    They are dealt by their targets, most first, each to the part that has fewest and has room.
-    """
-    if num_microbatches == 1:
-        return [list(rows)]
-    hands: list[list[list[TrainingExample]]] = [[] for _ in range(num_microbatches)]
-    filled, most = [0] * num_microbatches, -(-len(rows) // num_microbatches)
-    counts = [sum(example.targets for example in row) for row in rows]
-    for index in sorted(range(len(rows)), key=lambda index: -counts[index]):
-        least = min(
-            (n for n in range(num_microbatches) if len(hands[n]) < most), key=lambda n: filled[n]
-        )
-        hands[least].append(rows[index])
-        filled[least] += counts[index]
-    return hands
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(batch for batch, _ in filled))
+    return stacked, left_over
 
 
 def _fill_batch(
-    rows: Sequence[list[TrainingExample]], shape: BatchShape
+    rows: Sequence[PackedRow], shape: BatchShape
 ) -> tuple[Batch, list[TrainingExample]]:
-    """A batch of such rows, and the examples for whose targets it had no room."""
+    """A batch of these rows, and the examples for whose targets it had no room."""
     size = (shape.rows, shape.row_length)
     tokens, positions, segments = (np.zeros(size, np.int32) for _ in range(3))
-    at, ids, weights = (np.zeros(shape.targets, kind) for kind in (np.int32, np.int32, np.float32))
+    target_index, target_id = (np.zeros(shape.targets, np.int32) for _ in range(2))
+    target_weight = np.zeros(shape.targets, np.float32)
     left_over, filled = [], 0
     for row, members in enumerate(rows):
         start = 0
         for segment, example in enumerate(members, 1):
-            if filled + example.targets > shape.targets:
+            if filled + example.num_targets > shape.targets:
                 left_over.append(example)
                 continue
             stop = start + len(example.tokens)
@@ -167,12 +175,13 @@ def _fill_batch(
             positions[row, start:stop] = np.arange(len(example.tokens))
             segments[row, start:stop] = segment
             first = start + max(example.target_start, 1)
-            span = slice(filled, filled + example.targets)
-            at[span] = row * shape.row_length + np.arange(first, stop) - 1
-            ids[span] = tokens[row, first:stop]
-            weights[span] = 1.0
-            if example.weights and example.targets:
-                given = example.weights[-example.targets :]
-                weights[span.stop - len(given) : span.stop] = given
-            filled, start = filled + example.targets, stop
-    return Batch(tokens, positions, segments, at, ids, weights), left_over  # type: ignore[arg-type]
+            span = slice(filled, filled + example.num_targets)
+            target_index[span] = row * shape.row_length + np.arange(first, stop) - 1
+            target_id[span] = tokens[row, first:stop]
+            target_weight[span] = 1.0
+            if example.weights and example.num_targets:
+                given = example.weights[-example.num_targets :]
+                target_weight[span.stop - len(given) : span.stop] = given
+            filled, start = filled + example.num_targets, stop
+    arrays = (tokens, positions, segments, target_index, target_id, target_weight)
+    return Batch(*arrays), left_over  # type: ignore[arg-type]

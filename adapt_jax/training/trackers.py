@@ -1,13 +1,25 @@
-"""Where a run's metrics go beside metrics.jsonl; a new place is a class and a line in TRACKERS."""
+"""Where a run's metrics go beside metrics.jsonl.
+
+A new tracker is a class that is registered in TRACKERS:
+
+    @TRACKERS.register("my_tracker")
+    class MyTracker:
+        def __init__(self, folder, rows): ...
+        def write(self, row): ...
+        def close(self): ...
+"""
 
 import shutil
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.registry import Registry
+
+__all__ = ["TRACKERS", "TensorBoard", "Tracker", "WeightsAndBiases", "to_numbers"]
 
 
 class Tracker(Protocol):
@@ -20,15 +32,20 @@ class Tracker(Protocol):
         """All rows are shown."""
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row without its step; times beside the others: "time/seconds"."""
+# A tracker is made from the run's folder and the rows that an earlier run has written.
+TRACKERS: Registry[Callable[[Path, Sequence[Mapping[str, Any]]], Tracker]] = Registry("tracker")
+
+
+def to_numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row without its step; those under "time" as "time/seconds" and so on."""
     times = {f"time/{key}": value for key, value in row.get("time", {}).items()}
     found = {key: value for key, value in row.items() if key not in ("step", "time")} | times
     return {key: float(value) for key, value in found.items() if value is not None}
 
 
+@TRACKERS.register("tensorboard")
 class TensorBoard:
-    """Event files in ``folder / "tensorboard"``, written anew from the log when a run goes on."""
+    """Event files in ``folder / "tensorboard"``, written anew from the log when a run continues."""
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]):
         try:
@@ -46,7 +63,8 @@ class TensorBoard:
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds the row's numbers as scalars."""
         values = [
-            self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers(row).items()
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, value in to_numbers(row).items()
         ]
         summary = self._summary(value=values)
         event = self._event(step=row["step"], wall_time=time.time(), summary=summary)
@@ -57,30 +75,28 @@ class TensorBoard:
         self._writer.close()
 
 
+@TRACKERS.register("wandb")
 class WeightsAndBiases:
-    """A run of Weights & Biases, the same one when it goes on; WANDB_MODE=offline keeps it here."""
+    """A run of Weights & Biases, the same one when a training continues.
+
+    WANDB_MODE=offline keeps it on this machine.
+    """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]):
         try:
             import wandb
         except ImportError:
             raise _missing("wandb") from None
-        name = f"{zlib.crc32(str(folder.absolute()).encode()):08x}"
+        name = identity(str(folder.absolute()))
         self._run = wandb.init(project="adapt_jax", dir=str(folder), id=name, resume="allow")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Logs the row's numbers."""
-        self._run.log(numbers(row), step=row["step"])
+        self._run.log(to_numbers(row), step=row["step"])
 
     def close(self) -> None:
         """Ends the run."""
         self._run.finish()
-
-
-TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
-}
 
 
 def _missing(extra: str) -> UserError:

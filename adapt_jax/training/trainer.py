@@ -27,7 +27,7 @@ from adapt_jax.training.throughput import StepFlops, peak_flops
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import AccuracyFn, Best, Validation, Validator
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.interruption import Interrupted, asked_to_stop, stop_signals
+from adapt_jax.utils.interruption import Interrupted, agree_to_stop, listen_for_stop
 
 OnStep = Callable[[int, int, str], None]  # step (from 1), of how many, how it goes
 DIVERGING = 10  # steps in a row
@@ -164,7 +164,7 @@ def train(
         if folder is not None and config.checkpoint_every != 0:
             every, keep = config.checkpoint_every, config.keep_checkpoints
             checkpoints = stack.enter_context(Checkpoints(folder, every=every, keep=keep))
-            heard = stack.enter_context(stop_signals())
+            heard = stack.enter_context(listen_for_stop())
             run = _identity(config, seed, prompt_prefix, examples, chosen, loaded, run_metadata)
             if (found := checkpoints.restore(state, run)) is not None:
                 first, state = found.step, found.state
@@ -210,7 +210,7 @@ def train(
                     best_weights = jax.tree.map(jnp.copy, state.trainable)
                 log.write({"step": index + 1, **judged, "best_step": best.step})
                 last, clock = last or exhausted(), time.perf_counter()
-            stopping = asked_to_stop(heard, index + 1)
+            stopping = agree_to_stop(heard, index + 1)
             if checkpoints is not None and (
                 last or improved or stopping or checkpoints.due(index + 1)
             ):
@@ -287,7 +287,7 @@ def _settled(row: Row, earlier: list[float], batches: Batches) -> Row:
     diverging = len(recent) == DIVERGING and min(recent) > max(2 * first, first + 1)
     if np.isfinite(loss) and np.isfinite(norm) and not diverging:
         return row
-    names = [example.id for example in batches.members(step - 1)]
+    names = [example.id for example in batches.examples_of(step - 1)]
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
     what = f"the loss of step {step} is {loss:.4g}"
     if np.isfinite(loss) and not np.isfinite(norm):

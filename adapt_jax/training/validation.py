@@ -82,7 +82,7 @@ class Validator:
         fits = [
             example
             for example in validation.examples
-            if len(example.tokens) <= shape.row_length and 0 < example.targets <= shape.targets
+            if len(example.tokens) <= shape.row_length and 0 < example.num_targets <= shape.targets
         ]
         if not fits:
             raise UserError("training.validate_every: no development example fits into a row")

@@ -1,11 +1,14 @@
-"""Counts the compilations of JAX."""
+"""Counts the compilations of JAX, and how long they take."""
 
 import functools
+import time
 from typing import Any
 
 from adapt_jax.utils.cpu import COMPILED
 
-__all__ = ["count_compilations"]
+__all__ = ["compile_seconds", "count_compilations"]
+
+COMPILE_EVENTS = "/jax/core/compile/"  # tracing, lowering and compiling begin with this
 
 
 @functools.cache
@@ -21,3 +24,40 @@ def count_compilations() -> list[float]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return seconds
+
+
+def compile_seconds() -> float:
+    """Seconds spent tracing, lowering and compiling since the first call of this function.
+
+    A pace of work leaves them out: they do not come again with the next piece of it.
+    """
+    return _running_clock().seconds()
+
+
+@functools.cache
+def _running_clock() -> "_CompileClock":
+    import jax
+
+    clock = _CompileClock()
+    jax.monitoring.register_event_duration_secs_listener(clock.record)
+    return clock
+
+
+class _CompileClock:
+    """Adds up the time that JAX reports for its pieces of work."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    def record(self, event: str, duration_secs: float, **_: Any) -> None:
+        """JAX calls it at the end of each piece of work."""
+        if event.startswith(COMPILE_EVENTS):
+            end = time.perf_counter()
+            # A function is traced while another one is: the outer span holds the inner ones.
+            while self._spans and self._spans[-1][0] >= end - duration_secs:
+                self._spans.pop()
+            self._spans.append((end - duration_secs, end))
+
+    def seconds(self) -> float:
+        """In all."""
+        return sum(end - start for start, end in self._spans)

@@ -1,70 +1,126 @@
-"""Being asked to stop: the trainer saves and leaves, so that the same command goes on later."""
+"""Being asked to stop: the trainer saves and ends, and the same command continues later."""
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-AGREE = 10  # steps after which processes ask each other whether one was asked to stop
-RESTART = 75  # the exit code that says "start me again" (EX_TEMPFAIL of sysexits.h)
+__all__ = [
+    "AGREEMENT_INTERVAL",
+    "RESTART_EXIT_CODE",
+    "Interrupted",
+    "agree_to_stop",
+    "interruptible",
+    "listen_for_stop",
+]
+
+AGREEMENT_INTERVAL = 10  # steps after which processes tell each other whether one was asked to stop
+RESTART_EXIT_CODE = 75  # says "start me again" (EX_TEMPFAIL of sysexits.h)
+STANDARD_ERROR = 2  # its file descriptor
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ACKNOWLEDGED = (
+    "\ninterrupted: saving after this step; the same command continues from there. "
+    "Ctrl-C again stops without saving.\n"
+)
 
 
 class Interrupted(Exception):
-    """A command was asked to stop and may be started again; it leaves with RESTART."""
+    """A command was asked to stop and may be started again; it exits with RESTART_EXIT_CODE."""
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Yields a function that says which signal has asked to stop, if any: SIGTERM or Ctrl-C.
+def listen_for_stop() -> Iterator[Callable[[], str | None]]:
+    """Yields a function that returns the name of the signal that asked to stop, if one did.
 
-    A second Ctrl-C does not wait.
+    SIGTERM and Ctrl-C ask to stop, and are acknowledged on standard error at once, also while a
+    compiled step runs. A second Ctrl-C raises KeyboardInterrupt.
     """
-    heard: list[str] = []
+    received: list[str] = []
 
-    def hear(number: int, frame: Any) -> None:
-        if heard and number == signal.SIGINT:
+    def receive(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        heard.append(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
 
-    with _handled(hear, signal.SIGTERM, signal.SIGINT):
-        yield lambda: heard[0] if heard else None
+    with _acknowledge_at_once(), _handle(receive, *STOP_SIGNALS):
+        yield lambda: received[0] if received else None
 
 
-def asked_to_stop(heard: Callable[[], str | None], step: int) -> str | None:
-    """Which signal has asked any process to stop, the same answer in all of them after a step.
+@contextmanager
+def _acknowledge_at_once() -> Iterator[None]:
+    """Prints ACKNOWLEDGED as soon as the first of STOP_SIGNALS comes.
 
-    One process answers at once. Several gather what they heard every AGREE steps, so that all of
-    them save the same step and leave.
+    Python runs a signal's handler in the main thread, and only when that thread is back from
+    compiled code: after a step, or after its compilation. The signal's number is written to a
+    socket at once, though, and a thread waits there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while numbers := reader.recv(1):
+            if numbers[0] in STOP_SIGNALS:
+                _acknowledge()
+                return
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(earlier)
+        writer.close()  # ends the thread
+        waiting.join()
+        reader.close()
+
+
+def _acknowledge() -> None:
+    """Writes past ``sys.stderr``, whose lock the main thread may hold."""
+    with suppress(OSError):  # standard error may be closed
+        os.write(STANDARD_ERROR, ACKNOWLEDGED.encode())
+
+
+def agree_to_stop(requested: Callable[[], str | None], step: int) -> str | None:
+    """The signal that asked any process to stop, the same answer in all of them after a step.
+
+    A single process answers at once. Several gather what they received every AGREEMENT_INTERVAL
+    steps, so that all of them save the same step and end.
     """
     import jax  # here, because the command line imports this file and its help is quick
     import numpy as np
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
-        return heard()
-    if step % AGREE:
+        return requested()
+    if step % AGREEMENT_INTERVAL:
         return None
-    mine = heard()
-    number = np.int32(signal.Signals[mine] if mine else 0)
-    most = int(np.max(multihost_utils.process_allgather(number)))
-    return signal.Signals(most).name if most else None
+    own = requested()
+    number = np.int32(signal.Signals[own] if own else 0)
+    highest = int(np.max(multihost_utils.process_allgather(number)))
+    return signal.Signals(highest).name if highest else None
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM raises Interrupted, where nobody inside listens with ``stop_signals``."""
+    """Raises Interrupted on SIGTERM, where no ``listen_for_stop`` inside handles it."""
 
     def interrupt(number: int, frame: Any) -> None:
-        raise Interrupted("stopped by SIGTERM; the same command begins again or goes on")
+        raise Interrupted("stopped by SIGTERM; the same command starts again or continues")
 
-    with _handled(interrupt, signal.SIGTERM):
+    with _handle(interrupt, signal.SIGTERM):
         yield
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
-    """Installs a handler for a while. Outside of the main thread there are no signals to hear."""
+def _handle(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Installs a signal handler for a while. Only the main thread receives signals."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, handler) for number in numbers}

@@ -1,4 +1,7 @@
-"""Live progress: bars and a growing table in a terminal, a plain line now and then elsewhere."""
+"""Live progress: bars and a growing table in a terminal, a plain line now and then elsewhere.
+
+The time left comes from the pace of the work itself: compiling is named, and left out of it.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +12,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from adapt_jax.utils.compilations import count_compilations
+from adapt_jax.utils.compilations import compile_seconds
 from adapt_jax.utils.display_text import display_text
 
-__all__ = ["Display", "OnProgress", "Pace", "TimeLeft", "Update", "new_console"]
+__all__ = ["COMPILING", "Display", "OnProgress", "Pace", "TimeLeft", "new_console"]
 
-OnProgress = Callable[..., None]  # (questions done, questions in all, note)
-Update = Callable[..., None]  # (done, total, note=""): how far a stage has come
-WIDE = 124  # columns of a table that goes into a file, where no terminal sets the width
-EVERY = 15.0  # seconds between two plain lines of progress
+OnProgress = Callable[..., None]  # (done, total, note=""): how far a stage has come
+FILE_WIDTH = 124  # columns of a table that goes into a file, where no terminal sets the width
+LINE_INTERVAL = 15.0  # seconds between two plain lines of progress
 BAR_WIDTH = 8  # with all else a live line then fits into 80 columns
 MAX_NAME, MAX_NOTE = 30, 16  # letters of a stage's name and note in a live line
 COMPILING = "compiling"  # the note of a stage that has not come further yet
@@ -26,7 +28,7 @@ COMPILING = "compiling"  # the note of a stage that has not come further yet
 def new_console() -> Console:
     """Standard output; wide enough for the table where it is no terminal."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+    return console if console.is_terminal else Console(highlight=False, width=FILE_WIDTH)
 
 
 class Display:
@@ -80,7 +82,7 @@ class Display:
             self._live.update(Group(*shown), refresh=True)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Update]:
+    def stage(self, name: str) -> Iterator[OnProgress]:
         """Yields ``update(done, total, note="")`` for the time that a piece of work takes."""
         if not self.shown:
             yield lambda done, total, note="": None
@@ -113,16 +115,16 @@ class Display:
                 with bars:
                     yield update
 
-    def _plain_updates(self, name: str) -> Update:
-        """Prints at most one line every EVERY seconds, with the time left."""
-        last = time.monotonic()
+    def _plain_updates(self, name: str) -> OnProgress:
+        """Prints a first note at once, then at most one line every LINE_INTERVAL seconds."""
+        printed_at, has_printed = time.monotonic(), False
         time_left = TimeLeft()
 
         def update(done: int, total: int, note: str = "") -> None:
-            nonlocal last
-            left = time_left.estimate(done, total)
-            if time.monotonic() - last >= EVERY:
-                last = time.monotonic()
+            nonlocal printed_at, has_printed
+            left, now = time_left.estimate(done, total), time.monotonic()
+            if now - printed_at >= LINE_INTERVAL or (note and not has_printed):
+                printed_at, has_printed = now, True
                 note = note or COMPILING * (done == time_left.first)
                 self.line(f"  {name} " + ", ".join(filter(None, [f"{done}/{total}", note, left])))
 
@@ -136,22 +138,20 @@ def _display_line(line: str) -> str:
 
 
 class TimeLeft:
-    """Estimates the time left by the pace so far, without the seconds that compiling took."""
+    """Estimates the time left by the pace of the work so far; compiling does not count."""
 
     def __init__(self) -> None:
-        self.first: int | None = None  # what an earlier run has done says nothing about the pace
-        self._began, self._compilations = time.monotonic(), count_compilations()
-        self._already_compiled = len(self._compilations)
+        self.first: int | None = None  # done by an earlier run: it says nothing about the pace
+        self._began = 0.0
 
     def estimate(self, done: int, total: int) -> str:
-        """Such as "4:00 left"; "" before there is a pace."""
+        """Such as "4:00 left"; "" before there is a pace. The pace begins with the first call."""
+        now = _work_clock()
         if self.first is None:
-            self.first = done
+            self.first, self._began = done, now
         if done <= self.first:
             return ""
-        compiling = sum(self._compilations[self._already_compiled :])
-        working = max(0.0, time.monotonic() - self._began - compiling)
-        seconds = round(working * (total - done) / (done - self.first))
+        seconds = round((now - self._began) * (total - done) / (done - self.first))
         return f"{seconds // 60}:{seconds % 60:02d} left"
 
 
@@ -159,22 +159,31 @@ class Pace:
     """Reports how many questions are answered, and how many tokens per second are generated."""
 
     def __init__(self, on_progress: OnProgress | None, done: int, total: int):
-        self.on_progress, self.done, self.total = on_progress, done, total
-        self._began, self._tokens = time.monotonic(), 0
-        self._report()
+        """``done`` questions of ``total`` have been answered by an earlier run."""
+        self._on_progress, self._done, self._total = on_progress, done, total
+        self._began, self._tokens = _work_clock(), 0
+        self._report(COMPILING if done < total else "")
 
-    def tokens(self, candidates: int, tokens: int) -> None:
+    def count_tokens(self, candidates: int, tokens: int) -> None:
         """Takes how many tokens were generated since the beginning."""
         self._tokens = tokens
-        self._report()
+        self._report(self._note())
 
-    def answered(self) -> None:
+    def count_answer(self) -> None:
         """Counts one more answered question."""
-        self.done += 1
-        self._report()
+        self._done += 1
+        self._report(self._note())
 
-    def _report(self) -> None:
-        if self.on_progress is not None:
-            rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
-            note = f"{rate:,.0f} tokens/s" if self._tokens else ""
-            self.on_progress(self.done, self.total, note)
+    def _note(self) -> str:
+        if not self._tokens:
+            return ""
+        return f"{self._tokens / max(_work_clock() - self._began, 1e-9):,.0f} tokens/s"
+
+    def _report(self, note: str) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total, note)
+
+
+def _work_clock() -> float:
+    """Seconds that pass only while nothing is compiled."""
+    return time.monotonic() - compile_seconds()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.training.batches import Batches, bucket
+from adapt_jax.training.batches import Batches, round_to_bucket
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches
 from adapt_jax.training.packing import BatchShape, TrainingExample, best_fit, pack
 from adapt_jax.utils.errors import UserError
@@ -29,7 +29,7 @@ def examples(draw: st.DrawFn) -> list[TrainingExample]:
 @given(examples(), st.integers(24, 60))
 def test_packing_loses_nothing_and_positions_restart(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
-    targets = sum(example.targets for example in made)
+    targets = sum(example.num_targets for example in made)
     batch, left_over = pack(made, BatchShape(rows, row_length, targets))
     assert left_over == []
     found = {}
@@ -49,7 +49,7 @@ def test_packing_loses_nothing_and_positions_restart(made, row_length):
 @given(examples(), st.integers(24, 60))
 def test_each_target_is_predicted_from_the_token_before_it_in_its_own_segment(made, row_length):
     rows = len(best_fit([len(example.tokens) for example in made], row_length))
-    targets = sum(example.targets for example in made)
+    targets = sum(example.num_targets for example in made)
     batch, _ = pack(made, BatchShape(rows, row_length, targets + 5))
     real = batch.target_weight > 0
     pairs = zip(
@@ -117,7 +117,7 @@ def test_unusable_examples_are_refused():
 
 
 def test_buckets_double_up_to_the_longest_row():
-    found = [bucket(length, 320) for length in (1, 64, 65, 128, 129, 256, 257, 320)]
+    found = [round_to_bucket(length, 320) for length in (1, 64, 65, 128, 129, 256, 257, 320)]
     assert found == [64, 64, 128, 128, 256, 256, 320, 320]
 
 
@@ -130,19 +130,19 @@ def test_unpacked_every_example_has_a_row_of_the_bucket_of_its_batch(parts):
     known = {(s.rows, s.row_length, s.targets) for s in batches.shapes}
     assert 1 < len(known) <= 3  # of 64, 128, 256 tokens
     for step in range(20):
-        members = batches.members(step)
-        assert [e.id for e in members] == [e.id for e in packed.members(step)]
+        members = batches.examples_of(step)
+        assert [e.id for e in members] == [e.id for e in packed.examples_of(step)]
         batch = next(batches)
         rows, length = batch.tokens.shape[-2:]
         longest = max(len(example.tokens) for example in members)
         targets = batch.target_index.shape[-1]
         assert (rows, length, targets) in known and rows % 6 == targets % 6 == 0
-        assert length == bucket(longest, 256) and batch.segments.max() == 1
+        assert length == round_to_bucket(longest, 256) and batch.segments.max() == 1
         if parts > 1:  # of as many examples each
             assert set((batch.segments > 0).any(axis=-1).sum(axis=-1)) == {2}
         held = {(int(row[0]), int((row > 0).sum())) for row in batch.tokens.reshape(-1, length)}
         assert held - {(0, 0)} == {(int(e.id) + 1, len(e.tokens)) for e in members}
-        assert (batch.target_weight > 0).sum() == sum(example.targets for example in members)
+        assert (batch.target_weight > 0).sum() == sum(example.num_targets for example in members)
     assert batches.dropped == 0
 
 

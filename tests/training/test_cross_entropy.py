@@ -9,7 +9,7 @@ from flax import nnx
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.training import cross_entropy as module
-from adapt_jax.training.cross_entropy import Objective, Room, cross_entropy
+from adapt_jax.training.cross_entropy import ChunkSizes, Objective, cross_entropy
 
 VOCAB, EMBED, TARGETS = 50, 8, 150
 
@@ -36,10 +36,10 @@ def at_once(decoder, hidden, ids, weights, objective):
 
 
 @pytest.fixture(params=["one CPU", "other"])
-def room(request, monkeypatch):
-    """Little of it: three chunks, the last one not full; on a CPU two blocks that overlap."""
-    monkeypatch.setattr(module, "ONE_CPU", Room(64, 32, 2**20))
-    monkeypatch.setattr(module, "OTHER", Room(64, 2**20, 2**20))
+def small_chunks(request, monkeypatch):
+    """Three chunks, the last one not full; on a CPU two blocks that overlap."""
+    monkeypatch.setattr(module, "ONE_CPU", ChunkSizes(64, 32, 2**20))
+    monkeypatch.setattr(module, "OTHER", ChunkSizes(64, 2**20, 2**20))
     monkeypatch.setattr(module, "STRIDE", 32)
     if request.param == "one CPU":
         monkeypatch.setattr(jax, "device_count", lambda *_: 1)
@@ -49,7 +49,9 @@ def room(request, monkeypatch):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, 1e-2)])
 @pytest.mark.parametrize("capped", [{}, {"logit_softcap": 3.0, "logit_divisor": 2.0}])
-def test_chunks_give_the_sums_and_gradients_of_all_logits_at_once(tied, objective, capped, room):
+def test_chunks_give_the_sums_and_gradients_of_all_logits_at_once(
+    tied, objective, capped, small_chunks
+):
     decoder, hidden, ids, weights = made(tied, **capped)
     graph, params = nnx.split(decoder)
 
@@ -70,7 +72,9 @@ def test_chunks_give_the_sums_and_gradients_of_all_logits_at_once(tied, objectiv
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_a_loss_without_gradients_and_one_of_frozen_output_weights_make_no_more_products(room):
+def test_a_loss_without_gradients_and_one_of_frozen_output_weights_make_no_more_products(
+    small_chunks,
+):
     decoder, hidden, ids, weights = made(tied=True)
     graph, params = nnx.split(decoder)
 
@@ -84,7 +88,7 @@ def test_a_loss_without_gradients_and_one_of_frozen_output_weights_make_no_more_
     assert found == (1, 2, 3)  # logits, the gradient of hidden states, that of the output
 
 
-def test_what_a_nearly_certain_target_leaves_to_learn_survives_bfloat16(room):
+def test_what_a_nearly_certain_target_leaves_to_learn_survives_bfloat16(small_chunks):
     """1 - p of it is summed from what the others have; p rounded to bfloat16 would leave none."""
     decoder, _, ids, _ = made(tied=True)
     table = decoder.embedding[...].astype(jnp.bfloat16).astype(jnp.float32)
@@ -93,26 +97,27 @@ def test_what_a_nearly_certain_target_leaves_to_learn_survives_bfloat16(room):
     certain = jax.nn.softmax(hidden @ table.T)[jnp.arange(TARGETS), ids] > 0.97
     graph, params = nnx.split(decoder)
 
-    def pull(dtype):
+    def hidden_grad(dtype):
         def loss(hidden):
             taken = hidden.astype(dtype), ids, certain.astype(jnp.float32)
             return cross_entropy(nnx.merge(graph, params), *taken)[0]
 
         return jax.grad(loss)(hidden)
 
-    exact, rounded = pull(jnp.float32), pull(jnp.bfloat16)
+    exact, rounded = hidden_grad(jnp.float32), hidden_grad(jnp.bfloat16)
     assert 40 < certain.sum() and 1e-3 < jnp.abs(exact).max() < 0.02
     assert float(jnp.abs(exact - rounded).max()) < 0.02 * float(jnp.abs(exact).max())
 
 
-@pytest.mark.parametrize("waits", [True, False])
-@pytest.mark.parametrize("room", [module.ONE_CPU, module.OTHER])
-def test_chunks_are_bounded_and_hold_all_targets(room, waits):
+@pytest.mark.parametrize("trains_output", [True, False])
+@pytest.mark.parametrize("sizes", [module.ONE_CPU, module.OTHER])
+def test_chunks_are_bounded_and_hold_all_targets(sizes, trains_output):
     for targets, vocabulary in ((1, 320), (2304, 32_000), (100_000, 256_000), (4096, 1024)):
-        size, width = room.chunk(targets, vocabulary, waits), room.block(vocabulary)
-        assert size % module.STRIDE == 0 and size <= room.targets
-        assert 0 < width <= min(vocabulary, max(room.entries, module.STRIDE))
-        at_once = size * (vocabulary if waits else width)
-        assert size == module.STRIDE or at_once <= room.numbers
-        parts = module._chunked(jnp.arange(targets), size)
-        assert sorted(parts.reshape(-1).tolist())[-targets:] == list(range(targets))
+        size = sizes.targets_per_chunk(targets, vocabulary, trains_output)
+        width = sizes.entries_per_block(vocabulary)
+        assert size % module.STRIDE == 0 and size <= sizes.max_targets
+        assert 0 < width <= min(vocabulary, max(sizes.max_entries, module.STRIDE))
+        at_once = size * (vocabulary if trains_output else width)
+        assert size == module.STRIDE or at_once <= sizes.max_waiting
+        chunks = module._to_chunks(jnp.arange(targets), size)
+        assert sorted(chunks.reshape(-1).tolist())[-targets:] == list(range(targets))

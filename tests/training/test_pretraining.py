@@ -35,7 +35,7 @@ def test_every_token_is_a_target_once_and_windows_overlap_by_one(corpus, tmp_pat
         if whole:
             assert whole[-1] == window.tokens[0]
         whole += window.tokens[1:] if whole else window.tokens
-        assert window.targets == len(window.tokens) - 1
+        assert window.num_targets == len(window.tokens) - 1
     assert list(joined.values()) == [[*tiny.encode(text), 1] for text in TEXTS]
 
 

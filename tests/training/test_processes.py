@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from adapt_jax.utils.interruption import AGREE, RESTART
+from adapt_jax.utils.interruption import AGREEMENT_INTERVAL, RESTART_EXIT_CODE
 
 PROGRAM = """
 import json, os, signal, sys
@@ -25,7 +25,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.training.packing import TrainingExample
-from adapt_jax.utils.interruption import RESTART, Interrupted
+from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.trainer import train
@@ -45,7 +45,7 @@ try:
     print(json.dumps(train(model, nnx.Param, examples, training, **given).losses))
 except Interrupted as stop:
     print(stop)
-    sys.exit(RESTART)
+    sys.exit(RESTART_EXIT_CODE)
 """
 
 
@@ -67,7 +67,7 @@ def together(folder: Path, asked: int = 0) -> list[tuple[int, str]]:
     try:
         for process in started:
             out, errors = process.communicate(timeout=300)
-            assert process.returncode in (0, RESTART), errors[-3000:]
+            assert process.returncode in (0, RESTART_EXIT_CODE), errors[-3000:]
             ended.append((process.returncode, out.splitlines()[-1]))
     finally:
         for process in started:
@@ -78,11 +78,13 @@ def together(folder: Path, asked: int = 0) -> list[tuple[int, str]]:
 def test_one_process_that_is_asked_to_stop_leads_all_to_save_the_same_step_and_leave(
     tmp_path: Path,
 ):
-    codes, lines = zip(*together(tmp_path / "cut", asked=AGREE + 2), strict=True)
-    assert codes == (RESTART, RESTART)
-    assert all(f"stopped by SIGTERM after step {2 * AGREE} of 25" in line for line in lines)
+    codes, lines = zip(*together(tmp_path / "cut", asked=AGREEMENT_INTERVAL + 2), strict=True)
+    assert codes == (RESTART_EXIT_CODE, RESTART_EXIT_CODE)
+    assert all(
+        f"stopped by SIGTERM after step {2 * AGREEMENT_INTERVAL} of 25" in line for line in lines
+    )
     saved = {int(entry.name) for entry in (tmp_path / "cut" / "checkpoints").iterdir()}
-    assert max(saved) == 2 * AGREE
+    assert max(saved) == step
     resumed, whole = together(tmp_path / "cut"), together(tmp_path / "whole")
     assert [code for code, _ in (*resumed, *whole)] == [0] * 4
     losses = [json.loads(line) for _, line in (*resumed, *whole)]

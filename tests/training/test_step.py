@@ -11,7 +11,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.training import step as steps
+from adapt_jax.training import step as step_module
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.packing import (
@@ -24,6 +24,7 @@ from adapt_jax.training.packing import (
 from adapt_jax.training.step import TrainState, make_step
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.utils import cpu
 from adapt_jax.utils.config import checked
 from adapt_jax.utils.errors import UserError
 
@@ -77,8 +78,8 @@ def test_parts_hold_every_row_once_and_about_as_many_targets_each(packing):
     hands = split_microbatches(rows, 3)
     assert sorted(map(str, rows)) == sorted(str(row) for hand in hands for row in hand)
     assert max(map(len, hands)) == -(-len(rows) // 3)
-    counts = [sum(example.targets for row in hand for example in row) for hand in hands]
-    of_rows = [sum(example.targets for example in row) for row in rows]
+    counts = [sum(example.num_targets for row in hand for example in row) for hand in hands]
+    of_rows = [sum(example.num_targets for example in row) for row in rows]
     assert max(counts) - min(counts) <= max(of_rows)
 
 
@@ -110,12 +111,13 @@ def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(tiny):
 
 def test_weights_of_targets_count_in_the_mean(tiny):
     one, other = made_examples(2)
-    halved = TrainingExample(other.id, other.tokens, other.target_start, (0.5,) * other.targets)
+    halved = TrainingExample(other.id, other.tokens, other.target_start, (0.5,) * other.num_targets)
     alone = [
-        stepped(tiny, pack([example], SHAPE)[0])[0] * example.targets for example in (one, other)
+        stepped(tiny, pack([example], SHAPE)[0])[0] * example.num_targets
+        for example in (one, other)
     ]
     loss, _ = stepped(tiny, pack([one, halved], SHAPE)[0])
-    expected = (alone[0] + 0.5 * alone[1]) / (one.targets + 0.5 * other.targets)
+    expected = (alone[0] + 0.5 * alone[1]) / (one.num_targets + 0.5 * other.num_targets)
     assert loss == pytest.approx(expected, abs=1e-5)
 
 
@@ -154,12 +156,13 @@ def test_a_negative_learning_rate_is_refused():
 
 
 def test_options_that_this_compiler_does_not_know_are_not_given(monkeypatch):
-    monkeypatch.setattr(steps, "OPTIONS", {"xla_cpu_no_such_option": "1"})
-    steps.compiler_options.cache_clear()
-    assert steps.compiler_options() == {}
+    monkeypatch.setattr(cpu, "STEP_COMPILER_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    cpu.step_compiler_options.cache_clear()
+    assert cpu.step_compiler_options() == {}
     monkeypatch.undo()
-    steps.compiler_options.cache_clear()
-    assert steps.compiler_options() == (steps.OPTIONS if jax.default_backend() == "cpu" else {})
+    cpu.step_compiler_options.cache_clear()
+    on_cpu = jax.default_backend() == "cpu"
+    assert cpu.step_compiler_options() == (cpu.STEP_COMPILER_OPTIONS if on_cpu else {})
 
 
 def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16(tiny):
@@ -212,6 +215,6 @@ def test_the_prefix_is_encoded_outside_of_the_loop_over_parts(tiny):
 def test_a_step_on_a_cpu_leaves_plain_products_to_eigen(tiny, monkeypatch):
     model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((7, 32), 0.1)))
     told = traced(model).lower().compile().as_text()
-    monkeypatch.setattr(steps, "compiler_options", dict)
+    monkeypatch.setattr(step_module, "step_compiler_options", dict)
     untold = traced(model).lower().compile().as_text()
     assert told.count("ynn_fusion") < untold.count("ynn_fusion") / 2

@@ -265,7 +265,9 @@ class Steep(TunedDecoder):
 def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpoint(tiny, tmp_path):
     examples = [replace(e, tokens=tuple(t % 300 for t in e.tokens)) for e in made_examples()]
     step = 2  # of the first epoch, from 0
-    drawn = Batches(examples, CONFIG.batch_size, CONFIG.steps, seed=0, row_length=64).members(step)
+    drawn = Batches(examples, CONFIG.batch_size, CONFIG.steps, seed=0, row_length=64).examples_of(
+        step
+    )
     place = examples.index(drawn[1])
     examples[place] = replace(drawn[1], id="bad", tokens=(319, *drawn[1].tokens[1:]))
     config = CONFIG.model_copy(update={"checkpoint_every": 1})

@@ -1,51 +1,116 @@
-"""What a run shows while it works."""
+"""Progress: the time left is that of the work; compiling is named, and left out of it."""
 
 import io
+import time
 
+import jax
 import pytest
 from rich.console import Console
 
 from adapt_jax.utils import progress
-from adapt_jax.utils.progress import Display, TimeLeft
+from adapt_jax.utils.compilations import _CompileClock, compile_seconds
+from adapt_jax.utils.progress import Display, Pace
+
+
+class Clock:
+    """A time that the test sets, and how much of it went into compiling."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.compiled = 100.0, 0.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(progress, "compile_seconds", lambda: self.compiled)
+
+    def work(self, seconds):
+        self.now += seconds
+
+    def compile(self, seconds):
+        self.now += seconds
+        self.compiled += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Sets the time."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    printed = []
+    monkeypatch.setattr(Display, "line", lambda self, text: printed.append(text.strip()))
+    return printed
+
+
+def test_the_time_left_is_that_of_the_work_without_compiling(clock, lines):
+    update = Display()._plain_updates("adapting")
+    clock.work(40)  # reading the data, say
+    update(0, 100, "compiling the training step")
+    clock.compile(600)
+    clock.work(2)
+    update(1, 100, "loss 3.0")
+    clock.work(18)
+    update(10, 100, "loss 2.0")
+    assert lines == [
+        "adapting 0/100, compiling the training step",
+        "adapting 1/100, loss 3.0, 3:18 left",
+        "adapting 10/100, loss 2.0, 3:00 left",
+    ]
+
+
+def test_what_an_earlier_run_did_says_nothing_about_the_pace(clock, lines):
+    update = Display()._plain_updates("answering")
+    update(10, 40)
+    clock.work(120)
+    update(20, 40, "5 tokens/s")
+    clock.work(5)
+    update(21, 40, "5 tokens/s")  # too soon for another line
+    assert lines == ["answering 20/40, 5 tokens/s, 4:00 left"]
+
+
+def test_the_pace_of_answering_leaves_compiling_out(clock):
+    seen = []
+    pace = Pace(lambda *update: seen.append(update), 2, 4)
+    clock.compile(95)
+    clock.work(2)
+    pace.count_tokens(1, 50)
+    pace.count_answer()
+    pace.count_answer()
+    assert seen == [
+        (2, 4, "compiling"),
+        (2, 4, "25 tokens/s"),
+        (3, 4, "25 tokens/s"),
+        (4, 4, "25 tokens/s"),
+    ]
+    Pace(lambda *update: seen.append(update), 4, 4)
+    assert seen[-1] == (4, 4, "")  # nothing to answer, nothing to compile
+
+
+def test_spans_within_a_span_count_once():
+    clock = _CompileClock()
+    clock.record("/jax/core/compile/jaxpr_trace_duration", 0.001)
+    clock.record("/jax/other", 1000.0)
+    assert clock.seconds() == pytest.approx(0.001)
+    clock.record("/jax/core/compile/backend_compile_duration", 5.0)  # began before the first
+    assert clock.seconds() == pytest.approx(5.0)
+
+
+def test_compiling_is_measured_and_running_is_not():
+    before = compile_seconds()
+    function = jax.jit(lambda x: x * 3 + time.monotonic())
+    function(1.0)
+    compiled = compile_seconds()
+    assert compiled > before
+    function(2.0)
+    assert compile_seconds() == compiled
 
 
 def terminal(width: int = 80) -> Console:
     return Console(file=io.StringIO(), width=width, force_terminal=True, highlight=False)
 
 
-def test_plain_lines_tell_the_pace_and_the_time_left(clock):
-    console = Console(file=io.StringIO(), width=80)
-    with Display(True, console).stage("answering") as update:
-        update(10, 40, "")  # ten were answered before
-        clock[0] = 220.0
-        update(20, 40, "5 tokens/s")
-    assert console.file.getvalue() == "  answering 20/40, 5 tokens/s, 4:00 left\n"
-
-
-def test_time_left_does_not_count_compilation(clock, monkeypatch):
-    compilations = [7.0]
-    monkeypatch.setattr(progress, "count_compilations", lambda: compilations)
-    left = TimeLeft()
-    assert left.estimate(0, 100) == ""
-    clock[0] += 95.0
-    compilations.append(90.0)  # of the 95 seconds; those before it began do not count
-    assert left.estimate(1, 100) == "8:15 left"
-    clock[0] += 5.0
-    assert left.estimate(10, 100) == "1:30 left"
-
-
 def test_what_has_not_come_further_is_compiling(clock):
     console = Console(file=io.StringIO(), width=80)
     with Display(True, console).stage("lora: adapting") as update:
-        clock[0] += 20
+        clock.work(20)
         update(0, 120)
     assert console.file.getvalue() == "  lora: adapting 0/120, compiling\n"
 

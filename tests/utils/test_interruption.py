@@ -1,0 +1,62 @@
+"""Asked to stop: acknowledged at once, also while the main thread is in compiled code."""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from adapt_jax.utils import interruption
+from adapt_jax.utils.interruption import listen_for_stop
+
+
+def send_after(seconds, number):
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_acknowledged_while_compiled_code_runs(monkeypatch, number):
+    acknowledged = []
+    monkeypatch.setattr(interruption, "_acknowledge", lambda: acknowledged.append(time.monotonic()))
+    handler, wakeup = signal.getsignal(number), signal.set_wakeup_fd(-1)
+    with listen_for_stop() as requested:
+        timer = send_after(0.2, number)
+        began = time.monotonic()
+        # Releases the interpreter and returns to it after about two seconds, as a step does.
+        while time.monotonic() - began < 1.0:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+        returned = time.monotonic()
+        assert requested() == number.name
+        timer.join()
+    assert len(acknowledged) == 1 and acknowledged[0] < returned - 0.2
+    assert signal.getsignal(number) == handler and signal.set_wakeup_fd(wakeup) == -1
+
+
+def test_what_is_printed_says_what_happens_now_and_how_to_stop_at_once(capfd):
+    with listen_for_stop() as requested:
+        assert requested() is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert requested() == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == (
+        "\ninterrupted: saving after this step; the same command continues from there. "
+        "Ctrl-C again stops without saving.\n"
+    )
+
+
+def test_outside_of_the_main_thread_nothing_is_installed():
+    handler, found = signal.getsignal(signal.SIGINT), []
+
+    def listen():
+        with listen_for_stop() as requested:
+            found.append((requested(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [(None, handler)]
