@@ -1,6 +1,6 @@
-"""Attention: a shared prefix and a row's own keys under one softmax.
+"""Attention over a shared prefix and a row's own keys, with one softmax over both.
 
-Axes: B rows, T tokens, P prefix tokens, S cache slots, N query heads, K key/value heads,
+Axes: B rows, T tokens, P prefix tokens, S keys, N query heads, K key/value heads,
 G = N/K queries per key/value head, H head size.
 """
 
@@ -12,10 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
 
-KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
-KVBlock = tuple[Array, Array, Array | None]  # keys, values, and who may look at them
+__all__ = ["KVBlock", "KVPair", "attend", "causal_mask", "sliding_window_masks"]
 
-MASKED = -1e30  # finite, so that a row which sees nothing (padding) yields no NaN
+KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
+KVBlock = tuple[Array, Array, Array | None]  # keys, values, and the mask of who attends to them
+
+MASKED_SCORE = -1e30  # finite: a row of padding alone would yield NaN from infinities
 
 
 def attend(
@@ -24,102 +26,120 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention over several blocks of keys that share **one** softmax.
+    """Softmax attention over several blocks of keys, which share **one** softmax.
 
-    A block whose keys have no row axis ([K, P, H], the prefix) is shared by all rows: it is
-    stored and read once. Masks are [S], or [B, T, S]; None means that all may look. The last
-    block is a row's own. Where it has as many keys as there are queries it is causal, so the
-    queries go in up to eight chunks, each against the keys up to its end: half the work, and
-    scores that stay closer to the cache than all at once.
+    A block whose keys have no row axis ([K, P, H], the prefix) is shared by all rows: it is stored
+    and read once. The last block holds the rows' own keys. Where it has as many keys as there are
+    queries, it is causal. The queries then go in chunks, each against the keys up to its end.
 
     Args:
-        scale: of the scores; 1/sqrt(H) when not given.
+        blocks: keys, values, and a mask, [S] or [B, T, S]. A mask of None hides nothing.
+        scale: of the scores; by default 1/sqrt(H).
         softcap: scores x become softcap·tanh(x/softcap) (Gemma 2, 2408.00118, section 2).
     """
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     *shared, (keys, values, mask) = blocks
-    tokens = queries.shape[1]
-    if keys.shape[-2] != tokens or tokens <= MIN_QUERIES_PER_CHUNK:
-        return _attend(queries, blocks, scale, softcap)
-    size = max(MIN_QUERIES_PER_CHUNK, -(-tokens // MAX_QUERY_CHUNKS))
-    mixed = []
-    for start in range(0, tokens, size):
-        stop = min(start + size, tokens)
-        seen = None if mask is None else mask[:, start:stop, :stop]
-        own = (keys[:, :, :stop], values[:, :, :stop], seen)
-        prompt_prefix = [
-            (keys, values, seen if seen is None or seen.ndim == 1 else seen[:, start:stop])
-            for keys, values, seen in shared
+    num_queries = queries.shape[1]
+    if keys.shape[-2] != num_queries or num_queries <= MIN_QUERIES_PER_CHUNK:
+        return _attend_chunk(queries, blocks, scale, softcap)
+    size = max(MIN_QUERIES_PER_CHUNK, -(-num_queries // MAX_QUERY_CHUNKS))
+    outputs = []
+    for start in range(0, num_queries, size):
+        stop = min(start + size, num_queries)
+        # own keys behind the chunk's end are masked for all of it, so they are left out
+        visible = None if mask is None else mask[:, start:stop, :stop]
+        chunk_blocks: list[KVBlock] = [
+            (k, v, m if m is None or m.ndim == 1 else m[:, start:stop]) for k, v, m in shared
         ]
-        mixed.append(_attend(queries[:, start:stop], [*prompt_prefix, own], scale, softcap))
-    return jnp.concatenate(mixed, axis=1)
+        chunk_blocks.append((keys[:, :, :stop], values[:, :, :stop], visible))
+        outputs.append(_attend_chunk(queries[:, start:stop], chunk_blocks, scale, softcap))
+    return jnp.concatenate(outputs, axis=1)
 
 
-def _attend(
+def _attend_chunk(
     queries: Float[Array, "B T N H"], blocks: list[KVBlock], scale: float, softcap: float | None
 ) -> Float[Array, "B T N H"]:
-    """Each block's scores stay in the order in which its product yields them.
+    """Attention of some queries to all keys of the blocks.
 
-    That is [B, K] first for a row's own keys, but [K, B] for shared ones, where all rows go into
-    one product for each head. Only the sums, which are small, are turned to a common order.
+    The scores of a block keep the order in which its product yields them: [B, K, ...] for a row's
+    own keys, and [K, B, ...] for shared ones, whose product takes all rows at once for each head.
+    Only the sums over keys, which are small, are transposed to a common order.
     """
     rows, tokens, heads, size = queries.shape
     kv_heads = blocks[0][0].shape[-3]
     group = heads // kv_heads
-    grouped = queries.reshape(rows, tokens, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
-    grouped = grouped.reshape(rows, kv_heads, group * tokens, size) * scale
 
-    def turned(x: Array, keys: Array) -> Array:  # between [B, K] and the order of this block
+    def transpose(x: Array, keys: Array) -> Array:
+        """From [B, K, ...] to the order of a block's scores, or back."""
         return jnp.swapaxes(x, 0, 1) if keys.ndim == 3 else x
 
-    def product(equation: str, x: Array, y: Array) -> Array:
+    def multiply(equation: str, x: Array, y: Array) -> Array:
+        # with shared keys, the queries of all rows are the rows of one product per head
         wide = x.reshape(kv_heads, -1, x.shape[-1]) if y.ndim == 3 else x
         out = jnp.einsum(equation, wide, y, preferred_element_type=jnp.float32)
         return out.reshape(*x.shape[:3], -1)
 
+    # the G queries of a key/value head side by side: [B, K, G*T, H]
+    grouped = queries.reshape(rows, tokens, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(rows, kv_heads, group * tokens, size) * scale
+
+    # scores of each block, soft-capped, then masked
     scores = []
     for keys, _, mask in blocks:
-        score = product("...qh,...sh->...qs", turned(grouped, keys), keys)
+        score = multiply("...qh,...sh->...qs", transpose(grouped, keys), keys)
         if softcap is not None:
             score = softcap * jnp.tanh(score / softcap)
         if mask is not None:
-            split = score.reshape(*score.shape[:2], group, tokens, -1)
-            seen = mask if mask.ndim == 1 else turned(mask[:, None], keys)[:, :, None]
-            score = jnp.where(seen, split, MASKED).reshape(score.shape)
+            by_query = score.reshape(*score.shape[:2], group, tokens, -1)
+            visible = mask if mask.ndim == 1 else transpose(mask[:, None], keys)[:, :, None]
+            score = jnp.where(visible, by_query, MASKED_SCORE).reshape(score.shape)
         scores.append(score)
-    highest = [turned(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)]
+
+    # the highest score of each query over all blocks, so that no power overflows
+    highest = [
+        transpose(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)
+    ]
     top = jax.lax.stop_gradient(jnp.stack(highest).max(axis=0))
-    mixed, total = jnp.zeros(()), jnp.zeros(())
+
+    # numerator and denominator of the one softmax, summed over the blocks
+    weighted_values, total = jnp.zeros(()), jnp.zeros(())
     for score, (keys, values, _) in zip(scores, blocks, strict=True):
-        weights = jnp.exp(score - turned(top, keys)[..., None])
-        part = product("...qs,...sh->...qh", weights.astype(values.dtype), values)
-        mixed = mixed + turned(part, keys)
-        total = total + turned(weights.sum(axis=-1), keys)
-    out = (mixed / total[..., None]).astype(queries.dtype)
+        weights = jnp.exp(score - transpose(top, keys)[..., None])
+        update = multiply("...qs,...sh->...qh", weights.astype(values.dtype), values)
+        weighted_values = weighted_values + transpose(update, keys)
+        total = total + transpose(weights.sum(axis=-1), keys)
+    out = (weighted_values / total[..., None]).astype(queries.dtype)
+
+    # back to [B, T, N, H]
     out = out.reshape(rows, kv_heads, group, tokens, size)
     return out.transpose(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
-def within(
+def sliding_window_masks(
     window: int,
-    blocks: Sequence[tuple[Int[Array, "..."], Array | None]],
+    blocks: Sequence[tuple[Int[Array, "*B S"], Array | None]],
     positions: Int[Array, "B T"],
-) -> list[Array]:
-    """Masks [B, T, S] that also hide what stands ``window`` tokens back, or more.
+) -> list[Bool[Array, "B T S"]]:
+    """Each block's mask, which also hides keys that lie ``window`` or more tokens back.
 
     Args:
-        blocks: of each block the positions of its keys ([S], or [B, S]), and its mask.
+        blocks: the positions of each block's keys ([S], or [B, S] for own ones), and its mask.
         positions: of the queries.
     """
     masks = []
-    for at, mask in blocks:
-        near = positions[:, :, None] - (at if at.ndim == 1 else at[:, None]) < window
+    for key_positions, mask in blocks:
+        if key_positions.ndim == 2:
+            key_positions = key_positions[:, None]
+        near = positions[:, :, None] - key_positions < window
         masks.append(near if mask is None else mask & near)
     return masks
 
 
 def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Who sees whom in packed rows: earlier tokens of the same segment; segment 0 is padding."""
+    """The mask of packed rows: a token attends to itself and earlier tokens of its segment.
+
+    Segment 0 is padding, which attends to nothing and is seen by nobody.
+    """
     tokens = segments.shape[-1]
     same = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
     return same & jnp.tril(jnp.ones((tokens, tokens), bool))

@@ -1,28 +1,30 @@
 """DecoderConfig: every way in which the decoder families differ, as plain fields."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS
-from adapt_jax.decoders.rope import LONGEST, Rope
+from adapt_jax.decoders.rope import Rope
+
+__all__ = ["DecoderConfig", "LayerConfig", "MoEConfig"]
 
 NORMS = ("rms", "rms_plus_one", "layer")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
 QK_NORMS = (None, "head", "projection")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class LayerConfig:
-    """In what layers of one decoder differ.
+    """What the layers of one decoder differ in.
 
     Attributes:
-        rope: how positions turn queries and keys; None leaves them as they are.
-        window: how many tokens a token sees, itself included; None: all that stand before it.
-        is_moe: whether its feed-forward part is a mixture of experts.
-        head_dim, num_kv_heads, ffn_dim: its own sizes; 0: those of the decoder.
-        values_are_keys: whether it has no projection of values: they are the keys before norm and
-            rotation.
-        kv_shared_with: the number of an earlier layer, whose keys and values it attends to for want of its
-            own.
+        rope: rotary positions of queries and keys; None for a layer without positions.
+        window: how many tokens a token attends to, itself included; None for full attention.
+        is_moe: whether the feed-forward layer is a mixture of experts.
+        head_dim, num_kv_heads, ffn_dim: sizes of this layer; 0 stands for the decoder's.
+        attention_k_eq_v: whether there is no value projection. The values are then the keys before
+            their norm and rotation.
+        kv_shared_with: the index of an earlier layer whose keys and values this layer attends to.
+            It computes none of its own.
     """
 
     rope: Rope | None = Rope()
@@ -34,25 +36,15 @@ class LayerConfig:
     attention_k_eq_v: bool = False
     kv_shared_with: int | None = None
 
-    def __repr__(self) -> str:
-        """Later fields are told where they say something, so that fingerprints stay as they are."""
-        told = (
-            f"{one.name}={value!r}"
-            for one in fields(self)
-            if (value := getattr(self, one.name)) != one.default
-            or one.name in ("rope", "window", "is_moe")
-        )
-        return f"LayerKind({', '.join(told)})"
-
 
 @dataclass(frozen=True)
 class MoEConfig:
-    """A mixture of experts (1701.06538): each token goes through a few of many feed-forward parts.
+    """A mixture of experts (1701.06538): each token passes a few of many feed-forward layers.
 
     Attributes:
-        num_experts: how many there are.
-        experts_per_token: how many a token goes through.
-        ffn_dim: F of one.
+        num_experts: E.
+        experts_per_token: how many of them a token passes.
+        ffn_dim: F of one expert.
         normalize_weights: whether the weights of a token's experts are scaled to add up to one.
     """
 
@@ -64,33 +56,44 @@ class MoEConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder. A family file translates a Hugging Face ``config.json`` into it.
+    """The shape of a decoder. A family translates a Hugging Face ``config.json`` into it.
 
     Attributes:
         family: the architecture that ``config.json`` names, a key of FAMILIES.
-        context_length: in tokens, the prefix counted. It is what the decoder is declared for:
-            rotary frequencies that depend on the total length (Rope.limit) are chosen by it.
-        layer_kinds: one for each layer, or a single one for all.
-        norm: "rms" (1910.07467), "rms_plus_one" (the stored scale is one less) or "layer".
+        context_length: the longest text in tokens, prefix included. Rotary frequencies that depend
+            on the length of the text are computed for this one.
+        layer_configs: one for each layer, or a single one for all layers.
+        norm: "rms" (1910.07467), "rms_plus_one" (its stored scale is one less) or "layer".
         norm_bias: whether norms add a bias.
         qk_norm: norm of queries and keys: None, of each "head", or of the whole "projection".
         value_norm: whether each head of values is normed, without a scale.
-        pre_norm, post_norm: norms before, and after, attention and feed-forward part.
-        residual: "sequential"; "parallel": attention and feed-forward part read the same input;
-            "parallel_shared": and through the same norm.
-        activation: a name in ACTIVATIONS. ``gated``: times a second projection (2002.05202).
-        attention_scale: of the scores; None is head_dim to the power of -1/2.
+        pre_norm: whether a norm precedes attention, and another one the feed-forward layer.
+        post_norm: whether a norm follows attention, and another one the feed-forward layer.
+        residual: "sequential"; "parallel" (attention and feed-forward layer read the same input);
+            or "parallel_shared" (they share its norm, too).
+        activation: a name in ACTIVATIONS.
+        gated: whether the activation is multiplied by a second projection (2002.05202).
+        moe: the mixture of experts, where the decoder has one.
+        dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
+            whose outputs are added.
+        attention_scale: of attention scores; None is 1/sqrt(head_dim).
         attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
-        query_growth: (beta, length): queries grow by 1 + beta·log(1 + position // length).
-        embedding_scale: of token embeddings; ``Decoder.embed`` applies it, so that learned
-            embeddings live after it. ``input_scale``: of all input embeddings, learned ones too.
-        residual_scale: of what attention and feed-forward part add. ``logit_divisor``: of logits.
-        layer_scale: whether each layer learned a factor for all that it hands on.
-        dense_with_moe: the experts stand beside the dense feed-forward part of every layer, not in
-            its place.
-        layer_input_dim: of what a token tells each layer beside its embedding; 0 for nothing.
-            ``per_layer_embedding_vocab``: how many tokens do.
-        learned_positions: how many there are; 0 for none (rotary decoders).
+        llama_4_scaling: (beta, length): queries are multiplied by
+            1 + beta·log(1 + floor(position / length)).
+        embedding_scale: of token embeddings. ``Decoder.embed`` applies it, so soft prompts are
+            compared with embeddings after it.
+        input_scale: of all input embeddings, soft prompts included.
+        residual_scale: of what attention and feed-forward layer add to the hidden states.
+        logit_divisor: logits are divided by it.
+        layer_scale: whether the output of each layer is multiplied by a learned number.
+        num_learned_positions: the number of learned position embeddings; 0 for rotary decoders.
+        per_layer_embedding_dim: the size of the embedding that each layer has of its own for each
+            token; 0 for none.
+        per_layer_embedding_vocab: the number of tokens that have such embeddings.
+        tie_embeddings: whether the output matrix is the token embedding.
+
+    Raises:
+        ValueError: fields contradict each other, or name what is not implemented.
     """
 
     family: str
@@ -124,7 +127,7 @@ class DecoderConfig:
     input_scale: float = 1.0
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
-    learned_positions: int = 0
+    num_learned_positions: int = 0
     value_norm: bool = False
     layer_scale: bool = False
     dense_with_moe: bool = False
@@ -140,72 +143,66 @@ class DecoderConfig:
             raise ValueError(
                 f"layer_types has {len(self.layer_configs)} entries for {self.num_layers} layers"
             )
-        for name, known in (
+        for name, supported in (
             ("norm", NORMS),
             ("residual", RESIDUALS),
             ("qk_norm", QK_NORMS),
             ("activation", ACTIVATIONS),
         ):
-            if (value := getattr(self, name)) not in known:
-                said = "hidden_act" if name == "activation" else name
-                raise ValueError(
-                    f"{said} {value!r} is not supported; supported: {', '.join(map(str, known))}"
-                )
-        for kind in {self.layer_config(index) for index in range(self.num_layers)}:
-            if self.num_heads % kind.num_kv_heads:
-                raise ValueError(
-                    f"num_attention_heads {self.num_heads} is not a multiple of "
-                    f"num_key_value_heads {kind.num_kv_heads}"
-                )
-            if kind.rope is not None:
-                if kind.head_dim % 2:
-                    raise ValueError(
-                        f"head_dim {kind.head_dim} is odd; rotary embeddings need pairs"
-                    )
-                kind.rope.frequencies(kind.head_dim)
-            if kind.window is not None and kind.window < 1:
-                raise ValueError(f"sliding_window {kind.window}; expected at least 1")
-            if kind.is_moe and self.moe is None:
-                raise ValueError("a layer has experts, but their number is not given")
-        if self.moe is not None and not 0 < self.moe.experts_per_token <= self.moe.num_experts:
+            if (value := getattr(self, name)) not in supported:
+                hf_name = "hidden_act" if name == "activation" else name
+                names = ", ".join(map(str, supported))
+                raise ValueError(f"{hf_name} {value!r} is not supported; supported: {names}")
+        for layer in {self.layer_config(index) for index in range(self.num_layers)}:
+            self._check_layer(layer)
+        moe = self.moe
+        if moe is not None and not 0 < moe.experts_per_token <= moe.num_experts:
             raise ValueError(
-                f"num_experts_per_tok {self.moe.experts_per_token}; expected 1 to {self.moe.num_experts}"
+                f"num_experts_per_tok {moe.experts_per_token}; expected 1 to {moe.num_experts}"
             )
 
+    def _check_layer(self, layer: LayerConfig) -> None:
+        if self.num_heads % layer.num_kv_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_heads} is not a multiple of "
+                f"num_key_value_heads {layer.num_kv_heads}"
+            )
+        if layer.rope is not None:
+            if layer.head_dim % 2:
+                raise ValueError(f"head_dim {layer.head_dim} is odd; rotary embeddings need pairs")
+            layer.rope.frequencies(layer.head_dim)  # raises where a number does not fit
+        if layer.window is not None and layer.window < 1:
+            raise ValueError(f"sliding_window {layer.window}; expected at least 1")
+        if layer.is_moe and self.moe is None:
+            raise ValueError("a layer has experts, but their number is not given")
+
     def layer_config(self, index: int) -> LayerConfig:
-        """What kind of layer this is, counted from 0, with its sizes."""
-        kind = self.layer_configs[index if len(self.layer_configs) > 1 else 0]
+        """The config of one layer, counted from 0, with its sizes filled in."""
+        layer = self.layer_configs[index if len(self.layer_configs) > 1 else 0]
         return replace(
-            kind,
-            head_dim=kind.head_dim or self.head_dim,
-            num_kv_heads=kind.num_kv_heads or self.num_kv_heads,
-            ffn_dim=kind.ffn_dim or self.ffn_dim,
+            layer,
+            head_dim=layer.head_dim or self.head_dim,
+            num_kv_heads=layer.num_kv_heads or self.num_kv_heads,
+            ffn_dim=layer.ffn_dim or self.ffn_dim,
         )
 
     @property
     def layers_with_kv_cache(self) -> list[int]:
-        """The layers with keys and values of their own; caches and prefixes have an entry each."""
-        return [
-            index
-            for index in range(self.num_layers)
-            if self.layer_config(index).kv_shared_with is None
-        ]
+        """The layers that compute keys and values; prefixes and caches have one entry for each."""
+        layers = range(self.num_layers)
+        return [index for index in layers if self.layer_config(index).kv_shared_with is None]
 
     def with_context_length(self, context_length: int) -> "DecoderConfig":
-        """The same decoder, declared for texts of up to this many tokens, the prefix counted.
+        """The same decoder for texts of up to this many tokens, prefix included.
 
-        Rotary frequencies that depend on the total length are chosen by it, once and for all.
+        Rotary frequencies that depend on the length of the text are computed for this length,
+        however long a text is.
 
         Raises:
-            ValueError: the decoder cannot go that far.
+            ValueError: the decoder supports no texts of this length.
         """
-        ropes = [kind.rope for kind in self.layer_configs if kind.rope and kind.rope.limit]
-        farthest = self.context_length
-        for rope in ropes:
-            reach = dict(rope.numbers)[LONGEST] * (
-                dict(rope.numbers)["factor"] if rope.kind == "dynamic" else 1
-            )
-            farthest = max(farthest, int(reach))
-        if not 1 <= context_length <= farthest:
-            raise ValueError(f"context_length {context_length}: expected 1 to {farthest}")
+        ropes = [layer.rope for layer in self.layer_configs if layer.rope is not None]
+        longest = max([self.context_length, *(rope.max_positions or 0 for rope in ropes)])
+        if not 1 <= context_length <= longest:
+            raise ValueError(f"context_length {context_length}: expected 1 to {longest}")
         return replace(self, context_length=context_length)

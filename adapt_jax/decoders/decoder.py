@@ -1,11 +1,11 @@
 """The one decoder: embeddings in, hidden states out, with a shared prefix and a cache.
 
-Axes: B rows, T tokens, P prefix tokens, S cache slots, D embedding, N query heads,
-K key/value heads, H head size, F feed-forward, V vocabulary.
+Axes: B rows, T tokens, P prefix tokens, S keys (cache slots), M tokens whose output is wanted,
+D embedding, N query heads, K key/value heads, H head size, E per-layer embedding, V vocabulary.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,139 +14,190 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.attention import KVBlock, KVPair, attend, within
+from adapt_jax.decoders.attention import KVBlock, KVPair, attend, sliding_window_masks
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
-from adapt_jax.decoders.per_layer_embeddings import (
-    PerLayerEmbeddings,
-    PerLayerGate,
-    scaled_rows,
-)
-from adapt_jax.decoders.rope import Rope, rotate
+from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, PerLayerGate, look_up
+from adapt_jax.decoders.rope import CosSin, Rope, apply_rope
+
+__all__ = ["REMAT_POLICIES", "Attention", "AttentionInputs", "Decoder", "Layer"]
+
+# What the backward pass computes again: all of a layer, or all of it but its matrix products.
+REMAT_POLICIES = {
+    "layers": None,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
-def query_key_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:
-    """The norm of queries or of keys: of each head, or of the whole projection of this size."""
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What the attention of a layer reads besides the hidden states.
+
+    Attributes:
+        cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
+        query_scale: [B, T, 1, 1], queries are multiplied by it.
+        masks: for each window, the masks of the blocks (prefix where there is one, own keys).
+        write_at: [B], as in ``Decoder.__call__``.
+        prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
+        shared_kv: keys and values of the layer that this one shares them with.
+        output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
+    """
+
+    cos_sin: Mapping[tuple[Rope, int], CosSin]
+    query_scale: Array | None
+    masks: Mapping[int | None, list[Array | None]]
+    write_at: Array | None
+    prefix: KVBlock | None = None
+    cache: KVPair | None = None
+    shared_kv: KVPair | None = None
+    output_positions: Array | None = None
+
+    def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""
+        if self.output_positions is None:
+            return x
+        return x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention (2305.13245)."""
+
+    def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
+        embed, head_dim, bias = config.embed_dim, layer.head_dim, config.qkv_bias
+        query_dim, kv_dim = config.num_heads * head_dim, layer.num_kv_heads * head_dim
+        has_kv = layer.kv_shared_with is None
+
+        def make_kv_projection(needed: bool) -> Linear | None:
+            return Linear(rngs, embed, kv_dim, ("embed", "kv_heads"), bias) if needed else None
+
+        self.query = Linear(rngs, embed, query_dim, ("embed", "heads"), bias)
+        self.key = make_kv_projection(has_kv)
+        self.value = make_kv_projection(has_kv and not layer.attention_k_eq_v)
+        self.output = Linear(rngs, query_dim, embed, ("heads", "embed"), config.output_bias)
+        self.query_norm = _make_qk_norm(config, query_dim, head_dim, "heads")
+        self.key_norm = _make_qk_norm(config, kv_dim, head_dim, "kv_heads") if has_kv else None
+        norms_values = has_kv and config.value_norm
+        self.value_norm = Norm(config, head_dim, None, scaled=False) if norms_values else None
+        self.config, self.layer = config, layer
+
+    def __call__(
+        self, x: Float[Array, "B T D"], inputs: AttentionInputs
+    ) -> tuple[Float[Array, "B T D"], KVPair]:
+        """The attention output (at ``output_positions``), and the keys and values it used."""
+        config = self.config
+        # queries [B, T, N, H]
+        queries = self._rotate(self._split_heads(self.query(x), self.query_norm), inputs)
+        if inputs.query_scale is not None:
+            queries = queries * inputs.query_scale.astype(queries.dtype)
+        # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
+        shared = inputs.shared_kv
+        keys, values = self._compute_kv(x, inputs) if shared is None else shared
+        # the prefix, where there is one, is a block of its own
+        *prefix_mask, own_mask = inputs.masks[self.layer.window]
+        blocks: list[KVBlock] = [(keys, values, own_mask)]
+        if inputs.prefix is not None:
+            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prefix_mask[0]))
+        attended = attend(queries, blocks, config.attention_scale, config.attention_softcap)
+        # heads side by side, projected back to [B, T, D]
+        attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
+        return self.output(attended), (keys, values)
+
+    def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
+        """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
+        assert self.key is not None
+        rows, tokens = x.shape[:2]
+        projected = self.key(x)
+        values = self._split_heads(
+            projected if self.value is None else self.value(x), self.value_norm
+        )
+        keys = self._rotate(self._split_heads(projected, self.key_norm), inputs)
+        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+        if inputs.cache is not None and inputs.write_at is not None:
+            # scatter the new keys and values into each row's slots, for all heads
+            row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
+            slots = row, head, (inputs.write_at[:, None] + jnp.arange(tokens))[:, None]
+            cached_keys, cached_values = inputs.cache
+            keys = cached_keys.at[slots].set(keys.astype(cached_keys.dtype))
+            values = cached_values.at[slots].set(values.astype(cached_values.dtype))
+        return keys, values
+
+    def _rotate(
+        self, x: Float[Array, "B T N H"], inputs: AttentionInputs
+    ) -> Float[Array, "B T N H"]:
+        rope = self.layer.rope
+        if rope is None:
+            return x
+        return apply_rope(x, inputs.cos_sin[rope, self.layer.head_dim], rope.interleaved)
+
+    def _split_heads(
+        self, x: Float[Array, "B T N*H"], norm: Norm | None
+    ) -> Float[Array, "B T N H"]:
+        """Splits a projection into heads; the norm goes over each head or over all of them."""
+        shape = (*x.shape[:-1], -1, self.layer.head_dim)
+        if norm is None:
+            return x.reshape(shape)
+        if self.config.qk_norm == "projection":
+            return norm(x).reshape(shape)
+        return norm(x.reshape(shape))
+
+
+def _make_qk_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:
+    """The norm of queries or keys: of each head, or of a whole projection of this size."""
     if config.qk_norm is None:
         return None
     whole = config.qk_norm == "projection"
     return Norm(config, size, axis) if whole else Norm(config, head_dim, None)
 
 
-class Attention(nnx.Module):
-    """Grouped-query attention (2305.13245)."""
-
-    def __init__(self, config: DecoderConfig, kind: LayerConfig, rngs: nnx.Rngs):
-        embed, head, bias = config.embed_dim, kind.head_dim, config.qkv_bias
-        wide, narrow = config.num_heads * head, kind.num_kv_heads * head
-        own = kind.kv_shared_with is None
-
-        def projection(wanted: bool) -> Linear | None:
-            return Linear(rngs, embed, narrow, ("embed", "kv_heads"), bias) if wanted else None
-
-        self.query = Linear(rngs, embed, wide, ("embed", "heads"), bias)
-        self.key = projection(own)
-        self.value = projection(own and not kind.attention_k_eq_v)
-        self.output = Linear(rngs, wide, embed, ("heads", "embed"), config.output_bias)
-        self.query_norm = query_key_norm(config, wide, head, "heads")
-        self.key_norm = query_key_norm(config, narrow, head, "kv_heads") if own else None
-        normed = own and config.value_norm
-        self.value_norm = Norm(config, head, None, scaled=False) if normed else None
-        self.config, self.kind = config, kind
-
-    def __call__(
-        self, x: Float[Array, "B T D"], inputs: "AttentionInputs"
-    ) -> tuple[Float[Array, "B T D"], KVPair]:
-        config = self.config
-        queries = self._turned(self._heads(self.query(x), self.query_norm), inputs)
-        if inputs.growth is not None:
-            queries = queries * inputs.growth.astype(queries.dtype)
-        keys, values = self._own(x, inputs) if inputs.read is None else inputs.read
-        *prompt_prefix, own_mask = inputs.masks[self.kind.window]
-        blocks: list[KVBlock] = [(keys, values, own_mask)]
-        if inputs.prefix is not None:
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prompt_prefix[0]))
-        mixed = attend(queries, blocks, config.attention_scale, config.attention_softcap)
-        return self.output(inputs.wanted(mixed.reshape(*x.shape[:2], -1))), (keys, values)
-
-    def _own(self, x: Float[Array, "B T D"], inputs: "AttentionInputs") -> KVPair:
-        """Keys and values of this layer [B, K, T, H]; with a cache, all that stand in it."""
-        assert self.key is not None
-        rows, tokens = x.shape[:2]
-        projected = self.key(x)
-        values = self._heads(projected if self.value is None else self.value(x), self.value_norm)
-        keys = self._turned(self._heads(projected, self.key_norm), inputs)
-        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
-        if inputs.cache is not None and inputs.write_at is not None:
-            row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
-            where = row, head, (inputs.write_at[:, None] + jnp.arange(tokens))[:, None]
-            kept_keys, kept_values = inputs.cache
-            keys = kept_keys.at[where].set(keys.astype(kept_keys.dtype))
-            values = kept_values.at[where].set(values.astype(kept_values.dtype))
-        return keys, values
-
-    def _turned(
-        self, x: Float[Array, "B T N H"], inputs: "AttentionInputs"
-    ) -> Float[Array, "B T N H"]:
-        rope = self.kind.rope
-        if rope is None:
-            return x
-        return rotate(x, inputs.turns[rope, self.kind.head_dim], rope.interleaved)
-
-    def _heads(self, x: Float[Array, "B T NH"], norm: Norm | None) -> Float[Array, "B T N H"]:
-        heads = (*x.shape[:-1], -1, self.kind.head_dim)
-        if norm is None:
-            return x.reshape(heads)
-        if self.config.qk_norm == "projection":
-            return norm(x).reshape(heads)
-        return norm(x.reshape(heads))
-
-
 class Layer(nnx.Module):
-    """One transformer block: attention and feed-forward part, each added to its input."""
+    """A transformer layer: attention, then a feed-forward layer, each added to its input."""
 
-    def __init__(self, config: DecoderConfig, kind: LayerConfig, rngs: nnx.Rngs):
-        def norm(wanted: bool) -> Norm | None:
-            return Norm(config, config.embed_dim) if wanted else None
+    def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
+        def make_norm(needed: bool) -> Norm | None:
+            return Norm(config, config.embed_dim) if needed else None
 
-        self.attention_norm = norm(config.pre_norm)
-        self.attention = Attention(config, kind, rngs)
-        self.attention_post_norm = norm(config.post_norm)
-        self.ffn_norm = norm(config.pre_norm and config.residual != "parallel_shared")
-        ffn = kind.ffn_dim
-        self.ffn = MoE(config, rngs) if kind.is_moe else FeedForward(config, ffn, rngs)
+        self.attention_norm = make_norm(config.pre_norm)
+        self.attention = Attention(config, layer, rngs)
+        self.attention_post_norm = make_norm(config.post_norm)
+        self.ffn_norm = make_norm(config.pre_norm and config.residual != "parallel_shared")
+        self.ffn = MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
         self.dense_with_moe = DenseWithMoE(config, rngs) if config.dense_with_moe else None
-        self.ffn_post_norm = norm(config.post_norm)
-        self.per_layer_gate = PerLayerGate(config, rngs) if config.per_layer_embedding_dim else None
+        self.ffn_post_norm = make_norm(config.post_norm)
+        has_gate = bool(config.per_layer_embedding_dim)
+        self.per_layer_gate = PerLayerGate(config, rngs) if has_gate else None
         self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        inputs: "AttentionInputs",
-        given: Float[Array, "B T E"] | None = None,
+        inputs: AttentionInputs,
+        per_layer_embedding: Float[Array, "B T E"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVPair]:
-        """``given`` is what the tokens tell this layer, where they do (LayerInputs).
+        """The layer's output, and the keys and values that its attention used.
 
-        Where only some tokens are asked for, what follows attention is computed for them alone.
+        With ``inputs.output_positions`` all that follows attention is computed for these tokens
+        alone, and the output is [1, M, D].
         """
+        # attention
         normed = x if self.attention_norm is None else self.attention_norm(x)
-        mixed, keys_values = self.attention(normed, inputs)
-        x, normed = inputs.wanted(x), inputs.wanted(normed)
-        attended = self._add(x, mixed, self.attention_post_norm)
+        update, kv = self.attention(normed, inputs)
+        x, normed = inputs.select_outputs(x), inputs.select_outputs(normed)
+        after_attention = self._add(x, update, self.attention_post_norm)
+        # feed-forward; with parallel residuals it reads what attention read
         if self.residual == "sequential":
-            x = attended
+            x = after_attention
         if self.residual != "parallel_shared":
             normed = x if self.ffn_norm is None else self.ffn_norm(x)
         update = self.ffn(normed)
         if self.dense_with_moe is not None:
             update = self.dense_with_moe(update, x)
-        x = self._add(attended, update, self.ffn_post_norm)
-        if self.per_layer_gate is not None and given is not None:
-            x = x + self.per_layer_gate(x, inputs.wanted(given))
-        return x if self.scale is None else x * self.scale[...].astype(x.dtype), keys_values
+        x = self._add(after_attention, update, self.ffn_post_norm)
+        # what some families do at the end of a layer
+        if self.per_layer_gate is not None and per_layer_embedding is not None:
+            x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
+        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kv
 
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None
@@ -155,79 +206,48 @@ class Layer(nnx.Module):
         return x + (update if self.residual_scale == 1 else update * self.residual_scale)
 
 
-@dataclass(frozen=True)
-class AttentionInputs:
-    """What the attention of one layer sees besides the hidden states.
-
-    Attributes:
-        turns: of each kind of rotary positions and head size, cosine and sine.
-        growth: what queries are multiplied by, [B, T, 1, 1].
-        masks: by window, one mask for each block (prefix, own).
-        prefix, cache, write_at: as in Decoder.__call__, of this layer.
-        read: keys and values of the layer that this one reads, if it does.
-        output_positions: which of the B·T tokens are wanted from this layer, [M]; all, if None.
-    """
-
-    turns: Mapping[tuple[Rope, int], tuple[Array, Array]]
-    growth: Array | None
-    masks: Mapping[int | None, list[Array | None]]
-    prefix: KVBlock | None
-    cache: KVPair | None
-    write_at: Array | None
-    read: KVPair | None
-    output_positions: Array | None
-
-    def wanted(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """The tokens that are asked for, as one row [1, M, D], or all."""
-        return (
-            x
-            if self.output_positions is None
-            else x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
-        )
-
-
-# What the backward pass computes again: all of a layer, or all of it but its matrix products.
-REMAT = {"layers": None, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-
-
 class Decoder(nnx.Module):
-    """A decoder-only transformer whose shape is all in ``config``."""
+    """A decoder-only transformer, whose shape is all in ``config``."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        shape = (config.vocab_size, config.embed_dim)
-        embedding = rngs.params.normal(shape) * config.embed_dim**-0.5
+        embed, vocab = config.embed_dim, config.vocab_size
+        embedding = rngs.params.normal((vocab, embed)) * embed**-0.5
         self.embedding = nnx.Param(embedding, axes=("vocab", "embed"))
-        places = config.learned_positions
-        positions = jnp.zeros((places, config.embed_dim))
-        self.position_embedding = nnx.Param(positions, axes=(None, "embed")) if places else None
-        self.per_layer_embeddings = (
-            PerLayerEmbeddings(config, rngs) if config.per_layer_embedding_dim else None
+        positions = jnp.zeros((config.num_learned_positions, embed))
+        self.position_embedding = (
+            nnx.Param(positions, axes=(None, "embed")) if config.num_learned_positions else None
         )
-        self.layers = nnx.List(
-            [Layer(config, config.layer_config(index), rngs) for index in range(config.num_layers)]
-        )
-        self.norm = Norm(config, config.embed_dim)
-        tied = config.tie_embeddings
-        axes = ("embed", "vocab")
-        self.output = (
-            None if tied else Linear(rngs, config.embed_dim, config.vocab_size, axes, False)
-        )
+        has_per_layer = bool(config.per_layer_embedding_dim)
+        self.per_layer_embeddings = PerLayerEmbeddings(config, rngs) if has_per_layer else None
+        layers = range(config.num_layers)
+        self.layers = nnx.List([Layer(config, config.layer_config(n), rngs) for n in layers])
+        self.norm = Norm(config, embed)
+        untied = not config.tie_embeddings
+        self.output = Linear(rngs, embed, vocab, ("embed", "vocab"), False) if untied else None
 
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
-        """Token ids to input embeddings; behind them stands what the tokens tell each layer."""
-        embedded = scaled_rows(self.embedding, tokens, self.config.embedding_scale, dtype)
+        """The input embeddings of token ids.
+
+        A decoder with per-layer embeddings has those of all layers behind the embedding proper,
+        [*B, T, D + L·E], so that everything else passes on one array.
+        """
+        embeddings = look_up(self.embedding, tokens, self.config.embedding_scale, dtype)
         if self.per_layer_embeddings is None:
-            return embedded
-        return jnp.concatenate([embedded, self.per_layer_embeddings.embed(tokens, dtype)], axis=-1)
+            return embeddings
+        per_layer = self.per_layer_embeddings.embed(tokens, dtype)
+        return jnp.concatenate([embeddings, per_layer], axis=-1)
 
     def to_input_embeddings(self, embeddings: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
-        """Learned embeddings as input embeddings: they tell the layers what padding would."""
+        """Learned embeddings, which belong to no token, as input embeddings.
+
+        Their per-layer embeddings are those of padding, as transformers has it for images.
+        """
         if self.per_layer_embeddings is None or embeddings.shape[-1] > self.config.embed_dim:
             return embeddings
         padding = jnp.full(embeddings.shape[:-1], self.config.pad_id or 0)
-        told = self.per_layer_embeddings.embed(padding, embeddings.dtype)
-        return jnp.concatenate([embeddings, told], axis=-1)
+        per_layer = self.per_layer_embeddings.embed(padding, embeddings.dtype)
+        return jnp.concatenate([embeddings, per_layer], axis=-1)
 
     def __call__(
         self,
@@ -242,113 +262,138 @@ class Decoder(nnx.Module):
         output_positions: Int[Array, " M"] | None = None,
         remat: str = "none",
     ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KVPair]]:
-        """Hidden states after the last norm, and each layer's keys and values.
+        """Hidden states after the last norm, and the keys and values of each layer.
 
         Args:
-            embeddings: what stands in the rows; ``embed`` makes it from token ids, ``to_input_embeddings``
-                from learned ones.
-            positions: absolute position of each token, the prefix counted. The tokens that one of
-                them sees stand at consecutive positions, and so do a row's slots of the cache.
-            mask: which of the S keys each token sees; S is T, or the cache's slots.
-            prefix: keys and values that all rows see (prefix.PrefixCache.blocks), of every layer
-                that has its own (DecoderConfig.keepers), as with ``cache`` and what comes back.
-            prefix_positions: where these stand; 0, 1, 2 and so on, when not given.
-            cache: [B, K, S, H] of every such layer; new keys go to slots ``write_at`` and on, and
-                the updated cache is what comes back. Without it the fresh keys come back.
-            output_positions: which of the B·T tokens (in row-major order) hidden states are wanted of; theirs
-                alone come back, [M, D], and the last layer computes little for the others.
-            remat: what the backward pass computes again rather than keeps, a name in REMAT.
+            embeddings: input embeddings of the rows, made by ``embed`` from token ids or by
+                ``to_input_embeddings`` from learned ones.
+            positions: of each token in its text, prefix included. The tokens that a token attends
+                to stand at consecutive positions, and so do a row's slots of the cache.
+            mask: which keys each token attends to; S is T, or the number of cache slots.
+            prefix: keys, values and mask of a prefix that all rows share (PrefixCache.blocks).
+                Like ``cache`` and the returned list, it has one entry for each of
+                ``DecoderConfig.layers_with_kv_cache``.
+            prefix_positions: of the prefix's keys; by default 0, 1, 2 and so on.
+            cache: keys and values [B, K, S, H]. New ones are written to it, and the updated cache
+                is returned. Without a cache the new keys and values are returned, [B, K, T, H].
+            write_at: the first slot of the cache for each row's new keys.
+            output_positions: indices into the B·T tokens in row-major order. Only their hidden
+                states are returned, [M, D], and the last layer computes little for the others.
+            remat: what the backward pass computes again: "none" or a name in REMAT_POLICIES.
         """
+        config = self.config
+        x, per_layer = self._prepare_input(embeddings, positions)
+        # what is the same in all layers
+        layers = {config.layer_config(index) for index in range(config.num_layers)}
+        alone = prefix is None and cache is None
+        shared_inputs = AttentionInputs(
+            self._compute_cos_sin(layers, positions, mask, alone),
+            self._compute_query_scale(positions),
+            self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at),
+            write_at,
+        )
+        with_kv_cache = config.layers_with_kv_cache
+        all_kv: list[KVPair] = []
+        for index, layer in enumerate(self.layers):
+            source = config.layer_config(index).kv_shared_with
+            entry = with_kv_cache.index(index if source is None else source)
+            is_last = index == config.num_layers - 1
+            inputs = replace(
+                shared_inputs,
+                prefix=None if prefix is None else prefix[entry],
+                cache=None if cache is None else cache[entry],
+                shared_kv=None if source is None else all_kv[entry],
+                output_positions=output_positions if is_last else None,
+            )
+            run: Callable[..., Any] = partial(
+                layer, inputs=inputs, per_layer_embedding=per_layer[index]
+            )
+            if remat != "none":
+                run = jax.checkpoint(run, policy=REMAT_POLICIES[remat])
+            x, kv = run(x)
+            if source is None:
+                all_kv.append(kv)
+        return self.norm(x if output_positions is None else x[0]), all_kv
+
+    def _prepare_input(
+        self, embeddings: Float[Array, "B T D"], positions: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], list[Array | None]]:
+        """The hidden states before the first layer, and the per-layer embeddings of each layer."""
         config, x = self.config, embeddings
-        told: list[Any] = [None] * config.num_layers
+        per_layer: list[Any] = [None] * config.num_layers
         if self.per_layer_embeddings is not None:
-            x, told = self.per_layer_embeddings(self.to_input_embeddings(x))
+            x, per_layer = self.per_layer_embeddings(self.to_input_embeddings(x))
         if config.input_scale != 1:
             x = x * config.input_scale
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][positions].astype(x.dtype)
-        kinds = {config.layer_config(index) for index in range(config.num_layers)}
-        turns = self._turns(kinds, positions, mask, alone=prefix is None and cache is None)
-        masks = self._masks(kinds, positions, mask, prefix, prefix_positions, cache, write_at)
-        growth = None
-        if config.llama_4_scaling is not None:
-            beta, length = config.llama_4_scaling
-            growth = 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
-        layers_with_kv_cache = config.layers_with_kv_cache
-        keys_values: list[KVPair] = []
-        for index, layer in enumerate(self.layers):
-            reads = config.layer_config(index).kv_shared_with
-            at = layers_with_kv_cache.index(index if reads is None else reads)
-            inputs = AttentionInputs(
-                turns,
-                growth,
-                masks,
-                None if prefix is None else prefix[at],
-                None if cache is None else cache[at],
-                write_at,
-                None if reads is None else keys_values[at],
-                output_positions if index == config.num_layers - 1 else None,
-            )
-            run = partial(layer, inputs=inputs, given=told[index])
-            x, fresh = (run if remat == "none" else jax.checkpoint(run, policy=REMAT[remat]))(x)
-            if reads is None:
-                keys_values.append(fresh)
-        return self.norm(x if output_positions is None else x[0]), keys_values
+        return x, per_layer
 
-    def _turns(
-        self, kinds: set[LayerConfig], positions: Array, mask: Array | None, alone: bool
-    ) -> dict[tuple[Rope, int], tuple[Array, Array]]:
-        """Cosine and sine of each kind of rotary positions and head size.
+    def _compute_cos_sin(
+        self, layers: set[LayerConfig], positions: Array, mask: Array | None, alone: bool
+    ) -> dict[tuple[Rope, int], CosSin]:
+        """Cosine and sine of the tokens' angles, for each rope and head size of the layers.
 
-        Where frequencies depend on the total length, it is the declared one, if that is beyond
-        the pretrained one; else what stands alone counts its own tokens, as nothing can follow,
-        and what has a prefix or a cache stays with the frequencies of the pretrained length.
+        Some ropes depend on the length of the text. A context length beyond the pretrained one
+        decides for every text. Otherwise a row that is ``alone``, without prefix or cache, counts
+        its own tokens, as nothing can follow them. With a prefix or a cache the length is the
+        pretrained one.
         """
-        config = self.config
-        turns = {}
-        for rope, head_dim in {(kind.rope, kind.head_dim) for kind in kinds}:
+        context_length = self.config.context_length
+        cos_sin = {}
+        for rope, head_dim in {(layer.rope, layer.head_dim) for layer in layers}:
             if rope is None:
                 continue
             length: Any = None
-            if rope.limit is not None and config.context_length > rope.limit:
-                length = config.context_length
-            elif rope.limit is not None and alone:
+            pretrained = rope.original_max_positions
+            if pretrained is not None and context_length > pretrained:
+                length = context_length
+            elif pretrained is not None and alone:
+                # padding, which attends to nothing, is no part of the length
                 real = positions if mask is None else jnp.where(mask.any(axis=-1), positions, 0)
                 length = jnp.max(real) + 1
-            turns[rope, head_dim] = rope.turns(positions, head_dim, length)
-        return turns
+            cos_sin[rope, head_dim] = rope.cos_sin(positions, head_dim, length)
+        return cos_sin
 
-    def _masks(
+    def _compute_query_scale(self, positions: Int[Array, "B T"]) -> Float[Array, "B T 1 1"] | None:
+        if self.config.llama_4_scaling is None:
+            return None
+        beta, length = self.config.llama_4_scaling
+        return 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
+
+    def _make_masks(
         self,
-        kinds: set[LayerConfig],
-        positions: Array,
-        mask: Array | None,
+        layers: set[LayerConfig],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"] | None,
         prefix: list[KVBlock] | None,
-        prefix_positions: Array | None,
+        prefix_positions: Int[Array, " P"] | None,
         cache: list[KVPair] | None,
-        write_at: Array | None,
+        write_at: Int[Array, " B"] | None,
     ) -> dict[int | None, list[Array | None]]:
-        """By window, the masks of prefix (where there is one) and own keys."""
-        plain = [mask] if prefix is None else [prefix[0][2], mask]
+        """For each window of the layers, the masks of the prefix (if any) and of own keys."""
+        full = [mask] if prefix is None else [prefix[0][2], mask]
+        # positions of the own keys: of the tokens, or of the cache's slots
         own = positions
         if cache is not None and write_at is not None:
             slots = jnp.arange(cache[0][0].shape[2])
             own = (positions[:, 0] - write_at)[:, None] + slots
-        places = [own]
+        key_positions = [own]
         if prefix is not None:
-            counted = jnp.arange(prefix[0][0].shape[1])
-            places.insert(0, counted if prefix_positions is None else prefix_positions)
-        most = sum(place.shape[-1] for place in places)
+            default = jnp.arange(prefix[0][0].shape[1])
+            key_positions.insert(0, default if prefix_positions is None else prefix_positions)
+        num_keys = sum(block.shape[-1] for block in key_positions)
         masks: dict[int | None, list[Array | None]] = {}
-        for window in {kind.window for kind in kinds}:
-            if window is None or window >= most:  # everything is within reach
-                masks[window] = plain
+        for window in {layer.window for layer in layers}:
+            if window is None or window >= num_keys:  # every key lies within the window
+                masks[window] = full
             else:
-                masks[window] = [*within(window, list(zip(places, plain, strict=True)), positions)]
+                blocks = list(zip(key_positions, full, strict=True))
+                masks[window] = [*sliding_window_masks(window, blocks, positions)]
         return masks
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Next-token logits, float32. Ask only at the positions that need them."""
+        """Next-token logits, float32. Compute them only at the positions that need them."""
         if self.output is not None:
             logits = self.output(hidden).astype(jnp.float32)
         else:

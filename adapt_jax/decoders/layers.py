@@ -1,6 +1,6 @@
-"""What layers are made of: projections, norms, the feed-forward part.
+"""What transformer layers are made of: linear projections, norms, the feed-forward layer.
 
-Axes: B rows, T tokens, D embedding, F feed-forward, I and O what goes into a projection and out.
+Axes: B rows, T tokens, D embedding, F feed-forward, I inputs and O outputs of a projection.
 """
 
 from typing import Any
@@ -13,12 +13,17 @@ from jaxtyping import Array, Float
 from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 
+__all__ = ["FeedForward", "Linear", "Norm", "matmul"]
+
 
 class Linear(nnx.Module):
-    """y = W x (+ b) (+ scale · B A x when LoRA factors were attached; 2106.09685, section 4.1).
+    """y = W x + b, and + scale · B A x with LoRA factors (2106.09685, section 4.1).
 
-    W is [out, in], as files have it, so nothing is turned on the way in or out; and products of
-    few rows, as in decoding, read it faster so. ``axes`` are those of what goes in and comes out.
+    W is [out, in], as in checkpoints, so it is not transposed on the way in or out. Products of
+    few rows, as in decoding, also read it faster so on a CPU.
+
+    Args:
+        axes: the logical axes of inputs and outputs (see ``sharding.py``).
     """
 
     def __init__(
@@ -29,8 +34,8 @@ class Linear(nnx.Module):
         axes: tuple[str | None, str | None],
         bias: bool,
     ):
-        drawn = rngs.params.normal((size_in, size_out)).T  # as when the embedded decoder was
-        kernel = drawn * size_in**-0.5
+        # drawn as [in, out] and transposed: the embedded decoder was initialised in this order
+        kernel = rngs.params.normal((size_in, size_out)).T * size_in**-0.5
         self.kernel = nnx.Param(kernel, axes=axes[::-1])
         self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:]) if bias else None
         self.lora: Any = nnx.data(None)
@@ -42,41 +47,39 @@ class Linear(nnx.Module):
         return y if self.lora is None else y + self.lora(x)
 
 
-def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array, "*B O"]:
-    """W x. The gradient of W is a product over rows, whose left factor XLA turns on a CPU: here
-    the narrower of the two. JAX takes that of y. Where W is frozen nobody asks for its gradient:
-    none is compiled.
-    """
-    return _matmul(x, kernel)
-
-
 @jax.custom_vjp
-def _matmul(x: Array, kernel: Array) -> Array:
+def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array, "*B O"]:
+    """W x, whose gradient with respect to W is faster on a CPU than JAX's own.
+
+    That gradient is a product over rows, and XLA transposes its left factor on a CPU. The narrower
+    of the two factors stands on the left here; JAX always puts the gradient of y there. Where W is
+    frozen, its gradient is not computed.
+    """
     return jnp.einsum("...i,oi->...o", x, kernel)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _matmul(x, kernel), (x, kernel)
+def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(x, kernel), (x, kernel)
 
 
-def _backward(kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    if x.shape[-1] < y.shape[-1]:
-        return y @ kernel, jnp.einsum("...i,...o->io", x, y).T
-    return y @ kernel, jnp.einsum("...o,...i->oi", y, x)
+def _matmul_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    if x.shape[-1] < dy.shape[-1]:
+        return dy @ kernel, jnp.einsum("...i,...o->io", x, dy).T
+    return dy @ kernel, jnp.einsum("...o,...i->oi", dy, x)
 
 
-_matmul.defvjp(_forward, _backward)
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Norm(nnx.Module):
-    """Root mean square norm (1910.07467) or layer norm (1607.06450), in float32."""
+    """Root mean square norm (1910.07467) or layer norm (1607.06450), computed in float32."""
 
     def __init__(
         self, config: DecoderConfig, size: int, axis: str | None = "embed", scaled: bool = True
     ):
-        start = jnp.zeros(size) if config.norm == "rms_plus_one" else jnp.ones(size)
-        self.scale = nnx.Param(start, axes=(axis,)) if scaled else None
+        scale = jnp.zeros(size) if config.norm == "rms_plus_one" else jnp.ones(size)
+        self.scale = nnx.Param(scale, axes=(axis,)) if scaled else None
         self.bias = nnx.Param(jnp.zeros(size), axes=(axis,)) if config.norm_bias else None
         self.kind, self.eps = config.norm, config.norm_eps
 
@@ -94,14 +97,14 @@ class Norm(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two projections with an activation between, or three (a gated one, 2002.05202)."""
+    """down(act(up(x))), or gated: down(act(gate(x)) · up(x)) (2002.05202)."""
 
-    def __init__(self, config: DecoderConfig, ffn: int, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, ffn_dim: int, rngs: nnx.Rngs):
         embed, bias = config.embed_dim, config.mlp_bias
-        gate = Linear(rngs, embed, ffn, ("embed", "ffn"), bias) if config.gated else None
+        gate = Linear(rngs, embed, ffn_dim, ("embed", "ffn"), bias) if config.gated else None
         self.gate = gate
-        self.up = Linear(rngs, embed, ffn, ("embed", "ffn"), bias)
-        self.down = Linear(rngs, ffn, embed, ("ffn", "embed"), bias)
+        self.up = Linear(rngs, embed, ffn_dim, ("embed", "ffn"), bias)
+        self.down = Linear(rngs, ffn_dim, embed, ("ffn", "embed"), bias)
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

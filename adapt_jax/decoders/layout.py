@@ -1,8 +1,8 @@
-"""Where parameters lie in the tensors of a checkpoint: alone, fused with others, or by expert.
+"""How parameters lie in the tensors of a checkpoint.
 
-A parameter lies as most checkpoints have it, a kernel as [out, in]; but experts as [experts, in,
-out]. A checkpoint may keep it the other way round, several parameters in one tensor, or each
-expert in a tensor of its own.
+Here a kernel is [out, in], as in most checkpoints, and the kernels of experts are [experts, in,
+out]. A checkpoint may hold a parameter transposed, several parameters fused into one tensor
+(query, key and value), or each expert in a tensor of its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,29 +11,25 @@ from typing import Any
 
 import numpy as np
 
-ParameterPath = tuple[Any, ...]  # attribute names and layer numbers
+__all__ = ["Index", "ParameterPath", "Shape", "TensorLayout"]
+
+ParameterPath = tuple[Any, ...]  # attribute names and layer numbers: ("layers", 0, "ffn", ...)
 Shape = tuple[int, ...]
-Index = tuple[slice, ...]
-
-
-def outputs(axes: int) -> int:
-    """Which of a parameter's axes its outputs are: the first, or of experts the last.
-
-    The latter is negative: it holds for one expert, too.
-    """
-    return -1 if axes == 3 else 0
+Index = tuple[slice, ...]  # one slice for each axis
 
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """Where one parameter lies.
+    """Where one parameter lies in a checkpoint.
 
     Attributes:
-        names: of its tensor; or of one tensor for each expert, in order.
-        transposed: the tensor has the last two axes the other way round.
-        parameters: those that share the tensor, in order, along their outputs; mostly one.
-        groups: how many groups these outputs consist of; each holds its share of every part
-            (GPT-NeoX: query, key and value of head 0, then those of head 1, and so on).
+        names: of the tensor, or of one tensor for each expert, in order.
+        transposed: whether the last two axes of the tensor are swapped.
+        parameters: the parameters that are fused in the tensor, in order, along their output axis.
+            Mostly it is the parameter alone.
+        groups: into how many groups the fused outputs are divided. Each group holds its share of
+            every parameter. GPT-NeoX has a group for each head: query, key and value of head 0,
+            then those of head 1, and so on.
     """
 
     names: tuple[str, ...]
@@ -42,15 +38,12 @@ class TensorLayout:
     groups: int = 1
 
     def tensor_shape(self, shapes: Mapping[ParameterPath, Shape]) -> Shape:
-        """The shape of each of ``names``, given those of the parameters."""
+        """The shape of each tensor, given the shapes of the parameters."""
         shape = list(shapes[self.parameters[0]])
-        axis = outputs(len(shape))
-        shape[axis] = sum(shapes[part][axis] for part in self.parameters)
-        return self.to_tensor_axes(tuple(shape[1:] if len(self.names) > 1 else shape))
-
-    def to_tensor_axes(self, axes: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Axes of the parameter in the order of the tensor, or the other way round."""
-        return (*axes[:-2], axes[-1], axes[-2]) if self.transposed else axes
+        axis = _output_axis(len(shape))
+        shape[axis] = sum(shapes[path][axis] for path in self.parameters)
+        has_expert_tensors = len(self.names) > 1
+        return self._swap_axes(tuple(shape[1:] if has_expert_tensors else shape))
 
     def read(
         self,
@@ -59,71 +52,93 @@ class TensorLayout:
         tensors: Mapping[str, Any],
         index: Index,
     ) -> np.ndarray:
-        """A part of the parameter at ``path``.
+        """A slice of the parameter at ``path``.
 
         Args:
-            tensors: what can be sliced, by name; no more is read than is asked for, except that of
-                a tensor in several groups the whole shared axis is read.
-            index: which part, a slice for each axis of the parameter.
+            shapes: of the parameters.
+            tensors: by name, anything that can be sliced like an array. No more is read of them
+                than is asked for, but of a tensor with groups the whole output axis is read.
+            index: one slice for each axis of the parameter.
         """
         if len(self.names) > 1:
-            experts = [
-                self._read(path, shapes, tensors[name], index[1:]) for name in self.names[index[0]]
-            ]
+            names = self.names[index[0]]
+            experts = [self._read_one(path, shapes, tensors[name], index[1:]) for name in names]
             return np.stack(experts) if len(experts) > 1 else experts[0][None]
-        return self._read(path, shapes, tensors[self.names[0]], index)
+        return self._read_one(path, shapes, tensors[self.names[0]], index)
 
-    def _read(
+    def _read_one(
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], tensor: Any, index: Index
     ) -> np.ndarray:
-        axis = outputs(len(shapes[path]))
-        offset, size = self._place(path, shapes)
-        asked = list(index)
-        start, stop, _ = asked[axis].indices(size)
+        """A slice of the parameter out of one tensor."""
+        axis = _output_axis(len(shapes[path]))
+        offset, size = self._find_outputs(path, shapes)
+        start, stop, _ = index[axis].indices(size)
+        tensor_index = list(index)
         if self.groups == 1:
-            asked[axis] = slice(offset + start, offset + stop)
-            return self._sliced(tensor, tuple(asked))
-        asked[axis] = slice(None)
-        return self.slice_parameter(path, shapes, self._sliced(tensor, tuple(asked)))[start:stop]
+            # the outputs of a parameter are neighbours: read those that are asked for
+            tensor_index[axis] = slice(offset + start, offset + stop)
+            return self._read_slice(tensor, tuple(tensor_index))
+        # with groups they are scattered: read all outputs, and choose afterwards
+        tensor_index[axis] = slice(None)
+        fused = self._read_slice(tensor, tuple(tensor_index))
+        return self.slice_parameter(path, shapes, fused)[start:stop]
 
     def slice_parameter(
-        self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], whole: np.ndarray
+        self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], fused: np.ndarray
     ) -> np.ndarray:
-        """What belongs to the kernel or bias at ``path`` along the first axis of ``whole``.
+        """The outputs of the parameter at ``path`` along the first axis of ``fused``.
 
-        The second axis is taken as it is: a low-rank factor has another than the parameter.
+        The second axis may have any size: that of a LoRA factor is the rank.
         """
-        offset, size = self._place(path, shapes)
-        grouped = whole.reshape(self.groups, -1, *whole.shape[1:])
-        mine = slice(offset // self.groups, (offset + size) // self.groups)
-        return grouped[:, mine].reshape(size, *whole.shape[1:])
+        offset, size = self._find_outputs(path, shapes)
+        by_group = fused.reshape(self.groups, -1, *fused.shape[1:])
+        share = slice(offset // self.groups, (offset + size) // self.groups)
+        return by_group[:, share].reshape(size, *fused.shape[1:])
 
-    def _place(self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape]) -> tuple[int, int]:
-        """Where the outputs of a part begin among those of all, and how many they are."""
-        sizes = [shapes[part][outputs(len(shapes[part]))] for part in self.parameters]
-        at = self.parameters.index(path)
-        return sum(sizes[:at]), sizes[at]
+    def fuse(self, arrays: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
+        """All parameters along their output axis, in the order of the tensor.
 
-    def _sliced(self, tensor: Any, index: Index) -> np.ndarray:
-        array = tensor[self.to_tensor_axes(index)]
+        ``slice_parameter`` undoes it for each parameter.
+        """
+        ordered = [arrays[path] for path in self.parameters]
+        if len(ordered) == 1:
+            return ordered[0]
+        if self.groups == 1:
+            return np.concatenate(ordered, axis=_output_axis(ordered[0].ndim))
+        by_group = [array.reshape(self.groups, -1, *array.shape[1:]) for array in ordered]
+        fused = np.concatenate(by_group, axis=1)
+        return fused.reshape(-1, *fused.shape[2:])
+
+    def write(self, arrays: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors by name, made of all parameters that lie in them."""
+        fused = self.fuse(arrays)
+        if self.transposed:
+            fused = np.swapaxes(fused, -1, -2)
+        tensors: Iterable[np.ndarray] = fused if len(self.names) > 1 else [fused]
+        named = zip(self.names, tensors, strict=True)
+        return {name: np.ascontiguousarray(tensor) for name, tensor in named}
+
+    def _find_outputs(
+        self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape]
+    ) -> tuple[int, int]:
+        """Where the outputs of a parameter begin among the fused ones, and how many they are."""
+        sizes = [shapes[one][_output_axis(len(shapes[one]))] for one in self.parameters]
+        position = self.parameters.index(path)
+        return sum(sizes[:position]), sizes[position]
+
+    def _read_slice(self, tensor: Any, index: Index) -> np.ndarray:
+        """A slice of a tensor in the orientation of the parameter."""
+        array = tensor[self._swap_axes(index)]
         return np.swapaxes(array, -1, -2) if self.transposed else array
 
-    def fuse(self, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
-        """All parts along their outputs, in the order of the tensor: undoes ``slice_parameter``."""
-        arrays = [parts[part] for part in self.parameters]
-        if len(arrays) == 1:
-            return arrays[0]
-        if self.groups == 1:
-            return np.concatenate(arrays, axis=outputs(arrays[0].ndim))
-        grouped = [array.reshape(self.groups, -1, *array.shape[1:]) for array in arrays]
-        whole = np.concatenate(grouped, axis=1)
-        return whole.reshape(-1, *whole.shape[2:])
+    def _swap_axes(self, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Shape or index of the parameter as those of the tensor."""
+        return (*axes[:-2], axes[-1], axes[-2]) if self.transposed else axes
 
-    def write(self, parameters: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
-        """The tensors, by name, of all parameters that share them."""
-        whole = self.fuse(parameters)
-        if self.transposed:
-            whole = np.swapaxes(whole, -1, -2)
-        pieces: Iterable[np.ndarray] = whole if len(self.names) > 1 else [whole]
-        named = zip(self.names, pieces, strict=True)
-        return {name: np.ascontiguousarray(piece) for name, piece in named}
+
+def _output_axis(ndim: int) -> int:
+    """The output axis of a parameter with this many axes: the first, or of experts the last.
+
+    The latter is negative, so that it also holds for the kernel of a single expert.
+    """
+    return -1 if ndim == 3 else 0

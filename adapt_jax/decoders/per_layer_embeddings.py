@@ -1,6 +1,6 @@
-"""What a token tells every layer beside its embedding (Gemma 4's E2B and E4B).
+"""Per-layer embeddings: each layer has an embedding of its own for each token (Gemma 4 E2B, E4B).
 
-Axes: B rows, T tokens, D embedding, L layers, E what one layer is told, V tokens that have it.
+Axes: B rows, T tokens, D embedding, L layers, E size of a per-layer embedding.
 """
 
 from typing import Any
@@ -13,20 +13,25 @@ from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.layers import Linear, Norm
 
+__all__ = ["PerLayerEmbeddings", "PerLayerGate", "look_up"]
 
-def scaled_rows(
+
+def look_up(
     table: nnx.Param, tokens: Int[Array, "*B T"], scale: float, dtype: Any
 ) -> Float[Array, "*B T D"]:
-    """Rows of a table, times a number."""
+    """The rows of an embedding table, times a scale."""
     rows = table[...]
     if scale == 1:
         return rows[tokens].astype(dtype)
-    # Rounded as the weights are: Gemma was trained so.
+    # The scale is rounded to the dtype of the weights, as when Gemma was trained.
     return (rows[tokens] * jnp.asarray(scale, rows.dtype)).astype(dtype)
 
 
 class PerLayerEmbeddings(nnx.Module):
-    """A second table of embeddings, for all layers at once, mixed with what the first one says."""
+    """A second embedding table, for all layers at once, and a projection of the first one.
+
+    What a layer receives is the mean of the two, times sqrt(2).
+    """
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.size, self.embed_dim = config.per_layer_embedding_dim, config.embed_dim
@@ -36,23 +41,23 @@ class PerLayerEmbeddings(nnx.Module):
         self.projection = Linear(rngs, config.embed_dim, wide, ("embed", None), False)
         self.norm = Norm(config, self.size, None)
 
-    def embed(self, tokens: Int[Array, "*B T"], dtype: Any) -> Float[Array, "*B T LE"]:
-        """What the token itself tells the layers."""
-        return scaled_rows(self.embedding, tokens, self.size**0.5, dtype)
+    def embed(self, tokens: Int[Array, "*B T"], dtype: Any) -> Float[Array, "*B T L*E"]:
+        """The tokens' rows of the second table."""
+        return look_up(self.embedding, tokens, self.size**0.5, dtype)
 
     def __call__(
-        self, embeddings: Float[Array, "B T D+LE"]
+        self, embeddings: Float[Array, "B T D+L*E"]
     ) -> tuple[Float[Array, "B T D"], list[Float[Array, "B T E"]]]:
-        """The embeddings alone, and what each layer is told."""
-        x, by_token = jnp.split(embeddings, [self.embed_dim], axis=-1)
-        apart = (*x.shape[:-1], -1, self.size)
-        by_embedding = self.norm((self.projection(x) * self.embed_dim**-0.5).reshape(apart))
-        told = (by_embedding + by_token.reshape(apart)) * 2**-0.5
-        return x, [told[..., layer, :] for layer in range(told.shape[-2])]
+        """Splits input embeddings into the embeddings proper and what each layer receives."""
+        x, from_table = jnp.split(embeddings, [self.embed_dim], axis=-1)
+        by_layer = (*x.shape[:-1], -1, self.size)
+        projected = self.norm((self.projection(x) * self.embed_dim**-0.5).reshape(by_layer))
+        received = (projected + from_table.reshape(by_layer)) * 2**-0.5
+        return x, [received[..., layer, :] for layer in range(received.shape[-2])]
 
 
 class PerLayerGate(nnx.Module):
-    """How a layer takes in what it is told: as the gate of a narrow feed-forward part."""
+    """How a layer uses its per-layer embedding: it gates a narrow feed-forward layer."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         embed, size = config.embed_dim, config.per_layer_embedding_dim
@@ -62,7 +67,8 @@ class PerLayerGate(nnx.Module):
         self.activation = config.activation
 
     def __call__(
-        self, x: Float[Array, "B T D"], told: Float[Array, "B T E"]
+        self, x: Float[Array, "B T D"], per_layer_embedding: Float[Array, "B T E"]
     ) -> Float[Array, "B T D"]:
-        """What is added to x."""
-        return self.post_norm(self.output(apply_activation(self.activation, self.gate(x), told)))
+        """The update of the hidden states x."""
+        gated = apply_activation(self.activation, self.gate(x), per_layer_embedding)
+        return self.post_norm(self.output(gated))

@@ -1,8 +1,12 @@
-"""What stands in front of the question: encoded once, attended from everywhere.
+"""The prefix: what is prepended to every question, encoded once and attended to from everywhere.
 
-Prompt tuning, few-shot and chain of thought differ only in the prefix (2104.08691, section 2;
-2005.14165; 2201.11903). Causal attention lets a prefix see nothing of what follows, so sharing its
-keys and values is exact: the same logits and gradients as repeating it in every row.
+Prompt tuning, few-shot prompting and chain of thought differ only in the prefix (2104.08691,
+section 2; 2005.14165; 2201.11903). With causal attention a prefix sees nothing of what follows it,
+so sharing its keys and values is exact: logits and gradients are those of repeating it in every
+row.
+
+Axes: B rows, T tokens, P prefix tokens, K key/value heads, H head size, D embedding,
+N members of an ensemble, M prefixes side by side.
 """
 
 from collections.abc import Sequence
@@ -18,16 +22,18 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.attention import KVBlock, KVPair
 from adapt_jax.decoders.decoder import Decoder
 
-PREFIX_BUCKET = (
-    128  # prefix lengths are padded to multiples of this, so that compiled code is reused
-)
+__all__ = ["Prefix", "PrefixCache", "PrefixCaches", "SoftPrompt", "encode_prefix", "round_up"]
+
+PREFIX_BUCKET = 128  # prefixes are padded to multiples of this, so that compiled code is reused
 
 
 class SoftPrompt(nnx.Module):
-    """Learned embeddings, [P, D], float32 whatever the decoder computes in.
+    """Learned embeddings, [P, D], float32 whatever the decoder computes in (2104.08691).
 
-    ``before_bos`` says on which side of BOS it stands (PEFT's order is before). An ensemble, [N, P,
-    D], is N soft prompts of one length for one task (2104.08691, section 6).
+    An ensemble, [N, P, D], is N soft prompts of one length for one task (section 6).
+
+    Args:
+        before_bos: whether the soft prompt precedes BOS, as in PEFT, or follows it.
     """
 
     def __init__(
@@ -39,17 +45,17 @@ class SoftPrompt(nnx.Module):
         self.before_bos = before_bos
 
     def __len__(self) -> int:
-        """In tokens; of an ensemble, that of each member."""
+        """The number of tokens; of an ensemble, that of each member."""
         return self.embeddings.shape[-2]
 
     @property
     def ensemble_size(self) -> int | None:
-        """How many members it has; None where it is no ensemble."""
+        """The number of members; None for a single soft prompt."""
         return self.embeddings.shape[0] if self.embeddings.ndim == 3 else None
 
     @property
     def members(self) -> "list[SoftPrompt]":
-        """One by one; itself, where it is no ensemble."""
+        """The members of an ensemble; of a single soft prompt, itself."""
         if not self.ensemble_size:
             return [self]
         return [SoftPrompt(rows, self.before_bos) for rows in self.embeddings[...]]
@@ -57,11 +63,12 @@ class SoftPrompt(nnx.Module):
 
 @dataclass(frozen=True)
 class Prefix:
-    """A sequence of parts, each some token ids or a SoftPrompt."""
+    """A sequence of parts, each token ids or a SoftPrompt."""
 
     parts: tuple[tuple[int, ...] | Array | SoftPrompt, ...] = ()
 
     def __len__(self) -> int:
+        """The number of tokens."""
         return sum(len(part) for part in self.parts)
 
     def embeddings(self, decoder: Decoder, dtype: Any = jnp.float32) -> Float[Array, "P D"]:
@@ -79,9 +86,12 @@ class Prefix:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a prefix, [K, P, H] for each layer that has its own (config.keepers).
+    """Keys and values of a prefix.
 
-    The first ``length`` of P are real.
+    Attributes:
+        layers: [K, P, H] each, one entry for each of ``DecoderConfig.layers_with_kv_cache``.
+        length: how many of the P tokens are real; the others are padding.
+        padded: P, or 0 where there is no prefix.
     """
 
     layers: list[KVPair]
@@ -90,25 +100,27 @@ class PrefixCache:
 
     @property
     def blocks(self) -> list[KVBlock] | None:
-        """Per layer, in the form that Decoder takes; None where there is no prefix."""
+        """The ``prefix`` argument of ``Decoder.__call__``; None where there is no prefix."""
         if self.padded == 0:
             return None
-        whole = isinstance(self.length, int) and self.length == self.padded
-        mask = None if whole else jnp.arange(self.padded) < self.length
+        is_full = isinstance(self.length, int) and self.length == self.padded
+        mask = None if is_full else jnp.arange(self.padded) < self.length
         return [(keys, values, mask) for keys, values in self.layers]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCaches:
-    """Prefixes side by side, for rows of which each has its own: the mixed-task batch of
-    2104.08691, section 3. All rows attend to all of them, and a mask hides what is not theirs.
+    """Several prefixes side by side, of which each row attends to one.
+
+    This is the mixed-task batch of 2104.08691, section 3. The rows attend to all prefixes at once,
+    and a mask hides those that are not theirs.
 
     Attributes:
-        layers: per layer keys and values [K, P, H], P over all prefixes.
+        layers: keys and values [K, P, H] as in PrefixCache, P over all prefixes.
         lengths: of each of the M prefixes.
-        owner: to which of them a column belongs; -1 is padding.
-        positions: where in its prefix a column stands.
+        owner: the prefix that each of the P tokens belongs to; -1 is padding.
+        positions: of each of the P tokens in its prefix.
     """
 
     layers: list[KVPair]
@@ -118,32 +130,38 @@ class PrefixCaches:
 
     @staticmethod
     def concatenate(caches: Sequence[PrefixCache]) -> "PrefixCaches":
-        """These, in their order. Lengths must be known (not traced)."""
-        real = [int(cache.length) for cache in caches]
-        lengths = jnp.asarray(real, jnp.int32)
+        """Puts these prefixes side by side; their lengths must be known (not traced)."""
+        lengths = [int(cache.length) for cache in caches]
         if len(caches) == 1:
             columns = jnp.arange(caches[0].padded)
-            owner = jnp.where(columns < real[0], 0, -1)
-            return PrefixCaches(caches[0].layers, lengths, owner, columns)
-        padding = round_up(sum(real)) - sum(real)
-        owners = np.pad(np.repeat(np.arange(len(real)), real), (0, padding), constant_values=-1)
-        places = np.pad(np.concatenate([np.arange(length) for length in real]), (0, padding))
-        filled = [cache for cache in caches if cache.padded]
+            owner = jnp.where(columns < lengths[0], 0, -1)
+            real = jnp.asarray(lengths, jnp.int32)
+            return PrefixCaches(caches[0].layers, real, owner, columns)
+        # real tokens only, then padding up to the bucket
+        padding = round_up(sum(lengths)) - sum(lengths)
+        owner_ids = np.repeat(np.arange(len(lengths)), lengths)
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        nonempty = [cache for cache in caches if cache.padded]
 
-        def joined(layer: int, which: int) -> Array:
-            parts = [c.layers[layer][which][:, : int(c.length)] for c in filled]
-            return jnp.pad(jnp.concatenate(parts, axis=1), ((0, 0), (0, padding), (0, 0)))
+        def concatenate_arrays(layer: int, key_or_value: int) -> Array:
+            arrays = [one.layers[layer][key_or_value][:, : int(one.length)] for one in nonempty]
+            return jnp.pad(jnp.concatenate(arrays, axis=1), ((0, 0), (0, padding), (0, 0)))
 
-        layers = range(len(filled[0].layers) if filled else 0)
+        num_layers = len(nonempty[0].layers) if nonempty else 0
         return PrefixCaches(
-            [(joined(layer, 0), joined(layer, 1)) for layer in layers],
-            lengths,
-            jnp.asarray(owners, jnp.int32),
-            jnp.asarray(places, jnp.int32),
+            [(concatenate_arrays(n, 0), concatenate_arrays(n, 1)) for n in range(num_layers)],
+            jnp.asarray(lengths, jnp.int32),
+            jnp.asarray(np.pad(owner_ids, (0, padding), constant_values=-1), jnp.int32),
+            jnp.asarray(np.pad(positions, (0, padding)), jnp.int32),
         )
 
     def blocks(self, which: Int[Array, " B"], tokens: int) -> list[KVBlock] | None:
-        """Per layer, in the form that Decoder takes, for rows of ``tokens`` behind ``which``."""
+        """The ``prefix`` argument of ``Decoder.__call__``; None where there is no prefix.
+
+        Args:
+            which: the prefix of each row.
+            tokens: T, the number of tokens in a row.
+        """
         if not self.layers:
             return None
         mask = self.owner == 0
@@ -158,17 +176,18 @@ def encode_prefix(
     """Runs the decoder over a prefix once. Differentiable in ``embeddings`` and the weights.
 
     Args:
-        embeddings: of the prefix, possibly padded at the end.
-        length: how many of them are real (all, when not given).
+        embeddings: of the prefix, possibly with padding behind it.
+        length: how many of them are real; by default all.
     """
     padded = embeddings.shape[0]
     if padded == 0:
         return PrefixCache([], 0, 0)
     positions = jnp.arange(padded)[None]
+    # causal, and padding attends to nothing
     real = jnp.arange(padded) < (padded if length is None else length)
     mask = (jnp.tril(jnp.ones((padded, padded), bool)) & real[:, None])[None]
-    _, keys_values = decoder(embeddings[None], positions, mask)
-    layers = [(keys[0], values[0]) for keys, values in keys_values]
+    _, kv = decoder(embeddings[None], positions, mask)
+    layers = [(keys[0], values[0]) for keys, values in kv]
     return PrefixCache(layers, padded if length is None else length, padded)
 
 

@@ -1,6 +1,6 @@
-"""Rotary positions: every way in which checkpoints choose their frequencies.
+"""Rotary position embeddings (RoPE): every way in which checkpoints choose their frequencies.
 
-Axes: B rows, T tokens, N heads, H head size, h rotated pairs.
+Axes: B rows, T tokens, N heads, H head size, h pairs of features that are rotated.
 """
 
 import math
@@ -13,234 +13,272 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Numbers = Mapping[str, Any]
+__all__ = ["MAX_POSITIONS", "ORIGINAL_MAX_POSITIONS", "ROPE_TYPES", "CosSin", "Rope", "apply_rope"]
+
+Params = Mapping[str, Any]
+CosSin = tuple[Array, Array]  # cosine and sine of each pair's angle, [B, T, h] each
+
+# Fields of config.json: the longest text in tokens, and the longest one in pretraining.
+MAX_POSITIONS = "max_position_embeddings"
+ORIGINAL_MAX_POSITIONS = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How one kind of layer turns its queries and keys.
+    """The rotary positions of a layer.
 
     Attributes:
-        kind: a name in KINDS (``rope_type`` in ``config.json``).
+        rope_type: a name in ROPE_TYPES, as in ``config.json``.
         theta: the wavelength of the slowest pair is about 2π·theta tokens.
-        fraction: the share of a head that is turned, its first features.
-        numbers: what the kind needs, named as in ``config.json``, and sorted.
-        interleaved: neighbours form a pair (GPT-J), rather than the two halves of a head.
+        partial_rotary_factor: the share of each head that is rotated, its first features.
+        params: what the rope type needs besides, named as in ``config.json`` and sorted by name.
+        interleaved: whether neighbouring features form a pair (GPT-J). By default the pairs are
+            features i and i + h (Llama).
 
     Raises:
-        ValueError: for a ``rope_type`` that is not implemented (never a silent default).
-        KeyError: a number that the kind needs is missing.
+        ValueError: the rope type is not implemented; there is no silent default.
+        KeyError: a parameter that the rope type needs is missing.
     """
 
-    kind: str = "default"
+    rope_type: str = "default"
     theta: float = 10000.0
-    fraction: float = 1.0
-    numbers: tuple[tuple[str, Any], ...] = ()
+    partial_rotary_factor: float = 1.0
+    params: tuple[tuple[str, Any], ...] = ()
     interleaved: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.rope_type not in ROPE_TYPES:
             raise ValueError(
-                f"rope_type {self.kind!r} is not supported; supported: {', '.join(KINDS)}"
+                f"rope_type {self.rope_type!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
             )
-        given = dict(self.numbers)
-        for name in KINDS[self.kind].needs:
+        given = dict(self.params)
+        for name in ROPE_TYPES[self.rope_type].required:
             if given.get(name) is None:
-                raise KeyError(f"{name} of rope_type {self.kind}")
+                raise KeyError(f"{name} of rope_type {self.rope_type}")
 
     @property
-    def limit(self) -> int | None:
-        """The total length, in tokens, past which the frequencies depend on it; None: on none."""
-        name = {"dynamic": LONGEST, "longrope": ORIGINAL}.get(self.kind)
-        return None if name is None else int(dict(self.numbers)[name])
+    def original_max_positions(self) -> int | None:
+        """The length in tokens beyond which the frequencies depend on the length of the text.
+
+        None: the frequencies are the same for every length.
+        """
+        names = {"dynamic": MAX_POSITIONS, "longrope": ORIGINAL_MAX_POSITIONS}
+        name = names.get(self.rope_type)
+        return None if name is None else int(dict(self.params)[name])
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest text in tokens, where the frequencies depend on the length of the text."""
+        if self.original_max_positions is None:
+            return None
+        params = dict(self.params)
+        stretch = params["factor"] if self.rope_type == "dynamic" else 1
+        return int(params[MAX_POSITIONS] * stretch)
 
     def frequencies(
         self, head_dim: int, length: int | Int[Array, ""] | None = None
     ) -> np.ndarray | Float[Array, " h"]:
-        """Radians per position of each turned pair (2104.09864, section 3.4.2).
+        """Radians per position of each rotated pair (2104.09864, section 3.4.2).
 
         Args:
-            length: of the whole sequence, in tokens, where it matters; ``limit`` if not given.
+            length: of the whole text in tokens, where the frequencies depend on it; by default
+                ``original_max_positions``.
+
+        Raises:
+            ValueError: an odd number of features would be rotated, or a list of factors has the
+                wrong length.
         """
-        numbers = dict(self.numbers)
-        numbers |= {"theta": self.theta, "fraction": self.fraction}
-        size = int(head_dim * (1.0 if self.kind == "proportional" else self.fraction))
+        params = dict(self.params)
+        params |= {"theta": self.theta, "partial_rotary_factor": self.partial_rotary_factor}
+        # a proportional rope spaces its frequencies over the whole head
+        whole_head = self.rope_type == "proportional"
+        size = int(head_dim * (1.0 if whole_head else self.partial_rotary_factor))
         if size % 2:
-            raise ValueError(f"{size} features of a head are turned; rotary positions need pairs")
-        return KINDS[self.kind].frequencies(numbers, size, self.limit if length is None else length)
+            raise ValueError(f"{size} features of a head are rotated; rotary positions need pairs")
+        length = self.original_max_positions if length is None else length
+        return ROPE_TYPES[self.rope_type].frequencies(params, size, length)
 
     @property
-    def magnitude(self) -> float:
-        """What cosine and sine are multiplied by (YaRN 2309.00071, section 3.4; LongRoPE)."""
-        numbers = dict(self.numbers)
-        if self.kind not in ("yarn", "longrope"):
+    def attention_scaling(self) -> float:
+        """The factor of cosine and sine (YaRN 2309.00071, section 3.4; LongRoPE 2402.13753)."""
+        params = dict(self.params)
+        if self.rope_type not in ("yarn", "longrope"):
             return 1.0
-        if (given := numbers.get("attention_factor")) is not None:
+        if (given := params.get("attention_factor")) is not None:
             return float(given)
-        factor, original = _factor(numbers), numbers[ORIGINAL]
-        if self.kind == "longrope":
+        factor, original = _stretch_factor(params), params[ORIGINAL_MAX_POSITIONS]
+        if self.rope_type == "longrope":
             return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-        one, all_dim = numbers.get("mscale"), numbers.get("mscale_all_dim")
-        if one and all_dim:
-            return _magnitude(factor, one) / _magnitude(factor, all_dim)
-        return _magnitude(factor, 1.0)
+        mscale, mscale_all_dim = params.get("mscale"), params.get("mscale_all_dim")
+        if mscale and mscale_all_dim:
+            return _yarn_scaling(factor, mscale) / _yarn_scaling(factor, mscale_all_dim)
+        return _yarn_scaling(factor, 1.0)
 
-    def turns(
+    def cos_sin(
         self,
         positions: Int[Array, "B T"],
         head_dim: int,
         length: int | Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T h"], Float[Array, "B T h"]]:
-        """Cosine and sine of each pair's angle, float32, times the magnitude.
-
-        They are written to one array, as XLA would compute them anew in every layer on a CPU, for
-        each head, even past an optimization barrier.
-        """
+        """Cosine and sine of each pair's angle, float32, times ``attention_scaling``."""
         frequencies = jnp.asarray(self.frequencies(head_dim, length))
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        turns = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
-        return turns[0] * self.magnitude, turns[1] * self.magnitude
+        # Both are written into one array. Otherwise XLA computes them again in every layer and
+        # for every head on a CPU, even behind an optimization barrier.
+        both = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
+        return both[0] * self.attention_scaling, both[1] * self.attention_scaling
 
 
-def rotate(
+def apply_rope(
     x: Float[Array, "B T N H"],
-    turns: tuple[Float[Array, "B T h"], Float[Array, "B T h"]],
+    cos_sin: tuple[Float[Array, "B T h"], Float[Array, "B T h"]],
     interleaved: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """Turns the first 2·h features of each head; the others stay."""
-    cos, sin = (turn[:, :, None] for turn in turns)
+    """Rotates the first 2·h features of each head; the others stay as they are."""
+    # one angle for all heads of a token
+    cos, sin = (values[:, :, None] for values in cos_sin)
     size = 2 * cos.shape[-1]
-    turned, kept = x[..., :size].astype(jnp.float32), x[..., size:]
+    rotated, unrotated = x[..., :size].astype(jnp.float32), x[..., size:]
+    # the two features of each pair
     if interleaved:
-        first, second = turned[..., ::2], turned[..., 1::2]
+        first, second = rotated[..., ::2], rotated[..., 1::2]
     else:
-        first, second = jnp.split(turned, 2, axis=-1)
-    halves = [first * cos - second * sin, second * cos + first * sin]
+        first, second = jnp.split(rotated, 2, axis=-1)
+    # rotate in the plane of the pair
+    pairs = [first * cos - second * sin, second * cos + first * sin]
     if interleaved:
-        turned = jnp.stack(halves, axis=-1).reshape(turned.shape)
+        rotated = jnp.stack(pairs, axis=-1).reshape(rotated.shape)
     else:
-        turned = jnp.concatenate(halves, axis=-1)
-    turned = turned.astype(x.dtype)
-    return turned if kept.shape[-1] == 0 else jnp.concatenate([turned, kept], axis=-1)
+        rotated = jnp.concatenate(pairs, axis=-1)
+    rotated = rotated.astype(x.dtype)
+    return rotated if unrotated.shape[-1] == 0 else jnp.concatenate([rotated, unrotated], axis=-1)
 
 
-# The kinds. ``numbers`` also holds theta; ``size`` features are turned; ``length`` is in tokens.
-
-ORIGINAL = "original_max_position_embeddings"  # the length that was pretrained on
-LONGEST = "max_position_embeddings"
+# One function per rope type: (params with theta and partial_rotary_factor, number of rotated
+# features, length of the text in tokens) -> radians per position of each pair.
 
 
-def _factor(numbers: Numbers) -> float:
-    """How many times longer than pretrained; some checkpoints say so by the two lengths only."""
-    factor = numbers.get("factor")
-    return numbers[LONGEST] / numbers[ORIGINAL] if factor is None else factor
+def _stretch_factor(params: Params) -> float:
+    """How many times longer texts are than in pretraining.
+
+    Some checkpoints have no ``factor`` and say it by the two lengths alone.
+    """
+    factor = params.get("factor")
+    return params[MAX_POSITIONS] / params[ORIGINAL_MAX_POSITIONS] if factor is None else factor
 
 
-def _magnitude(factor: float, scale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+def _yarn_scaling(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _default(numbers: Numbers, size: int, length: Any) -> np.ndarray:
-    """In float32 as PyTorch has them, whose powers are rounded right and NumPy's are not: behind
-    thousands of tokens the last bit of a frequency is seen in the logits.
+def _default(params: Params, size: int, length: Any) -> np.ndarray:
+    """theta to the power of -2i/size, rounded to float32 as PyTorch rounds it.
+
+    NumPy's float32 powers are not correctly rounded, so the power is taken in float64: after
+    thousands of tokens the last bit of a frequency shows in the logits.
     """
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    powers = np.float64(numbers["theta"]) ** exponents.astype(np.float64)
+    powers = np.float64(params["theta"]) ** exponents.astype(np.float64)
     return np.float32(1) / powers.astype(np.float32)
 
 
-def _linear(numbers: Numbers, size: int, length: Any) -> np.ndarray:
+def _linear(params: Params, size: int, length: Any) -> np.ndarray:
     """Position interpolation (2306.15595)."""
-    return _default(numbers, size, length) / np.float32(numbers["factor"])
+    return _default(params, size, length) / np.float32(params["factor"])
 
 
-def _llama3(numbers: Numbers, size: int, length: Any) -> np.ndarray:
+def _llama3(params: Params, size: int, length: Any) -> np.ndarray:
     """Stretches long wavelengths only (Llama 3.1 model card)."""
-    frequencies = _default(numbers, size, length)
-    factor, original = numbers["factor"], numbers[ORIGINAL]
-    low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
+    frequencies = _default(params, size, length)
+    factor, original = params["factor"], params[ORIGINAL_MAX_POSITIONS]
+    low, high = params["low_freq_factor"], params["high_freq_factor"]
     wavelength = 2 * np.pi / frequencies
+    # 0: stretched by the factor; 1: as it was
     smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
     return ((1 - smooth) * frequencies / factor + smooth * frequencies).astype(np.float32)
 
 
-def _yarn(numbers: Numbers, size: int, length: Any) -> np.ndarray:
-    """Interpolates slow pairs, keeps fast ones, and blends between (2309.00071, section 3.2)."""
-    frequencies, theta = _default(numbers, size, length), numbers["theta"]
+def _yarn(params: Params, size: int, length: Any) -> np.ndarray:
+    """Stretches slow pairs, keeps fast ones, and blends between (2309.00071, section 3.2)."""
+    frequencies, theta = _default(params, size, length), params["theta"]
 
-    def pair_that_turns(times: float) -> float:
-        turning = math.log(numbers[ORIGINAL] / (times * 2 * math.pi))
+    def find_pair(rotations: float) -> float:
+        """The pair that rotates this many times over the pretrained length."""
+        turning = math.log(params[ORIGINAL_MAX_POSITIONS] / (rotations * 2 * math.pi))
         return size * turning / (2 * math.log(theta))
 
-    low = pair_that_turns(numbers.get("beta_fast") or 32)
-    high = pair_that_turns(numbers.get("beta_slow") or 1)
-    if numbers.get("truncate", True):
+    # the range of pairs that are blended
+    low = find_pair(params.get("beta_fast") or 32)
+    high = find_pair(params.get("beta_slow") or 1)
+    if params.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
     high += 0.001 if low == high else 0
+    # 0: kept; 1: stretched by the factor
     slow = np.clip((np.arange(size // 2, dtype=np.float32) - low) / (high - low), 0, 1)
-    stretched = frequencies / np.float32(_factor(numbers))
+    stretched = frequencies / np.float32(_stretch_factor(params))
     return (stretched * slow + frequencies * (1 - slow)).astype(np.float32)
 
 
-def _dynamic(numbers: Numbers, size: int, length: Any) -> Any:
-    """Theta grows with the length of the sequence (NTK-aware scaling, 2309.00071, appendix A.1)."""
+def _dynamic(params: Params, size: int, length: Any) -> Any:
+    """Theta grows with the length of the text (NTK-aware scaling, 2309.00071, appendix A.1)."""
     xp: Any = jnp if isinstance(length, jax.Array) else np
-    pretrained, factor = numbers[LONGEST], numbers["factor"]
+    pretrained, factor = params[MAX_POSITIONS], params["factor"]
     longer = xp.maximum(length, pretrained) * (factor / pretrained) - (factor - 1)
-    theta = numbers["theta"] * longer ** (size / (size - 2))
+    theta = params["theta"] * longer ** (size / (size - 2))
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     return (1.0 / xp.asarray(theta, np.float32) ** exponents).astype(np.float32)
 
 
-def _longrope(numbers: Numbers, size: int, length: Any) -> Any:
-    """One stretch per pair, another past the pretrained length (2402.13753)."""
-    frequencies = _default(numbers, size, length)
-    stretches = [np.asarray(numbers[name], np.float32) for name in ("short_factor", "long_factor")]
-    for stretch in stretches:
-        if stretch.shape != frequencies.shape:
+def _longrope(params: Params, size: int, length: Any) -> Any:
+    """One factor per pair, other ones beyond the pretrained length (2402.13753)."""
+    frequencies = _default(params, size, length)
+    factors = [np.asarray(params[name], np.float32) for name in ("short_factor", "long_factor")]
+    for factor in factors:
+        if factor.shape != frequencies.shape:
             raise ValueError(
-                f"short_factor and long_factor need {len(frequencies)} numbers; "
-                f"found {len(stretch)}"
+                f"short_factor and long_factor need {len(frequencies)} numbers; found {len(factor)}"
             )
-    short, long = (frequencies / stretch for stretch in stretches)
+    short, long = (frequencies / factor for factor in factors)
     xp: Any = jnp if isinstance(length, jax.Array) else np
-    return xp.where(length > numbers[ORIGINAL], long, short)
+    return xp.where(length > params[ORIGINAL_MAX_POSITIONS], long, short)
 
 
-def _proportional(numbers: Numbers, size: int, length: Any) -> np.ndarray:
-    """Of all pairs the fastest share turns, the others stand still (Gemma 4)."""
-    frequencies = _default(numbers, size, length) / np.float32(numbers.get("factor", 1.0))
-    turning = int(numbers["fraction"] * size // 2)
-    return np.where(np.arange(size // 2) < turning, frequencies, 0).astype(np.float32)
+def _proportional(params: Params, size: int, length: Any) -> np.ndarray:
+    """The fastest share of all pairs is rotated, the others are not (Gemma 4)."""
+    frequencies = _default(params, size, length) / np.float32(params.get("factor", 1.0))
+    num_rotated = int(params["partial_rotary_factor"] * size // 2)
+    return np.where(np.arange(size // 2) < num_rotated, frequencies, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A way to choose frequencies, the numbers it cannot do without, and those it may be given."""
+class _RopeType:
+    """A rope type: its frequencies, and the parameters it needs and may have."""
 
-    frequencies: Callable[[Numbers, int, Any], Any]
-    needs: tuple[str, ...] = ()
-    takes: tuple[str, ...] = ()
+    frequencies: Callable[[Params, int, Any], Any]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
-KINDS = {
-    "default": Kind(_default),
-    "linear": Kind(_linear, ("factor",)),
-    "llama3": Kind(_llama3, ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL)),
-    "yarn": Kind(
+ROPE_TYPES = {
+    "default": _RopeType(_default),
+    "linear": _RopeType(_linear, ("factor",)),
+    "llama3": _RopeType(
+        _llama3, ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL_MAX_POSITIONS)
+    ),
+    "yarn": _RopeType(
         _yarn,
-        (ORIGINAL,),
+        (ORIGINAL_MAX_POSITIONS,),
         (
-            *("factor", "attention_factor", "mscale", "mscale_all_dim", LONGEST),
+            *("factor", "attention_factor", "mscale", "mscale_all_dim", MAX_POSITIONS),
             *("beta_fast", "beta_slow", "truncate"),
         ),
     ),
-    "dynamic": Kind(_dynamic, ("factor", LONGEST)),
-    "longrope": Kind(
+    "dynamic": _RopeType(_dynamic, ("factor", MAX_POSITIONS)),
+    "longrope": _RopeType(
         _longrope,
-        ("short_factor", "long_factor", ORIGINAL),
-        ("factor", "attention_factor", LONGEST),
+        ("short_factor", "long_factor", ORIGINAL_MAX_POSITIONS),
+        ("factor", "attention_factor", MAX_POSITIONS),
     ),
-    "proportional": Kind(_proportional, (), ("factor",)),
+    "proportional": _RopeType(_proportional, (), ("factor",)),
 }

@@ -1,6 +1,6 @@
-"""Where arrays lie: one table from logical axis to mesh axis.
+"""Where arrays lie on the devices: one table maps logical axes to mesh axes.
 
-``jax.jit`` over arrays placed so is all of the parallelism; XLA adds the communication.
+``jax.jit`` over arrays placed this way is all of the parallelism; XLA adds the communication.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.utils.errors import UserError
 
+__all__ = [
+    "LOGICAL_AXIS_RULES",
+    "MESH_AXES",
+    "array_sharding",
+    "batch_sharding",
+    "make_mesh",
+    "platform_of",
+    "state_shardings",
+]
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
-# Logical axes stand in each parameter's ``axes``; "rows" is the first axis of a batch.
+# Logical axis -> the mesh axes over which it is split. A parameter names its logical axes in its
+# metadata ``axes``; "rows" is the first axis of a batch.
 LOGICAL_AXIS_RULES: dict[str, tuple[str, ...]] = {
     "rows": ("data", "fsdp"),
     "embed": ("fsdp",),
@@ -29,10 +40,10 @@ LOGICAL_AXIS_RULES: dict[str, tuple[str, ...]] = {
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """A mesh of all devices (or of those given); one size may be -1, meaning "what is left".
+    """A mesh of the given devices, by default of all. One size may be -1: as many as are left.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the product of the sizes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [data, fsdp, tensor]
@@ -54,44 +65,45 @@ def platform_of(mesh: Mesh | None) -> str:
 
 
 def array_sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where an array with these logical axes lies; an axis that does not divide is replicated.
+    """The sharding of an array with these logical axes.
+
+    An axis whose size its devices do not divide is replicated, and so is one that is None.
 
     Raises:
-        ValueError: two logical axes of one array claim the same mesh axis, or one is not in LOGICAL_AXIS_RULES.
+        ValueError: two logical axes of the array need the same mesh axis, or one is unknown.
     """
-    taken: dict[str, str] = {}
-    parts: list[tuple[str, ...] | None] = []
+    claimed_by: dict[str, str] = {}
+    spec: list[tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and axis not in LOGICAL_AXIS_RULES:
-            raise ValueError(
-                f"logical axis {axis!r} is not in LOGICAL_AXIS_RULES; it has: {', '.join(LOGICAL_AXIS_RULES)}"
-            )
+            known = ", ".join(LOGICAL_AXIS_RULES)
+            raise ValueError(f"unknown logical axis {axis!r}; LOGICAL_AXIS_RULES has: {known}")
         mesh_axes = () if axis is None else LOGICAL_AXIS_RULES[axis]
         for name in mesh_axes:
-            if name in taken:
+            if name in claimed_by:
                 raise ValueError(
-                    f"logical axes {taken[name]!r} and {axis!r} both claim mesh axis {name!r}"
+                    f"logical axes {claimed_by[name]!r} and {axis!r} both claim mesh axis {name!r}"
                 )
-            taken[name] = str(axis)
-        ways = int(np.prod([mesh.shape[name] for name in mesh_axes]))
-        parts.append(mesh_axes if mesh_axes and size % ways == 0 else None)
-    return NamedSharding(mesh, PartitionSpec(*parts))
+            claimed_by[name] = str(axis)
+        num_shards = int(np.prod([mesh.shape[name] for name in mesh_axes]))
+        spec.append(mesh_axes if mesh_axes and size % num_shards == 0 else None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     """The sharding of every parameter, in a tree like ``state`` (abstract or concrete).
 
-    Parameters say their logical axes in their ``axes``; what has none is replicated.
+    Parameters without metadata ``axes`` are replicated.
     """
 
-    def place(variable: nnx.Variable) -> nnx.Variable:
+    def find(variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_value()
         axes = variable.get_metadata().get("axes", (None,) * len(value.shape))
         return variable.replace(array_sharding(axes, value.shape, mesh))
 
-    return jax.tree.map(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return jax.tree.map(find, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of a batch: its first axis, rows, is spread over ``data`` and ``fsdp``."""
+    """The sharding of a batch: its first axis, rows, is split over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, PartitionSpec(LOGICAL_AXIS_RULES["rows"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.families import FAMILIES, Family, family_of
+from adapt_jax.decoders.families import FAMILIES, Family, find_family
 from adapt_jax.utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
         )
     else:
         try:
-            family = family_of(architecture, hf)
+            family = find_family(architecture, hf)
             config = family.to_config(hf)
             config = (
                 config if context_length is None else config.with_context_length(context_length)

@@ -56,7 +56,7 @@ class TunedDecoder(nnx.Module):
             count: what the sums are divided by, where the batch is a part of a larger one; the
                 weight of its own targets, when not given.
             objective: what is minimised beside the cross-entropy; the loss then holds it too.
-            remat: what is computed again in the backward pass, a name in decoder.REMAT.
+            remat: what is computed again in the backward pass, a name in decoder.REMAT_POLICIES.
         """
         decoder = self.decoder
         length = prefix[0][0].shape[1] if prefix else 0

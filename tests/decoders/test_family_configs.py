@@ -114,7 +114,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
         )
         if differ == ("context_length",):
             continue  # how long a text may be
-        kinds = {kind.rope.kind for kind in config.layer_configs if kind.rope}
+        kinds = {layer.rope.rope_type for layer in config.layer_configs if layer.rope}
         key = (*differ, *((path[-1], *sorted(kinds)) if "layer_configs" in differ else ()))
         if differ and key in MOVED:
             continue
@@ -132,7 +132,7 @@ def moves(decoder: Decoder, config: DecoderConfig) -> bool:
     if shapes[0] != shapes[1]:
         return True
     other = nnx.merge(nnx.split(other)[0], nnx.split(decoder)[1])
-    limits = [kind.rope.limit for kind in config.layer_configs if kind.rope]
+    limits = [layer.rope.original_max_positions for layer in config.layer_configs if layer.rope]
     for length in (40, 300) if any(limits) else (40,):
         one, two = (np.asarray(run(one, tokens(1, length))) for one in (decoder, other))
         if np.abs(one - two).max() > 1e-3 * np.abs(one).max():
@@ -256,7 +256,11 @@ def test_a_declared_length_fixes_the_frequencies_before_anything_is_read(
     ("name", "changes", "said"),
     [
         ("llama", {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, "per_layer_config is not"),
-        ("gemma4_text", {"per_layer_config": {"1": {"head_dim": 8}}}, "layers of the same type"),
+        (
+            "gemma4_text",
+            {"per_layer_config": {"1": {"head_dim": 8}}},
+            "distinguishes layers of the same type",
+        ),
         ("gemma4_text", {"per_layer_config": {"5": {"sliding_window": 8}}}, "sliding_window is"),
         ("gemma4_text", {"layer_types": [FULL] * 5 + [SLIDING]}, "ends with 'sliding_attention'"),
         ("gemma4_text", {"num_kv_shared_layers": 1}, "leaves no full_attention layer to read"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adapt_jax.decoders.families import FAMILIES
-from adapt_jax.decoders.rope import KINDS, Rope
+from adapt_jax.decoders.rope import ROPE_TYPES, Rope
 
 SIZES = {
     "vocab_size": 320,
@@ -55,24 +55,24 @@ def test_frequencies_equal_transformers(
     if theirs.rope_parameters["rope_type"] == "default":
         theirs.rope_parameters |= {"rope_type": "linear", "factor": 1.0}
     function = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]]
-    frequencies, magnitude = function(theirs, seq_len=length)
+    frequencies, scaling = function(theirs, seq_len=length)
     config = FAMILIES["LlamaForCausalLM"].to_config({**SIZES, spelling: given})
-    (kind,) = config.layer_configs
-    assert kind.rope is not None
-    found = kind.rope.frequencies(config.head_dim, length)
+    (layer,) = config.layer_configs
+    assert layer.rope is not None
+    found = layer.rope.frequencies(config.head_dim, length)
     np.testing.assert_allclose(found, frequencies.numpy(), rtol=2e-6)
-    assert kind.rope.magnitude == pytest.approx(magnitude, rel=1e-6)
+    assert layer.rope.attention_scaling == pytest.approx(scaling, rel=1e-6)
 
 
 def test_proportional_frequencies_turn_the_first_pairs_only() -> None:
-    found = Rope("proportional", theta=1e4, fraction=0.25).frequencies(32)
+    found = Rope("proportional", theta=1e4, partial_rotary_factor=0.25).frequencies(32)
     whole = Rope(theta=1e4).frequencies(32)
     np.testing.assert_array_equal(found, np.where(np.arange(16) < 4, whole, 0))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].needs])
+@pytest.mark.parametrize("kind", [kind for kind in ROPE_TYPES if ROPE_TYPES[kind].required])
 def test_a_number_that_is_missing_is_named(kind: str) -> None:
-    with pytest.raises(KeyError, match=KINDS[kind].needs[0]):
+    with pytest.raises(KeyError, match=ROPE_TYPES[kind].required[0]):
         Rope(kind)
 
 

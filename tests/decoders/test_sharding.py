@@ -108,7 +108,7 @@ def test_a_clash_names_both_axes() -> None:
 
 def test_an_unknown_axis_is_named() -> None:
     with pytest.raises(
-        ValueError, match="'embedd' is not in LOGICAL_AXIS_RULES; it has: rows, embed"
+        ValueError, match="unknown logical axis 'embedd'; LOGICAL_AXIS_RULES has: rows, embed"
     ):
         array_sharding(("embedd",), (8,), make_mesh())
 

@@ -1,21 +1,21 @@
-"""Command R7B and A (2504.00698): parallel residuals; full layers know no positions."""
+"""Command R7B and Command A (2504.00698): parallel residuals, full layers without positions."""
 
 from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, TENSORS, even_share
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, TENSORS, default_head_dim
 from adapt_jax.decoders.rope import Rope
 
 
-def derived(hf: HF) -> HF:
-    """Heads share the hidden size out; the scale of logits."""
-    return {"head_dim": even_share(hf), "logit_divisor": 1 / hf.get("logit_scale", 0.0625)}
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The head size, and the divisor of logits."""
+    return {"head_dim": default_head_dim(hf), "logit_divisor": 1 / hf.get("logit_scale", 0.0625)}
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The scale in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The scale of logits."""
     return {"logit_scale": 1 / config.logit_divisor}
 
 
@@ -33,13 +33,13 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 255001),
         "pad_id": ("pad_token_id", 0),
     },
-    fixed={"norm": "layer", "residual": "parallel_shared"},
-    derived=derived,
-    spelled=spelled,
-    layers=Layers(
+    fixed_fields={"norm": "layer", "residual": "parallel_shared"},
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    layer_rules=LayerRules(
         rope=Rope(interleaved=True),
         window=lambda hf: hf.get("sliding_window", 4096),
-        slides=lambda hf, layer: (layer + 1) % hf.get("sliding_window_pattern", 4) != 0,
-        change=lambda hf, layer, kind: replace(kind, rope=None) if kind.window is None else kind,
+        is_sliding=lambda hf, index: (index + 1) % hf.get("sliding_window_pattern", 4) != 0,
+        adjust=lambda hf, index, layer: layer if layer.window else replace(layer, rope=None),
     ),
 )

@@ -1,12 +1,12 @@
-"""Gemma (2403.08295): scaled embeddings, norms that store their scale less one."""
+"""Gemma (2403.08295): scaled embeddings, and norms whose stored scale is one less."""
 
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF
+from adapt_jax.decoders.families.layer_rules import HFConfig
 from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, TENSORS
 
 
-def derived(hf: HF) -> HF:
-    """The scale of embeddings; "gelu" stands for its tanh form in the official releases."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The scale of embeddings; the official releases write "gelu" for its tanh form."""
     act = hf.get("hidden_act", "gelu_pytorch_tanh")
     return {
         "embedding_scale": hf["hidden_size"] ** 0.5,
@@ -30,7 +30,7 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 1),
         "pad_id": ("pad_token_id", 0),
     },
-    fixed={"norm": "rms_plus_one"},
-    derived=derived,
-    must_be={"use_bidirectional_attention": (None, False)},
+    fixed_fields={"norm": "rms_plus_one"},
+    computed_fields=_computed_fields,
+    supported_values={"use_bidirectional_attention": (None, False)},
 )

@@ -1,30 +1,30 @@
-"""Gemma 2 (2408.00118): norms before and after, soft-capping, every other layer slides."""
+"""Gemma 2 (2408.00118): pre- and post-norms, soft-capping, every other layer slides."""
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import gemma
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
-    ENDS,
-    GATED,
+    EMBEDDING_AND_OUTPUT,
+    GATED_FFN,
+    HF_LAYER,
     LAYER,
-    OWN,
     POST_NORMS,
     norm,
 )
 
 TENSORS = (
-    *ENDS,
+    *EMBEDDING_AND_OUTPUT,
     *ATTENTION,
-    *GATED,
+    *GATED_FFN,
     *POST_NORMS,
-    *norm(LAYER + "input_layernorm", OWN + "attention_norm"),
-    *norm(LAYER + "pre_feedforward_layernorm", OWN + "ffn_norm"),
+    *norm(HF_LAYER + "input_layernorm", LAYER + "attention_norm"),
+    *norm(HF_LAYER + "pre_feedforward_layernorm", LAYER + "ffn_norm"),
 )
 
 
-def derived(hf: HF) -> HF:
+def _computed_fields(hf: HFConfig) -> HFConfig:
     """The scales of embeddings and of attention scores."""
     return {
         "embedding_scale": hf["hidden_size"] ** 0.5,
@@ -32,8 +32,8 @@ def derived(hf: HF) -> HF:
     }
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The scale of attention scores in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The scale of attention scores."""
     scale = config.attention_scale or config.head_dim**-0.5
     return {"query_pre_attn_scalar": round(scale**-2)}
 
@@ -49,11 +49,12 @@ FAMILY = Family(
         "attention_softcap": ("attn_logit_softcapping", 50.0),
         "logit_softcap": ("final_logit_softcapping", 30.0),
     },
-    fixed={"norm": "rms_plus_one", "post_norm": True},
-    derived=derived,
-    spelled=spelled,
-    must_be={"use_bidirectional_attention": (None, False)},
-    layers=Layers(
-        window=lambda hf: hf.get("sliding_window", 4096), slides=lambda hf, layer: layer % 2 == 0
+    fixed_fields={"norm": "rms_plus_one", "post_norm": True},
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    supported_values={"use_bidirectional_attention": (None, False)},
+    layer_rules=LayerRules(
+        window=lambda hf: hf.get("sliding_window", 4096),
+        is_sliding=lambda hf, index: index % 2 == 0,
     ),
 )

@@ -1,12 +1,12 @@
-"""Gemma 3 (2503.19786), text: q/k norms, five sliding layers to a full one, two thetas.
+"""Gemma 3 (2503.19786), text: QK-norm, five sliding layers to a full one, two thetas.
 
-A multimodal checkpoint is read without its vision tower and written as the text decoder that it is.
+A multimodal checkpoint is read without its vision tower, and written as a text decoder.
 """
 
 from dataclasses import replace
 
 from adapt_jax.decoders.families import gemma2
-from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.families.layer_rules import LayerRules
 from adapt_jax.decoders.families.tables import MULTIMODAL
 from adapt_jax.decoders.rope import Rope
 
@@ -19,14 +19,14 @@ FAMILY = replace(
         "context_length": ("max_position_embeddings", 131072),
         "logit_softcap": ("final_logit_softcapping", None),
     },
-    fixed={"norm": "rms_plus_one", "post_norm": True, "qk_norm": "head"},
-    must_be={**gemma2.FAMILY.must_be, "attn_logit_softcapping": (None,)},
-    layers=Layers(
+    fixed_fields={"norm": "rms_plus_one", "post_norm": True, "qk_norm": "head"},
+    supported_values={**gemma2.FAMILY.supported_values, "attn_logit_softcapping": (None,)},
+    layer_rules=LayerRules(
         rope=Rope(theta=1e6),
         sliding_rope=Rope(theta=1e4),
-        sliding_theta="rope_local_base_freq",
+        sliding_theta_field="rope_local_base_freq",
         window=lambda hf: hf.get("sliding_window", 4096),
-        slides=lambda hf, layer: (layer + 1) % hf.get("sliding_window_pattern", 6) != 0,
+        is_sliding=lambda hf, index: (index + 1) % hf.get("sliding_window_pattern", 6) != 0,
     ),
     **MULTIMODAL,
 )

@@ -1,13 +1,13 @@
-"""GLM-4 (0414): norms before and after, half of each head turned, neighbours as pairs."""
+"""GLM-4 (0414): pre- and post-norms, half of each head rotated, neighbouring features as pairs."""
 
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.families.layer_rules import LayerRules
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
-    ENDS,
+    EMBEDDING_AND_OUTPUT,
     FIELDS,
+    HF_LAYER,
     LAYER,
-    OWN,
     PRE_NORMS,
     norm,
 )
@@ -17,17 +17,17 @@ FAMILY = Family(
     architecture="Glm4ForCausalLM",
     model_type="glm4",
     tensors=(
-        *ENDS,
+        *EMBEDDING_AND_OUTPUT,
         *ATTENTION,
         *PRE_NORMS,
-        *norm(LAYER + "post_self_attn_layernorm", OWN + "attention_post_norm"),
-        *norm(LAYER + "post_mlp_layernorm", OWN + "ffn_post_norm"),
+        *norm(HF_LAYER + "post_self_attn_layernorm", LAYER + "attention_post_norm"),
+        *norm(HF_LAYER + "post_mlp_layernorm", LAYER + "ffn_post_norm"),
         (
-            LAYER + "mlp.gate_up_proj.weight",
-            (OWN + "ffn.gate.kernel", OWN + "ffn.up.kernel"),
+            HF_LAYER + "mlp.gate_up_proj.weight",
+            (LAYER + "ffn.gate.kernel", LAYER + "ffn.up.kernel"),
             False,
         ),
-        (LAYER + "mlp.down_proj.weight", OWN + "ffn.down.kernel", False),
+        (HF_LAYER + "mlp.down_proj.weight", LAYER + "ffn.down.kernel", False),
     ),
     fields={
         **FIELDS,
@@ -40,6 +40,9 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", lambda hf: [151329, 151336, 151338]),
         "pad_id": ("pad_token_id", 151329),
     },
-    fixed={"post_norm": True},
-    layers=Layers(rope=Rope(fraction=0.5, interleaved=True), fraction="partial_rotary_factor"),
+    fixed_fields={"post_norm": True},
+    layer_rules=LayerRules(
+        rope=Rope(partial_rotary_factor=0.5, interleaved=True),
+        partial_rotary_field="partial_rotary_factor",
+    ),
 )

@@ -1,16 +1,16 @@
-"""GPT-2: learned positions, layer norms, fused projections that are stored as [in, out]."""
+"""GPT-2: learned positions, layer norms, fused projections stored as [in, out]."""
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.family import REQUIRED, Family
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.families.tables import OWN, norm
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.tables import LAYER, norm
 
-LAYER = "transformer.h.{n}."
-QKV = tuple(f"{OWN}attention.{name}" for name in ("query", "key", "value"))
+HF_LAYER = "transformer.h.{n}."
+QKV = tuple(f"{LAYER}attention.{name}" for name in ("query", "key", "value"))
 
 
-def derived(hf: HF) -> HF:
-    """Heads are all alike; the feed-forward size is four times the hidden one, unless given."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """Sizes of heads and feed-forward layer (by default four times the hidden size)."""
     return {
         "num_kv_heads": hf["n_head"],
         "head_dim": hf["n_embd"] // hf["n_head"],
@@ -19,8 +19,8 @@ def derived(hf: HF) -> HF:
     }
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The same in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The feed-forward size, and whether attention scores are scaled."""
     return {"n_inner": config.ffn_dim, "scale_attn_weights": config.attention_scale is None}
 
 
@@ -32,16 +32,16 @@ FAMILY = Family(
         ("transformer.wpe.weight", "position_embedding", False),
         *norm("transformer.ln_f", "norm"),
         ("lm_head.weight", "output.kernel", False),
-        *norm(LAYER + "ln_1", OWN + "attention_norm"),
-        *norm(LAYER + "ln_2", OWN + "ffn_norm"),
-        (LAYER + "attn.c_attn.weight", tuple(f"{part}.kernel" for part in QKV), True),
-        (LAYER + "attn.c_attn.bias", tuple(f"{part}.bias" for part in QKV), False),
-        (LAYER + "attn.c_proj.weight", OWN + "attention.output.kernel", True),
-        (LAYER + "attn.c_proj.bias", OWN + "attention.output.bias", False),
-        (LAYER + "mlp.c_fc.weight", OWN + "ffn.up.kernel", True),
-        (LAYER + "mlp.c_fc.bias", OWN + "ffn.up.bias", False),
-        (LAYER + "mlp.c_proj.weight", OWN + "ffn.down.kernel", True),
-        (LAYER + "mlp.c_proj.bias", OWN + "ffn.down.bias", False),
+        *norm(HF_LAYER + "ln_1", LAYER + "attention_norm"),
+        *norm(HF_LAYER + "ln_2", LAYER + "ffn_norm"),
+        (HF_LAYER + "attn.c_attn.weight", tuple(f"{part}.kernel" for part in QKV), True),
+        (HF_LAYER + "attn.c_attn.bias", tuple(f"{part}.bias" for part in QKV), False),
+        (HF_LAYER + "attn.c_proj.weight", LAYER + "attention.output.kernel", True),
+        (HF_LAYER + "attn.c_proj.bias", LAYER + "attention.output.bias", False),
+        (HF_LAYER + "mlp.c_fc.weight", LAYER + "ffn.up.kernel", True),
+        (HF_LAYER + "mlp.c_fc.bias", LAYER + "ffn.up.bias", False),
+        (HF_LAYER + "mlp.c_proj.weight", LAYER + "ffn.down.kernel", True),
+        (HF_LAYER + "mlp.c_proj.bias", LAYER + "ffn.down.bias", False),
     ),
     fields={
         "vocab_size": ("vocab_size", REQUIRED),
@@ -49,7 +49,7 @@ FAMILY = Family(
         "num_layers": ("n_layer", REQUIRED),
         "num_heads": ("n_head", REQUIRED),
         "context_length": ("n_positions", 1024),
-        "learned_positions": ("n_positions", 1024),
+        "num_learned_positions": ("n_positions", 1024),
         "activation": ("activation_function", "gelu_new"),
         "norm_eps": ("layer_norm_epsilon", 1e-5),
         "tie_embeddings": ("tie_word_embeddings", True),
@@ -57,7 +57,7 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 50256),
         "pad_id": ("pad_token_id", None),
     },
-    fixed={
+    fixed_fields={
         "norm": "layer",
         "norm_bias": True,
         "gated": False,
@@ -65,11 +65,11 @@ FAMILY = Family(
         "output_bias": True,
         "mlp_bias": True,
     },
-    derived=derived,
-    spelled=spelled,
-    must_be={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
-    layers=Layers(rope=None),
-    ignored=("*.attn.bias", "*.attn.masked_bias"),
-    # The first releases have no "transformer." in front.
-    renamed=tuple((part, f"transformer.{part}") for part in ("wte.", "wpe.", "ln_f.", "h.")),
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    supported_values={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
+    layer_rules=LayerRules(rope=None),
+    ignored_tensors=("*.attn.bias", "*.attn.masked_bias"),
+    # The names in the first releases have no "transformer." in front.
+    prefix_aliases=tuple((part, f"transformer.{part}") for part in ("wte.", "wpe.", "ln_f.", "h.")),
 )

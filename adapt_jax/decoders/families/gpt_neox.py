@@ -1,17 +1,17 @@
-"""GPT-NeoX and Pythia (2204.06745, 2304.01373): parallel residuals, partly turned heads."""
+"""GPT-NeoX and Pythia (2204.06745, 2304.01373): parallel residuals, partly rotated heads."""
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.families.tables import FIELDS, OWN, norm, projection
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.tables import FIELDS, LAYER, norm, projection
 from adapt_jax.decoders.rope import Rope
 
-LAYER = "gpt_neox.layers.{n}."
-QKV = tuple(f"{OWN}attention.{name}" for name in ("query", "key", "value"))
+HF_LAYER = "gpt_neox.layers.{n}."
+QKV = tuple(f"{LAYER}attention.{name}" for name in ("query", "key", "value"))
 
 
-def derived(hf: HF) -> HF:
-    """Attention and feed-forward part read the same input, unless the file says otherwise."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """Sizes of heads, and the residual (by default parallel)."""
     parallel = hf.get("use_parallel_residual", True)
     return {
         "num_kv_heads": hf["num_attention_heads"],
@@ -20,8 +20,8 @@ def derived(hf: HF) -> HF:
     }
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The same in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """Whether residuals are parallel."""
     return {"use_parallel_residual": config.residual == "parallel"}
 
 
@@ -32,24 +32,24 @@ FAMILY = Family(
         ("gpt_neox.embed_in.weight", "embedding", False),
         *norm("gpt_neox.final_layer_norm", "norm"),
         ("embed_out.weight", "output.kernel", False),
-        *norm(LAYER + "input_layernorm", OWN + "attention_norm"),
-        *norm(LAYER + "post_attention_layernorm", OWN + "ffn_norm"),
-        # Query, key and value of one head stand together.
+        *norm(HF_LAYER + "input_layernorm", LAYER + "attention_norm"),
+        *norm(HF_LAYER + "post_attention_layernorm", LAYER + "ffn_norm"),
+        # One group for each head: its query, key and value.
         (
-            LAYER + "attention.query_key_value.weight",
+            HF_LAYER + "attention.query_key_value.weight",
             tuple(f"{part}.kernel" for part in QKV),
             False,
             "num_heads",
         ),
         (
-            LAYER + "attention.query_key_value.bias",
+            HF_LAYER + "attention.query_key_value.bias",
             tuple(f"{part}.bias" for part in QKV),
             False,
             "num_heads",
         ),
-        *projection(LAYER + "attention.dense", OWN + "attention.output"),
-        *projection(LAYER + "mlp.dense_h_to_4h", OWN + "ffn.up"),
-        *projection(LAYER + "mlp.dense_4h_to_h", OWN + "ffn.down"),
+        *projection(HF_LAYER + "attention.dense", LAYER + "attention.output"),
+        *projection(HF_LAYER + "mlp.dense_h_to_4h", LAYER + "ffn.up"),
+        *projection(HF_LAYER + "mlp.dense_4h_to_h", LAYER + "ffn.down"),
     ),
     fields={
         **{key: FIELDS[key] for key in FIELDS if key not in ("num_kv_heads", "head_dim")},
@@ -59,10 +59,14 @@ FAMILY = Family(
         "qkv_bias": ("attention_bias", True),
         "output_bias": ("attention_bias", True),
     },
-    fixed={"norm": "layer", "norm_bias": True, "gated": False, "mlp_bias": True},
-    derived=derived,
-    spelled=spelled,
-    layers=Layers(rope=Rope(fraction=0.25), theta="rotary_emb_base", fraction="rotary_pct"),
-    ignored=("*rotary_emb.inv_freq", "*.attention.bias", "*.attention.masked_bias"),
-    renamed=(("lm_head.", "embed_out."),),
+    fixed_fields={"norm": "layer", "norm_bias": True, "gated": False, "mlp_bias": True},
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    layer_rules=LayerRules(
+        rope=Rope(partial_rotary_factor=0.25),
+        theta_field="rotary_emb_base",
+        partial_rotary_field="rotary_pct",
+    ),
+    ignored_tensors=("*rotary_emb.inv_freq", "*.attention.bias", "*.attention.masked_bias"),
+    prefix_aliases=(("lm_head.", "embed_out."),),
 )

@@ -1,4 +1,4 @@
-"""Granite 3 (IBM): Llama with a multiplier in four places."""
+"""Granite 3 (IBM): Llama with four multipliers."""
 
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, MLP_BIAS, TENSORS

@@ -1,11 +1,11 @@
-"""Ministral 3: Mistral with YaRN, and queries that grow with their position past 16,384."""
+"""Ministral 3: Mistral with YaRN, and queries scaled by position beyond 16,384 tokens."""
 
 from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import mistral
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.rope import ORIGINAL, Rope
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.rope import ORIGINAL_MAX_POSITIONS, Rope
 
 BETA = "llama_4_scaling_beta"
 YARN = {
@@ -14,28 +14,32 @@ YARN = {
     "factor": 16.0,
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
-    ORIGINAL: 16384,
+    ORIGINAL_MAX_POSITIONS: 16384,
 }
-LAYERS = Layers(
-    rope=Rope("yarn", theta=1e6, numbers=tuple(sorted(YARN.items()))),
+LAYER_RULES = LayerRules(
+    rope=Rope("yarn", theta=1e6, params=tuple(sorted(YARN.items()))),
     window=lambda hf: hf.get("sliding_window"),
 )
 
 
-def derived(hf: HF) -> HF:
-    """How queries grow: the fields stand among those of the rotary positions."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The scaling of queries, whose fields are among those of the rotary positions."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {**YARN, BETA: 0.1}
     if rope.get(BETA) is None:
         return {}
-    original = rope.get(ORIGINAL) or hf.get("max_position_embeddings", 262144)
-    return {"query_growth": (float(rope[BETA]), int(original))}
+    original = rope.get(ORIGINAL_MAX_POSITIONS) or hf.get("max_position_embeddings", 262144)
+    return {"llama_4_scaling": (float(rope[BETA]), int(original))}
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The rotary positions, with the growth of queries among them."""
-    rope = LAYERS.write(config)["rope_parameters"]
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The rotary positions, with the scaling of queries among them."""
+    rope = LAYER_RULES.to_hf(config)["rope_parameters"]
     if config.llama_4_scaling is not None:
-        rope = {**rope, BETA: config.llama_4_scaling[0], ORIGINAL: config.llama_4_scaling[1]}
+        rope = {
+            **rope,
+            BETA: config.llama_4_scaling[0],
+            ORIGINAL_MAX_POSITIONS: config.llama_4_scaling[1],
+        }
     return {"rope_parameters": rope, "rope_scaling": rope}
 
 
@@ -50,7 +54,7 @@ FAMILY = replace(
         "norm_eps": ("rms_norm_eps", 1e-5),
         "pad_id": ("pad_token_id", 11),
     },
-    derived=derived,
-    spelled=spelled,
-    layers=LAYERS,
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    layer_rules=LAYER_RULES,
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.families.layer_rules import LayerRules
 from adapt_jax.decoders.families.tables import FIELDS, MULTIMODAL, TENSORS
 
 FAMILY = Family(
@@ -15,12 +15,14 @@ FAMILY = Family(
         "num_kv_heads": ("num_key_value_heads", 8),
         "context_length": ("max_position_embeddings", 131072),
     },
-    layers=Layers(window=lambda hf: hf.get("sliding_window", 4096)),
+    layer_rules=LayerRules(window=lambda hf: hf.get("sliding_window", 4096)),
     **MULTIMODAL,
 )
 MINISTRAL = replace(
     FAMILY,
     architecture="MinistralForCausalLM",
     model_type="ministral",
-    layers=Layers(window=lambda hf: hf.get("sliding_window", 4096), slides=lambda hf, layer: True),
+    layer_rules=LayerRules(
+        window=lambda hf: hf.get("sliding_window", 4096), is_sliding=lambda hf, index: True
+    ),
 )

@@ -1,19 +1,19 @@
-"""OLMo 2 (2501.00656): norms after each part only, and over whole queries and keys."""
+"""OLMo 2 (2501.00656): norms after each part only; QK-norm over the whole projection."""
 
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
     ATTENTION_BIAS,
-    ENDS,
+    EMBEDDING_AND_OUTPUT,
     FIELDS,
-    GATED,
+    GATED_FFN,
     POST_NORMS,
 )
 
 FAMILY = Family(
     architecture="Olmo2ForCausalLM",
     model_type="olmo2",
-    tensors=(*ENDS, *ATTENTION, *GATED, *POST_NORMS),
+    tensors=(*EMBEDDING_AND_OUTPUT, *ATTENTION, *GATED_FFN, *POST_NORMS),
     fields={
         **FIELDS,
         **ATTENTION_BIAS,
@@ -22,5 +22,5 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 50279),
         "pad_id": ("pad_token_id", 1),
     },
-    fixed={"pre_norm": False, "post_norm": True, "qk_norm": "projection"},
+    fixed_fields={"pre_norm": False, "post_norm": True, "qk_norm": "projection"},
 )

@@ -1,4 +1,4 @@
-"""Qwen3 (2505.09388): norms of each query and key head."""
+"""Qwen3 (2505.09388): QK-norm of each head."""
 
 from dataclasses import replace
 
@@ -10,5 +10,5 @@ FAMILY = replace(
     architecture="Qwen3ForCausalLM",
     model_type="qwen3",
     fields={**qwen2.FAMILY.fields, **ATTENTION_BIAS, "head_dim": ("head_dim", 128)},
-    fixed={"qk_norm": "head"},
+    fixed_fields={"qk_norm": "head"},
 )

@@ -5,25 +5,25 @@ from dataclasses import replace
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig, MoEConfig
 from adapt_jax.decoders.families import qwen3
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.families.tables import LAYER, OWN, TENSORS, even_share
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.tables import HF_LAYER, LAYER, TENSORS, default_head_dim
 
 
-def count(hf: HF) -> int:
-    """How many experts there are; transformers 5 has another name for it."""
+def _count_experts(hf: HFConfig) -> int:
+    """The number of experts; transformers 5 has a new name for it."""
     return int(hf.get("num_experts", hf.get("num_local_experts", 128)))
 
 
-def change(hf: HF, layer: int, kind: LayerConfig) -> LayerConfig:
+def _adjust(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     """Every ``decoder_sparse_step``-th layer has experts, unless ``mlp_only_layers`` names it."""
-    dense = layer in (hf.get("mlp_only_layers") or ()) or count(hf) == 0
-    return replace(kind, is_moe=not dense and (layer + 1) % hf.get("decoder_sparse_step", 1) == 0)
+    dense = index in (hf.get("mlp_only_layers") or ()) or _count_experts(hf) == 0
+    return replace(layer, is_moe=not dense and (index + 1) % hf.get("decoder_sparse_step", 1) == 0)
 
 
-def derived(hf: HF) -> HF:
-    """The shape of the mixture."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The mixture of experts, where there is one."""
     moe = MoEConfig(
-        num_experts=count(hf),
+        num_experts=_count_experts(hf),
         experts_per_token=hf.get("num_experts_per_tok", 8),
         ffn_dim=hf.get("moe_intermediate_size", 768),
         normalize_weights=hf.get("norm_topk_prob", False),
@@ -31,8 +31,8 @@ def derived(hf: HF) -> HF:
     return {"moe": moe if moe.num_experts else None}
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The mixture in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The mixture of experts, and the layers that have it."""
     layers, moe = range(config.num_layers), config.moe or MoEConfig(0, 8, 768, False)
     return {
         "num_experts": moe.num_experts,
@@ -50,18 +50,18 @@ FAMILY = Family(
     model_type="qwen3_moe",
     tensors=(
         *TENSORS,
-        (LAYER + "mlp.gate.weight", OWN + "ffn.router", False),
-        (LAYER + "mlp.experts.{e}.gate_proj.weight", OWN + "ffn.gate", True),
-        (LAYER + "mlp.experts.{e}.up_proj.weight", OWN + "ffn.up", True),
-        (LAYER + "mlp.experts.{e}.down_proj.weight", OWN + "ffn.down", True),
+        (HF_LAYER + "mlp.gate.weight", LAYER + "ffn.router", False),
+        (HF_LAYER + "mlp.experts.{e}.gate_proj.weight", LAYER + "ffn.gate", True),
+        (HF_LAYER + "mlp.experts.{e}.up_proj.weight", LAYER + "ffn.up", True),
+        (HF_LAYER + "mlp.experts.{e}.down_proj.weight", LAYER + "ffn.down", True),
     ),
     fields={
         **qwen3.FAMILY.fields,
-        "head_dim": ("head_dim", even_share),
+        "head_dim": ("head_dim", default_head_dim),
         "num_kv_heads": ("num_key_value_heads", 4),
     },
-    fixed={"qk_norm": "head"},
-    derived=derived,
-    spelled=spelled,
-    layers=Layers(window=qwen3.FAMILY.layers.window, change=change),
+    fixed_fields={"qk_norm": "head"},
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    layer_rules=LayerRules(window=qwen3.FAMILY.layer_rules.window, adjust=_adjust),
 )

@@ -1,27 +1,27 @@
-"""SmolLM3: Llama whose every fourth layer knows no positions (2501.18795)."""
+"""SmolLM3: Llama with every fourth layer without positions (2501.18795)."""
 
 from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, MLP_BIAS, TENSORS
 from adapt_jax.decoders.rope import Rope
 
 
-def turns(hf: HF, layer: int) -> bool:
-    """Whether a layer has rotary positions (``no_rope_layers`` says 1 where it has)."""
+def _has_rope(hf: HFConfig, index: int) -> bool:
+    """Whether a layer has rotary positions (1 in ``no_rope_layers``)."""
     if hf.get("no_rope_layers") is not None:
-        return bool(hf["no_rope_layers"][layer])
-    return (layer + 1) % hf.get("no_rope_layer_interval", 4) != 0
+        return bool(hf["no_rope_layers"][index])
+    return (index + 1) % hf.get("no_rope_layer_interval", 4) != 0
 
 
-def spelled(config: DecoderConfig) -> HF:
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
     """Which layers have rotary positions, and whether some slide."""
-    kinds = [config.layer_config(n) for n in range(config.num_layers)]
+    layers = [config.layer_config(n) for n in range(config.num_layers)]
     return {
-        "no_rope_layers": [int(kind.rope is not None) for kind in kinds],
-        "use_sliding_window": any(kind.window is not None for kind in kinds),
+        "no_rope_layers": [int(layer.rope is not None) for layer in layers],
+        "use_sliding_window": any(layer.window is not None for layer in layers),
     }
 
 
@@ -40,13 +40,15 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 128001),
         "pad_id": ("pad_token_id", 128004),
     },
-    spelled=spelled,
-    layers=Layers(
+    extra_hf_fields=_extra_hf_fields,
+    layer_rules=LayerRules(
         rope=Rope(theta=2e6),
         window=lambda hf: hf.get("sliding_window") if hf.get("use_sliding_window") else None,
-        slides=lambda hf, layer: bool(
-            hf.get("use_sliding_window") and hf.get("sliding_window") and not turns(hf, layer)
+        is_sliding=lambda hf, index: bool(
+            hf.get("use_sliding_window") and hf.get("sliding_window") and not _has_rope(hf, index)
         ),
-        change=lambda hf, layer, kind: kind if turns(hf, layer) else replace(kind, rope=None),
+        adjust=lambda hf, index, layer: (
+            layer if _has_rope(hf, index) else replace(layer, rope=None)
+        ),
     ),
 )

@@ -1,23 +1,23 @@
-"""StableLM 2 (2402.17834): Llama with layer norms and a quarter of each head turned."""
+"""StableLM 2 (2402.17834): Llama with layer norms and a quarter of each head rotated."""
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import HF, Layers
-from adapt_jax.decoders.families.tables import FIELDS, TENSORS, even_share
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.tables import FIELDS, TENSORS, default_head_dim
 from adapt_jax.decoders.rope import Rope
 
 
-def derived(hf: HF) -> HF:
-    """Whether attention and feed-forward part read the same input; they share the norm then."""
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The head size, and the residual; parallel ones share their norm."""
     parallel = hf.get("use_parallel_residual", False)
     return {
-        "head_dim": even_share(hf),
+        "head_dim": default_head_dim(hf),
         "residual": "parallel_shared" if parallel else "sequential",
     }
 
 
-def spelled(config: DecoderConfig) -> HF:
-    """The same in the words of ``config.json``."""
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """Whether residuals are parallel."""
     return {"use_parallel_residual": config.residual == "parallel_shared"}
 
 
@@ -34,9 +34,11 @@ FAMILY = Family(
         "eos_ids": ("eos_token_id", 0),
         "qkv_bias": ("use_qkv_bias", False),
     },
-    fixed={"norm": "layer", "norm_bias": True},
-    derived=derived,
-    spelled=spelled,
-    must_be={"qk_layernorm": (False,)},
-    layers=Layers(rope=Rope(fraction=0.25), fraction="partial_rotary_factor"),
+    fixed_fields={"norm": "layer", "norm_bias": True},
+    computed_fields=_computed_fields,
+    extra_hf_fields=_extra_hf_fields,
+    supported_values={"qk_layernorm": (False,)},
+    layer_rules=LayerRules(
+        rope=Rope(partial_rotary_factor=0.25), partial_rotary_field="partial_rotary_factor"
+    ),
 )

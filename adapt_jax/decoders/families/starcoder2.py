@@ -1,13 +1,13 @@
-"""StarCoder2 (2402.19173): layer norms and biases everywhere, a feed-forward part without gate."""
+"""StarCoder2 (2402.19173): layer norms and biases everywhere, an ungated feed-forward layer."""
 
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layers import Layers
+from adapt_jax.decoders.families.layer_rules import LayerRules
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
-    ENDS,
+    EMBEDDING_AND_OUTPUT,
     FIELDS,
+    HF_LAYER,
     LAYER,
-    OWN,
     PRE_NORMS,
     projection,
 )
@@ -16,11 +16,11 @@ FAMILY = Family(
     architecture="Starcoder2ForCausalLM",
     model_type="starcoder2",
     tensors=(
-        *ENDS,
+        *EMBEDDING_AND_OUTPUT,
         *ATTENTION,
         *PRE_NORMS,
-        *projection(LAYER + "mlp.c_fc", OWN + "ffn.up"),
-        *projection(LAYER + "mlp.c_proj", OWN + "ffn.down"),
+        *projection(HF_LAYER + "mlp.c_fc", LAYER + "ffn.up"),
+        *projection(HF_LAYER + "mlp.c_proj", LAYER + "ffn.down"),
     ),
     fields={
         **FIELDS,
@@ -35,6 +35,6 @@ FAMILY = Family(
         "output_bias": ("use_bias", True),
         "mlp_bias": ("use_bias", True),
     },
-    fixed={"norm": "layer", "norm_bias": True, "gated": False},
-    layers=Layers(window=lambda hf: hf.get("sliding_window")),
+    fixed_fields={"norm": "layer", "norm_bias": True, "gated": False},
+    layer_rules=LayerRules(window=lambda hf: hf.get("sliding_window")),
 )

@@ -1,60 +1,82 @@
-"""The tables that most families share: Llama's names of tensors and fields."""
+"""The tables that most families share: Llama's names of tensors and of fields."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from adapt_jax.decoders.families.family import BARE, REQUIRED, Row
+from adapt_jax.decoders.families.family import BARE_PREFIXES, REQUIRED, TensorRow
+from adapt_jax.decoders.families.layer_rules import HFConfig
 
-LAYER, OWN = "model.layers.{n}.", "layers.{n}."
+__all__ = [
+    "ATTENTION",
+    "ATTENTION_BIAS",
+    "EMBEDDING_AND_OUTPUT",
+    "FIELDS",
+    "GATED_FFN",
+    "HF_LAYER",
+    "LAYER",
+    "MLP_BIAS",
+    "MULTIMODAL",
+    "NO_BOS_AND_EOS",
+    "POST_NORMS",
+    "PRE_NORMS",
+    "TENSORS",
+    "default_head_dim",
+    "default_kv_heads",
+    "norm",
+    "projection",
+]
+
+# Prefixes of the tensors of a layer in checkpoints, and of its parameters here.
+HF_LAYER, LAYER = "model.layers.{n}.", "layers.{n}."
 
 
-def projection(name: str, path: str) -> tuple[Row, Row]:
-    """The two rows of a projection: its kernel and its bias."""
+def projection(name: str, path: str) -> tuple[TensorRow, TensorRow]:
+    """The two rows of a linear projection: its kernel and its bias."""
     return (f"{name}.weight", f"{path}.kernel", False), (f"{name}.bias", f"{path}.bias", False)
 
 
-def norm(name: str, path: str) -> tuple[Row, Row]:
+def norm(name: str, path: str) -> tuple[TensorRow, TensorRow]:
     """The two rows of a norm: its scale and its bias."""
     return (f"{name}.weight", f"{path}.scale", False), (f"{name}.bias", f"{path}.bias", False)
 
 
-ENDS: tuple[Row, ...] = (
+EMBEDDING_AND_OUTPUT: tuple[TensorRow, ...] = (
     ("model.embed_tokens.weight", "embedding", False),
     *norm("model.norm", "norm"),
     ("lm_head.weight", "output.kernel", False),
 )
-ATTENTION: tuple[Row, ...] = (
-    *projection(LAYER + "self_attn.q_proj", OWN + "attention.query"),
-    *projection(LAYER + "self_attn.k_proj", OWN + "attention.key"),
-    *projection(LAYER + "self_attn.v_proj", OWN + "attention.value"),
-    *projection(LAYER + "self_attn.o_proj", OWN + "attention.output"),
-    *norm(LAYER + "self_attn.q_norm", OWN + "attention.query_norm"),
-    *norm(LAYER + "self_attn.k_norm", OWN + "attention.key_norm"),
+ATTENTION: tuple[TensorRow, ...] = (
+    *projection(HF_LAYER + "self_attn.q_proj", LAYER + "attention.query"),
+    *projection(HF_LAYER + "self_attn.k_proj", LAYER + "attention.key"),
+    *projection(HF_LAYER + "self_attn.v_proj", LAYER + "attention.value"),
+    *projection(HF_LAYER + "self_attn.o_proj", LAYER + "attention.output"),
+    *norm(HF_LAYER + "self_attn.q_norm", LAYER + "attention.query_norm"),
+    *norm(HF_LAYER + "self_attn.k_norm", LAYER + "attention.key_norm"),
 )
-GATED: tuple[Row, ...] = (
-    *projection(LAYER + "mlp.gate_proj", OWN + "ffn.gate"),
-    *projection(LAYER + "mlp.up_proj", OWN + "ffn.up"),
-    *projection(LAYER + "mlp.down_proj", OWN + "ffn.down"),
+GATED_FFN: tuple[TensorRow, ...] = (
+    *projection(HF_LAYER + "mlp.gate_proj", LAYER + "ffn.gate"),
+    *projection(HF_LAYER + "mlp.up_proj", LAYER + "ffn.up"),
+    *projection(HF_LAYER + "mlp.down_proj", LAYER + "ffn.down"),
 )
-PRE_NORMS: tuple[Row, ...] = (
-    *norm(LAYER + "input_layernorm", OWN + "attention_norm"),
-    *norm(LAYER + "post_attention_layernorm", OWN + "ffn_norm"),
+PRE_NORMS: tuple[TensorRow, ...] = (
+    *norm(HF_LAYER + "input_layernorm", LAYER + "attention_norm"),
+    *norm(HF_LAYER + "post_attention_layernorm", LAYER + "ffn_norm"),
 )
-POST_NORMS: tuple[Row, ...] = (
-    *norm(LAYER + "post_attention_layernorm", OWN + "attention_post_norm"),
-    *norm(LAYER + "post_feedforward_layernorm", OWN + "ffn_post_norm"),
+POST_NORMS: tuple[TensorRow, ...] = (
+    *norm(HF_LAYER + "post_attention_layernorm", LAYER + "attention_post_norm"),
+    *norm(HF_LAYER + "post_feedforward_layernorm", LAYER + "ffn_post_norm"),
 )
-TENSORS: tuple[Row, ...] = (*ENDS, *ATTENTION, *GATED, *PRE_NORMS)
+TENSORS: tuple[TensorRow, ...] = (*EMBEDDING_AND_OUTPUT, *ATTENTION, *GATED_FFN, *PRE_NORMS)
 
 
-def heads(hf: Mapping[str, Any]) -> Any:
+def default_kv_heads(hf: HFConfig) -> int:
     """As many key/value heads as query heads."""
-    return hf["num_attention_heads"]
+    return int(hf["num_attention_heads"])
 
 
-def even_share(hf: Mapping[str, Any]) -> Any:
-    """The hidden size, shared out among the heads."""
-    return hf["hidden_size"] // hf["num_attention_heads"]
+def default_head_dim(hf: HFConfig) -> int:
+    """The hidden size divided among the heads."""
+    return int(hf["hidden_size"] // hf["num_attention_heads"])
 
 
 FIELDS: Mapping[str, tuple[str, Any]] = {
@@ -63,8 +85,8 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "ffn_dim": ("intermediate_size", REQUIRED),
     "num_layers": ("num_hidden_layers", REQUIRED),
     "num_heads": ("num_attention_heads", REQUIRED),
-    "num_kv_heads": ("num_key_value_heads", heads),
-    "head_dim": ("head_dim", even_share),
+    "num_kv_heads": ("num_key_value_heads", default_kv_heads),
+    "head_dim": ("head_dim", default_head_dim),
     "context_length": ("max_position_embeddings", 2048),
     "activation": ("hidden_act", "silu"),
     "norm_eps": ("rms_norm_eps", 1e-6),
@@ -78,18 +100,18 @@ ATTENTION_BIAS: Mapping[str, tuple[str, Any]] = {
     "output_bias": ("attention_bias", False),
 }
 MLP_BIAS: Mapping[str, tuple[str, Any]] = {"mlp_bias": ("mlp_bias", False)}
-NO_IDS: Mapping[str, tuple[str, Any]] = {
+NO_BOS_AND_EOS: Mapping[str, tuple[str, Any]] = {
     "bos_id": ("bos_token_id", None),
     "eos_ids": ("eos_token_id", None),
 }
 
-# The text decoder out of a multimodal checkpoint, as older and newer files call it.
+# For the text decoder inside a multimodal checkpoint. Older and newer files differ in names.
 MULTIMODAL: Mapping[str, Any] = {
-    "ignored": ("*rotary_emb.inv_freq", "*vision_tower.*", "*multi_modal_projector.*"),
-    "renamed": (
+    "ignored_tensors": ("*rotary_emb.inv_freq", "*vision_tower.*", "*multi_modal_projector.*"),
+    "prefix_aliases": (
         ("language_model.model.", "model."),
         ("language_model.lm_head.", "lm_head."),
         ("model.language_model.", "model."),
-        *BARE,
+        *BARE_PREFIXES,
     ),
 }
