@@ -43,6 +43,7 @@ __all__ = ["RESULTS", "Comparison", "compare"]
 
 RESULTS = "comparison.json"
 PICTURE = "ladder.png"
+SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUESTION")'
 
 
 @dataclass
@@ -221,6 +222,8 @@ def _new_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
         seed=settings.seed,
         baseline=commonest_label(task),
         warnings=list(task.warnings),
+        task_summary=getattr(task, "summary", None),
+        show_prompt=SHOW_PROMPT,
     )
 
 

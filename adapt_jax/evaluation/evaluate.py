@@ -122,7 +122,7 @@ def measure(task: Task, rows: Sequence[ScoredPrediction]) -> EvaluationResult:
         **fields,
         n=len(rows),
         ci95=wilson_interval(sum(row.correct for row in rows), len(rows)),
-        scorer=getattr(task, "scorer", DEFAULT_SCORER),
+        scorer=task.scorer,
         metrics=others,
         warnings=describe_problems(task, rows),
     )

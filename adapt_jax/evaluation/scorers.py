@@ -69,7 +69,7 @@ def find_scorer(task: Task) -> Scorer:
     Raises:
         UserError: there is none of this name.
     """
-    return SCORERS.find(_scorer_name(task), f"task {task.name!r}: scorer")
+    return SCORERS.find(task.scorer, f"task {task.name!r}: scorer")
 
 
 def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
@@ -81,14 +81,10 @@ def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
     score = find_scorer(task)(predicted, example, task)
     if not isinstance(score, Score) or not 0 <= score.value <= 1:
         raise UserError(
-            f"scorer {_scorer_name(task)!r}: expected a Score with a value from 0 to 1, "
+            f"scorer {task.scorer!r}: expected a Score with a value from 0 to 1, "
             f"found {score!r:.100}"
         )
     return Score(float(score.value), bool(score.correct))
-
-
-def _scorer_name(task: Task) -> str:
-    return getattr(task, "scorer", DEFAULT_SCORER)
 
 
 def _accepted_answers(example: Example) -> tuple[str, ...]:

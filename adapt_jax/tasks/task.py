@@ -26,7 +26,7 @@ class Task:
     """Examples in three splits, how they are asked, and how an answer is read and graded.
 
     Demonstrations and training use ``train``, decisions ``development``; ``test`` only judges.
-    ``parser`` is a name in ``answers.PARSERS``; ``warnings`` says what was left out, and why.
+    ``parser`` is a name in ``answers.PARSERS``, ``scorer`` one in ``evaluation.scorers.SCORERS``; ``warnings`` says what was left out, and why.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Task:
     source: str = ""
     seed: int = 0
     warnings: tuple[str, ...] = ()
+    scorer: str = "exact"
 
     @property
     def has_reasoning(self) -> bool:
@@ -100,6 +101,7 @@ class TaskConfig(Strict):
         choices: fixed choices of every question: a list, or a JSON file that holds one;
             ``{choices}`` in the instruction names them all.
         answer_parser: name of the answer parser.
+        scorer: name of what scores an answer: ``exact``, ``token_f1``, or one of your own.
         reasoning_pattern, answer_pattern: expressions with one group that cut the reasoning and
             the answer out of their fields (both out of the answer's, where reasoning has none).
         strip_pattern: expression whose matches are taken out of the reasoning.
@@ -114,6 +116,7 @@ class TaskConfig(Strict):
     template: dict[str, str | list[str] | bool] | str = {}
     choices: list[str] | str | None = None
     answer_parser: str = "number"
+    scorer: str = "exact"
     reasoning_pattern: str | None = None
     answer_pattern: str | None = None
     strip_pattern: str | None = None
@@ -163,6 +166,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         source=source,
         seed=settings.seed,
         warnings=warnings,
+        scorer=settings.scorer,
     )
 
 

@@ -2,10 +2,13 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from rich.console import Console
 from scripted import scripted
 
 import adapt_jax
@@ -14,10 +17,16 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.comparison.compare import Comparison, compare
 from adapt_jax.comparison.tune import tune
 from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.evaluation.metrics import METRICS
+from adapt_jax.evaluation.scorers import SCORERS
 from adapt_jax.methods.registry import METHODS
+from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.task import load_task
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.locks import lock_folder
+from adapt_jax.utils.registry import load_plugin
 
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 TRAINING = {"steps": 3, "batch_size": 4, "warmup_steps": 0}
 SHORT = {"max_new_tokens": 6}
 TRAINED = SHORT | {"training": TRAINING}
@@ -88,6 +97,18 @@ def test_every_rung_is_measured_in_the_order_of_the_ladder(ladder: Comparison):
 LADDER_TUNED = ("prompt_tuning", "lora", "fine_tuning", "instruction_tuning")
 
 
+def test_comparison_json_agrees_with_its_published_schema(ladder: Comparison):
+    schema = json.loads((SCHEMAS / "comparison.schema.json").read_text())
+    jsonschema.validate(json.loads((ladder.output_dir / "comparison.json").read_text()), schema)
+
+
+def test_every_rung_is_compared_with_the_highest_below_that_trains_nothing(ladder: Comparison):
+    assert ladder["zero_shot"].vs_reference is None
+    assert ladder["chain_of_thought"].vs_reference == ladder["chain_of_thought"].vs_previous
+    for name in LADDER_TUNED:
+        assert ladder[name].vs_reference.method == "self_consistency"
+
+
 def test_costs_are_those_of_the_technique(ladder: Comparison):
     zero, few, sampled = (ladder[m] for m in ("zero_shot", "few_shot", "self_consistency"))
     assert few.prompt_tokens > zero.prompt_tokens
@@ -122,8 +143,6 @@ def test_predictions_hold_every_question_candidate_answer_and_vote(ladder: Compa
 
 
 def test_the_picture_and_the_table_show_every_rung(ladder: Comparison):
-    from rich.console import Console
-
     assert (ladder.output_dir / "ladder.png").read_bytes()[:4] == b"\x89PNG"
     file = io.StringIO()
     Console(file=file, width=80).print(ladder.table())
@@ -201,6 +220,103 @@ def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monk
     assert result["few_shot"].vs_previous.method == "zero_shot"
 
 
+def test_the_named_reference_is_compared_with(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task"),
+        "methods": {
+            "zero_shot": SHORT,
+            "few_shot": SHORT | {"demonstrations": 1},
+            "chain_of_thought": SHORT | {"demonstrations": 1},
+        },
+        "reference": "zero_shot",
+    }
+    result = compare(config, tmp_path / "run", progress=False)
+    methods = [rung.vs_reference and rung.vs_reference.method for rung in result.rungs]
+    assert methods == [None, "zero_shot", "zero_shot"]
+    # all are equally right, so the cheapest one is enough
+    assert result.best == "zero_shot" == result.result.recommendation.most_accurate
+    assert result.adaptation().method == "zero_shot"
+    with pytest.raises(UserError, match="no adaptation, lora did not run; there are zero_shot"):
+        result.adaptation("lora")
+
+
+def test_extensions_from_outside_work_in_a_comparison(
+    tiny_folder: Path, tmp_path: Path, monkeypatch
+):
+    """A scorer, a metric and a vote, each a few lines in a file that --plugin names."""
+    plugin = tmp_path / "comparison_plugin.py"
+    plugin.write_text(PLUGIN)
+    load_plugin(str(plugin))
+    monkeypatch.setattr(
+        session_module, "Engine", scripted(lambda name, number: f" The answer is {number}.")
+    )
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task", test=2) | {"scorer": "nearness"},
+        "methods": {
+            "self_consistency": SHORT | {"demonstrations": 1, "candidates": 3, "vote": "largest"}
+        },
+    }
+    try:
+        rung = compare(config, tmp_path / "run", progress=False)["self_consistency"]
+    finally:
+        del SCORERS._entries["nearness"], METRICS._entries["questions"]
+    lines = (tmp_path / "run" / "predictions" / "self_consistency.jsonl").read_text().splitlines()
+    assert [json.loads(line)["answer"] for line in lines] == ["2", "2"]
+    assert rung.scorer == "nearness" and rung.metrics == {"questions": 2.0}
+    assert rung.score == pytest.approx((2 / 51 + 2 / 52) / 2) and rung.accuracy == 0
+
+
+PLUGIN = """
+from adapt_jax.evaluation.metrics import METRICS
+from adapt_jax.evaluation.scorers import SCORERS, Score
+from adapt_jax.prompting.voting import VOTES
+
+@SCORERS.register("nearness")
+def nearness(predicted, example, task):
+    return Score(float(predicted) / float(example.answer), predicted == example.answer)
+
+@METRICS.register("questions")
+def questions(task, rows):
+    return len(rows)
+
+@VOTES.register("largest")
+def largest(group):
+    return float(group.candidates[0].answer)
+"""
+
+
+def test_two_runs_in_one_folder_are_refused(tiny_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task"),
+        "methods": {"zero_shot": SHORT},
+    }
+    with lock_folder(tmp_path / "run"), pytest.raises(UserError, match="run: another process is"):
+        compare(config, tmp_path / "run", progress=False)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_the_table_grows_row_by_row_on_a_terminal(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True)
+    monkeypatch.setattr("adapt_jax.utils.progress.new_console", lambda: console)
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task"),
+        "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
+    }
+    compare(config, tmp_path / "run")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    rows = re.findall(r"(zero_shot|few_shot) +[0-9.]+ %", shown)
+    # the first row is drawn when it is measured, and again with the second one
+    assert rows.count("zero_shot") > rows.count("few_shot") >= 1 and rows[0] == "zero_shot"
+    assert "few_shot: answering" in shown and "…" not in shown
+
+
 def test_tune_saves_one_adaptation_and_resumes(tiny_folder: Path, tmp_path: Path):
     config = {
         "decoder": str(tiny_folder),
@@ -233,6 +349,11 @@ def sampling(**options) -> dict:
         (sampling(temperature=0), "20 candidates at temperature 0 would all be the same"),
         (sampling(stop_at=0.5), "stop_at: expected a probability above 0.5 and below 1, or null"),
         (sampling(vote="majorty"), "unknown rule 'majorty'; did you mean 'majority'?; known:"),
+        (
+            {"methods": {"zero_shot": {}, "lora": None}, "methods_subset": "lora"},
+            "methods_subset asks for lora, and methods.lora is null, which leaves it out",
+        ),
+        ({"reference": "lorra"}, "unknown method 'lorra'; did you mean 'lora'?"),
         ({"methods_subset": "zero_shot,lorra"}, "unknown method 'lorra'; did you mean 'lora'?"),
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
         ({"decoder": "no/where"}, "no/where"),

@@ -80,6 +80,4 @@ class Scripted:
 
 def make_task(*answers: str, scorer: str = "exact", **fields) -> Task:
     examples = [Example(f"q{n}", f"question {n}", answer) for n, answer in enumerate(answers)]
-    task = Task("t", [], [], examples, **{"parser": "text"} | fields)
-    object.__setattr__(task, "scorer", scorer)
-    return task
+    return Task("t", [], [], examples, **{"parser": "text", "scorer": scorer} | fields)
