@@ -192,8 +192,8 @@ def _climb(
         display.line(warning)
     finished = _keep_finished(comparison, folders, display, fresh)
     with display.live(comparison.short_table) as draw:
+        draw()
         for name, method in methods.items():
-            draw()
             if name in finished:
                 rung: RungResult = finished[name]
             else:
@@ -204,6 +204,7 @@ def _climb(
                 below = comparison.measured_below(name)
                 rung = compare_to_previous(rung, below, comparison.correct, settings.reference)
             comparison.add_rung(rung)
+            draw()
             comparison.save()
             shutil.rmtree(folders[name].unfinished, ignore_errors=True)
             if not display.is_live:

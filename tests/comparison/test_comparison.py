@@ -20,7 +20,6 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.task import load_task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
@@ -245,46 +244,39 @@ def test_the_named_reference_is_compared_with(tiny_folder: Path, tmp_path: Path,
 def test_extensions_from_outside_work_in_a_comparison(
     tiny_folder: Path, tmp_path: Path, monkeypatch
 ):
-    """A scorer, a metric and a vote, each a few lines in a file that --plugin names."""
+    """A scorer and a metric, each a few lines in a file that --plugin names."""
     plugin = tmp_path / "comparison_plugin.py"
     plugin.write_text(PLUGIN)
     load_plugin(str(plugin))
     monkeypatch.setattr(
-        session_module, "Engine", scripted(lambda name, number: f" The answer is {number}.")
+        session_module, "Engine", scripted(lambda name, number: f" The answer is {number + 50}.")
     )
     config = {
         "decoder": str(tiny_folder),
         "task": write_task(tmp_path / "task", test=2) | {"scorer": "nearness"},
-        "methods": {
-            "self_consistency": SHORT | {"demonstrations": 1, "candidates": 3, "vote": "largest"}
-        },
+        "methods": {"self_consistency": SHORT | {"demonstrations": 1, "candidates": 3}},
     }
     try:
         rung = compare(config, tmp_path / "run", progress=False)["self_consistency"]
     finally:
         del SCORERS._entries["nearness"], METRICS._entries["questions"]
     lines = (tmp_path / "run" / "predictions" / "self_consistency.jsonl").read_text().splitlines()
-    assert [json.loads(line)["answer"] for line in lines] == ["2", "2"]
+    assert [json.loads(line)["answer"] for line in lines] == ["50", "50"]
     assert rung.scorer == "nearness" and rung.metrics == {"questions": 2.0}
-    assert rung.score == pytest.approx((2 / 51 + 2 / 52) / 2) and rung.accuracy == 0
+    assert rung.score == pytest.approx((50 / 51 + 50 / 52) / 2) and rung.accuracy == 0
 
 
 PLUGIN = """
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS, Score
-from adapt_jax.prompting.voting import VOTES
 
 @SCORERS.register("nearness")
 def nearness(predicted, example, task):
-    return Score(float(predicted) / float(example.answer), predicted == example.answer)
+    return Score(min(1.0, float(predicted) / float(example.answer)), predicted == example.answer)
 
 @METRICS.register("questions")
 def questions(task, rows):
     return len(rows)
-
-@VOTES.register("largest")
-def largest(group):
-    return float(group.candidates[0].answer)
 """
 
 
