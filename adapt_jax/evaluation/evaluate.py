@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
 from adapt_jax.evaluation.results import EvaluationResult
-from adapt_jax.evaluation.scorers import DEFAULT_SCORER, find_scorer, score_answer
+from adapt_jax.evaluation.scorers import find_scorer, score_answer
 from adapt_jax.evaluation.significance import wilson_interval
 from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
