@@ -10,7 +10,15 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from adapt_jax.cli import commands, inspection
+from adapt_jax.cli.ask import ask
+from adapt_jax.cli.compare import compare
+from adapt_jax.cli.evaluate import evaluate
+from adapt_jax.cli.export import export
+from adapt_jax.cli.import_adapter import import_adapter
+from adapt_jax.cli.inspect import inspect
+from adapt_jax.cli.predict import predict
+from adapt_jax.cli.pretrain import pretrain
+from adapt_jax.cli.tune import tune
 from adapt_jax.utils.cpu import choose_platform
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
@@ -50,15 +58,15 @@ app = App(
     group_parameters=Group("Options"),
 )
 COMMANDS: dict[str, Callable[..., None]] = {
-    "compare": commands.compare,
-    "tune": commands.tune,
-    "evaluate": commands.evaluate,
-    "predict": commands.predict,
-    "ask": commands.ask,
-    "export": commands.export,
-    "import": commands.import_adapter,
-    "inspect": inspection.inspect,
-    "pretrain": commands.pretrain,
+    "compare": compare,
+    "tune": tune,
+    "evaluate": evaluate,
+    "predict": predict,
+    "ask": ask,
+    "export": export,
+    "import": import_adapter,
+    "inspect": inspect,
+    "pretrain": pretrain,
 }
 for order, (name, function) in enumerate(COMMANDS.items()):
     app.command(function, name=name, sort_key=order)

@@ -14,8 +14,8 @@ from test_comparison import SHORT, write_task
 
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.cli.commands import collect_overrides
 from adapt_jax.cli.main import main, rewrite_overrides
+from adapt_jax.cli.options import collect_overrides
 from adapt_jax.utils.errors import UserError
 
 QUESTION = "Jane has 2 apples. She bought 3 more. How many apples does she have in total?"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from adapt_jax.cli.commands import ContextLength, Overrides
+from adapt_jax.cli.options import ContextLength, Overrides, collect_overrides
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,10 +115,9 @@ def inspect(
 
 def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
     """The options of the one method that ``--method.KEY VALUE`` belongs to."""
-    from adapt_jax.cli.commands import collect_overrides
     from adapt_jax.utils.config import override
 
-    given = collect_overrides(overrides, {})
+    given = collect_overrides(overrides)
     for key in given:
         if not key.startswith("method."):
             raise UserError(f"unknown option --{key} of inspect; a method's are --method.KEY")

@@ -1,0 +1,37 @@
+"""Where a saved adaptation lies: in a folder of its own, of tune, or of compare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from adapt_jax.adaptation.adaptation import Adaptation
+
+__all__ = ["open_adaptation"]
+
+
+def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
+    """Opens a saved adaptation; of an output folder of tune the one in it, of compare the best.
+
+    Raises:
+        UserError: there is none.
+    """
+    from adapt_jax.adaptation.adaptation import Adaptation
+    from adapt_jax.adaptation.storage import DESCRIPTION
+    from adapt_jax.comparison.compare import RESULTS, Comparison
+    from adapt_jax.utils.config import use_compilation_cache
+
+    use_compilation_cache()
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if (folder / DESCRIPTION).is_file():
+        return Adaptation.load(folder, decoder)
+    if (folder / "adaptation" / DESCRIPTION).is_file():
+        return Adaptation.load(folder / "adaptation", decoder)
+    if (folder / RESULTS).is_file():
+        best = Comparison.load(folder).best
+        if best:
+            return Adaptation.load(folder / "adaptations" / best, decoder)
+    return Adaptation.load(folder, decoder)  # says what is missing

@@ -1,0 +1,78 @@
+"""``adapt-jax evaluate`` judges a saved adaptation on a task."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from adapt_jax.cli.adaptations import open_adaptation
+from adapt_jax.cli.options import (
+    AdaptationPath,
+    Concurrency,
+    DecoderPath,
+    Overrides,
+    Quiet,
+    Seed,
+    collect_overrides,
+)
+from adapt_jax.utils.errors import UserError
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    adaptation: AdaptationPath,
+    task: Annotated[str, Parameter(help="a task file such as configs/tasks/arithmetic.yaml")],
+    /,
+    *,
+    output_dir: Annotated[
+        str | None, Parameter(help="writes evaluation.json and predictions.jsonl there")
+    ] = None,
+    decoder: DecoderPath = None,
+    seed: Seed = 0,
+    max_concurrent_sequences: Concurrency = None,
+    quiet: Quiet = False,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Evaluate a saved adaptation on the test split of a task.
+
+    With --output-dir it writes evaluation.json and predictions.jsonl; until then the answers are
+    kept in predictions.partial.jsonl. Interrupted at any moment and started again by the same
+    command, it continues where it stopped. Keys of the task are overridden by their path:
+    `--task.splits.test 100`.
+    """
+    from adapt_jax.evaluation.evaluate import evaluate as run_evaluation
+    from adapt_jax.evaluation.journal import Journal
+    from adapt_jax.evaluation.report.files import write_evaluation
+    from adapt_jax.evaluation.report.text import describe_evaluation
+    from adapt_jax.tasks.task import load_task
+    from adapt_jax.utils.config import override, read_yaml
+    from adapt_jax.utils.hashing import identity
+    from adapt_jax.utils.progress import Display
+
+    given = collect_overrides(overrides)
+    for key in given:
+        if not key.startswith("task."):
+            raise UserError(f"--{key}: evaluate overrides keys of the task only, as --task.KEY")
+    of_task = {key.removeprefix("task."): value for key, value in given.items()}
+    read_task = load_task(override(read_yaml(task), of_task, task), Path(task).parent)
+    opened = open_adaptation(adaptation, decoder)
+    output, journal = Path(output_dir or "."), None
+    if output_dir:
+        work = identity(opened.identity, read_task, seed)
+        journal = Journal(output / "predictions.partial.jsonl", work)
+    with Display(not quiet).stage("answering") as update:
+        evaluation = run_evaluation(
+            opened,
+            read_task,
+            seed=seed,
+            slots=max_concurrent_sequences,
+            on_progress=update,
+            journal=journal,
+        )
+    for line in describe_evaluation(evaluation.result):
+        print(line)
+    if journal is not None:
+        write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
+        journal.remove()
+        print(f"results: {output}")

@@ -1,0 +1,44 @@
+"""``adapt-jax predict`` answers questions in bulk."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from adapt_jax.cli.adaptations import open_adaptation
+from adapt_jax.cli.options import AdaptationPath, Concurrency, DecoderPath, Quiet, Seed
+
+__all__ = ["predict"]
+
+
+def predict(
+    adaptation: AdaptationPath,
+    source: Annotated[Path, Parameter(name="IN", help="a JSONL file of questions")],
+    target: Annotated[Path, Parameter(name="OUT", help="a JSONL file: one answer per line")],
+    /,
+    *,
+    decoder: DecoderPath = None,
+    seed: Seed = 0,
+    max_concurrent_sequences: Concurrency = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer unlabelled questions in bulk; continues where it stopped.
+
+    Answers every line of IN and appends to OUT as the answers come; when all are there, they are
+    put in the order of the questions. A line is an object with "question", and optionally "id" and
+    "choices". Questions that OUT already answers are not asked again: an interrupted run is simply
+    started once more. A file whose answers came from another adaptation or seed is refused.
+    """
+    from adapt_jax.adaptation.predict import predict as run_prediction
+    from adapt_jax.utils.progress import Display
+
+    with Display(not quiet).stage("answering") as update:
+        answered, kept = run_prediction(
+            lambda: open_adaptation(adaptation, decoder),
+            source,
+            target,
+            seed=seed,
+            slots=max_concurrent_sequences,
+            on_progress=update,
+        )
+    print(f"{answered} questions answered, {kept} kept from before: {target}")

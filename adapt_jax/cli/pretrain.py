@@ -1,0 +1,40 @@
+"""``adapt-jax pretrain`` trains a decoder on plain text."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from adapt_jax.cli.options import OutputDir, Overrides, Quiet, TopLevelOverrides, collect_overrides
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    config: Annotated[str, Parameter(help="a YAML file such as configs/pretrain/arithmetic.yaml")],
+    /,
+    *,
+    output_dir: OutputDir = None,
+    quiet: Quiet = False,
+    overrides: Overrides = [],  # noqa: B006
+    **top_level: TopLevelOverrides,
+) -> None:
+    """Train a decoder on plain text, from scratch or from another decoder.
+
+    Trains every parameter on the files that `corpus:` lists (.txt, or .jsonl with a "text" on each
+    line) and writes a Hugging Face folder. `decoder:` is a folder to start from, or the shape of a
+    new one. Interrupted, it continues as tune does.
+    """
+    from adapt_jax.training.pretraining import PretrainingConfig
+    from adapt_jax.training.pretraining import pretrain as run_pretraining
+    from adapt_jax.utils.config import checked, override, read_yaml, use_compilation_cache
+    from adapt_jax.utils.progress import Display
+
+    content = override(read_yaml(config), collect_overrides(overrides, top_level), config)
+    settings = checked(PretrainingConfig, content, config)
+    use_compilation_cache()
+    output = Path(output_dir or Path("runs") / Path(config).stem)
+    with Display(not quiet).stage("pretraining") as update:
+        result = run_pretraining(settings, output, update, base=Path(config).parent)
+    print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
+    print(f"saved: {output}")
