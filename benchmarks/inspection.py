@@ -70,11 +70,15 @@ def write_task(folder: Path, length: int, answer: int) -> dict[str, Any]:
 
 def command(method: str, decoder: Path, task: dict[str, Any], work: argparse.Namespace) -> list:
     """The configuration as a file, and the command that takes it."""
-    common = {"decoder": str(decoder), "task": task, "slots": work.slots}
+    common = {
+        "decoder": str(decoder),
+        "task": task,
+        "max_concurrent_sequences": work.max_concurrent_sequences,
+    }
     training = {"steps": STEPS, "batch_size": work.batch, **json.loads(work.training)}
     tokens = {"max_new_tokens": work.answer}
     if method == "self_consistency":
-        shown = {"demonstrations": 1, "candidates": work.slots // 8}
+        shown = {"demonstrations": 1, "candidates": work.max_concurrent_sequences // 8}
         settings = common | {"methods": {method: tokens | shown}}
     else:
         settings = common | {"method": {"name": method, "reasoning": False, "training": training}}
@@ -99,7 +103,13 @@ def compare(folder: Path, size: str, method: str, work: argparse.Namespace) -> d
     decoder = folder / size
     prefix = work.length + 2 if method == "self_consistency" else 0  # a demonstration
     sizes = {"batch": work.batch, "length": work.length, "answer": work.answer, "prefix": prefix}
-    asked = [f"--{key}={value}" for key, value in {**sizes, "slots": work.slots}.items()]
+    asked = [
+        f"--{key}={value}"
+        for key, value in {
+            **sizes,
+            "max-concurrent-sequences": work.max_concurrent_sequences,
+        }.items()
+    ]
     asked += [f"--method.training.{k}={v}" for k, v in json.loads(work.training).items()]
     inspect = ["inspect", str(decoder), "--method", method, *asked, "--json"]
     found = json.loads(run(inspect, folder / "inspected", "-m", "adapt_jax"))["memory"][method]
@@ -132,7 +142,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--answer", type=int, default=128)
-    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--max-concurrent-sequences", type=int, default=64)
     parser.add_argument("--training", default="{}", help="more options of it, as JSON")
     parser.add_argument("--cold", action="store_true", help="the cold run alone")
     work = parser.parse_args()

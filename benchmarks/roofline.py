@@ -74,15 +74,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = load_pretrained(write_llama(Path(temporary) / "llama", options.size))
     draws = np.random.default_rng(0).integers(3, VOCAB, options.prefix)
-    decoding = GenerationConfig(temperature=0.7, top_k=40)
-    engine = Engine(model, Prefix((tuple(draws.tolist()),)), decoding, seed=0)
+    generation_config = GenerationConfig(temperature=0.7, top_k=40)
+    engine = Engine(model, Prefix((tuple(draws.tolist()),)), generation_config, seed=0)
     cache, rows = engine._empty(options.rows, options.columns)
     state = [cache, rows]
 
     def chunk() -> Any:
-        state[0], state[1], *news = steps.decode(
+        state[0], state[1], *news = steps.decode_chunk(
             engine.graph,
-            decoding.sampling,
+            generation_config.sampling,
             (),
             engine.weights,
             engine.encoded_prefixes,

@@ -30,7 +30,7 @@ def ours(settings: dict[str, Any]) -> dict[str, float]:
     from benchmarks.measuring import measure
 
     model = load_pretrained(settings["folder"])
-    decoding = GenerationConfig(
+    generation_config = GenerationConfig(
         max_new_tokens=settings["new_tokens"],
         candidates=settings["candidates"],
         temperature=settings["temperature"],
@@ -40,9 +40,9 @@ def ours(settings: dict[str, Any]) -> dict[str, float]:
     prefix = Prefix((tuple(settings["prefix"]),))
 
     def run(seed: int) -> None:
-        found = list(Engine(model, prefix, decoding, seed=seed).run(requests))
-        assert len(found) == len(requests) * decoding.candidates
-        assert all(len(one.token_ids) == decoding.max_new_tokens for *_, one in found)
+        found = list(Engine(model, prefix, generation_config, seed=seed).run(requests))
+        assert len(found) == len(requests) * generation_config.candidates
+        assert all(len(one.token_ids) == generation_config.max_new_tokens for *_, one in found)
 
     return measure(run, settings["repeats"])
 

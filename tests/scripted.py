@@ -10,8 +10,10 @@ def scripted(say: Callable[[str, int], str | Candidate]) -> type:
     """An Engine class whose candidates are ``say(question's id, candidate's number)``."""
 
     class Scripted:
-        def __init__(self, model: Any, prefix: Any, decoding: GenerationConfig, **options: Any):
-            self.decoding = decoding
+        def __init__(
+            self, model: Any, prefix: Any, generation_config: GenerationConfig, **options: Any
+        ):
+            self.generation_config = generation_config
 
         def run(
             self,
@@ -20,7 +22,7 @@ def scripted(say: Callable[[str, int], str | Candidate]) -> type:
             is_decided: Callable[[int], bool] | None = None,
             answered: Collection[int] = (),
         ) -> Iterator[tuple[int, int, Candidate]]:
-            for number in reversed(range(self.decoding.candidates)):
+            for number in reversed(range(self.generation_config.candidates)):
                 for index, request in enumerate(requests):
                     if index in answered or (is_decided is not None and is_decided(index)):
                         continue

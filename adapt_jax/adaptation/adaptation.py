@@ -71,7 +71,7 @@ class Adaptation:
             soft_prompt,
         )
 
-    def session(self, *, seed: int = 0, slots: int | None = None) -> Session:
+    def session(self, *, seed: int = 0, max_concurrent_sequences: int | None = None) -> Session:
         """What answers one question after the other, with the prompt prefix encoded once.
 
             session = adaptation.session()
@@ -80,9 +80,15 @@ class Adaptation:
 
         Args:
             seed: of sampled candidates.
-            slots: candidates that are generated at the same time; what memory allows by default.
+            max_concurrent_sequences: candidates that are generated at the same time; what memory allows by default.
         """
-        return Session(self.model, self.prompt, self.soft_prompt, seed=seed, slots=slots)
+        return Session(
+            self.model,
+            self.prompt,
+            self.soft_prompt,
+            seed=seed,
+            max_concurrent_sequences=max_concurrent_sequences,
+        )
 
     def ask(self, question: str, choices: Sequence[str] = (), *, seed: int = 0) -> Prediction:
         """Answers one bare question. The encoded prompt prefix is kept for the next one.
@@ -103,23 +109,25 @@ class Adaptation:
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int | None = None,
+        max_concurrent_sequences: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> list[Prediction]:
         """Answers every example, in their order."""
-        return self.session(seed=seed, slots=slots).answer(examples, on_progress=on_progress)
+        return self.session(seed=seed, max_concurrent_sequences=max_concurrent_sequences).answer(
+            examples, on_progress=on_progress
+        )
 
     def stream(
         self,
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int | None = None,
+        max_concurrent_sequences: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """(index, prediction) of each example, as soon as it is decided; see ``Session.stream``."""
-        session = self.session(seed=seed, slots=slots)
+        session = self.session(seed=seed, max_concurrent_sequences=max_concurrent_sequences)
         yield from session.stream(examples, answered=answered, on_tokens=on_tokens)
 
     def prompt_text(self, question: str, choices: Sequence[str] = ()) -> str:

@@ -124,7 +124,7 @@ def export_dtype(adaptation: Adaptation, asked: str | None = None) -> str:
 def how_to_ask(adaptation: Adaptation, format: str) -> str:
     """README.md of an exported folder: what to load, and the text that a question goes into."""
     prompt, model = adaptation.prompt, adaptation.model
-    decoding, soft = prompt.decoding, adaptation.soft_prompt
+    decoding, soft = prompt.generation_config, adaptation.soft_prompt
     load = ["model = AutoModelForCausalLM.from_pretrained(folder)"]
     imports, source = ["from transformers import AutoModelForCausalLM, AutoTokenizer"], "folder"
     if format == "peft":
@@ -134,7 +134,7 @@ def how_to_ask(adaptation: Adaptation, format: str) -> str:
             f"model = AutoModelForCausalLM.from_pretrained({source})",
             "model = PeftModel.from_pretrained(model, folder)",
         ]
-    text = prompt.written(model, prompt.template.format_question("your question"))
+    text = prompt.render_prompt(model, prompt.template.format_question("your question"))
     bos = ", add_special_tokens=False" if prompt.template.chat else ""
     lines = [
         *imports,
@@ -210,7 +210,7 @@ def import_adapter(
         template=template,
         instruction="" if task is None else task.instruction,
         parser="text" if task is None else task.parser,
-        decoding=GenerationConfig(max_new_tokens=max_new_tokens, stop=template.stop),
+        generation_config=GenerationConfig(max_new_tokens=max_new_tokens, stop=template.stop),
     )
     if adapter.lora_weights is None:
         return Adaptation("prompt_tuning", prompt, model, adapter.soft_prompt)

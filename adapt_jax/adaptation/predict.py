@@ -23,7 +23,7 @@ def predict(
     target: Path,
     *,
     seed: int = 0,
-    slots: int | None = None,
+    max_concurrent_sequences: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[int, int]:
     """Answers every question of ``source`` that ``target`` has no answer to.
@@ -62,7 +62,11 @@ def predict(
     try:
         with target.open("a", encoding="utf-8") as out:
             for index, said in adaptation.stream(
-                examples, seed=seed, slots=slots, answered=known, on_tokens=pace.count_tokens
+                examples,
+                seed=seed,
+                max_concurrent_sequences=max_concurrent_sequences,
+                answered=known,
+                on_tokens=pace.count_tokens,
             ):
                 _, question, choices = asked[index]
                 row: dict[str, Any] = {"question": question}

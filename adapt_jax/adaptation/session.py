@@ -41,15 +41,15 @@ class Session:
         soft_prompt: SoftPrompt | None = None,
         *,
         seed: int = 0,
-        slots: int | None = None,
+        max_concurrent_sequences: int | None = None,
     ):
         """
         Args:
             seed: of sampled candidates.
-            slots: candidates that are generated at the same time; what memory allows by default.
+            max_concurrent_sequences: candidates that are generated at the same time; what memory allows by default.
         """
         self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
-        self.seed, self.slots = seed, slots
+        self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences
         self._weights = _list_weights(model)
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
 
@@ -104,7 +104,7 @@ class Session:
         """
         if not examples:
             return
-        if self.prompt.scoring is not None:
+        if self.prompt.multiple_choice is not None:
             yield from self._choose_by_likelihood(examples, answered)
             return
         started, prompt = time.perf_counter(), self.prompt
@@ -120,7 +120,7 @@ class Session:
             for example, tokens in zip(examples, questions, strict=True)
             for member in range(members)
         ]
-        most = members * prompt.decoding.candidates
+        most = members * prompt.generation_config.candidates
         votes = [AdaptiveVote(most, prompt.stop_at, prompt.vote) for _ in examples]
         is_decided = None if prompt.stop_at is None else lambda at: votes[at // members].decided
         done = {index * members + member for index in answered for member in range(members)}
@@ -152,9 +152,9 @@ class Session:
             self._engines[tokens] = Engine(
                 self.model,
                 prefixes,
-                self.prompt.decoding,
+                self.prompt.generation_config,
                 seed=self.seed,
-                slots=self.slots,
+                max_concurrent_sequences=self.max_concurrent_sequences,
                 mesh=find_mesh(self.model),
             )
         self._engines.move_to_end(tokens)
@@ -165,7 +165,7 @@ class Session:
     def _choose_by_likelihood(
         self, examples: Sequence[Example], answered: Collection[int]
     ) -> Iterator[tuple[int, Prediction]]:
-        assert self.prompt.scoring is not None
+        assert self.prompt.multiple_choice is not None
         if self.soft_prompt is not None and self.soft_prompt.ensemble_size:
             raise UserError(
                 f"an ensemble of {self.soft_prompt.ensemble_size} soft prompts votes on what it "
@@ -174,7 +174,7 @@ class Session:
         yield from choose(
             self.model,
             self.prompt,
-            self.prompt.scoring,
+            self.prompt.multiple_choice,
             lambda tokens: build_prefixes(self.model, self.soft_prompt, tokens)[0],
             examples,
             mesh=find_mesh(self.model),
@@ -198,7 +198,7 @@ def _predict(
         prompt_tokens=prompt_tokens,
         generated_tokens=sum(len(one.token_ids) for one in candidates),
         seconds=seconds,
-        saved=adaptive.most - len(candidates),
+        candidates_saved=adaptive.most - len(candidates),
         too_long=any(one.finish_reason == "too_long" for one in candidates),
     )
 

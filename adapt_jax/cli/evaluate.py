@@ -66,7 +66,7 @@ def evaluate(
             opened,
             read_task,
             seed=seed,
-            slots=max_concurrent_sequences,
+            max_concurrent_sequences=max_concurrent_sequences,
             on_progress=update,
             journal=journal,
         )

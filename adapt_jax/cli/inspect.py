@@ -33,12 +33,12 @@ def inspect(
     prefix: Annotated[
         int, Parameter(help="tokens of the prompt prefix", validator=Number(gte=0))
     ] = 0,
-    slots: Annotated[
+    max_concurrent_sequences: Annotated[
         int, Parameter(help="sequences that are decoded at the same time", validator=Count)
     ] = 128,
     candidates: Annotated[
         int | None,
-        Parameter(help="of a single question; no more slots are made", validator=Count),
+        Parameter(help="of a single question; no more sequences are decoded", validator=Count),
     ] = None,
     dtype: Annotated[
         str | None, Parameter(help="of frozen weights and cache: float32, bfloat16, float16")
@@ -60,7 +60,7 @@ def inspect(
     adapt-jax inspect path/to/model --method lora --method.rank 32 --batch 8 --length 1024
     adapt-jax inspect path/to/model --method fine_tuning --mesh data=2,fsdp=4
     adapt-jax inspect path/to/model --method fine_tuning --mesh v5e:2x4
-    adapt-jax inspect path/to/model --method self_consistency --slots 64 --prefix 900
+    adapt-jax inspect path/to/model --method self_consistency --max-concurrent-sequences 64
     ```
 
     A batch is N examples of T tokens, packed into rows as in training; A of the T are the answer,
@@ -89,7 +89,7 @@ def inspect(
         length=length,
         answer=length // 2 if answer is None else answer,
         prefix=prefix,
-        slots=slots,
+        max_concurrent_sequences=max_concurrent_sequences,
         candidates=candidates,
     )
     use_compilation_cache()
@@ -162,7 +162,7 @@ def show_memory(found: "Inspection") -> None:
     title = (
         f"memory of a device: {where}, compiled for {found.platform}, weights {found.dtype}; "
         f"{work.batch} examples of {work.length} tokens ({work.answer} of the answer), "
-        f"{work.prefix} in front; {work.slots} slots"
+        f"{work.prefix} in front; {work.max_concurrent_sequences} sequences at a time"
     )
     memories = {name: measured.memory() for name, measured in found.measured.items()}
     table = Table(title=title, title_justify="left")

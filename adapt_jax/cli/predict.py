@@ -38,7 +38,7 @@ def predict(
             source,
             target,
             seed=seed,
-            slots=max_concurrent_sequences,
+            max_concurrent_sequences=max_concurrent_sequences,
             on_progress=update,
         )
     print(f"{answered} questions answered, {kept} kept from before: {target}")

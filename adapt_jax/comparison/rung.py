@@ -196,7 +196,7 @@ def run_rung(
             result.adaptation,
             inputs.task,
             seed=settings.seed,
-            slots=settings.slots,
+            max_concurrent_sequences=settings.max_concurrent_sequences,
             on_progress=update,
             journal=folder.journal("answers"),
         )
@@ -271,7 +271,7 @@ def _evaluate_unseen(
             Adaptation("zero_shot", prompt, decoder),
             task,
             seed=settings.seed,
-            slots=settings.slots,
+            max_concurrent_sequences=settings.max_concurrent_sequences,
             on_progress=update,
             journal=folder.journal(when),
         )

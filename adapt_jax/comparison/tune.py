@@ -81,6 +81,8 @@ def _run_metadata(settings: TuneConfig) -> dict[str, Any]:
 
     The trainer itself compares what ``training`` holds.
     """
-    metadata = settings.model_dump(exclude={"decoder", "seed", "output_dir", "slots", "mesh"})
+    metadata = settings.model_dump(
+        exclude={"decoder", "seed", "output_dir", "max_concurrent_sequences", "mesh"}
+    )
     metadata["method"].pop("training", None)
     return metadata

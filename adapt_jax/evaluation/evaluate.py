@@ -28,7 +28,7 @@ class Answers(Protocol):
         examples: Sequence[Example],
         *,
         seed: int = 0,
-        slots: int | None = None,
+        max_concurrent_sequences: int | None = None,
         answered: Collection[int] = (),
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
@@ -70,7 +70,7 @@ def evaluate(
     examples: Sequence[Example] | None = None,
     *,
     seed: int = 0,
-    slots: int | None = None,
+    max_concurrent_sequences: int | None = None,
     on_progress: OnProgress | None = None,
     journal: Journal | None = None,
 ) -> Evaluation:
@@ -90,12 +90,14 @@ def evaluate(
         raise UserError(f"task {task.name!r}: nothing to evaluate on, the split is empty")
     find_scorer(task)  # an unknown one is refused before the work
     if journal is None:
-        predictions = _answer_all(adaptation, examples, {}, seed, slots, on_progress)
+        predictions = _answer_all(
+            adaptation, examples, {}, seed, max_concurrent_sequences, on_progress
+        )
     else:
         known = journal.read(examples)
         with journal.open(known):
             predictions = _answer_all(
-                adaptation, examples, known, seed, slots, on_progress, journal
+                adaptation, examples, known, seed, max_concurrent_sequences, on_progress, journal
             )
     rows = tuple(
         ScoredPrediction(example, prediction, *score_answer(prediction.answer, example, task))
@@ -144,14 +146,18 @@ def _answer_all(
     examples: Sequence[Example],
     known: Mapping[int, Prediction],
     seed: int,
-    slots: int | None,
+    max_concurrent_sequences: int | None,
     on_progress: OnProgress | None,
     journal: Journal | None = None,
 ) -> list[Prediction]:
     """One prediction per example in their order: those that are known, and the new ones."""
     predictions, pace = dict(known), Pace(on_progress, len(known), len(examples))
     stream = adaptation.stream(
-        examples, seed=seed, slots=slots, answered=known.keys(), on_tokens=pace.count_tokens
+        examples,
+        seed=seed,
+        max_concurrent_sequences=max_concurrent_sequences,
+        answered=known.keys(),
+        on_tokens=pace.count_tokens,
     )
     compilations = count_compilations()
     compiled = len(compilations)

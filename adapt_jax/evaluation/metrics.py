@@ -127,7 +127,7 @@ def saved_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates that early stopping did without."""
     if not has_votes(rows):
         return None
-    saved = sum(row.prediction.saved for row in rows)
+    saved = sum(row.prediction.candidates_saved for row in rows)
     return saved / (saved + sum(len(row.prediction.candidates) for row in rows))
 
 

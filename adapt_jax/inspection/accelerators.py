@@ -81,7 +81,11 @@ def helps(measured: Measured, memory: Memory, usable: int, dtype: str, work: Wor
     """What would make it fit, by arithmetic on the parts: nothing is compiled for it."""
     found = []
     moving = sum(memory.parts.get(part, 0) for part in GROWING)
-    size, option = (work.slots, "slots") if "cache" in memory.parts else (work.batch, "batch")
+    size, option = (
+        (work.max_concurrent_sequences, "max-concurrent-sequences")
+        if "cache" in memory.parts
+        else (work.batch, "batch")
+    )
     fitting = int(size * (usable - memory.total + moving) / moving)
     if fitting >= 1:
         found.append(f"--{option} {fitting}")

@@ -49,15 +49,15 @@ class Workload:
         length: tokens of an example, question and answer.
         answer: tokens of it that the loss is on, or that are generated.
         prefix: tokens that stand in front of all examples, a soft prompt not counted.
-        slots: sequences decoded side by side.
-        candidates: of one question alone, where no more slots than these are wanted.
+        max_concurrent_sequences: sequences decoded side by side.
+        candidates: of one question alone, where no more sequences than these are decoded.
     """
 
     batch: int = 32
     length: int = 256
     answer: int = 128
     prefix: int = 0
-    slots: int = 128
+    max_concurrent_sequences: int = 128
     candidates: int | None = None
 
 
@@ -282,14 +282,14 @@ def decoding(
         )
     )
     penalty = sampling_of(method).repetition_penalty != 1
-    state = rows(steps.Rows.idle(count, config.vocab_size if penalty else 0), mesh)
+    state = rows(steps.SlotState.idle(count, config.vocab_size if penalty else 0), mesh)
     seed = anywhere(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     given = (graph, sampling_of(method), config.eos_ids, weights, prefix, cache, state, seed)
     programs.append(
         Program(
             "decoding step",
             {**held, "batch/slots": state},
-            partial(steps.decode.lower, *given),
+            partial(steps.decode_chunk.lower, *given),
             beside={"questions": kept},
         )
     )
@@ -304,7 +304,11 @@ def sampling_of(method: Method) -> SamplingParams:
 
 def slot_count(work: Workload, mesh: Mesh | None) -> int:
     """How many slots the engine takes: no more than the candidates of the one question, if said."""
-    count = work.slots if work.candidates is None else min(work.slots, work.candidates)
+    count = (
+        work.max_concurrent_sequences
+        if work.candidates is None
+        else min(work.max_concurrent_sequences, work.candidates)
+    )
     return count if mesh is None else round_up(count, mesh.shape["data"] * mesh.shape["fsdp"])
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.demonstrations import choose, within_context
+from adapt_jax.prompting.demonstrations import select_demonstrations, within_context
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.task import Task
 
@@ -26,7 +26,7 @@ class FewShot(ZeroShot):
             CannotRun: there is nothing to show, or nothing of it fits.
         """
         prompt = replace(super().adapt(model, task, seed=seed), reasoning=self.reasoning)
-        shown = choose(
+        shown = select_demonstrations(
             task,
             self.demonstrations,
             seed=seed,

@@ -17,7 +17,7 @@ class SelfConsistency(ChainOfThought):
     """Chain of thought with many sampled candidates; 40 paths at 0.7 and top-k 40 in the paper.
 
     With ``stop_at`` a question gets no more candidates once its leading answer beats the runner-up
-    with this probability (voting.settled); ``candidates`` is then the most that it gets.
+    with this probability (voting.should_stop); ``candidates`` is then the most that it gets.
     """
 
     name: ClassVar[str] = "self_consistency"
@@ -57,10 +57,10 @@ class SelfConsistency(ChainOfThought):
         """Chain of thought's prompt with the same demonstrations, sampled and voted."""
         prompt = super().adapt(model, task, seed=seed)
         decoding = replace(
-            prompt.decoding,
+            prompt.generation_config,
             candidates=self.candidates,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
         )
-        return replace(prompt, decoding=decoding, vote=self.vote, stop_at=self.stop_at)
+        return replace(prompt, generation_config=decoding, vote=self.vote, stop_at=self.stop_at)

@@ -50,6 +50,8 @@ class ZeroShot(Strict):
             template=task.template,
             instruction=task.instruction,
             parser=task.parser,
-            decoding=GenerationConfig(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
-            scoring=scoring,
+            generation_config=GenerationConfig(
+                max_new_tokens=self.max_new_tokens, stop=task.template.stop
+            ),
+            multiple_choice=scoring,
         )

@@ -26,7 +26,7 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def choose(
+def select_demonstrations(
     task: Task,
     count: int,
     *,
@@ -86,13 +86,15 @@ def within_context(
     template, needs = prompt.template, []
 
     def length(prompt: Prompt, asked: str) -> int:
-        return len(prompt.encode(model, prompt.written(model, asked)))
+        return len(prompt.encode(model, prompt.render_prompt(model, asked)))
 
     for example in task.train[:400]:
         text = template.format_question(example.question, example.choices)
         reasoning = example.reasoning if prompt.reasoning else ""
         target = len(model.encode(template.format_answer(example.answer, reasoning), bos=False))
-        needs.append(length(prompt, text) + min(target + 8, prompt.decoding.max_new_tokens))
+        needs.append(
+            length(prompt, text) + min(target + 8, prompt.generation_config.max_new_tokens)
+        )
     room = model.config.context_length - int(np.quantile(needs, 0.9)) if needs else 0
     bare = length(prompt, "")
 

@@ -112,7 +112,9 @@ def tokenize_options(
     prompt_prefix = prompt.prompt_prefix(model)
     rows: list[tuple[int, list[list[int]]]] = []
     for example, options in asked:
-        text = prompt.written(model, template.format_question(example.question, example.choices))
+        text = prompt.render_prompt(
+            model, template.format_question(example.question, example.choices)
+        )
         joint = [prompt.encode(model, text + template.format_answer(option)) for option in options]
         context = prompt.encode(model, text + lead)
         shared = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)

@@ -14,8 +14,8 @@ class Prediction:
     ``answer`` is canonical, None where every candidate abstained; ``reasoning`` is that of the
     first candidate which gave the answer. ``prompt_tokens`` counts everything in front of the
     answer, soft prompt included, for every member of an ensemble; ``generated_tokens`` sums over
-    the candidates that count, and ``saved`` is how many early stopping did without; ``seconds`` is
-    this question's share of the wall-clock time, compilation included.
+    the candidates that count, ``candidates_saved`` is how many early stopping did without, and
+    ``seconds`` is this question's share of the wall-clock time, compilation included.
     """
 
     example_id: str
@@ -26,7 +26,7 @@ class Prediction:
     prompt_tokens: int
     generated_tokens: int
     seconds: float
-    saved: int = 0
+    candidates_saved: int = 0
     too_long: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Prediction:
             ],
             "prompt_tokens": self.prompt_tokens,
             "generated_tokens": self.generated_tokens,
-            "candidates_saved": self.saved,
+            "candidates_saved": self.candidates_saved,
             "seconds": round(self.seconds, 6),
             "too_long": self.too_long,
         }

@@ -15,7 +15,7 @@ from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration, Template, fill
 
-LATER = {"stop_at", "scoring"}  # fields that adaptations did not have at first
+LATER = {"stop_at", "multiple_choice"}  # fields that adaptations did not have at first
 
 
 class MethodNotApplicable(Exception):
@@ -30,8 +30,8 @@ class Prompt:
         reasoning: whether the demonstrations show theirs.
         parser: name in tasks.answers.PARSERS.
         vote: name in prompting.voting.VOTES; with one candidate all rules agree.
-        stop_at: see prompting.voting.settled; None draws all candidates.
-        scoring: answers are chosen among given ones by their likelihood; None writes them.
+        stop_at: see prompting.voting.should_stop; None draws all candidates.
+        multiple_choice: answers are chosen among given ones by their likelihood; None writes them.
     """
 
     template: Template = Template()
@@ -39,17 +39,17 @@ class Prompt:
     demonstrations: tuple[Demonstration, ...] = ()
     reasoning: bool = False
     parser: str = "number"
-    decoding: GenerationConfig = field(default_factory=GenerationConfig)
+    generation_config: GenerationConfig = field(default_factory=GenerationConfig)
     vote: str = "distinct"
     stop_at: float | None = None
-    scoring: MultipleChoiceConfig | None = None
+    multiple_choice: MultipleChoiceConfig | None = None
 
     @property
     def text(self) -> str:
         """Everything in front of the question."""
         return self.template.prompt_prefix(self.instruction, self.demonstrations, self.reasoning)
 
-    def turns(self, asked: str) -> list[dict[str, str]]:
+    def messages(self, asked: str) -> list[dict[str, str]]:
         """The conversation in which this question is the last turn."""
         template = self.template
         turns = []
@@ -62,28 +62,28 @@ class Prompt:
             turns.append(("assistant", template.format_answer(shown.answer, reasoning)))
         return [{"role": role, "content": said} for role, said in [*turns, ("user", asked)]]
 
-    def written(self, model: PretrainedDecoder, asked: str) -> str:
+    def render_prompt(self, model: PretrainedDecoder, asked: str) -> str:
         """The whole text in front of an answer; in the decoder's chat template, where asked so."""
         if not self.template.chat:
             return self.text + asked
-        return render_chat(model.tokenizer, self.turns(asked), answering=True)
+        return render_chat(model.tokenizer, self.messages(asked), answering=True)
 
-    def answered(self, model: PretrainedDecoder, asked: str, response: str) -> str:
+    def render_with_answer(self, model: PretrainedDecoder, asked: str, response: str) -> str:
         """The same with the answer; with the end of its turn, in a chat template."""
         if not self.template.chat:
             return self.text + asked + response
-        turns = [*self.turns(asked), {"role": "assistant", "content": response}]
+        turns = [*self.messages(asked), {"role": "assistant", "content": response}]
         return render_chat(model.tokenizer, turns, answering=False)
 
     def encode(self, model: PretrainedDecoder, text: str) -> list[int]:
-        """Token ids of what ``written`` or ``answered`` gave: a chat template writes BOS itself."""
+        """Token ids of a rendered text; a chat template writes BOS itself."""
         return model.encode(text, bos=not self.template.chat)
 
     def prompt_prefix(self, model: PretrainedDecoder) -> list[int]:
         """Token ids of what stands in front of every question."""
         if not self.template.chat:
             return self.encode(model, self.text)
-        one, other = (self.encode(model, self.written(model, text)) for text in ("0", "Why?"))
+        one, other = (self.encode(model, self.render_prompt(model, text)) for text in ("0", "Why?"))
         return one[: common_prefix_length(one, other)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,10 +112,10 @@ class Prompt:
         values |= {
             "template": Template(**values["template"]),
             "demonstrations": tuple(shown),
-            "decoding": GenerationConfig(**values["decoding"]),
+            "generation_config": GenerationConfig(**values["generation_config"]),
         }
-        if values.get("scoring") is not None:
-            values["scoring"] = MultipleChoiceConfig(**values["scoring"])
+        if values.get("multiple_choice") is not None:
+            values["multiple_choice"] = MultipleChoiceConfig(**values["multiple_choice"])
         prompt = cls(**values)
         for name, table in (("parser", PARSERS), ("vote", VOTES)):
             if (value := getattr(prompt, name)) not in table:
@@ -135,7 +135,7 @@ def tokenize(
         questions: as ``prompt.template.format_question`` renders them.
     """
     prompt_prefix = prompt.prompt_prefix(model)
-    joint = [prompt.encode(model, prompt.written(model, question)) for question in questions]
+    joint = [prompt.encode(model, prompt.render_prompt(model, question)) for question in questions]
     shared = min(
         (common_prefix_length(prompt_prefix, tokens[:-1]) for tokens in joint),
         default=len(prompt_prefix),

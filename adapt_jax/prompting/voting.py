@@ -139,7 +139,7 @@ def probability_leader_wins(leader: int, runner_up: int) -> float:
     return sum(comb(total, k) for k in range(leader + 1)) / 2**total
 
 
-def settled(candidates: Sequence[Any], stop_at: float, rule: str = "distinct") -> bool:
+def should_stop(candidates: Sequence[Any], stop_at: float, rule: str = "distinct") -> bool:
     """Whether these samples decide the vote, so that no more need be drawn.
 
     They do when the leader of all samples beats the runner-up with probability ``stop_at``, and
@@ -157,7 +157,7 @@ def needed(candidates: Sequence[Any], stop_at: float, rule: str = "distinct") ->
     All of them where they never settle.
     """
     numbers = range(1, len(candidates))
-    return next((n for n in numbers if settled(candidates[:n], stop_at, rule)), len(candidates))
+    return next((n for n in numbers if should_stop(candidates[:n], stop_at, rule)), len(candidates))
 
 
 class AdaptiveVote:
@@ -181,7 +181,7 @@ class AdaptiveVote:
         while self.counted in self.came and not self.decided:
             self.counted += 1
             self.decided = self.counted == self.most or (
-                self.stop_at is not None and settled(self.candidates, self.stop_at, self.rule)
+                self.stop_at is not None and should_stop(self.candidates, self.stop_at, self.rule)
             )
         return self.decided
 

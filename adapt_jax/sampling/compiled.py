@@ -25,7 +25,7 @@ Cache = list[KVPair]  # per layer keys and values [B, K, S, H] of question and t
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Rows:
+class SlotState:
     """What the device knows of each slot, beside its cache. A slot that was never filled is idle.
 
     ``token`` is the newest one: its keys and values belong to column ``length`` of the cache and
@@ -34,8 +34,8 @@ class Rows:
 
     token: Int[Array, " B"]
     length: Int[Array, " B"]  # columns of the cache in use
-    written: Int[Array, " B"]  # new tokens so far
-    limit: Int[Array, " B"]  # new tokens at most
+    num_generated: Int[Array, " B"]  # new tokens so far
+    max_new_tokens: Int[Array, " B"]  # new tokens at most
     example: Int[Array, " B"]  # crc32 of the request's id
     candidate: Int[Array, " B"]
     prefix: Int[Array, " B"]  # which one the row stands behind
@@ -43,13 +43,13 @@ class Rows:
     seen: Bool[Array, "B V"]  # tokens that stand before; V is 0 where no penalty asks for it
 
     @staticmethod
-    def idle(count: int, vocabulary: int = 0) -> "Rows":
+    def idle(count: int, vocabulary: int = 0) -> "SlotState":
         """``count`` rows on the host, none of them active."""
         kinds: dict[str, Any] = {"example": np.uint32, "active": bool}
-        names = [one.name for one in fields(Rows)]
+        names = [one.name for one in fields(SlotState)]
         rows: dict[str, Any] = {n: np.zeros(count, kinds.get(n, np.int32)) for n in names}
         rows["seen"] = np.zeros((count, vocabulary), bool)
-        return Rows(**rows)
+        return SlotState(**rows)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -84,14 +84,14 @@ def encode_questions(
     )[1]
 
 
-def fill(
+def insert_into_slots(
     cache: Cache,
-    rows: Rows,
+    rows: SlotState,
     where: Int[Array, " B"],
     encoded: Cache,
     question: Int[Array, " B"],
-    new: Rows,
-) -> tuple[Cache, Rows]:
+    new: SlotState,
+) -> tuple[Cache, SlotState]:
     """Puts row ``question[i]`` of ``encoded`` and row ``i`` of ``new`` into slot ``where[i]``.
 
     Nothing is put where ``where`` is beyond the last slot. Layer by layer, as a compiler would have
@@ -109,46 +109,48 @@ def _fill_layer(
     cache: KVPair, where: Int[Array, " B"], encoded: KVPair, question: Int[Array, " B"]
 ) -> KVPair:
     def put(kept: Array, fresh: Array) -> Array:
-        columns = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
-        return kept.at[where, :, :columns].set(fresh[question, :, :columns], mode="drop")
+        cache_length = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
+        return kept.at[where, :, :cache_length].set(fresh[question, :, :cache_length], mode="drop")
 
     return put(cache[0], encoded[0]), put(cache[1], encoded[1])
 
 
 @partial(jax.jit, donate_argnums=0)
-def _fill_rows(rows: Rows, where: Int[Array, " B"], new: Rows) -> Rows:
+def _fill_rows(rows: SlotState, where: Int[Array, " B"], new: SlotState) -> SlotState:
     return jax.tree.map(lambda kept, fresh: kept.at[where].set(fresh, mode="drop"), rows, new)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
-def decode(
+def decode_chunk(
     graph: Any,
     sampling: SamplingParams,
     eos: tuple[int, ...],
     weights: Any,
     prefix: PrefixCaches,
     cache: Cache,
-    rows: Rows,
+    rows: SlotState,
     seed: Key[Array, ""],
-) -> tuple[Cache, Rows, Int[Array, "CHUNK B"], Float[Array, "CHUNK B"]]:
+) -> tuple[Cache, SlotState, Int[Array, "CHUNK B"], Float[Array, "CHUNK B"]]:
     """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
     decoder = nnx.merge(graph, weights)
-    columns = jnp.arange(cache[0][0].shape[2])
+    cache_length = jnp.arange(cache[0][0].shape[2])
     blocks, prompt_prefix = prefix.blocks(rows.prefix, 1), prefix.lengths[rows.prefix]
 
-    def step(carry: tuple[Cache, Rows], _: None) -> tuple[tuple[Cache, Rows], tuple[Array, Array]]:
+    def step(
+        carry: tuple[Cache, SlotState], _: None
+    ) -> tuple[tuple[Cache, SlotState], tuple[Array, Array]]:
         cache, rows = carry
         hidden, cache = decoder(
             decoder.embed(rows.token, decoder.embedding[...].dtype)[:, None],
             (prompt_prefix + rows.length)[:, None],
-            (columns <= rows.length[:, None])[:, None],
+            (cache_length <= rows.length[:, None])[:, None],
             prefix=blocks,
             prefix_positions=prefix.positions,
             cache=cache,
-            write_at=jnp.where(rows.active, rows.length, columns.size),  # beyond: not written
+            write_at=jnp.where(rows.active, rows.length, cache_length.size),  # beyond: not written
         )
         logits = decoder.logits(hidden[:, 0])
-        keys = draw_keys(seed, rows.example, rows.candidate, rows.written)
+        keys = draw_keys(seed, rows.example, rows.candidate, rows.num_generated)
         seen, told = rows.seen, logits
         if sampling.repetition_penalty != 1:
             told = penalize(logits, seen, sampling.repetition_penalty)
@@ -156,12 +158,14 @@ def decode(
         if sampling.repetition_penalty != 1:
             seen = seen.at[jnp.arange(token.size), token].set(True)
         one = rows.active.astype(jnp.int32)
-        ended = jnp.isin(token, jnp.asarray(eos, jnp.int32)) | (rows.written + one >= rows.limit)
+        ended = jnp.isin(token, jnp.asarray(eos, jnp.int32)) | (
+            rows.num_generated + one >= rows.max_new_tokens
+        )
         after = replace(
             rows,
             token=token,
             length=rows.length + one,
-            written=rows.written + one,
+            num_generated=rows.num_generated + one,
             active=rows.active & ~ended,
             seen=seen,
         )

@@ -23,7 +23,14 @@ from adapt_jax.decoders import sharding
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.candidates import ActiveCandidate, PendingCandidate
-from adapt_jax.sampling.compiled import Cache, Rows, decode, encode_front, encode_questions, fill
+from adapt_jax.sampling.compiled import (
+    Cache,
+    SlotState,
+    decode_chunk,
+    encode_front,
+    encode_questions,
+    insert_into_slots,
+)
 from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS, room_for_slots, slot_bytes
 from adapt_jax.sampling.types import Candidate, GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
@@ -56,14 +63,16 @@ class Engine:
         self,
         model: PretrainedDecoder,
         prefix: Prefix | Sequence[Prefix],
-        decoding: GenerationConfig,
+        generation_config: GenerationConfig,
         *,
         seed: int,
-        slots: int | None = None,
+        max_concurrent_sequences: int | None = None,
         mesh: Mesh | None = None,
     ):
-        if slots is not None and slots < 1:
-            raise UserError(f"slots: {slots}; expected at least 1")
+        if max_concurrent_sequences is not None and max_concurrent_sequences < 1:
+            raise UserError(
+                f"max_concurrent_sequences: {max_concurrent_sequences}; expected at least 1"
+            )
         self.prefixes = (prefix,) if isinstance(prefix, Prefix) else tuple(prefix)
         if not self.prefixes:
             raise UserError("prefix: none was given; expected at least one, which may be empty")
@@ -73,8 +82,8 @@ class Engine:
                     f"what stands in front of the question has {len(one)} tokens, but the context "
                     f"of {model.path} holds {model.config.context_length}"
                 )
-        self.model, self.decoding = model, decoding
-        self.slots, self.mesh = slots, mesh
+        self.model, self.generation_config = model, generation_config
+        self.max_concurrent_sequences, self.mesh = max_concurrent_sequences, mesh
         self.graph, self.weights = nnx.split(model.decoder)
         self.dtype = model.decoder.embedding[...].dtype
         self.seed = jax.random.key(seed)
@@ -126,15 +135,15 @@ class Engine:
                 continue
             if index in answered:
                 continue
-            for candidate in range(self.decoding.candidates):
+            for candidate in range(self.generation_config.candidates):
                 yield index, candidate, Candidate("", (), 0.0, "too_long")
-        total = len(fitting) * self.decoding.candidates
+        total = len(fitting) * self.generation_config.candidates
         if not total:
             return
         longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
-        columns = round_up(longest, COLUMNS)
-        count = self._slot_count(total, columns)
-        cache, rows = self._empty(count, columns)
+        cache_length = round_up(longest, COLUMNS)
+        count = self._slot_count(total, cache_length)
+        cache, rows = self._empty(count, cache_length)
         breadth = 1 if is_decided is None else max(1, count // min(ROWS, count))
         left = [index for index in fitting if index not in answered]
         size = min(ROWS, count, 1 << (len(fitting) - 1).bit_length())
@@ -146,13 +155,13 @@ class Engine:
             for update in self._refill(
                 count, requests, writing, waiting, batches, is_decided is not None
             ):
-                cache, rows = fill(cache, rows, *update)
+                cache, rows = insert_into_slots(cache, rows, *update)
             if not writing:
                 return
             retired: set[int] = set()
-            cache, rows, *news = decode(
+            cache, rows, *news = decode_chunk(
                 self.graph,
-                self.decoding.sampling,
+                self.generation_config.sampling,
                 self.model.config.eos_ids,
                 self.weights,
                 self.encoded_prefixes,
@@ -165,7 +174,7 @@ class Engine:
                 seen = len(text.tokens)
                 try:
                     done = text.extend(
-                        self.model, self.decoding.stop, tokens[:, slot], scores[:, slot]
+                        self.model, self.generation_config.stop, tokens[:, slot], scores[:, slot]
                     )
                 except ValueError:
                     raise UserError(
@@ -194,32 +203,37 @@ class Engine:
         """How many new tokens this request may get."""
         prompt_prefix = len(self.prefixes[request.prefix])
         room = self.model.config.context_length - prompt_prefix - len(request.tokens)
-        return min(self.decoding.max_new_tokens, room)
+        return min(self.generation_config.max_new_tokens, room)
 
-    def _slot_count(self, total: int, columns: int) -> int:
+    def _slot_count(self, total: int, cache_length: int) -> int:
         """No more slots than are needed, rounded to four sizes per doubling, whole per device."""
         devices = 1
         if self.mesh is not None:
             devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        each = slot_bytes(self.model.config, columns, np.dtype(self.dtype).itemsize)
+        each = slot_bytes(self.model.config, cache_length, np.dtype(self.dtype).itemsize)
         fitting = room_for_slots(each, devices)
-        if self.slots is not None and self.slots > fitting:
+        if self.max_concurrent_sequences is not None and self.max_concurrent_sequences > fitting:
             raise UserError(
-                f"slots: {self.slots} do not fit into memory, at {each / 2**20:.1f} MiB each; "
+                f"max_concurrent_sequences: {self.max_concurrent_sequences} do not fit into memory, "
+                f"at {each / 2**20:.1f} MiB each; "
                 f"{fitting} would"
             )
         step = max(1, 1 << (total - 1).bit_length() >> 3)
-        wanted = MAX_USEFUL_SLOTS if self.slots is None else self.slots
+        wanted = (
+            MAX_USEFUL_SLOTS
+            if self.max_concurrent_sequences is None
+            else self.max_concurrent_sequences
+        )
         count = min(wanted, round_up(total, step), max(1, fitting))
         return round_up(count, devices)
 
-    def _empty(self, count: int, columns: int) -> tuple[Cache, Rows]:
+    def _empty(self, count: int, cache_length: int) -> tuple[Cache, SlotState]:
         """Idle slots, spread over the mesh where there is one, else on the weights' device."""
         config = self.model.config
         held = self.model.decoder.embedding[...].sharding
         home = held if isinstance(held, SingleDeviceSharding) else None
         kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
-        shapes = [(count, kind.num_kv_heads, columns, kind.head_dim) for kind in kinds]
+        shapes = [(count, kind.num_kv_heads, cache_length, kind.head_dim) for kind in kinds]
 
         def place(x: Array) -> Array:
             if self.mesh is None:  # bound to a device, as decoding returns it: else it would
@@ -233,9 +247,9 @@ class Engine:
         ]
         return cache, jax.tree.map(place, self._idle(count))
 
-    def _idle(self, count: int) -> Rows:
-        penalty = self.decoding.repetition_penalty != 1
-        return Rows.idle(count, self.model.config.vocab_size if penalty else 0)
+    def _idle(self, count: int) -> SlotState:
+        penalty = self.generation_config.repetition_penalty != 1
+        return SlotState.idle(count, self.model.config.vocab_size if penalty else 0)
 
     def _batches(
         self, requests: Sequence[Request], indices: list[int], size: int, breadth: int
@@ -276,7 +290,7 @@ class Engine:
                 yield [
                     PendingCandidate(index, candidate, encoded, row)
                     for row, index in enumerate(batch)
-                    for candidate in range(self.decoding.candidates)
+                    for candidate in range(self.generation_config.candidates)
                 ]
 
     def _refill(
@@ -309,7 +323,7 @@ class Engine:
                 writing[slot] = ActiveCandidate(one.request, one.candidate, self.limit(request))
                 where[at], question[at] = slot, one.row
                 new.token[at], new.length[at] = request.tokens[-1], len(request.tokens) - 1
-                new.limit[at], new.candidate[at] = self.limit(request), one.candidate
+                new.max_new_tokens[at], new.candidate[at] = self.limit(request), one.candidate
                 new.example[at], new.active[at] = zlib.crc32(request.id.encode()), True
                 new.prefix[at] = request.prefix
                 if new.seen.size:

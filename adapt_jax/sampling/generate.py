@@ -14,7 +14,7 @@ from adapt_jax.utils.errors import UserError, nearest
 def generate(
     model: PretrainedDecoder,
     prompts: Sequence[str],
-    decoding: GenerationConfig | None = None,
+    generation_config: GenerationConfig | None = None,
     *,
     prefix: Prefix | None = None,
     seed: int = 0,
@@ -30,7 +30,7 @@ def generate(
         UserError: for a prompt longer than the context, and whatever Decoding refuses.
     """
     try:
-        decoding = replace(decoding or GenerationConfig(), **options)
+        generation_config = replace(generation_config or GenerationConfig(), **options)
     except TypeError:
         known = [option.name for option in fields(GenerationConfig)]
         wrong = next(name for name in options if name not in known)
@@ -42,11 +42,11 @@ def generate(
     tokens = [model.encode(prompt, bos=prefix is None) for prompt in prompts]
     requests = [Request(p, tuple(t)) for p, t in zip(prompts, tokens, strict=True)]
     candidates: list[list[Candidate]] = [
-        [Candidate("", (), 0.0, "")] * decoding.candidates for _ in prompts
+        [Candidate("", (), 0.0, "")] * generation_config.candidates for _ in prompts
     ]
-    for index, number, candidate in Engine(model, prefix or Prefix(), decoding, seed=seed).run(
-        requests
-    ):
+    for index, number, candidate in Engine(
+        model, prefix or Prefix(), generation_config, seed=seed
+    ).run(requests):
         if candidate.finish_reason == "too_long":
             raise UserError(
                 f"prompt {index + 1} has {len(tokens[index])} tokens, with its prefix "

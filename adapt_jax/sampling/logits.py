@@ -47,17 +47,17 @@ def restrict(logits: Float[Array, "B V"], sampling: SamplingParams) -> Float[Arr
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        logits = jnp.where(logits < highest(logits, sampling.top_k), -jnp.inf, logits)
+        logits = jnp.where(logits < top_k_threshold(logits, sampling.top_k), -jnp.inf, logits)
     if sampling.top_p < 1:
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-        logits = jnp.where(weights < nucleus(weights, sampling.top_p), -jnp.inf, logits)
+        logits = jnp.where(weights < top_p_threshold(weights, sampling.top_p), -jnp.inf, logits)
     if sampling.min_p > 0:
         last = jnp.max(logits, axis=-1, keepdims=True) + math.log(sampling.min_p)
         logits = jnp.where(logits < last, -jnp.inf, logits)
     return logits
 
 
-def columns(logits: Float[Array, "B V"]) -> Float[Array, "B E C"]:
+def vocab_grid(logits: Float[Array, "B V"]) -> Float[Array, "B E C"]:
     """A row as a grid whose columns are blocks of tokens; what is filled up is minus infinity.
 
     Sums and maxima of a column run along the rows of the grid: those vectorise.
@@ -69,9 +69,9 @@ def columns(logits: Float[Array, "B V"]) -> Float[Array, "B E C"]:
     return filled.reshape(-1, filled.shape[-1] // count, count)
 
 
-def highest(logits: Float[Array, "B V"], count: int) -> Float[Array, "B 1"]:
+def top_k_threshold(logits: Float[Array, "B V"], count: int) -> Float[Array, "B 1"]:
     """The logit of rank ``count``; all that are as high or higher lie in as many columns."""
-    grid = columns(logits)
+    grid = vocab_grid(logits)
     if grid.shape[-1] > count:
         _, chosen = jax.lax.top_k(jnp.max(grid, axis=1), count)
         logits = jnp.take_along_axis(grid, chosen[:, None], axis=2).reshape(len(logits), -1)
@@ -79,7 +79,7 @@ def highest(logits: Float[Array, "B V"], count: int) -> Float[Array, "B 1"]:
     return jnp.min(jax.lax.top_k(logits, count)[0], axis=-1, keepdims=True)
 
 
-def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
+def top_p_threshold(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
     """The least weight that is kept: those above it reach less than ``share`` of the sum.
 
     Found by bisection over the bits of a float, which are ordered as the floats are; 31 passes
@@ -105,7 +105,7 @@ def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B 1"]:
     return jax.lax.bitcast_convert_type(high, jnp.float32)
 
 
-def likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+def argmax(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     """The first of the highest. In two passes, which vectorise; XLA's argmax does not on a CPU."""
     top = jnp.max(logits, axis=-1, keepdims=True)
     places = jnp.arange(logits.shape[-1], dtype=jnp.int32)
@@ -131,9 +131,9 @@ def draw(
 
     def one(key: Key[Array, ""], sums: Array, grid: Array, ids: Array) -> Array:
         first, second = jax.random.split(key)
-        block = likeliest(sums + jax.random.gumbel(first, (blocks,))[ids])
+        block = argmax(sums + jax.random.gumbel(first, (blocks,))[ids])
         column = jax.lax.dynamic_index_in_dim(grid, block, axis=1, keepdims=False)
-        token = likeliest(column + jax.random.gumbel(second, (grid.shape[0],)))
+        token = argmax(column + jax.random.gumbel(second, (grid.shape[0],)))
         return token * blocks + ids[block]
 
     return jax.vmap(one)(keys, sums, grid, ids)
@@ -144,15 +144,15 @@ def choose(
 ) -> Int[Array, " B"]:
     """One token per row, drawn with the row's own key (and by nothing else)."""
     if sampling.temperature < MIN_TEMPERATURE:
-        return likeliest(logits)
+        return argmax(logits)
     rows = len(logits)
 
     def from_all() -> Int[Array, " B"]:
-        grid = columns(restrict(logits, sampling))
+        grid = vocab_grid(restrict(logits, sampling))
         blocks = grid.shape[-1]
         return draw(grid, jnp.broadcast_to(jnp.arange(blocks), (rows, blocks)), blocks, keys)
 
-    grid = columns(logits)
+    grid = vocab_grid(logits)
     blocks, kept = grid.shape[-1], sampling.top_k
     if not 0 < kept < blocks:
         return from_all()

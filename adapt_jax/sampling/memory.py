@@ -11,11 +11,11 @@ MAX_USEFUL_SLOTS = 128  # slots beyond which a step takes longer rather than doi
 SHARE = 0.8  # of the free memory that slots may take
 
 
-def slot_bytes(config: DecoderConfig, columns: int, itemsize: int) -> int:
+def slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
     """What one slot takes: its keys and values, and its row of logits while it is drawn from."""
     kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
     heads = sum(kind.num_kv_heads * kind.head_dim for kind in kinds)
-    cache = 2 * heads * columns * itemsize
+    cache = 2 * heads * cache_length * itemsize
     return cache + 4 * config.vocab_size * 4  # logits, restricted logits, exponentials, seen
 
 

@@ -105,14 +105,14 @@ def score(
     order = sorted(range(len(asked)), key=lambda index: asked[index].length)
     multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     while order:
-        columns = round_up(asked[order[0]].length, COLUMNS)
-        rows = round_up(max(1, min(ROWS, TOKENS // columns)), multiple)
+        row_length = round_up(asked[order[0]].length, COLUMNS)
+        rows = round_up(max(1, min(ROWS, TOKENS // row_length)), multiple)
         batch, order = order[:rows], order[rows:]
         if all(index in answered for index in batch):
             continue
-        columns = round_up(max(asked[index].length for index in batch), COLUMNS)
+        row_length = round_up(max(asked[index].length for index in batch), COLUMNS)
         width = round_up(max(asked[index].targets for index in batch), TARGETS)
-        arrays = [np.zeros((rows, size), np.int32) for size in (columns,) * 3 + (width,) * 2]
+        arrays = [np.zeros((rows, size), np.int32) for size in (row_length,) * 3 + (width,) * 2]
         for row, index in enumerate(batch):
             _lay(asked[index], [array[row] for array in arrays])
         placed = arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))

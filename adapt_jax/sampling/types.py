@@ -48,11 +48,13 @@ class GenerationConfig:
         ]
         for is_wrong, name, expected in wrong:
             if is_wrong:
-                raise UserError(f"decoding.{name}: {getattr(self, name)!r}; expected {expected}")
+                raise UserError(
+                    f"generation_config.{name}: {getattr(self, name)!r}; expected {expected}"
+                )
         if self.candidates > 1 and self.temperature == 0:
             raise UserError(
-                f"decoding.candidates: {self.candidates} candidates at temperature 0 would all "
-                "be the same; set a temperature above 0, or 1 candidate"
+                f"generation_config.candidates: {self.candidates} candidates at temperature 0 "
+                "would all be the same; set a temperature above 0, or 1 candidate"
             )
 
     @property

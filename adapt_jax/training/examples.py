@@ -72,7 +72,9 @@ class TuningMethod(Strict):
             instruction=task.instruction,
             reasoning=self.reasoning and task.has_reasoning,
             parser=task.parser,
-            decoding=GenerationConfig(max_new_tokens=self.max_new_tokens, stop=task.template.stop),
+            generation_config=GenerationConfig(
+                max_new_tokens=self.max_new_tokens, stop=task.template.stop
+            ),
         )
 
     def validation(
@@ -160,7 +162,7 @@ def tokenize_examples(
         response = template.format_answer(
             example.answer, example.reasoning if prompt.reasoning else ""
         )
-        joint = prompt.encode(model, prompt.answered(model, ask, response))
+        joint = prompt.encode(model, prompt.render_with_answer(model, ask, response))
         given = [*prompt_prefix, *question]
         if joint[: len(given)] != given:
             raise UserError(

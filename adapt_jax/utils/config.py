@@ -45,7 +45,7 @@ class RunConfig(Strict):
     task: str | dict[str, Any] = Field(description="a task file, or its contents")
     seed: int = Field(0, ge=0, description="of demonstrations, initialisation, order and sampling")
     output_dir: str | None = Field(None, description="runs/NAME-OF-THE-FILE unless given")
-    slots: PositiveInt | None = Field(
+    max_concurrent_sequences: PositiveInt | None = Field(
         None, description="sequences decoded side by side; null: what memory allows"
     )
     mesh: MeshConfig | None = Field(None, description="places the decoder on several devices")

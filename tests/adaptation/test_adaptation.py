@@ -29,11 +29,13 @@ QUESTION = "Jane has 2 apples. She bought 3 more. How many apples does she have 
 EXAMPLES = [Example(str(n), f"Joe has {n} oranges and got 1 more. How many?") for n in range(3)]
 
 
-def prompt(**decoding) -> Prompt:
+def prompt(**generation_config) -> Prompt:
     template = Template()
-    decoding = {"max_new_tokens": 8, "stop": template.stop} | decoding
+    generation_config = {"max_new_tokens": 8, "stop": template.stop} | generation_config
     shown = (Demonstration("What is 1 + 1?", "2", "One and one more make 2."),)
-    return Prompt(template, "Solve it.", shown, True, "number", GenerationConfig(**decoding))
+    return Prompt(
+        template, "Solve it.", shown, True, "number", GenerationConfig(**generation_config)
+    )
 
 
 def soft(model, length: int = 5, before_bos: bool = True) -> SoftPrompt:
@@ -86,11 +88,11 @@ def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     short = load_pretrained(tmp_path / "base")
     model = load_pretrained(tmp_path / "base", context_length=300)
     assert short.config.context_length < 300
-    made, decoding = updates(model, "query"), GenerationConfig(max_new_tokens=8)
+    made, generation_config = updates(model, "query"), GenerationConfig(max_new_tokens=8)
     more = {"lora_weights": made, "has_full_weights": True, "soft_prompt": soft(model)}
     first = Adaptation(
         "lora",
-        Prompt(decoding=decoding),
+        Prompt(generation_config=generation_config),
         model if kind == "soft_prompt" else made.merge_into(model),
         **{kind: more[kind]},
     )
@@ -99,7 +101,7 @@ def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     assert second.model.config.context_length == 300
     question = "9" * 250
     with pytest.raises(UserError, match="the context of .* holds"):
-        Adaptation("zero_shot", Prompt(decoding=decoding), short).ask(question)
+        Adaptation("zero_shot", Prompt(generation_config=generation_config), short).ask(question)
     said = [one.ask(question).candidates[0].token_ids for one in (first, second)]
     assert said[0] == said[1] and len(said[0]) > 0
     assert TuneConfig(task="t", method={}, context_length=300).context_length == 300
@@ -177,7 +179,10 @@ def replace_soft_prompt(embeddings: np.ndarray, name: str = EMBEDDINGS) -> Calla
         (edit("prompt.parser", [1]), "prompt.parser: Input should be a valid string"),
         (edit("prompt.instruction", [1]), "prompt.instruction: Input should be"),
         (edit("prompt.template.answr", ""), "answr"),
-        (edit("prompt.decoding.top_k", "x"), "prompt.decoding.top_k: Input should be"),
+        (
+            edit("prompt.generation_config.top_k", "x"),
+            "prompt.generation_config.top_k: Input should be",
+        ),
         (edit("before_bos", "no"), "before_bos: Input should be a valid boolean, found 'no'"),
         (edit("before_bos", None), "the key 'before_bos' is missing"),
         (edit("context_length", 0), "context_length: Input should be greater than 0"),
@@ -239,8 +244,8 @@ def test_an_answer_counts_what_stood_in_front_and_what_was_said(tiny):
 
 def test_a_question_is_answered_alike_alone_and_in_company(tiny):
     adaptation = Adaptation("self_consistency", prompt(candidates=2, temperature=1.0), tiny)
-    company = adaptation.answer(EXAMPLES, seed=1, slots=4)
-    alone = adaptation.answer([EXAMPLES[2]], seed=1, slots=4)
+    company = adaptation.answer(EXAMPLES, seed=1, max_concurrent_sequences=4)
+    alone = adaptation.answer([EXAMPLES[2]], seed=1, max_concurrent_sequences=4)
     assert texts(company)[2] == texts(alone)[0]
 
 
@@ -295,13 +300,13 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monk
     # what a random decoder writes is hardly ever an answer: let the first letters be one
     read = lambda _, c, __: replace(c, answer=c.text[:1], reasoning=c.text)  # noqa: E731
     monkeypatch.setattr(session_module, "read_candidate", read)
-    whole = everything.answer(examples, slots=16)
+    whole = everything.answer(examples, max_concurrent_sequences=16)
     counts = [needed(one.candidates, 0.7) for one in whole]
     assert min(counts) < 9
-    for slots in (4, 16):
-        stopped = stopping.answer(examples, slots=slots)
+    for max_concurrent_sequences in (4, 16):
+        stopped = stopping.answer(examples, max_concurrent_sequences=max_concurrent_sequences)
         assert [len(one.candidates) for one in stopped] == counts
-        assert [one.saved for one in stopped] == [9 - count for count in counts]
+        assert [one.candidates_saved for one in stopped] == [9 - count for count in counts]
         assert texts(stopped) == [t[:n] for t, n in zip(texts(whole), counts, strict=True)]
 
 

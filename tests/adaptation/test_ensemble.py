@@ -116,7 +116,7 @@ def test_the_members_answers_are_voted_and_ties_are_broken(tiny, monkeypatch):
             return Candidate(f" The answer is {answer}.", (5,), score, "stop")
 
         monkeypatch.setattr(session_module, "Engine", scripted(say))
-        prompt = Prompt(decoding=GenerationConfig(), vote="majority")
+        prompt = Prompt(generation_config=GenerationConfig(), vote="majority")
         return Adaptation("prompt_tuning", prompt, tiny, SoftPrompt(starts(3))).ask("1?").answer
 
     assert ask(("4", -0.1), ("5", -9.0), ("5", -9.0)) == "5"
@@ -144,7 +144,7 @@ def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
     adaptation = Adaptation("prompt_tuning", Prompt(), tiny, SoftPrompt(jnp.asarray(starts(2))))
     with pytest.raises(UserError, match="an ensemble of 2 soft prompts is voted; PEFT"):
         export_adaptation(adaptation, tmp_path / "peft")
-    chosen = Prompt(scoring=MultipleChoiceConfig(("yes", "no")))
+    chosen = Prompt(multiple_choice=MultipleChoiceConfig(("yes", "no")))
     with pytest.raises(UserError, match="an ensemble of 2 .* cannot choose by likelihood"):
         replace(adaptation, prompt=chosen).ask("Is it?", ("yes", "no"))
     saved = str(adaptation.save(tmp_path / "saved"))

@@ -35,7 +35,7 @@ def instruct(tmp_path: Path) -> PretrainedDecoder:
 
 
 def adapted(model: PretrainedDecoder, **more: Any) -> Adaptation:
-    prompt = Prompt(instruction="Solve it.", decoding=GenerationConfig(max_new_tokens=4))
+    prompt = Prompt(instruction="Solve it.", generation_config=GenerationConfig(max_new_tokens=4))
     return Adaptation("lora", prompt, model, **more)
 
 

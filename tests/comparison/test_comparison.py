@@ -71,7 +71,7 @@ def ladder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Compa
         "decoder": str(tiny_folder),
         "task": write_task(folder / "task"),
         "methods": dict(reversed(LADDER.items())),  # the order in the file does not count
-        "slots": 8,
+        "max_concurrent_sequences": 8,
     }
     return compare(config, folder / "run", progress=False)
 
@@ -161,7 +161,7 @@ def test_a_saved_rung_gives_the_measured_accuracy_again(ladder: Comparison, tmp_
     for method in ("self_consistency", "lora"):
         path = ladder.output_dir / "predictions" / f"{method}.jsonl"
         before = [json.loads(line)["candidates"] for line in path.read_text().splitlines()]
-        rows = evaluate(ladder.adaptation(method), task, slots=8).predictions
+        rows = evaluate(ladder.adaptation(method), task, max_concurrent_sequences=8).predictions
         after = [row.prediction.to_dict()["candidates"] for row in rows]
         texts = [[[c["text"] for c in row] for row in rows] for rows in (before, after)]
         assert texts[0] == texts[1]
@@ -350,7 +350,10 @@ def sampling(**options) -> dict:
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
         ({"decoder": "no/where"}, "no/where"),
         ({"task": "nowhere.yaml"}, "nowhere.yaml: no such file"),
-        ({"slots": 0}, "slots: Input should be greater than 0, found 0"),
+        (
+            {"max_concurrent_sequences": 0},
+            "max_concurrent_sequences: Input should be greater than 0, found 0",
+        ),
     ],
 )
 def test_nothing_is_written_when_the_input_is_wrong(

@@ -72,7 +72,7 @@ def test_a_killed_comparison_ends_with_the_files_of_one_that_was_not(
         "decoder": str(tiny_folder),
         "task": write_task(tmp_path / "task", test=30),
         "methods": {"self_consistency": SAMPLED},
-        "slots": 4,
+        "max_concurrent_sequences": 4,
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -102,7 +102,12 @@ def test_a_killed_comparison_ends_with_the_files_of_one_that_was_not(
 def comparison(tiny_folder: Path, tmp_path: Path, **options) -> dict[str, Any]:
     methods = {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}} | options
     task = write_task(tmp_path / "task")
-    return {"decoder": str(tiny_folder), "task": task, "methods": methods, "slots": 4}
+    return {
+        "decoder": str(tiny_folder),
+        "task": task,
+        "methods": methods,
+        "max_concurrent_sequences": 4,
+    }
 
 
 def test_only_rungs_that_something_changed_for_are_climbed_again(
@@ -232,8 +237,8 @@ def test_a_journal_of_other_work_is_not_used(tiny, tmp_path: Path, monkeypatch):
 def test_answers_are_to_the_bit_what_they_are_beside_those_that_were_known(tiny):
     adaptation = Adaptation("self_consistency", prompt(candidates=3, temperature=1.0), tiny)
     examples = [*EXAMPLES, *(type(e)(e.id + "x", e.question * 2) for e in EXAMPLES)]
-    whole = dict(adaptation.stream(examples, slots=4))
-    rest = dict(adaptation.stream(examples, slots=4, answered={0, 2, 5}))
+    whole = dict(adaptation.stream(examples, max_concurrent_sequences=4))
+    rest = dict(adaptation.stream(examples, max_concurrent_sequences=4, answered={0, 2, 5}))
     assert {i: one.candidates for i, one in rest.items()} == {
         i: whole[i].candidates for i in (1, 3, 4)
     }

@@ -92,11 +92,11 @@ def encode(w, e):
 
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
 one = jax.ShapeDtypeStruct((8, 2, 128, 32), jnp.float32, sharding=rows)
-state = steps.Rows.idle(8)
+state = steps.SlotState.idle(8)
 state = placed(state, jax.tree.map(lambda x: rows, state))
 seed = jax.eval_shape(lambda: jax.random.key(0))
 seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
-compiled = steps.decode.lower(
+compiled = steps.decode_chunk.lower(
     graph, SamplingParams(0.7, 40, 1.0, 0.0), (1,), weights, prefix, [(one, one)] * 2, state, seed
 ).compile()
 told["decoding on v5e:2x4"] = measured(compiled)

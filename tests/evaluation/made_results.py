@@ -66,7 +66,9 @@ class Scripted:
     def __init__(self, say):
         self.say = say
 
-    def stream(self, examples, *, seed=0, slots=None, answered=(), on_tokens=None):
+    def stream(
+        self, examples, *, seed=0, max_concurrent_sequences=None, answered=(), on_tokens=None
+    ):
         for index in reversed(range(len(examples))):
             if index not in answered:
                 said = self.say(examples[index])

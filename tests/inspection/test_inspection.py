@@ -25,8 +25,8 @@ from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.training.config import TrainingConfig
 
 CONFIG = DecoderConfig("LlamaForCausalLM", 320, 32, 64, 6, 4, 2, 8, 512, tie_embeddings=True)
-SMALL = Workload(batch=8, length=64, answer=32, prefix=16, slots=8)
-SIZES = ("--batch", 8, "--length", 64, "--prefix", 16, "--slots", 8)
+SMALL = Workload(batch=8, length=64, answer=32, prefix=16, max_concurrent_sequences=8)
+SIZES = ("--batch", 8, "--length", 64, "--prefix", 16, "--max-concurrent-sequences", 8)
 
 
 def told(capsys: pytest.CaptureFixture, *arguments: object) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bo
 def ours(model: PretrainedDecoder, soft_prompt: SoftPrompt | None = None) -> list[int]:
     """Greedy token ids."""
     prefix = Prefix(() if soft_prompt is None else (soft_prompt,))
-    engine = Engine(model, prefix, GenerationConfig(max_new_tokens=NEW), seed=0, slots=2)
+    engine = Engine(
+        model, prefix, GenerationConfig(max_new_tokens=NEW), seed=0, max_concurrent_sequences=2
+    )
     request = Request("0", tuple(model.encode(TEXT)))
     return [list(said.token_ids) for _, _, said in engine.run([request])][0]
 
@@ -278,7 +280,7 @@ def test_an_adaptation_by_lora_saves_factors_and_answers_as_before(
     tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
 ) -> None:
     made = updates(tiny, "query", "up")
-    prompt = Prompt(decoding=GenerationConfig(max_new_tokens=4))
+    prompt = Prompt(generation_config=GenerationConfig(max_new_tokens=4))
     adaptation = Adaptation("lora", prompt, made.merge_into(tiny), lora_weights=made)
     folder = adaptation.save(tmp_path / "saved")
     held = sorted(file.name for file in folder.iterdir())

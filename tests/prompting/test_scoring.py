@@ -100,7 +100,7 @@ def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothin
     nothing = [
         Example(str(n), t, choices=drawn.test[0].choices) for n, t in enumerate(CONTENT_FREE)
     ]
-    plain = Adaptation("zero_shot", replace(prompt, scoring=MultipleChoiceConfig()), tiny)
+    plain = Adaptation("zero_shot", replace(prompt, multiple_choice=MultipleChoiceConfig()), tiny)
     free = np.mean([list(said.vote.counts.values()) for said in plain.answer(nothing)], axis=0)
     raw = [np.array(list(said.vote.counts.values())) for said in plain.answer(drawn.test)]
     said = Adaptation("zero_shot", prompt, tiny).answer(drawn.test)
@@ -112,7 +112,7 @@ def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothin
 def test_a_merge_across_the_border_is_scored_as_the_joint_text_has_it(tiny, theirs):
     """Behind a lead without a space, options merge with it; the context is cut back for all."""
     worded = Template(answer="{answer}", answer_with_reasoning="{reasoning} {answer}", choice="")
-    prompt = Prompt(worded, scoring=MultipleChoiceConfig(), parser="label")
+    prompt = Prompt(worded, multiple_choice=MultipleChoiceConfig(), parser="label")
     example = Example("0", "How many apples does she", choices=("A: 2", ": 3"))
     worded = replace(worded, question="{question} A")
     prompt = replace(prompt, template=worded)
@@ -141,7 +141,7 @@ def test_what_is_chosen_by_likelihood_is_saved_and_asked_without_its_choices(tin
     loaded = Adaptation.load(tmp_path / "saved", tiny)
     assert loaded.prompt == prompt
     assert loaded.ask("Is it?").answer in ("yes", "no")
-    free = replace(loaded, prompt=replace(prompt, scoring=MultipleChoiceConfig()))
+    free = replace(loaded, prompt=replace(prompt, multiple_choice=MultipleChoiceConfig()))
     with pytest.raises(UserError, match="needs its choices"):
         free.ask("Is it?")
     long = loaded.answer([Example("0", "How many? " * 400), *fixed.test])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adapt_jax
-from adapt_jax.prompting.voting import AdaptiveVote, needed, probability_leader_wins, settled
+from adapt_jax.prompting.voting import AdaptiveVote, needed, probability_leader_wins, should_stop
 from adapt_jax.utils.errors import UserError
 
 
@@ -56,20 +56,22 @@ def test_the_leader_is_sure_enough_where_the_beta_posterior_says_so():
     for (leader, runner_up), expected in cases.items():
         assert probability_leader_wins(leader, runner_up) == pytest.approx(expected, abs=1e-12)
     said = [Said("1", f"a{n}") for n in range(4)]
-    assert not settled(said[:3], 0.95) and settled(said, 0.95) and not settled(said, 0.99)
-    assert not settled([Said("2", "b"), *said, Said("1", "c")], 0.95)  # 5-1
-    assert settled([Said("2", "b"), *said, Said("1", "c"), Said("1", "d")], 0.95)  # 6-1
-    assert not settled([Said(None)] * 20, 0.95)  # abstentions decide nothing
+    assert (
+        not should_stop(said[:3], 0.95) and should_stop(said, 0.95) and not should_stop(said, 0.99)
+    )
+    assert not should_stop([Said("2", "b"), *said, Said("1", "c")], 0.95)  # 5-1
+    assert should_stop([Said("2", "b"), *said, Said("1", "c"), Said("1", "d")], 0.95)  # 6-1
+    assert not should_stop([Said(None)] * 20, 0.95)  # abstentions decide nothing
 
 
 def test_drawing_goes_on_while_the_votes_disagree():
     copies = [Said("1", "the same")] * 7  # the majority is sure; distinct reasonings are 1 to 1
     said = [Said("2", "b"), Said("2", "c"), *copies]
-    assert probability_leader_wins(7, 2) > 0.94 and not settled(said, 0.9)
-    assert settled([*copies, Said("2", "b")], 0.9)  # 1 to 1, and the raw count breaks the tie
+    assert probability_leader_wins(7, 2) > 0.94 and not should_stop(said, 0.9)
+    assert should_stop([*copies, Said("2", "b")], 0.9)  # 1 to 1, and the raw count breaks the tie
     sure = [Said("1", f"a{n}", -40.0) for n in range(5)]
-    assert settled(sure, 0.95, "weighted_unnormalised")
-    assert not settled([*sure, Said("2", "b", -0.1), *sure], 0.95, "weighted_unnormalised")
+    assert should_stop(sure, 0.95, "weighted_unnormalised")
+    assert not should_stop([*sure, Said("2", "b", -0.1), *sure], 0.95, "weighted_unnormalised")
 
 
 said_by_somebody = st.builds(
@@ -87,7 +89,7 @@ def test_the_outcome_does_not_depend_on_the_order_in_which_candidates_finish(sai
     assert decided.count(True) == 1
     count = needed(said, 0.95)
     assert poll.candidates == tuple(said[:count])
-    assert not any(settled(said[:fewer], 0.95) for fewer in range(count))
+    assert not any(should_stop(said[:fewer], 0.95) for fewer in range(count))
 
 
 @settings(max_examples=60, deadline=None)

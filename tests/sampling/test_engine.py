@@ -13,16 +13,20 @@ from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import memory
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.logits import columns, draw_keys
+from adapt_jax.sampling.logits import draw_keys, vocab_grid
 from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
 torch = pytest.importorskip("torch", reason="the test extra brings torch")
 
 
-def greedy(model, requests, prefix=(), slots=8, **options):
+def greedy(model, requests, prefix=(), max_concurrent_sequences=8, **options):
     engine = Engine(
-        model, Prefix((tuple(prefix),)), GenerationConfig(**options), seed=0, slots=slots
+        model,
+        Prefix((tuple(prefix),)),
+        GenerationConfig(**options),
+        seed=0,
+        max_concurrent_sequences=max_concurrent_sequences,
     )
     found = {}
     for index, number, candidate in engine.run(requests):
@@ -68,8 +72,8 @@ def test_a_shared_prefix_gives_what_repeating_it_in_the_prompt_gives(tiny):
 def test_a_candidate_does_not_depend_on_who_is_asked_beside_it_or_in_which_order(tiny):
     requests = [Request(f"id{i}", draws(5 + i, i)) for i in range(12)]
     options = {"max_new_tokens": 9, "temperature": 1.0, "candidates": 3}
-    one = greedy(tiny, requests, slots=4, **options)
-    turned = greedy(tiny, requests[::-1], slots=4, **options)
+    one = greedy(tiny, requests, max_concurrent_sequences=4, **options)
+    turned = greedy(tiny, requests[::-1], max_concurrent_sequences=4, **options)
     for (index, number), candidate in one.items():
         assert turned[11 - index, number].token_ids == candidate.token_ids
     texts = {one[0, number].token_ids for number in range(3)}
@@ -78,8 +82,8 @@ def test_a_candidate_does_not_depend_on_who_is_asked_beside_it_or_in_which_order
 
 def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not_move(tiny):
     requests = [Request(f"id{i}", draws(5 + i, i)) for i in range(12)]
-    decoding = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=6)
-    engine = Engine(tiny, Prefix(), decoding, seed=0, slots=4)
+    generation_config = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=6)
+    engine = Engine(tiny, Prefix(), generation_config, seed=0, max_concurrent_sequences=4)
     everything = {(i, n): c.token_ids for i, n, c in engine.run(requests)}
     found, entered = {}, []
 
@@ -97,8 +101,10 @@ def test_a_request_that_has_enough_gets_no_more_candidates_and_the_others_do_not
 
 def test_what_is_left_of_an_interrupted_run_comes_out_to_the_bit(tiny):
     requests = [Request(f"id{i}", draws(5 + 3 * i, i)) for i in range(20)]
-    decoding = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=2)
-    engine = Engine(tiny, Prefix((draws(9),)), decoding, seed=0, slots=8)
+    generation_config = GenerationConfig(max_new_tokens=9, temperature=1.0, candidates=2)
+    engine = Engine(
+        tiny, Prefix((draws(9),)), generation_config, seed=0, max_concurrent_sequences=8
+    )
     everything = {(i, n): (c.token_ids, c.log_probability) for i, n, c in engine.run(requests)}
     done = {0, 1, 4, 5, 6, 7, 8, 13, 19}
     left = {
@@ -119,7 +125,12 @@ def test_sampled_tokens_follow_the_decoders_own_distribution(tiny):
     expected /= expected.sum()
     count = 2000
     found = greedy(
-        tiny, [Request("q", tokens)], slots=256, max_new_tokens=1, temperature=1.0, candidates=count
+        tiny,
+        [Request("q", tokens)],
+        max_concurrent_sequences=256,
+        max_new_tokens=1,
+        temperature=1.0,
+        candidates=count,
     )
     drawn = np.bincount([c.token_ids[0] for c in found.values()], minlength=len(expected))
     common = expected * count >= 5
@@ -138,7 +149,7 @@ def margin(model, prompt_prefix, request, number, one, other):
     length = tokens.shape[1]
     mask = jnp.tril(jnp.ones((1, length, length), bool))
     hidden, _ = model.decoder(model.decoder.embed(tokens), jnp.arange(length)[None], mask)
-    grid = columns(model.decoder.logits(hidden[:, -1]))[0]
+    grid = vocab_grid(model.decoder.logits(hidden[:, -1]))[0]
     example = jnp.asarray([zlib.crc32(request.id.encode())], jnp.uint32)
     key = draw_keys(jax.random.key(0), example, jnp.asarray([number]), jnp.asarray([at]))[0]
     first, second = jax.random.split(key)
@@ -153,7 +164,16 @@ def margin(model, prompt_prefix, request, number, one, other):
 def test_candidates_with_1_7_and_40_slots_differ_at_near_ties_alone(tiny):
     prompt_prefix, requests = draws(20, 9), [Request(f"id{i}", draws(5 + i, i)) for i in range(3)]
     options = {"max_new_tokens": 10, "temperature": 1.0, "candidates": 14}
-    runs = [greedy(tiny, requests, prompt_prefix, slots=slots, **options) for slots in (40, 7, 1)]
+    runs = [
+        greedy(
+            tiny,
+            requests,
+            prompt_prefix,
+            max_concurrent_sequences=max_concurrent_sequences,
+            **options,
+        )
+        for max_concurrent_sequences in (40, 7, 1)
+    ]
     assert all(len(run) == 42 for run in runs)
     differing = 0
     for (index, number), candidate in runs[0].items():
@@ -178,10 +198,10 @@ def test_each_row_stands_behind_its_own_prefix(make_tiny_llama, tmp_path, window
     soft = SoftPrompt(0.2 * jax.random.normal(jax.random.key(3), (5, 32)))
     fronts = [Prefix((draws(60, 5),)), Prefix((soft, draws(2, 6)))]
     requests = [Request(str(i), draws(9 + 5 * i, i), prefix=i % 2) for i in range(4)]
-    decoding = GenerationConfig(max_new_tokens=5)
-    mixed = {i: c for i, _, c in Engine(model, fronts, decoding, seed=0).run(requests)}
+    generation_config = GenerationConfig(max_new_tokens=5)
+    mixed = {i: c for i, _, c in Engine(model, fronts, generation_config, seed=0).run(requests)}
     for index, request in enumerate(requests):
-        alone = Engine(model, fronts[request.prefix], decoding, seed=0)
+        alone = Engine(model, fronts[request.prefix], generation_config, seed=0)
         [(_, _, candidate)] = alone.run([Request(request.id, request.tokens)])
         assert mixed[index].token_ids == candidate.token_ids
         assert mixed[index].log_probability == pytest.approx(candidate.log_probability, abs=1e-3)
@@ -204,10 +224,10 @@ def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     model = adapt_jax.load_pretrained(tiny_folder, mesh=mesh)
     requests = [Request(str(i), draws(5 + i, i)) for i in range(4)]
-    decoding = GenerationConfig(max_new_tokens=8, temperature=1.0, top_k=50, candidates=2)
+    generation_config = GenerationConfig(max_new_tokens=8, temperature=1.0, top_k=50, candidates=2)
     found = {}
     for one, where in ((tiny, None), (model, mesh)):
-        engine = Engine(one, Prefix((draws(20, 7),)), decoding, seed=0, mesh=where)
+        engine = Engine(one, Prefix((draws(20, 7),)), generation_config, seed=0, mesh=where)
         found[where] = {key[:2]: key[2].token_ids for key in engine.run(requests)}
     assert len(found[mesh]) == 8 and found[mesh] == found[None]
 
@@ -215,13 +235,13 @@ def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
 def test_slots_are_filled_again_without_compiling_again(tiny):
     requests = [Request(f"id{i}", draws(20 + i, i)) for i in range(9)]
     prompt_prefix = draws(11, 3)
-    before = steps.decode._cache_size()
-    greedy(tiny, requests, prompt_prefix, slots=3, max_new_tokens=11)
-    assert steps.decode._cache_size() <= before + 1
-    compiled = (steps.decode, steps._fill_layer, steps._fill_rows, steps.encode_questions)
+    before = steps.decode_chunk._cache_size()
+    greedy(tiny, requests, prompt_prefix, max_concurrent_sequences=3, max_new_tokens=11)
+    assert steps.decode_chunk._cache_size() <= before + 1
+    compiled = (steps.decode_chunk, steps._fill_layer, steps._fill_rows, steps.encode_questions)
     sizes = [one._cache_size() for one in compiled]
     again = [Request(f"other{i}", draws(25, 50 + i)) for i in range(9)]
-    greedy(tiny, again, prompt_prefix[::-1], slots=3, max_new_tokens=11)
+    greedy(tiny, again, prompt_prefix[::-1], max_concurrent_sequences=3, max_new_tokens=11)
     assert sizes == [one._cache_size() for one in compiled]
 
 
@@ -234,8 +254,8 @@ def test_logits_that_are_not_finite_name_the_example(tiny_folder):
 
 def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 2**20)
-    with pytest.raises(UserError, match=r"slots: 5000 do not fit.*; \d+ would"):
-        greedy(tiny, [Request("q", (5,))], slots=5000, max_new_tokens=2)
+    with pytest.raises(UserError, match=r"max_concurrent_sequences: 5000 do not fit.*; \d+ would"):
+        greedy(tiny, [Request("q", (5,))], max_concurrent_sequences=5000, max_new_tokens=2)
     engine = Engine(tiny, Prefix(), GenerationConfig(), seed=0)
     assert engine._slot_count(10_000, 64) < memory.MAX_USEFUL_SLOTS  # left to the engine: what fits
 
@@ -258,7 +278,9 @@ def test_the_golden_text_of_stories260k(shared):
     folder = shared / "models" / "stories260k"
     model = adapt_jax.load_pretrained(folder)
     bos = (model.config.bos_id,)
-    candidate = greedy(model, [Request("story", bos)], slots=1, max_new_tokens=200)[0, 0]
+    candidate = greedy(
+        model, [Request("story", bos)], max_concurrent_sequences=1, max_new_tokens=200
+    )[0, 0]
     golden = (folder / "golden_greedy_200.txt").read_text()
     assert candidate.text.strip() == golden.strip()
 

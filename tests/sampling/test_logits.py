@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt_jax.sampling.logits import SamplingParams, choose, likeliest, penalize, restrict
+from adapt_jax.sampling.logits import SamplingParams, argmax, choose, penalize, restrict
 
 OPTIONS = {
     "whole": SamplingParams(0.8),
@@ -59,7 +59,7 @@ def test_draws_follow_their_shares(name: str) -> None:
 
 def test_the_first_of_the_likeliest_is_taken_at_temperature_0() -> None:
     logits = jnp.asarray([[0.0, 3.0, 3.0, 1.0], [-jnp.inf, -5.0, -jnp.inf, -5.0]])
-    assert likeliest(logits).tolist() == [1, 1]
+    assert argmax(logits).tolist() == [1, 1]
     keys = jax.random.split(jax.random.key(0), 2)
     assert choose(logits, keys, SamplingParams()).tolist() == [1, 1]
 
@@ -69,7 +69,7 @@ def test_the_coldest_temperatures_take_the_likeliest(temperature: float) -> None
     logits = jnp.asarray(np.random.default_rng(3).normal(0, 3, (6, 320)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 6)
     found = jax.jit(lambda *given: choose(*given, SamplingParams(temperature)))(logits, keys)
-    assert found.tolist() == likeliest(logits).tolist()
+    assert found.tolist() == argmax(logits).tolist()
 
 
 def test_the_repetition_penalty_is_that_of_transformers() -> None:
