@@ -23,12 +23,8 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.peft_folder import (
-    ADAPTER_CONFIG,
-    read_adapter,
-    write_lora,
-    write_soft_prompt,
-)
+from adapt_jax.pretrained.peft_folder import read_adapter, read_base_decoder
+from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.pretrained.saving import (
     DEFAULT_SHARD_SIZE,
     parse_shard_size,
@@ -193,14 +189,7 @@ def import_adapter(
         UserError: naming what is damaged, does not fit the decoder or cannot be represented.
     """
     if decoder is None:
-        if not (Path(folder) / ADAPTER_CONFIG).is_file():
-            raise UserError(f"{folder}: no {ADAPTER_CONFIG}; expected a PEFT folder")
-        config = read_json(Path(folder) / ADAPTER_CONFIG)
-        decoder = config.get("base_model_name_or_path")
-        if not decoder or not isinstance(decoder, str):
-            raise UserError(f"{Path(folder) / ADAPTER_CONFIG}: names no decoder; say where it lies")
-        if config.get("revision") and not Path(decoder).is_dir():
-            decoder = f"{decoder}@{config['revision']}"
+        decoder = read_base_decoder(folder)
     model = decoder
     if not isinstance(model, PretrainedDecoder):
         model = load_pretrained(model, context_length=context_length)

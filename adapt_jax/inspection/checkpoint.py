@@ -13,6 +13,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family
 from adapt_jax.methods.fine_tuning import PARTS
 from adapt_jax.pretrained import hf_folder as folders
+from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import (
     PICKLES,
     abstract_decoder,
@@ -80,7 +81,7 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
             tensors that are not those of the config.
     """
     folder = folders.find_folder(path, weights=False)
-    family, config = folders.read_config(folder, context_length)
+    family, config = read_config(folder, context_length)
     dtype, size, missing = stored(folder, family, config)
     tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return Checkpoint(str(path), config, count(config), dtype, size, missing, tokenizer)

@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from adapt_jax.pretrained.hf_folder import read_tokenizer
+from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 
 # Measured over whole commands (benchmarks/inspection.py, RESULTS.md): what stands in memory before
 # the first step and beside its arrays, as a constant and a slope over the decoder's layers.

@@ -1,30 +1,39 @@
-"""Hugging Face folders: where they lie (a path, or a name on the hub), their config and tokenizer.
+"""Hugging Face folders: where they lie (a path, or a name on the hub), and which files they have.
 
 Code in a folder is never run, and pickled weights are never opened.
 """
 
-import json
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.families import FAMILIES, Family, find_family
-from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils import text_files
+from adapt_jax.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+__all__ = [
+    "EMBEDDED",
+    "INDEX_FILE",
+    "WEIGHTS_FILE",
+    "check_lfs_pointer",
+    "find_folder",
+    "find_local_folder",
+    "list_weight_files",
+    "read_json",
+    "read_weight_map",
+]
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "arithmetic"  # named "embedded"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# All but the weights that is fetched from the hub: no code, no pickles.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
+# What is fetched from the hub besides the weights: no code, no pickles.
 SMALL_FILES = (
     *("config.json", "generation_config.json", INDEX_FILE),
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
 )
-ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+PYTHON_CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -39,23 +48,36 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
     Raises:
         UserError: there is no such folder, nor such a model that can be fetched or was before.
     """
-    if str(path) == "embedded":
-        path = EMBEDDED
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    if (folder := find_local_folder(path)) is not None:
         return folder
-    if folder.exists():
-        raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
     name, _, pinned = str(path).partition("@")
-    if ON_HUB.fullmatch(name):
-        return download_from_hub(name, pinned or revision, weights)
+    if HUB_NAME.fullmatch(name):
+        return _download_from_hub(name, pinned or revision, weights)
     raise UserError(
         f"{path}: no such folder; expected a Hugging Face folder, a name on the hub such as "
         "owner/name@revision, or 'embedded'"
     )
 
 
-def download_from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
+def find_local_folder(path: str | Path) -> Path | None:
+    """The folder on this machine that a path or "embedded" stands for; None: there is none.
+
+    Raises:
+        UserError: the path is a file.
+    """
+    try:
+        folder = EMBEDDED if str(path) == "embedded" else Path(path).expanduser()
+        if folder.is_dir():
+            return folder
+        is_file = folder.exists()
+    except (OSError, RuntimeError, ValueError):  # no path of this system: too long, or with a NUL
+        return None
+    if is_file:
+        raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
+    return None
+
+
+def _download_from_hub(name: str, revision: str | None, weights: bool = True) -> Path:
     """The local snapshot of a model on the hub; what is missing of it is fetched.
 
     A commit that was fetched before is not asked for again; offline, neither is a branch or tag.
@@ -77,16 +99,16 @@ def download_from_hub(name: str, revision: str | None, weights: bool = True) -> 
         files = list_weight_files(Path(fetched))
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:  # all of the hub's errors are one of the two
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
             f"{name}: no such folder, nor a model{at} that can be fetched from the hub or was "
-            f"fetched before ({said[0]})"
+            f"fetched before ({lines[0][:200]})"
         ) from None
 
 
 def list_weight_files(folder: Path) -> list[str]:
-    """The names of the files with a folder's weights."""
+    """The names of the files with a folder's weights, whether they are there or not."""
     if not (folder / INDEX_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     return sorted(set(read_weight_map(folder / INDEX_FILE).values()))
@@ -98,87 +120,46 @@ def read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         UserError: the index is no such list, or names files that are not beside it or pickled.
     """
-    named = read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not named:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: expected a weight_map from tensors to files")
-    for file in named.values():
+    for file in weight_map.values():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith("safetensors"):
-            raise UserError(f"{index}: expected safetensors files beside it, found {file!r}")
-    return named
+            shown = repr(file)[:80]
+            raise UserError(f"{index}: expected safetensors files beside it, found {shown}")
+    return weight_map
+
+
+def check_lfs_pointer(file: Path) -> None:
+    """Raises UserError where a file is the stand-in that a clone without Git LFS has."""
+    with file.open("rb") as opened:
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{file}: is a Git LFS pointer; run `git lfs pull` in its folder")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file whose top level is an object."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def read_config(folder: Path, context_length: int | None = None) -> tuple[Family, DecoderConfig]:
-    """The family and the shape that ``config.json`` tells.
-
-    ``generation_config.json``, where it is there, has the last word on BOS, EOS and padding.
+    """A JSON file whose top level is an object. NaN and Infinity are read, as Python writes them.
 
     Raises:
-        UserError: no such file, not one of FAMILIES, quantised, or not what the family computes.
+        UserError: the file is absent, damaged, hostile, or a Git LFS pointer.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: no config.json; expected a Hugging Face model folder")
-    hf = read_json(file)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        said = read_json(generation)
-        hf |= {name: said[name] for name in SPECIAL_IDS if said.get(name) is not None}
-    problems = []
-    if quantised := find_quantization(hf):
-        problems.append(f"its weights are quantised ({quantised}); expected full-precision ones")
-    named = hf.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else "none"
-    if architecture not in FAMILIES:
-        own = "; its own code (auto_map) is never run" if "auto_map" in hf else ""
-        problems.append(
-            f"architecture {architecture!r} is not supported{own}; "
-            f"supported: {', '.join(FAMILIES)}{nearest(architecture, FAMILIES)}"
-        )
-    else:
-        try:
-            family = find_family(architecture, hf)
-            config = family.to_config(hf)
-            config = (
-                config if context_length is None else config.with_context_length(context_length)
-            )
-        except KeyError as error:
-            problems.append(f"no field {error}")
-        except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError(f"{file}: {'; '.join(problems)}")
-    return family, config
+    content = text_files.read_json(file, constants=PYTHON_CONSTANTS)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return {name: _to_plain_numbers(value) for name, value in content.items()}
 
 
-def find_quantization(hf: dict[str, Any]) -> str:
-    """How ``config.json`` says that the weights are quantised; an empty string if it does not."""
-    text = hf.get("text_config")
-    for said in (hf, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(how := said.get(key), dict):
-                return str(how.get("quant_method") or how.get("quant_algo") or key)
-            if how:
-                return key
-    return ""
-
-
-def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The folder's tokenizer, through transformers; code in the folder is never run."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever the file at fault leads it to
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder}: no usable tokenizer ({reason[0]})") from None
+def _to_plain_numbers(value: Any) -> Any:
+    """The value without the texts that its numbers are written as."""
+    match value:
+        case bool() | None | str():
+            return value
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case list():
+            return [_to_plain_numbers(one) for one in value]
+        case dict():
+            return {name: _to_plain_numbers(one) for name, one in value.items()}
+    return value

@@ -1,9 +1,10 @@
-"""Reads Hugging Face folders; what is wrong with one is told at once, before anything is loaded."""
+"""Reads Hugging Face folders. All that is wrong with one is reported before a tensor is read."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import ParameterPath
-from adapt_jax.pretrained import hf_folder as folders
-from adapt_jax.pretrained import tokenization as tokens
+from adapt_jax.pretrained import hf_config, hf_folder, tokenization
 from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
     CorruptFileError,
@@ -29,14 +29,29 @@ from adapt_jax.pretrained.safetensors_io import (
     count_bytes,
     read_header,
 )
-from adapt_jax.pretrained.streaming import Reader, read_parameter
+from adapt_jax.pretrained.streaming import ParameterSource, Reader, read_parameter
+from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import IDENTITY_VERSION, identity, to_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+__all__ = [
+    "PICKLES",
+    "PretrainedDecoder",
+    "abstract_decoder",
+    "abstract_rngs",
+    "check_weights",
+    "get_parameters",
+    "join_names",
+    "load_pretrained",
+    "open_tensors",
+]
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # executable when opened, so never opened
-COMPARED = 1 << 19  # bytes of two tensors that are compared at a time
+COMPARED_BYTES = 1 << 19  # of two tensors that are compared at a time
+TOKEN_ID_FIELDS = ("bos_id", "eos_ids", "pad_id")
 T = TypeVar("T")
 
 
@@ -55,33 +70,71 @@ class PretrainedDecoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over the config and all weights, as float32.
+        """16 hex digits of a SHA-256 over the shape and all weights: it recognises the decoder.
 
-        Reading the same folder gives the same one, in any dtype that does not round its weights.
-        Fields of the config at their defaults are left out: a new one changes no fingerprint.
+        Weights are hashed as float32, so the same folder has the same fingerprint in every dtype
+        that does not round them. Fields of the config at their defaults are left out: a new field
+        changes no fingerprint. So are the ids of BOS, EOS and padding, which are no part of it.
         """
-        told = (
-            (field.name, getattr(self.config, field.name), field) for field in fields(self.config)
-        )
-        chosen = [(name, value) for name, value, field in told if value != field.default]
-        digest = hashlib.sha256(repr(chosen).encode())
+        shape = _list_set_fields(self.config)
+        for name in TOKEN_ID_FIELDS:
+            shape.pop(name, None)
+        digest = hashlib.sha256(json.dumps([IDENTITY_VERSION, shape], sort_keys=True).encode())
         for path, parameter in sorted(get_parameters(self.decoder).items(), key=str):
-            digest.update(repr((path, parameter.shape)).encode())
+            digest.update(json.dumps([path, parameter.shape]).encode())
             array = np.asarray(jax.device_get(parameter)).astype(np.float32, copy=False)
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def identity(self) -> str:
+        """16 hex digits over all that answers depend on, but for the prompt.
+
+        That is the fingerprint, the dtype that is computed in, the tokens that begin and end texts,
+        the tokenizer and its chat template.
+        """
+        token_ids = {name: getattr(self.config, name) for name in TOKEN_ID_FIELDS}
+        dtype = str(self.decoder.embedding[...].dtype)
+        tokenizer = tokenization.describe_tokenizer(self.tokenizer)
+        return identity("decoder", self.fingerprint, dtype, token_ids, tokenizer)
+
     def encode(self, text: str, bos: bool = True) -> list[int]:
-        """Token ids of a text; with ``bos``, begun as the tokenizer would: BOS exactly once."""
-        return tokens.encode(self.tokenizer, text, bos=bos, vocab_size=self.config.vocab_size)
+        """Token ids of a text; with ``bos``, begun as the tokenizer would: BOS exactly once.
+
+        What spells a control token, such as ``</s>``, stays text.
+        """
+        return tokenization.encode(
+            self.tokenizer,
+            text,
+            bos=bos,
+            vocab_size=self.config.vocab_size,
+            eos_ids=self.config.eos_ids,
+        )
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Token ids of a conversation that ``chat.render_chat`` gave."""
+        return tokenization.encode_chat(self.tokenizer, text, vocab_size=self.config.vocab_size)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return tokens.decode(self.tokenizer, ids)
+        return tokenization.decode(self.tokenizer, ids)
+
+
+def _list_set_fields(value: Any) -> Any:
+    """A dataclass as the names and values of its fields that are not at their defaults."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            one.name: _list_set_fields(getattr(value, one.name))
+            for one in fields(value)
+            if one.default is MISSING or getattr(value, one.name) != one.default
+        }
+    if isinstance(value, list | tuple):
+        return [_list_set_fields(one) for one in value]
+    return to_plain(value)
 
 
 def get_parameters(decoder: Decoder) -> dict[ParameterPath, Any]:
-    """Path -> array (abstract, for an abstract decoder) of every parameter."""
+    """Path -> array of every parameter; of an abstract decoder, its shape and dtype."""
     flat = nnx.to_flat_state(nnx.state(decoder, nnx.Param))
     return {tuple(path): parameter.get_value() for path, parameter in flat}
 
@@ -94,9 +147,9 @@ def load_pretrained(
     mesh: Mesh | None = None,
     context_length: int | None = None,
 ) -> PretrainedDecoder:
-    """Reads a Hugging Face folder: ``config.json``, safetensors, tokenizer.
+    """Reads a Hugging Face folder: config files, safetensors, tokenizer.
 
-    Beside what the devices hold, the host holds no more than one tensor's part for one device.
+    Besides what the devices hold, the host holds no more than one tensor's part for one device.
 
     Args:
         path: a folder; "embedded", the decoder that comes with this package; or a model on the
@@ -104,50 +157,54 @@ def load_pretrained(
         revision: a branch, tag or commit on the hub, where the path names none.
         dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
         mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
-        context_length: tokens of the longest text, the prefix counted, where that is not to be
-            what ``config.json`` says. Decoders whose rotary positions depend on the length of the
-            whole text (dynamic, longrope) go beyond the pretrained length only if declared so.
+        context_length: tokens of the longest text, the prefix counted, if it is not what
+            ``config.json`` says. Decoders whose rotary positions depend on the length of the whole
+            text (dynamic, longrope) go beyond the pretrained length only if declared so.
 
     Raises:
         UserError: with all that is wrong at once: the folder, its weights, its config or its
             tokenizer is missing, damaged, of an unknown architecture or quantised, or tensors and
             config disagree.
     """
-    folder, problems = folders.find_folder(path, revision), list[str]()
-    read = attempt(lambda: folders.read_config(folder, context_length), problems)
-    tokenizer = attempt(lambda: folders.read_tokenizer(folder), problems) if read else None
+    folder, problems = hf_folder.find_folder(path, revision), list[str]()
+    shape = _note_problem(lambda: hf_config.read_config(folder, context_length), problems)
+    tokenizer = _note_problem(lambda: read_tokenizer(folder), problems) if shape else None
     with ExitStack() as stack:
         tensors, damages = open_tensors(folder, stack)
         problems += damages
-        if read is not None:
-            wrong = check_weights(*read, tensors, damaged=bool(damages))
+        if shape is not None:
+            wrong = check_weights(*shape, tensors, damaged=bool(damages))
             problems += [f"{folder}: weights and config.json disagree: {wrong}"] * bool(wrong)
-        if read is None or tokenizer is None or problems:
+        if shape is None or tokenizer is None or problems:
             raise UserError("; ".join(problems))
-        decoder = load_decoder(*read, tensors, dtype, mesh)
+        family, config = shape
+        config = hf_config.add_eos_ids(folder, config, tokenizer)
+        decoder = _load_decoder(family, config, tensors, dtype, mesh)
     name = str(path) if revision is None or "@" in str(path) else f"{path}@{revision}"
     return PretrainedDecoder(decoder, tokenizer, name)
 
 
-def load_decoder(
-    family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], dtype: Any, mesh: Any
+def _load_decoder(
+    family: Family,
+    config: DecoderConfig,
+    tensors: dict[str, FileTensor],
+    dtype: Any,
+    mesh: Mesh | None,
 ) -> Decoder:
-    """The decoder that a config tells, with these tensors for its weights."""
+    """The decoder of this config, with these tensors for its weights."""
     graphdef, abstract = nnx.split(abstract_decoder(config))
-    stored = family.tensor_layouts(config)
+    layouts = family.tensor_layouts(config)
     tensors = {family.canonical_name(name): tensor for name, tensor in tensors.items()}
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
-    places = (
-        None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
-    )
-    here = SingleDeviceSharding(jax.devices()[0])
+    placed = None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
+    first_device = SingleDeviceSharding(jax.devices()[0])
     begun = []
     with Reader() as reader:
+        # all parameters begin at once; each wait then takes one that is ready or nearly so
         for key, variable in nnx.to_flat_state(abstract):
-            place = here if places is None else places[key].get_value()
-            path = tuple(key)
-            wait = read_parameter(reader, tensors, stored[path], path, shapes, dtype, place)
-            begun.append((key, variable, wait))
+            place = first_device if placed is None else placed[key].get_value()
+            source = ParameterSource(layouts[tuple(key)], tuple(key), shapes, tensors)
+            begun.append((key, variable, read_parameter(reader, source, dtype, place)))
         flat = [(key, variable.replace(wait())) for key, variable, wait in begun]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
@@ -164,8 +221,8 @@ def abstract_rngs() -> Any:
     return SimpleNamespace(params=drawn)
 
 
-def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
-    """What the call returns; a mistake of the user's is noted instead of raised."""
+def _note_problem(call: Callable[[], T], problems: list[str]) -> T | None:
+    """What the call returns; a UserError is noted among the problems instead of raised."""
     try:
         return call()
     except UserError as mistake:
@@ -174,52 +231,60 @@ def attempt(call: Callable[[], T], problems: list[str]) -> T | None:
 
 
 def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor], list[str]]:
-    """Every tensor of a folder by name, none of them read yet; and all that is damaged."""
-    index, problems = folder / folders.INDEX_FILE, list[str]()
-    named: dict[str, str] = {}
-    files = [folders.WEIGHTS_FILE]
-    if not (folder / folders.WEIGHTS_FILE).is_file():
+    """Every tensor of a folder by name, none of them read yet; and all that is damaged.
+
+    Args:
+        stack: closes the files when it is left.
+    """
+    index, problems = folder / hf_folder.INDEX_FILE, list[str]()
+    weight_map: dict[str, str] = {}
+    files = [hf_folder.WEIGHTS_FILE]
+    if not (folder / hf_folder.WEIGHTS_FILE).is_file():
         if not index.is_file():
             pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
             found = f" (pickled weights such as {pickles[0]} are never opened)" if pickles else ""
-            expected = f"expected {folders.WEIGHTS_FILE} or {folders.INDEX_FILE}"
+            expected = f"expected {hf_folder.WEIGHTS_FILE} or {hf_folder.INDEX_FILE}"
             return {}, [f"{folder}: no weights; {expected}{found}"]
-        named = attempt(lambda: folders.read_weight_map(index), problems) or {}
-        files = sorted(set(named.values()))
+        weight_map = _note_problem(lambda: hf_folder.read_weight_map(index), problems) or {}
+        files = sorted(set(weight_map.values()))
     tensors: dict[str, FileTensor] = {}
     for name in files:
         file = folder / name
         try:
-            held = read_header(file, stack.enter_context(file.open("rb", buffering=0)).fileno())
+            opened = stack.enter_context(file.open("rb", buffering=0))
+            hf_folder.check_lfs_pointer(file)
+            found_here = read_header(file, opened.fileno())
+        except UserError as mistake:
+            problems.append(str(mistake))
         except OSError as error:
             problems.append(f"{file}: cannot be read ({error.strerror})")
         except CorruptFileError as damage:
             problems.append(f"{file}: not readable as safetensors: {join_names(damage.problems)}")
         else:
-            twice = [f"{one} (also in {tensors[one].file.name})" for one in held if one in tensors]
-            absent = [one for one, where in named.items() if where == name and one not in held]
-            problems += [f"{file}: holds again {join_names(twice)}"] * bool(twice)
-            problems += [f"{file}: lacks what {index.name} says: {join_names(absent)}"] * bool(
-                absent
-            )
-            tensors |= held
+            twice = [f"{n} (also in {tensors[n].file.name})" for n in found_here if n in tensors]
+            absent = [n for n, where in weight_map.items() if where == name and n not in found_here]
+            if twice:
+                problems.append(f"{file}: holds again {join_names(twice)}")
+            if absent:
+                problems.append(f"{file}: lacks what {index.name} says: {join_names(absent)}")
+            tensors |= found_here
     return tensors, problems
 
 
 def join_names(names: Sequence[str], shown: int = 20) -> str:
-    """The first few of a list, and how many more there are."""
+    """The first few of a list, each cut to a line, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return ", ".join(name[:200] for name in names[:shown]) + more
 
 
-def same(one: FileTensor, other: FileTensor) -> bool:
-    """Whether two tensors are equal, read strip by strip.
+def tensors_equal(one: FileTensor, other: FileTensor) -> bool:
+    """Whether two tensors hold the same numbers, compared strip by strip.
 
     Some files of tied decoders repeat the embedding as the output.
     """
     if one.shape != other.shape or not {one.dtype, other.dtype} <= FLOATS.keys():
         return False
-    step = max(1, COMPARED // max(count_bytes(one.shape[1:], FLOATS[one.dtype]), 1))
+    step = max(1, COMPARED_BYTES // max(count_bytes(one.shape[1:], FLOATS[one.dtype]), 1))
     strips = [(slice(at, at + step), slice(None)) for at in range(0, one.shape[0], step)]
     return all(np.array_equal(one[strip], other[strip]) for strip in strips)
 
@@ -230,32 +295,31 @@ def check_weights(
     """All in which weights are not exactly what the config implies; empty where they are.
 
     Args:
-        tensors: what is there; a repeated output is taken out.
+        tensors: what the files hold; an output that repeats the embedding is taken out.
         damaged: some files could not be read, so nothing is known of what is missing.
     """
-    stored = family.tensor_layouts(config)
+    layouts = family.tensor_layouts(config)
     held = {path: value.shape for path, value in get_parameters(abstract_decoder(config)).items()}
-    shapes = {name: stored[key].tensor_shape(held) for key in held for name in stored[key].names}
-    named = {family.canonical_name(name): name for name in tensors}
+    shapes = {name: layouts[key].tensor_shape(held) for key in held for name in layouts[key].names}
+    found_as = {family.canonical_name(name): name for name in tensors}
     if config.tie_embeddings:
-        output, embedding = stored["output", "kernel"].names[0], stored["embedding",].names[0]
-        if output in named and embedding in named:
-            if same(tensors[named[output]], tensors[named[embedding]]):
-                del tensors[named.pop(output)]
-    missing = [] if damaged else sorted(shapes.keys() - named.keys())
-    unknown = (n for n in named.keys() - shapes.keys() if not family.ignores_tensor(n, config))
-    surplus = sorted(named[n] for n in unknown)
-    found = [
+        output, embedding = layouts["output", "kernel"].names[0], layouts["embedding",].names[0]
+        if output in found_as and embedding in found_as:
+            if tensors_equal(tensors[found_as[output]], tensors[found_as[embedding]]):
+                del tensors[found_as.pop(output)]
+    missing = [] if damaged else sorted(shapes.keys() - found_as.keys())
+    unknown = (n for n in found_as.keys() - shapes.keys() if not family.ignores_tensor(n, config))
+    surplus = sorted(found_as[n] for n in unknown)
+    problems = [
         f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {join_names(names)}"
         for what, names in (("missing", missing), ("not known to this config", surplus))
         if names
     ]
     wrong = []
-    for name in sorted(shapes.keys() & named.keys()):
-        tensor = tensors[named[name]]
+    for name in sorted(shapes.keys() & found_as.keys()):
+        tensor = tensors[found_as[name]]
         if tensor.dtype not in FLOATS:
             wrong.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
         elif tensor.shape != shapes[name]:
             wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(shapes[name])}")
-    found += [join_names(wrong)] if wrong else []
-    return "; ".join(found)
+    return "; ".join([*problems, join_names(wrong)] if wrong else problems)

@@ -1,4 +1,7 @@
-"""Low-rank updates of a decoder's kernels: W + scale · B A (2106.09685, section 4.1)."""
+"""LoRA weights: low-rank updates of kernels, W + scale · B A (2106.09685, section 4.1).
+
+Axes: R rank, I inputs, O outputs of a kernel.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +14,8 @@ from jaxtyping import Float
 
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
+
+__all__ = ["LoRAFactors", "LoRAWeights"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,12 @@ class LoRAFactors:
 
 @dataclass(frozen=True)
 class LoRAWeights:
-    """The updates of a decoder, by the path of the kernel.
+    """The updates of a decoder.
 
-    ``base_fingerprint`` is the fingerprint of the decoder that they belong to, without them.
+    Attributes:
+        factors: by the path of the kernel.
+        base_fingerprint: of the decoder that they were trained on, without them.
+        rank_stabilized: whether updates are scaled as in rsLoRA.
     """
 
     factors: Mapping[ParameterPath, LoRAFactors]
@@ -43,16 +51,16 @@ class LoRAWeights:
     rank_stabilized: bool = False
 
     def merge_into(self, model: PretrainedDecoder) -> PretrainedDecoder:
-        """A decoder with the updates in its kernels, added in float32; ``model`` stays as it is.
+        """A decoder with the updates added to its kernels, in float32; ``model`` is not changed.
 
         Kernels without an update are shared between the two.
         """
         decoder = nnx.clone(model.decoder)
         state = dict(nnx.to_flat_state(nnx.state(decoder, nnx.Param)))
-        for path, one in self.factors.items():
+        for path, factors in self.factors.items():
             kernel = state[path].get_value()
-            a, b = jnp.asarray(one.a), jnp.asarray(one.b)
-            update = jnp.matmul(b, a, precision="highest") * one.scale(self.rank_stabilized)
+            a, b = jnp.asarray(factors.a), jnp.asarray(factors.b)
+            update = jnp.matmul(b, a, precision="highest") * factors.scale(self.rank_stabilized)
             merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
             state[path] = state[path].replace(jax.device_put(merged, kernel.sharding))
         nnx.update(decoder, nnx.from_flat_state(list(state.items())))

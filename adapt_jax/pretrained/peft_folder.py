@@ -1,13 +1,12 @@
-"""PEFT's folders: soft prompts and low-rank updates as adapter_config.json with its tensors.
+"""Reads PEFT folders: prompt tuning and LoRA, as adapter_config.json with its tensors.
 
-PEFT names a module where this decoder has kernels: in a fused projection several of them, whose
-factors leave as one block (A side by side, B block-diagonal) and come in by slicing.
+Whatever an adapter asks for is either computed here exactly as PEFT computes it, or refused by its
+name. PEFT names a module where this decoder has kernels: the factors of a fused projection are
+sliced.
 """
 
-import json
-import math
 import re
-from collections import Counter
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +15,22 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import regex
 
 from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.hf_folder import read_json
+from adapt_jax.pretrained.field_checks import (
+    FLAG,
+    Check,
+    find_problems,
+    is_number,
+    is_whole,
+    list_of,
+    number,
+    whole,
+)
+from adapt_jax.pretrained.hf_folder import check_lfs_pointer, find_local_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join_names
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.safetensors_io import (
@@ -28,30 +38,101 @@ from adapt_jax.pretrained.safetensors_io import (
     CorruptFileError,
     FileTensor,
     read_header,
-    write_tensors,
 )
 from adapt_jax.utils.errors import UserError
 
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "BASE_PREFIX",
+    "Adapter",
+    "find_adapter_folder",
+    "read_adapter",
+    "read_base_decoder",
+]
+
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-BASE = "base_model.model."  # in front of every module's name
-FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-# Options of PEFT's LoRA that are known here, or change nothing in a trained adapter. Any other
-# that is set is refused by its name.
-KNOWN_OPTIONS = {
+BASE_PREFIX = "base_model.model."  # before every module's name
+MAX_PATTERN_SECONDS = 2.0  # for all regular expressions of an adapter together
+_FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
+_SAVED_MODULE = re.compile(r"(.+)\.modules_to_save(?:\.([^.]+))?\.(weight|bias)")
+# Options that every adapter may have, and that change nothing in a trained one.
+COMMON_OPTIONS = {
     *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode"),
-    *("base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "use_rslora"),
-    *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "modules_to_save"),
-    *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "bias", "init_lora_weights"),
-    *("megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying"),
-    "eva_config",
+    *("base_model_name_or_path", "revision", "modules_to_save"),
 }
+# Options that are computed here, or change nothing in a trained adapter. Any other that is set is
+# refused by its name.
+LORA_OPTIONS = COMMON_OPTIONS | {
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
+    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
+}
+PROMPT_TUNING_OPTIONS = COMMON_OPTIONS | {
+    *("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads"),
+    *("num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"),
+    "tokenizer_name_or_path",
+}
+KERNELS = ("kernel", "router")  # the parameters that have factors, by their names here
 # Ways to begin a training that leave the decoder's own kernels as they were.
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_layer(value: Any) -> bool:
+    return is_whole(value, 0, 10**6)
+
+
+def _is_layers(value: Any) -> bool:
+    return _is_layer(value) or (isinstance(value, list) and all(map(_is_layer, value)))
+
+
+_NAMES = Check("a text or a list of texts", _is_names, nullable=True)
+LORA_CHECKS = {
+    "r": whole(1, 2**16),
+    "lora_alpha": number(-1e9, 1e9),
+    "use_rslora": FLAG,
+    "fan_in_fan_out": FLAG,
+    "rank_pattern": Check(
+        "ranks by module",
+        lambda value: (
+            isinstance(value, dict) and all(is_whole(one, 1, 2**16) for one in value.values())
+        ),
+        nullable=True,
+    ),
+    "alpha_pattern": Check(
+        "numbers by module",
+        lambda value: (
+            isinstance(value, dict) and all(is_number(one, -1e9, 1e9) for one in value.values())
+        ),
+        nullable=True,
+    ),
+    "target_modules": _NAMES,
+    "exclude_modules": _NAMES,
+    "layers_pattern": _NAMES,
+    "layers_to_transform": Check("layers", _is_layers, nullable=True),
+    "modules_to_save": list_of("texts", _is_text),
+    "bias": Check("none, all or lora_only", lambda value: value in ("none", "all", "lora_only")),
+}
+PROMPT_TUNING_CHECKS = {
+    "num_virtual_tokens": whole(1, 2**20, nullable=True),
+    "token_dim": whole(1, 2**22, nullable=True),
+    "num_transformer_submodules": whole(1, 1, nullable=True),
+    "modules_to_save": Check("null", lambda value: value == [], nullable=True),
+}
+
+
 @dataclass(frozen=True)
 class Adapter:
-    """What a PEFT folder holds: a soft prompt, or low-rank updates.
+    """What a PEFT folder holds: a soft prompt, or LoRA weights.
 
     ``replaced`` are whole parameters that were trained beside the factors (modules_to_save, bias).
     """
@@ -61,153 +142,40 @@ class Adapter:
     replaced: Mapping[ParameterPath, np.ndarray] = field(default_factory=dict)
 
 
-def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDecoder) -> None:
-    """PEFT's prompt tuning: one tensor ``prompt_embeddings``, [P, D], float32.
+def find_adapter_folder(folder: str | Path) -> Path:
+    """The folder, if it has an adapter.
 
     Raises:
-        UserError: the soft prompt stands behind BOS, where PEFT has none, or is an ensemble.
+        UserError: it has none; a subfolder that has one is named.
     """
-    if soft_prompt.ensemble_size:
-        raise UserError(
-            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt "
-            "tuning holds one and votes nothing"
-        )
-    if not soft_prompt.before_bos:
-        raise UserError(
-            "the soft prompt stands behind BOS; PEFT puts every soft prompt before it, so the "
-            "adapter would not generate the same"
-        )
-    embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
-    config = {
-        **_common(model, "PROMPT_TUNING"),
-        "num_attention_heads": model.config.num_heads,
-        "num_layers": model.config.num_layers,
-        "num_transformer_submodules": 1,
-        "num_virtual_tokens": embeddings.shape[0],
-        "prompt_tuning_init": "RANDOM",
-        "prompt_tuning_init_text": None,
-        "token_dim": embeddings.shape[1],
-        "tokenizer_kwargs": None,
-        "tokenizer_name_or_path": None,
-    }
-    _write(folder, config, {"prompt_embeddings": embeddings})
+    folder = Path(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return folder
+    inner = sorted(file.parent for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    found = f"; found adapters in {join_names([str(one) for one in inner], 3)}" if inner else ""
+    raise UserError(f"{folder}: no {ADAPTER_CONFIG}; expected a PEFT folder{found}")
 
 
-def write_lora(folder: Path, updates: LoRAWeights, model: PretrainedDecoder) -> None:
-    """PEFT's LoRA: ``lora_A`` [R, in] and ``lora_B`` [out, R] of every module, float32.
+def read_base_decoder(folder: str | Path) -> Path:
+    """The folder on this machine of the decoder that an adapter names.
+
+    A name on the hub is not followed: nothing is fetched because a received file names it.
 
     Raises:
-        UserError: an update belongs to a parameter that is no module of its own in PEFT.
+        UserError: the adapter names no decoder, or none that is a folder here.
     """
-    stored = FAMILIES[model.config.family].tensor_layouts(model.config)
-    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
-    modules: dict[str, TensorLayout] = {}
-    mixture = model.config.moe is not None and not model.config.dense_with_moe
-    for path in updates.factors:
-        one, mixed = stored[path], mixture and "ffn" in path
-        if mixed or len(one.names) > 1 or len(shapes[path]) != 2:
-            why = ", which it would take for the experts'" if mixed else ""
-            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
-        modules[_module(path, one)] = one
-    tensors, ranks, alphas = {}, {}, {}
-    for module, one in modules.items():
-        fused = _fused(one, updates, shapes)
-        tensors[f"{BASE}{module}.lora_A.weight"] = fused.a
-        tensors[f"{BASE}{module}.lora_B.weight"] = fused.b
-        ranks[module], alphas[module] = fused.rank, fused.alpha
-    rank, alpha = (Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, alphas))
-    kernels = (path for path in shapes if path[-1] in ("kernel", "router"))
-    every = {_module(path, stored[path]) for path in kernels}
-    config = {
-        **_common(model, "LORA"),
-        "alpha_pattern": {m: _plain(a) for m, a in alphas.items() if a != alpha},
-        "bias": "none",
-        "fan_in_fan_out": any(one.transposed for one in modules.values()),
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "lora_alpha": _plain(alpha),
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "r": rank,
-        "rank_pattern": {m: r for m, r in ranks.items() if r != rank},
-        "target_modules": _targets(set(modules), every),
-        "use_rslora": updates.rank_stabilized,
-    }
-    _write(folder, config, tensors)
-
-
-def _module(path: ParameterPath, one: TensorLayout) -> str:
-    """The module of a kernel; whatever files call the output, transformers calls it lm_head."""
-    return "lm_head" if path[0] == "output" else one.names[0].removesuffix(".weight")
-
-
-def _fused(
-    one: TensorLayout, updates: LoRAWeights, shapes: Mapping[ParameterPath, Any]
-) -> LoRAFactors:
-    """The factors of the parts of one tensor as those of the whole; a part without any is zero."""
-    mine = {part: updates.factors[part] for part in one.parameters if part in updates.factors}
-    first = next(iter(mine.values()))
-    if len(one.parameters) == 1:
-        return first
-    scale = first.scale(updates.rank_stabilized)
-    scaled = {
-        part: factors.b * np.float32(factors.scale(updates.rank_stabilized) / scale)
-        for part, factors in mine.items()
-    }
-    if len(mine) == len(one.parameters) and all(
-        np.array_equal(f.a, first.a) for f in mine.values()
-    ):
-        return LoRAFactors(first.a, one.fuse(scaled), first.alpha)  # it was one block before
-    rank = sum(factors.rank for factors in mine.values())
-    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in one.parameters}
-    at = 0
-    for part, factors in mine.items():
-        blocks[part][:, at : at + factors.rank] = scaled[part]
-        at += factors.rank
-    a = np.concatenate([factors.a for factors in mine.values()])
-    alpha = scale * (rank**0.5 if updates.rank_stabilized else rank)
-    return LoRAFactors(a, one.fuse(blocks), alpha)
-
-
-def _targets(chosen: set[str], every: set[str]) -> list[str]:
-    """The shortest ends of module names by which PEFT finds those that are chosen and no others."""
-    ends = set()
-    for module in chosen:
-        parts = module.split(".")
-        for count in range(1, len(parts) + 1):
-            end = ".".join(parts[-count:])
-            if {m for m in every if m == end or m.endswith(f".{end}")} <= chosen:
-                ends.add(end)
-                break
-    return sorted(ends)
-
-
-def _plain(number: float) -> float:
-    """Whole numbers without a point, as people write them."""
-    return int(number) if number == int(number) else number
-
-
-def _common(model: PretrainedDecoder, kind: str) -> dict[str, Any]:
-    """What every adapter_config.json says."""
-    name, _, revision = model.path.partition("@")
-    here = Path(model.path).expanduser()
-    return {
-        "auto_mapping": None,
-        "base_model_name_or_path": str(here.resolve()) if here.is_dir() else name,
-        "inference_mode": True,
-        "peft_type": kind,
-        "revision": (revision or None) if not here.is_dir() else None,
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes = {name: array.shape for name, array in tensors.items()}
-    write_tensors(folder / ADAPTER_WEIGHTS, shapes, np.float32, iter(tensors.items()))
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    file = find_adapter_folder(folder) / ADAPTER_CONFIG
+    config = read_json(file)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not name or not isinstance(name, str):
+        raise UserError(f"{file}: names no decoder; say where it lies with --decoder")
+    if (found := find_local_folder(name)) is not None:
+        return found
+    full_name = f"{name}@{revision}" if revision else name
+    raise UserError(
+        f"{file}: names the decoder {full_name[:200]!r}, which is no folder here, and nothing is "
+        f"fetched because a file names it; if you trust it, give --decoder {full_name[:200]}"
+    )
 
 
 def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
@@ -216,190 +184,318 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
     Raises:
         UserError: naming whatever is damaged, does not fit the decoder, or cannot be represented.
     """
-    folder = Path(folder)
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise UserError(f"{folder}: no {ADAPTER_CONFIG}; expected a PEFT folder")
+    folder = find_adapter_folder(folder)
     config = read_json(folder / ADAPTER_CONFIG)
-    kind = config.get("peft_type")
-    readers = {"PROMPT_TUNING": _read_soft_prompt, "LORA": _read_low_rank}
-    if kind not in readers:
-        known = ", ".join(readers)
+    readers = {
+        "PROMPT_TUNING": (_read_soft_prompt, PROMPT_TUNING_OPTIONS, PROMPT_TUNING_CHECKS),
+        "LORA": (_read_lora, LORA_OPTIONS, LORA_CHECKS),
+    }
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type not in readers:
+        known, shown = ", ".join(readers), repr(peft_type)[:60]
         raise UserError(
-            f"{folder / ADAPTER_CONFIG}: peft_type {kind!r} is not supported; supported: {known}"
+            f"{folder / ADAPTER_CONFIG}: peft_type {shown} is not supported; supported: {known}"
         )
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        pickled = list(folder.glob("*.bin"))
-        found = f" ({pickled[0].name} is pickled, so it is never opened)" if pickled else ""
-        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}{found}")
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context((folder / ADAPTER_WEIGHTS).open("rb", buffering=0))
-            held = read_header(folder / ADAPTER_WEIGHTS, opened.fileno())
-        except (OSError, CorruptFileError) as error:
-            raise UserError(
-                f"{folder / ADAPTER_WEIGHTS}: not readable as safetensors: {error}"
-            ) from None
-        other = [f"{name} is {t.dtype}" for name, t in held.items() if t.dtype not in FLOATS]
-        if other:
-            raise UserError(
-                f"{folder / ADAPTER_WEIGHTS}: expected one of {', '.join(FLOATS)}: {join_names(other)}"
-            )
-        arrays = {name: _whole(tensor) for name, tensor in held.items()}
-    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{folder / ADAPTER_WEIGHTS}: not finite: {join_names(wrong, 3)}")
+    read, options, checks = readers[peft_type]
+    problems = find_problems(config, checks)
+    problems += [
+        f"{name} {value!r}"[:100] for name, value in config.items() if value and name not in options
+    ]
+    if problems:
+        raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
+    tensors = _read_tensors(folder)
     try:
-        return readers[kind](folder, config, arrays, model)
-    except re.error as error:
+        return read(folder, config, tensors, model)
+    except regex.error as error:
         raise UserError(
-            f"{folder / ADAPTER_CONFIG}: {error.pattern!r} is no regular expression ({error})"
+            f"{folder / ADAPTER_CONFIG}: {str(error.pattern)[:100]!r} is no regular expression "
+            f"({error.msg})"
         ) from None
 
 
-def _whole(tensor: FileTensor) -> np.ndarray:
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of the adapter, as float32."""
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        pickled = list(folder.glob("*.bin"))
+        found = f" ({pickled[0].name} is pickled, so it is never opened)" if pickled else ""
+        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}{found}")
+    check_lfs_pointer(file)
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(file.open("rb", buffering=0))
+            held = read_header(file, opened.fileno())
+        except (OSError, CorruptFileError) as error:
+            raise UserError(f"{file}: not readable as safetensors: {str(error)[:300]}") from None
+        other = [f"{name} is {t.dtype}" for name, t in held.items() if t.dtype not in FLOATS]
+        if other:
+            raise UserError(f"{file}: expected one of {', '.join(FLOATS)}: {join_names(other)}")
+        arrays = {name: _read_whole(tensor) for name, tensor in held.items()}
+    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{file}: not finite: {join_names(wrong, 3)}")
+    return arrays
+
+
+def _read_whole(tensor: FileTensor) -> np.ndarray:
     """All of a tensor, as float32."""
-    return tensor[tuple(slice(None) for _ in tensor.shape)].astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+        return tensor[tuple(slice(None) for _ in tensor.shape)].astype(np.float32)
+
+
+def _plain_names(tensors: Mapping[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+    """The tensors by their names without what torch.compile and DistributedDataParallel add."""
+    plain: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        short = name.replace("_orig_mod.", "")
+        while short.startswith("module."):
+            short = short.removeprefix("module.")
+        if short in plain:
+            problems.append(f"{name}: holds {short} again")
+        plain[short] = array
+    return plain
 
 
 def _read_soft_prompt(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
-    rows, wanted = tensors.pop("prompt_embeddings", None), model.config.embed_dim
-    if rows is None or tensors:
-        found = f"; found {join_names(sorted(tensors))}" if tensors else ""
-        raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected prompt_embeddings alone{found}")
-    if (modules := config.get("num_transformer_submodules")) not in (None, 1):
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG}: num_transformer_submodules {modules}; expected 1"
-        )
+    problems: list[str] = []
+    tensors = _plain_names(tensors, problems)
+    rows, embed_dim = tensors.pop("prompt_embeddings", None), model.config.embed_dim
+    if rows is None or problems:
+        found = join_names([*problems, *sorted(tensors)])
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected prompt_embeddings; found {found}")
     said = config.get("num_virtual_tokens")
-    if rows.ndim != 2 or rows.shape[1] != wanted or said not in (None, rows.shape[0]):
+    if rows.ndim != 2 or rows.shape[1] != embed_dim or said not in (None, rows.shape[0]):
         raise UserError(
             f"{folder / ADAPTER_WEIGHTS}: prompt_embeddings is {list(rows.shape)}, expected "
-            f"[{said or 'virtual tokens'}, {wanted}] for {model.path}"
+            f"[{said or 'virtual tokens'}, {embed_dim}] for {model.path}"
         )
+    if config.get("token_dim") not in (None, embed_dim):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: token_dim is {config['token_dim']}; expected {embed_dim}"
+        )
+    # PEFT can save the decoder's embeddings too; they must be the decoder's own
+    whole_tensors = {name.removeprefix("base_model."): array for name, array in tensors.items()}
+    replaced = _Modules(model).match_whole(whole_tensors, problems)
+    problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in replaced]
+    if problems:
+        raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
     return Adapter(SoftPrompt(jnp.asarray(rows), before_bos=True))
 
 
-def _read_low_rank(
+def _read_lora(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
-    family = FAMILIES[model.config.family]
-    stored = family.tensor_layouts(model.config)
-    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
-    by_name = {name: stored[path] for path in shapes for name in stored[path].names}
-    problems = _unknown_options(config)
-    pairs: dict[str, dict[str, np.ndarray]] = {}
-    whole: dict[str, np.ndarray] = {}
-    for name, array in tensors.items():
-        if found := FACTOR.fullmatch(name.removeprefix(BASE)):
-            pairs.setdefault(found[1], {})[found[2]] = array
-        else:
-            module = name.removeprefix(BASE).replace(".base_layer.", ".")
-            whole[module.replace(".modules_to_save.default.", ".")] = array
+    problems: list[str] = []
+    if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
+        problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels"[:200])
+    modules = _Modules(model)
+    pairs, whole_tensors, originals = _sort_tensors(_plain_names(tensors, problems), problems)
+    # with what PEFT wraps, it can also save the module as it was: that must be the decoder's
+    changed = modules.match_whole(originals, problems)
+    problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]
+    options = _LoRAOptions(folder, config)
     factors: dict[ParameterPath, LoRAFactors] = {}
-    stabilized = bool(config.get("use_rslora"))
     for module, pair in pairs.items():
-        one = by_name.get(family.canonical_name(f"{module}.weight"))
-        if one is None or len(one.names) > 1:
+        layout = modules.find_kernels(f"{module}.weight")
+        if layout is None:
             problems.append(f"{module}: no module of {model.path}")
-        elif pair.keys() != {"A", "B"}:
-            problems.append(f"{module}: has lora_{next(iter(pair))} alone")
-        elif not _targeted(module, config):
-            problems.append(f"{module}: has factors, but target_modules does not name it")
-        elif not _in_layers(module, config.get("layers_to_transform")):
-            problems.append(f"{module}: has factors, but layers_to_transform leaves its layer out")
+        elif problem := options.find_problem(module, pair):
+            problems.append(f"{module}: {problem}")
         else:
-            rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
-            alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
-            a, b = pair["A"], pair["B"]
-            width, out = (
-                shapes[one.parameters[0]][1],
-                sum(shapes[part][0] for part in one.parameters),
-            )
-            if a.shape != (rank, width) or b.shape != (out, rank):
-                found_shapes = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
-                expected = f"expected {[rank, width]} and {[out, rank]}"
-                problems.append(f"{module}: {found_shapes}, {expected}")
-            elif not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-                problems.append(f"{module}: lora_alpha is {alpha!r}, expected a number")
-            else:
-                for path in one.parameters:
-                    factors[path] = LoRAFactors(
-                        a, one.slice_parameter(path, shapes, b), float(alpha)
-                    )
-    replaced = _replaced(whole, by_name, shapes, family, model, problems)
+            rank, alpha = options.get_rank(module), options.get_alpha(module)
+            factors |= _slice_factors(module, layout, pair, rank, alpha, modules, problems)
+    replaced = modules.match_whole(whole_tensors, problems)
+    for name in config.get("modules_to_save") or ():
+        if not any(f".{name}." in f".{tensor}" for tensor in whole_tensors):
+            problems.append(f"modules_to_save names {name!r}, of which there is no tensor"[:200])
     if not pairs and not problems:
         problems.append("holds no lora_A and lora_B")
     if problems:
         raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
+    stabilized = bool(config.get("use_rslora"))
     return Adapter(None, LoRAWeights(factors, model.fingerprint, stabilized), replaced)
 
 
-def _unknown_options(config: Mapping[str, Any]) -> list[str]:
-    """Options that are set and not known here."""
-    problems = [
-        f"{name} {value!r}" for name, value in config.items() if value and name not in KNOWN_OPTIONS
-    ]
-    if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
-        problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels")
-    return problems
-
-
-def _targeted(module: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT gives this module factors, by the form that target_modules has."""
-
-    def named(wanted: Any) -> bool:
-        if isinstance(wanted, str):
-            return re.fullmatch(wanted, module) is not None
-        return any(module == end or module.endswith(f".{end}") for end in wanted or ())
-
-    wanted = config.get("target_modules")
-    if wanted is None or wanted == "all-linear":
-        return True
-    return named(wanted) and not named(config.get("exclude_modules"))
-
-
-def _in_layers(module: str, layers: Any) -> bool:
-    """Whether layers_to_transform, a number or a list of them, holds this module's layer."""
-    number, wanted = (
-        re.search(r"\.(\d+)\.", module),
-        layers if isinstance(layers, list) else [layers],
-    )
-    return layers is None or (number is not None and int(number[1]) in wanted)
-
-
-def _by_pattern(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """The number that a pattern has for a module: of the first whose end of a name matches."""
-    for pattern, number in (config.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return number
-    return default
-
-
-def _replaced(
-    whole: Mapping[str, np.ndarray],
-    by_name: Mapping[str, TensorLayout],
-    shapes: Mapping[ParameterPath, Any],
-    family: Family,
-    model: PretrainedDecoder,
-    problems: list[str],
-) -> dict[ParameterPath, np.ndarray]:
-    """Whole parameters (modules_to_save, bias), by path; what does not fit is noted."""
-    replaced: dict[ParameterPath, np.ndarray] = {}
-    held = get_parameters(model.decoder)
-    for name, array in whole.items():
-        one = by_name.get(family.canonical_name(name))
-        if one is None or len(one.names) > 1:
-            problems.append(f"{name}: no parameter of {model.path}")
-        elif array.shape != one.tensor_shape(shapes):
-            expected = list(one.tensor_shape(shapes))
-            problems.append(f"{name}: is {list(array.shape)}, expected {expected}")
-        elif one.parameters == (("embedding",),) and model.config.tie_embeddings:
-            problems.append(f"{name}: was trained apart from the output that is tied to it")
+def _sort_tensors(
+    tensors: Mapping[str, np.ndarray], problems: list[str]
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The factors by module and by A and B; trained whole tensors; and modules as they were."""
+    pairs: dict[str, dict[str, np.ndarray]] = {}
+    trained: dict[str, np.ndarray] = {}
+    originals: dict[str, np.ndarray] = {}
+    adapters = set()
+    for full_name, array in tensors.items():
+        name = full_name.removeprefix(BASE_PREFIX)
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        if found := _FACTOR.fullmatch(name):
+            pairs.setdefault(found[1], {})[found[2]] = array
+            adapters.add(found[3])
+        elif found := _SAVED_MODULE.fullmatch(name):
+            trained[f"{found[1]}.{found[3]}"] = array
+            adapters.add(found[2])
+        elif ".original_module." in name:
+            originals[name.replace(".original_module.", ".")] = array
         else:
-            for path in one.parameters:
-                index = tuple(slice(0, size) for size in shapes[path])
-                read = one.read(path, shapes, {one.names[0]: array}, index)
-                if not np.array_equal(read, np.asarray(held[path], np.float32)):
-                    replaced[path] = read  # PEFT also writes parameters that stayed as they were
-    return replaced
+            trained[name.replace(".base_layer.", ".")] = array
+    if len(names := sorted(name for name in adapters if name is not None)) > 1:
+        problems.append(f"holds several adapters ({join_names(names, 5)}); save one alone")
+    return pairs, trained, originals
+
+
+def _slice_factors(
+    module: str,
+    layout: TensorLayout,
+    pair: Mapping[str, np.ndarray],
+    rank: int,
+    alpha: float,
+    modules: "_Modules",
+    problems: list[str],
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of one module, for each of the kernels that it holds."""
+    a, b, shapes = pair["A"], pair["B"], modules.shapes
+    inputs = shapes[layout.parameters[0]][1]
+    outputs = sum(shapes[part][0] for part in layout.parameters)
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
+        found = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
+        problems.append(f"{module}: {found}, expected {[rank, inputs]} and {[outputs, rank]}")
+        return {}
+    return {path: LoRAFactors(a, layout.slice_parameter(path, shapes, b), alpha) for path in layout.parameters}
+
+
+class _LoRAOptions:
+    """What adapter_config.json says of single modules, as PEFT reads it (peft/tuners/lora)."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        self.config = config
+        self.patterns = _Patterns(folder / ADAPTER_CONFIG)
+
+    def find_problem(self, module: str, pair: Mapping[str, np.ndarray]) -> str:
+        """Why PEFT would not give this module these factors, or an empty string."""
+        if pair.keys() != {"A", "B"}:
+            return f"has lora_{next(iter(pair))} alone"
+        if not self._is_target(module):
+            return "has factors, but target_modules does not name it"
+        if not self._is_in_layers(module):
+            return "has factors, but layers_to_transform leaves its layer out"
+        return ""
+
+    def get_rank(self, module: str) -> int:
+        """R of a module."""
+        return int(self._by_pattern("rank_pattern", module, self.config.get("r", 8)))
+
+    def get_alpha(self, module: str) -> float:
+        """alpha of a module."""
+        return float(self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8)))
+
+    def _is_target(self, module: str) -> bool:
+        targets = self.config.get("target_modules")
+        if targets is None or targets == "all-linear":
+            return True
+        excluded = self.config.get("exclude_modules")
+        return self._is_named(module, targets) and not self._is_named(module, excluded)
+
+    def _is_named(self, module: str, names: Any) -> bool:
+        if isinstance(names, str):
+            return self.patterns.fullmatch(names, module)
+        return any(module == end or module.endswith(f".{end}") for end in names or ())
+
+    def _is_in_layers(self, module: str) -> bool:
+        layers = self.config.get("layers_to_transform")
+        if layers is None or layers == []:
+            return True
+        found = re.search(r"\.(\d+)\.", module)
+        if patterns := self.config.get("layers_pattern"):
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            number = next((n for p in patterns if (n := self.patterns.layer(p, module))), None)
+        else:
+            number = found[1] if found else None
+        wanted = layers if isinstance(layers, list) else [layers]
+        return number is not None and int(number) in wanted
+
+    def _by_pattern(self, key: str, module: str, default: Any) -> Any:
+        """The number that a pattern has for a module: the first whose end of a name matches."""
+        for pattern, value in (self.config.get(key) or {}).items():
+            if self.patterns.fullmatch(rf"(.*\.)?({pattern})", module):
+                return value
+        return default
+
+
+class _Patterns:
+    """Regular expressions out of a received file: they share a limit of time."""
+
+    def __init__(self, file: Path):
+        self.file, self.end = file, time.monotonic() + MAX_PATTERN_SECONDS
+
+    def fullmatch(self, pattern: str, text: str) -> bool:
+        """Whether the pattern matches all of the text."""
+        return self._match(pattern, text) is not None
+
+    def layer(self, pattern: str, module: str) -> str | None:
+        """The number that follows the pattern in a module's name."""
+        found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
+        return None if found is None else found["layer"]
+
+    def _match(self, pattern: str, text: str) -> Any:
+        try:
+            left = self.end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return regex.fullmatch(pattern, text, timeout=left)
+        except (TimeoutError, RecursionError, MemoryError):
+            shown = repr(pattern)[:100]
+            raise UserError(
+                f"{self.file}: the regular expression {shown} takes too long to match"
+            ) from None
+
+
+class _Modules:
+    """The parameters of a decoder by the names of the tensors that hold them."""
+
+    def __init__(self, model: PretrainedDecoder):
+        self.model = model
+        self.family: Family = FAMILIES[model.config.family]
+        layouts = self.family.tensor_layouts(model.config)
+        self.parameters = get_parameters(model.decoder)
+        self.shapes = {path: value.shape for path, value in self.parameters.items()}
+        self.layouts = {
+            name: layouts[path] for path in self.parameters for name in layouts[path].names
+        }
+        if model.config.tie_embeddings:  # the output's name stands for the embedding
+            self.layouts[layouts["output", "kernel"].names[0]] = layouts["embedding",]
+
+    def find_kernels(self, name: str) -> TensorLayout | None:
+        """Where the kernels of a tensor lie; None if it holds no kernels, or stacked experts."""
+        layout = self.layouts.get(self.family.canonical_name(name))
+        if layout is None or len(layout.names) > 1 or layout.parameters[0][-1] not in KERNELS:
+            return None
+        return layout
+
+    def match_whole(
+        self, tensors: Mapping[str, np.ndarray], problems: list[str]
+    ) -> dict[ParameterPath, np.ndarray]:
+        """Whole tensors by parameter, but for those that equal the decoder's own.
+
+        What does not fit is noted among the problems.
+        """
+        replaced: dict[ParameterPath, np.ndarray] = {}
+        for name, array in tensors.items():
+            layout = self.layouts.get(self.family.canonical_name(name))
+            if layout is None or len(layout.names) > 1:
+                problems.append(f"{name}: no parameter of {self.model.path}")
+                continue
+            if array.shape != layout.tensor_shape(self.shapes):
+                expected = list(layout.tensor_shape(self.shapes))
+                problems.append(f"{name}: is {list(array.shape)}, expected {expected}")
+                continue
+            for path in layout.parameters:
+                index = tuple(slice(0, size) for size in self.shapes[path])
+                read = layout.read(path, self.shapes, {layout.names[0]: array}, index)
+                if np.array_equal(read, np.asarray(self.parameters[path], np.float32)):
+                    continue  # PEFT also writes parameters that stayed as they were
+                if path == ("embedding",) and self.model.config.tie_embeddings:
+                    problems.append(f"{name}: was trained apart from the output that is tied to it")
+                else:
+                    replaced[path] = read
+        return replaced

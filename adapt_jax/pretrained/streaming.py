@@ -1,16 +1,18 @@
-"""Parameters on their way from a file to the devices, strip by strip.
+"""Reads parameters from files to the devices, strip by strip.
 
-Threads read a few rows of a tensor at a time and lay them, cast and where needed turned, in their
-place, while a core's cache still holds them. On a CPU that place is memory that the device then
-keeps; for other devices it is memory that is used again for the next tensor. Nothing is compiled.
+Threads read a few rows of a tensor at a time and copy them, cast and where needed transposed, into
+their place, while a core's cache still holds them. On a CPU that place is memory that the device
+then keeps; for other devices it is a buffer that is used again for the next tensor. Nothing is
+compiled.
+
+Axes: E experts, I inputs, O outputs of a kernel.
 """
 
-import ctypes
 import math
-import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,16 +24,44 @@ from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.layout import Index, ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.safetensors_io import FLOATS, FileTensor, count_bytes
+from adapt_jax.utils import cpu
 
-STRIP = 1 << 19  # numbers of a tensor that a thread reads at a time, or more
-BLOCK = 256  # rows and columns that it turns at a time
-POPULATE = 23  # madvise: MADV_POPULATE_WRITE, of Linux 5.14
-MADVISE = ctypes.CDLL(None).madvise  # mmap's own method keeps Python's lock meanwhile
-MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+__all__ = ["ParameterSource", "Reader", "read_parameter"]
+
+
+@dataclass(frozen=True)
+class ParameterSource:
+    """Where one parameter comes from.
+
+    Attributes:
+        layout: how it lies in its tensors.
+        path: which parameter.
+        shapes: of all parameters; fused tensors hold several.
+        tensors: of the open files, by name.
+    """
+
+    layout: TensorLayout
+    path: ParameterPath
+    shapes: Mapping[ParameterPath, Shape]
+    tensors: Mapping[str, FileTensor]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the parameter."""
+        return self.shapes[self.path]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype in the file."""
+        return FLOATS[self.tensors[self.layout.names[0]].dtype]
+
+    def read(self, index: Index) -> np.ndarray:
+        """A part of the parameter, by a slice for each axis."""
+        return self.layout.read(self.path, self.shapes, self.tensors, index)
 
 
 class Reader:
-    """Threads that read, and the memory they read into. Used in a ``with`` block."""
+    """Threads that read, and the buffer for devices that copy. Used in a ``with`` block."""
 
     def __init__(self) -> None:
         self.threads = min(4, os.cpu_count() or 1)
@@ -44,157 +74,128 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def room(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
-        """Memory for a part, of whatever content; what stood there before is gone."""
+    def get_buffer(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
+        """Memory for a part, of whatever content; what it held before is lost."""
         size = count_bytes(shape, dtype)
         if self.memory.size < size:
             self.memory = np.empty(0, np.uint8)  # not both at once
             self.memory = np.empty(size, np.uint8)
         return self.memory[:size].view(dtype).reshape(shape)
 
-    def begin(
-        self,
-        target: np.ndarray,
-        stored: TensorLayout,
-        path: ParameterPath,
-        shapes: Mapping[ParameterPath, Shape],
-        tensors: Mapping[str, FileTensor],
-        index: Index,
+    def start(
+        self, source: ParameterSource, index: Index, target: np.ndarray
     ) -> list[Future[None]]:
-        """Has a part of the parameter at ``path`` read into ``target``; each future is a share."""
-        pieces = list(strips(stored, index))
+        """Has the threads read a part of a parameter into ``target``; each future is a share."""
+        pieces = list(split_into_strips(source.layout, index))
 
-        def share(first: int) -> None:  # tasks cost a tenth of a strip, so each takes many
+        def read_share(first: int) -> None:  # a task costs a tenth of a strip: each takes many
             for strip in pieces[first :: self.threads]:
                 bounds = zip(strip, index, strict=True)
                 here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
-                populate(target[here])
-                lay(target[here], stored.read(path, shapes, tensors, strip))
+                cpu.prefault(target[here])
+                cpu.copy_into(target[here], source.read(strip))
 
-        return [self.pool.submit(share, first) for first in range(min(self.threads, len(pieces)))]
+        shares = range(min(self.threads, len(pieces)))
+        return [self.pool.submit(read_share, first) for first in shares]
 
-
-def new(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """Memory that begins where XLA wants it to, so that a CPU device takes it uncopied.
-
-    It is asked of the system itself: NumPy would ask for huge pages, which a virtual machine may
-    take twice as long to give. Pages that could be shared take longer, too.
-    """
-    size = count_bytes(shape, dtype)
-    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, np.uint8)[:size].view(dtype).reshape(shape)
+    def read(self, source: ParameterSource, index: Index) -> np.ndarray:
+        """A part of a parameter in the buffer, in the dtype of the file."""
+        buffer = self.get_buffer(_shape_of(index), source.dtype)
+        _wait_for(self.start(source, index, buffer))
+        return buffer
 
 
-def populate(target: np.ndarray) -> None:
-    """Asks for the pages of new memory at once: one by one, as they are touched, they take longer.
-
-    They are still in the cache when they are written. A system that does not know how says so, and
-    nothing is lost.
-    """
-    if target.flags.c_contiguous:
-        first = -(-target.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-        if (length := target.ctypes.data + target.nbytes - first) > 0:
-            MADVISE(first, length, POPULATE)
-
-
-def lay(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies what may be of another dtype, and lie the other way round.
-
-    Turned blocks go by way of a small array whose rows do not begin a power of two apart, because
-    a cache holds few of those at once.
-    """
-    if source.ndim < 2 or source.strides[-1] == source.itemsize:
-        target[...] = source
-        return
-    scratch = np.empty((BLOCK, BLOCK + 64 // source.itemsize), source.dtype)
-    for expert in np.ndindex(source.shape[:-2]):
-        for at in range(0, source.shape[-2], BLOCK):
-            for over in range(0, source.shape[-1], BLOCK):
-                here = (*expert, slice(at, at + BLOCK), slice(over, over + BLOCK))
-                turned = source[here].T
-                block = scratch[: turned.shape[0], : turned.shape[1]]
-                block[...] = turned
-                target[here] = block.T
-
-
-def strips(stored: TensorLayout, index: Index) -> Iterator[Index]:
+def split_into_strips(layout: TensorLayout, index: Index) -> Iterator[Index]:
     """A part of a parameter in pieces, each of them some whole rows of one tensor.
 
-    ``index`` is the part: a slice with both ends for each axis of the parameter.
+    Args:
+        index: the part: a slice with both ends for each axis of the parameter.
     """
     if len(index) == 3:  # experts, in a tensor for each or in one for all
         for expert in range(index[0].start, index[0].stop):
-            apart = strips(stored, index[1:]) if len(stored.names) > 1 else [index[1:]]
-            for rest in apart:
+            of_one = split_into_strips(layout, index[1:]) if len(layout.names) > 1 else [index[1:]]
+            for rest in of_one:
                 yield (slice(expert, expert + 1), *rest)
-    elif stored.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
+    elif layout.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
         yield index
     else:
-        axis = len(index) - 1 if stored.transposed else 0
+        axis = len(index) - 1 if layout.transposed else 0
         others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
-        step = max(BLOCK if stored.transposed else 1, STRIP // max(others, 1))
+        least = cpu.TRANSPOSE_BLOCK if layout.transposed else 1
+        step = max(least, cpu.NUMBERS_PER_STRIP // max(others, 1))
         for first in range(index[axis].start, index[axis].stop, step):
             rows = slice(first, min(first + step, index[axis].stop))
             yield (*index[:axis], rows, *index[axis + 1 :])
 
 
 def read_parameter(
-    reader: Reader,
-    tensors: Mapping[str, FileTensor],
-    stored: TensorLayout,
-    path: ParameterPath,
-    shapes: Mapping[ParameterPath, Shape],
-    dtype: Any,
-    place: Sharding,
+    reader: Reader, source: ParameterSource, dtype: Any, place: Sharding
 ) -> Callable[[], jax.Array]:
     """Begins to read a parameter; what comes back waits for it.
 
-    Each device's part is read on its own. What a device does not keep is read one part at a time,
-    when it is waited for.
+    Each device's part is read on its own. For a device that copies, a part is read when it is
+    waited for.
+
+    Args:
+        dtype: of the parameter; None: float32 on a CPU, elsewhere that of the file.
     """
-    kind = FLOATS[tensors[stored.names[0]].dtype]
     if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else kind
-    dtype = jnp.dtype(dtype)
-    begin = partial(reader.begin, stored=stored, path=path, shapes=shapes, tensors=tensors)
-
-    def kept(index: Index, devices: list[Any]) -> Callable[[], list[jax.Array]]:
-        part = new(extent(index), dtype)
-        if stored.transposed:  # then no strip is all of some rows
-            populate(part)
-        shares = begin(part, index=index)
-        return lambda: [jax.device_put(done(part, shares), device) for device in devices]
-
-    def copied(index: Index, devices: list[Any]) -> list[jax.Array]:
-        room = reader.room(extent(index), kind)
-        part = done(room, begin(room, index=index))
-        return jax.block_until_ready([sent(part, device, dtype) for device in devices])
-
-    def expert_by_expert(index: Index, devices: list[Any]) -> list[jax.Array]:
-        wholes = [jnp.zeros(extent(index), dtype, device=device) for device in devices]
-        for at in range(index[0].stop - index[0].start):  # each is a tensor of its own
-            one = (slice(index[0].start + at, index[0].start + at + 1), *index[1:])
-            room = reader.room(extent(one), kind)
-            part = done(room, begin(room, index=one))
-            placed = zip(wholes, devices, strict=True)
-            wholes = [put(whole, sent(part, device, dtype), at) for whole, device in placed]
-            jax.block_until_ready(wholes)
-        return wholes
-
-    one_by_one = copied if len(stored.names) == 1 else expert_by_expert
-    waiting = [
-        kept(*part) if keeps(part[1][0]) else partial(one_by_one, *part)
-        for part in parts_of(shapes[path], place)
-    ]
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else source.dtype
+    begin = partial(_begin_part, reader, source, jnp.dtype(dtype))
+    waiting = [begin(*part) for part in _list_parts(source.shape, place)]
 
     def wait() -> jax.Array:
-        pieces = [piece for each in waiting for piece in each()]
-        return jax.make_array_from_single_device_arrays(shapes[path], place, pieces)
+        pieces = [piece for wait_for_part in waiting for piece in wait_for_part()]
+        return jax.make_array_from_single_device_arrays(source.shape, place, pieces)
 
     return wait
 
 
-def parts_of(shape: Shape, place: Sharding) -> list[tuple[Index, list[Any]]]:
+def _begin_part(
+    reader: Reader, source: ParameterSource, dtype: np.dtype, index: Index, devices: list[Any]
+) -> Callable[[], list[jax.Array]]:
+    """Begins to read one part; what comes back waits, and gives it on each of these devices."""
+    if not shares_host_memory(devices[0]):
+        copy = _copy_part if len(source.layout.names) == 1 else _copy_experts
+        return lambda: copy(reader, source, dtype, index, devices)
+    part = cpu.allocate_aligned(_shape_of(index), dtype)
+    if source.layout.transposed:  # then no strip is all of some rows, and none can ask for its pages
+        cpu.prefault(part)
+    shares = reader.start(source, index, part)
+
+    def wait() -> list[jax.Array]:
+        _wait_for(shares)
+        return [jax.device_put(part, device) for device in devices]
+
+    return wait
+
+
+def _copy_part(
+    reader: Reader, source: ParameterSource, dtype: np.dtype, index: Index, devices: list[Any]
+) -> list[jax.Array]:
+    """A part that lies in one tensor, on each device."""
+    part = reader.read(source, index)
+    return jax.block_until_ready([to_device(part, device, dtype) for device in devices])
+
+
+def _copy_experts(
+    reader: Reader, source: ParameterSource, dtype: np.dtype, index: Index, devices: list[Any]
+) -> list[jax.Array]:
+    """A part whose experts are a tensor each, on each device: the buffer holds one expert."""
+    parts = [jnp.zeros(_shape_of(index), dtype, device=device) for device in devices]
+    first, stop = index[0].start, index[0].stop
+    for expert in range(first, stop):
+        read = reader.read(source, (slice(expert, expert + 1), *index[1:]))
+        placed = zip(parts, devices, strict=True)
+        parts = [
+            update_expert(part, to_device(read, device, dtype), expert - first)
+            for part, device in placed
+        ]
+        jax.block_until_ready(parts)  # before the buffer is used again
+    return parts
+
+
+def _list_parts(shape: Shape, place: Sharding) -> list[tuple[Index, list[Any]]]:
     """Each part of an array that lies on devices of this host, once, and all that hold it."""
     parts: dict[str, tuple[Index, list[Any]]] = {}
     for device, index in place.addressable_devices_indices_map(shape).items():
@@ -204,31 +205,29 @@ def parts_of(shape: Shape, place: Sharding) -> list[tuple[Index, list[Any]]]:
     return list(parts.values())
 
 
-def extent(index: Index) -> Shape:
-    """The shape of a part."""
+def _shape_of(index: Index) -> Shape:
     return tuple(one.stop - one.start for one in index)
 
 
-def done(part: np.ndarray, shares: list[Future[None]]) -> np.ndarray:
-    """The part, once all shares of it are read."""
+def _wait_for(shares: list[Future[None]]) -> None:
+    """Waits for the threads; raises what one of them raised."""
     for share in shares:
         share.result()
-    return part
 
 
-def keeps(device: jax.Device) -> bool:
+def shares_host_memory(device: jax.Device) -> bool:
     """Whether the device takes memory of the host's as its own, uncopied."""
     return device.platform == "cpu"
 
 
-def sent(part: np.ndarray, device: jax.Device, dtype: Any) -> jax.Array:
+def to_device(part: np.ndarray, device: jax.Device, dtype: Any) -> jax.Array:
     """A part on a device, which casts it; the host's memory can then be used again."""
     return jax.device_put(part, device).astype(dtype)
 
 
 @partial(jax.jit, donate_argnums=0)
-def put(
-    whole: Float[Array, "E I O"], part: Float[Array, "1 I O"], at: Int[Array, ""]
+def update_expert(
+    parameter: Float[Array, "E I O"], expert: Float[Array, "1 I O"], number: Int[Array, ""]
 ) -> Float[Array, "E I O"]:
-    """The parameter with this expert in its place."""
-    return jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=0)
+    """The parameter with one expert replaced."""
+    return jax.lax.dynamic_update_slice_in_dim(parameter, expert, number, axis=0)

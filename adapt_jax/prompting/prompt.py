@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from adapt_jax.pretrained.chat import has_chat_template, render_chat
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import common_prefix_length, has_chat_template, render_chat
+from adapt_jax.pretrained.tokenization import common_prefix_length
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
@@ -66,18 +67,18 @@ class Prompt:
         """The whole text in front of an answer; in the decoder's chat template, where asked so."""
         if not self.template.chat:
             return self.text + asked
-        return render_chat(model.tokenizer, self.messages(asked), answering=True)
+        return render_chat(model.tokenizer, self.messages(asked), add_generation_prompt=True)
 
     def render_with_answer(self, model: PretrainedDecoder, asked: str, response: str) -> str:
         """The same with the answer; with the end of its turn, in a chat template."""
         if not self.template.chat:
             return self.text + asked + response
         turns = [*self.messages(asked), {"role": "assistant", "content": response}]
-        return render_chat(model.tokenizer, turns, answering=False)
+        return render_chat(model.tokenizer, turns, add_generation_prompt=False)
 
     def encode(self, model: PretrainedDecoder, text: str) -> list[int]:
         """Token ids of a rendered text; a chat template writes BOS itself."""
-        return model.encode(text, bos=not self.template.chat)
+        return model.encode_chat(text) if self.template.chat else model.encode(text)
 
     def prompt_prefix(self, model: PretrainedDecoder) -> list[int]:
         """Token ids of what stands in front of every question."""

@@ -2,11 +2,16 @@
 
 import ctypes
 import functools
+import math
+import mmap
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Queries are attended in chunks, each against the keys up to its end. That is half the work, and a
 # chunk's scores stay in the cache: a training step of 32 x 256 tokens took 0.08 s for each layer
@@ -94,3 +99,69 @@ def step_compiler_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return STEP_COMPILER_OPTIONS
+
+
+# Reading weights: measured by benchmarks/loading.py, see "Loading" in benchmarks/RESULTS.md.
+
+NUMBERS_PER_STRIP = (
+    1 << 19
+)  # of a tensor that a thread reads at a time: they stay in a core's cache
+TRANSPOSE_BLOCK = 256  # rows and columns that are transposed at a time
+MADV_POPULATE_WRITE = 23  # of madvise(2), Linux 5.14
+
+
+@functools.cache
+def _load_madvise() -> Any:
+    """The system's madvise; mmap's own method keeps Python's lock meanwhile."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return madvise
+
+
+def allocate_aligned(shape: tuple[int, ...], dtype: "np.dtype") -> "np.ndarray":
+    """New memory that begins where XLA wants it to, so that a CPU device takes it uncopied.
+
+    It is asked of the system itself: NumPy would ask for huge pages, which a virtual machine may
+    take twice as long to give. Pages that could be shared take longer, too.
+    """
+    import numpy as np
+
+    size = math.prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8)[:size].view(dtype).reshape(shape)
+
+
+def prefault(target: "np.ndarray") -> bool:
+    """Asks for the pages of new memory at once: one by one, as they are touched, they take longer.
+
+    They are still in the cache when they are written. Returns whether the system did so; where it
+    does not know how, nothing is lost.
+    """
+    if not target.flags.c_contiguous:
+        return False
+    first = -(-target.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = target.ctypes.data + target.nbytes - first
+    return length > 0 and _load_madvise()(first, length, MADV_POPULATE_WRITE) == 0
+
+
+def copy_into(target: "np.ndarray", source: "np.ndarray") -> None:
+    """Copies an array of the same shape, which may have another dtype or be transposed.
+
+    Transposed blocks go by way of a small array whose rows do not begin a power of two apart,
+    because a cache holds few of those at once.
+    """
+    import numpy as np
+
+    if source.ndim < 2 or source.strides[-1] == source.itemsize:
+        target[...] = source
+        return
+    size = TRANSPOSE_BLOCK
+    scratch = np.empty((size, size + 64 // source.itemsize), source.dtype)
+    for expert in np.ndindex(source.shape[:-2]):
+        for row in range(0, source.shape[-2], size):
+            for column in range(0, source.shape[-1], size):
+                here = (*expert, slice(row, row + size), slice(column, column + size))
+                transposed = source[here].T
+                block = scratch[: transposed.shape[0], : transposed.shape[1]]
+                block[...] = transposed
+                target[here] = block.T

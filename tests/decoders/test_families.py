@@ -14,7 +14,7 @@ from flax import nnx
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
-from adapt_jax.pretrained.hf_folder import read_config
+from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.memory import slot_bytes

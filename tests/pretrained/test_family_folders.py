@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny_tokenizer
 from family_cases import CASES, SIZES, run, tokens
 
-from adapt_jax.pretrained.hf_folder import read_config
+from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.utils.errors import UserError

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.pretrained import streaming as reading
+from adapt_jax.pretrained import streaming
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.pretrained.safetensors_io import FileTensor, write_tensors
+from adapt_jax.utils import cpu
 
 FORMS = {  # a tensor for each expert; fused; in groups; the other way round; plain, with biases
     "mixtral": "model.layers.0.block_sparse_moe.experts.1.w1.weight",
@@ -38,11 +39,11 @@ def test_a_mesh_holds_what_one_device_holds_and_that_is_what_the_file_says(
     make(tmp_path, name)
     whole = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     if not kept:  # as a GPU does
-        sent = reading.sent
-        monkeypatch.setattr(reading, "keeps", lambda device: False)
-        monkeypatch.setattr(reading, "sent", lambda part, *rest: sent(part.copy(), *rest))
-    monkeypatch.setattr(reading, "STRIP", 0)  # as many strips as there can be
-    monkeypatch.setattr(reading, "BLOCK", 5)
+        copy = streaming.to_device
+        monkeypatch.setattr(streaming, "shares_host_memory", lambda device: False)
+        monkeypatch.setattr(streaming, "to_device", lambda part, *rest: copy(part.copy(), *rest))
+    monkeypatch.setattr(cpu, "NUMBERS_PER_STRIP", 0)  # as many strips as there can be
+    monkeypatch.setattr(cpu, "TRANSPOSE_BLOCK", 5)
     one = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype)).decoder)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     many = get_parameters(load_pretrained(tmp_path, dtype=jnp.dtype(dtype), mesh=mesh).decoder)
@@ -76,8 +77,8 @@ def test_numbers_are_laid_as_numpy_would_cast_and_turn_them(
     source = np.swapaxes(source, -1, -2) if turned else source
     target = np.zeros(shape, wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "BLOCK", block)
-        reading.lay(target, source)
+        patch.setattr(cpu, "TRANSPOSE_BLOCK", block)
+        cpu.copy_into(target, source)
     expected = source.astype(wanted).astype(np.float64)
     np.testing.assert_array_equal(target.astype(np.float64), expected)
     assert (np.signbit(target) == np.signbit(source)).all()
@@ -89,11 +90,11 @@ def test_pages_of_new_memory_are_there_once_they_were_asked_for() -> None:
 
     if not Path("/proc/self/statm").is_file():
         pytest.skip("needs Linux, which says what is resident")
-    memory = reading.new((2**24,), np.dtype(np.uint8))
-    if reading.MADVISE(memory.ctypes.data, mmap.PAGESIZE, reading.POPULATE):
+    memory = cpu.allocate_aligned((2**24,), np.dtype(np.uint8))
+    if not cpu.prefault(memory[-mmap.PAGESIZE :]):
         pytest.skip("needs Linux 5.14, which knows MADV_POPULATE_WRITE")
     before = resident()
-    reading.populate(memory[5 : 2**23 + 5])  # neither end is one of a page
+    cpu.prefault(memory[5 : 2**23 + 5])  # neither end is one of a page
     assert 2**23 - 4 * mmap.PAGESIZE <= resident() - before < 2**23 + 2**20
     assert not memory.any()
 
@@ -141,7 +142,7 @@ READING = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from adapt_jax.pretrained.streaming import Reader, read_parameter
+from adapt_jax.pretrained.streaming import ParameterSource, Reader, read_parameter
 from adapt_jax.pretrained.safetensors_io import read_header
 from adapt_jax.decoders.layout import TensorLayout
 
@@ -152,8 +153,9 @@ def resident(field):
 def read(names):
     begun = []
     for name in names:
-        stored, shapes = TensorLayout((name,), SWAPPED, ((name,),)), {(name,): SHAPE}
-        begun.append(read_parameter(reader, tensors, stored, (name,), shapes, jnp.float32, place))
+        layout = TensorLayout((name,), SWAPPED, ((name,),))
+        source = ParameterSource(layout, (name,), {(name,): SHAPE}, tensors)
+        begun.append(read_parameter(reader, source, jnp.float32, place))
     return [wait() for wait in begun]
 
 file = Path(sys.argv[1])

@@ -1,0 +1,251 @@
+"""Conversations as text, through the chat template of a tokenizer.
+
+User text stays text: where it spells a control token of the tokenizer, such as ``<|im_end|>``, the
+spelling is put between two marks. ``tokenization.encode_chat`` reads only unmarked spellings, which
+the template wrote, as control tokens.
+"""
+
+import atexit
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt_jax.pretrained import chat_worker
+from adapt_jax.pretrained.control_tokens import (
+    find_control_tokens,
+    mark_control_tokens,
+    remove_marks,
+)
+from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["DEFAULT_DATE", "find_end_of_turn", "get_template", "has_chat_template", "render_chat"]
+
+DEFAULT_DATE = "2025-01-01"  # what templates take for today, so that prompts do not change
+MAX_WAIT_SECONDS = 60.0  # for one rendering, on the clock; the worker bounds its processor time
+
+Message = Mapping[str, str]
+
+
+def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer has a template for conversations."""
+    return get_template(tokenizer) is not None
+
+
+def get_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The chat template, or None: the tokenizer has none, or several and no default."""
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError:
+        return None
+    return template if isinstance(template, str) and template else None
+
+
+def render_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    template_args: Mapping[str, Any] | None = None,
+) -> str:
+    """A conversation as the chat template writes it, BOS included where the template has one.
+
+    Contents are given as text, or as a list of one part, whichever the template writes out. The
+    words of the system are put before the first question where the template has no place for them:
+    it refuses the role, or leaves them out.
+
+    Args:
+        messages: ``{"role", "content"}`` each; the system's, if any, is the first.
+        add_generation_prompt: whether the beginning of the assistant's answer follows.
+        template_args: further variables of the template, such as ``enable_thinking``. ``date``, an
+            ISO date, is what ``strftime_now`` gives (DEFAULT_DATE by default).
+
+    Returns:
+        Text for ``tokenization.encode_chat``. Control tokens that the contents spell stand between
+        marks; ``control_tokens.remove_marks`` removes them for display.
+
+    Raises:
+        UserError: there is no chat template; it refuses the messages, does not end, or leaves out
+            a question.
+    """
+    template = get_template(tokenizer)
+    if template is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; expected template plain"
+        )
+    control = find_control_tokens(tokenizer, template)
+    marked = [
+        {"role": one["role"], "content": mark_control_tokens(one["content"], control)}
+        for one in messages
+    ]
+    variables = {
+        **tokenizer.special_tokens_map,
+        **(template_args or {}),
+        "add_generation_prompt": add_generation_prompt,
+    }
+    reasons = []
+    for conversation in _list_forms(marked):
+        try:
+            text = _WORKER.render(template, {"messages": conversation, **variables})
+        except _TemplateRefusal as refusal:
+            reasons.append(str(refusal))
+            if refusal.is_final:
+                break
+            continue
+        if missing := _find_missing(text, conversation):
+            reasons.append(f"it leaves out {missing[:60]!r}")
+            continue
+        return text
+    raise UserError(f"{tokenizer.name_or_path}: its chat template refuses: {reasons[0]}")
+
+
+def _list_forms(messages: Sequence[Message]) -> list[list[dict[str, Any]]]:
+    """The ways to give a conversation to a template, the best first."""
+    conversations = [[dict(one) for one in messages]]
+    if messages[0]["role"] == "system" and len(messages) > 1:
+        system, first, *rest = messages
+        joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+        conversations.append([joined, *map(dict, rest)])
+    forms: list[list[dict[str, Any]]] = []
+    for conversation in conversations:
+        forms.append(conversation)
+        forms.append(
+            [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in conversation]
+        )
+    return forms
+
+
+def _find_missing(text: str, conversation: Sequence[Mapping[str, Any]]) -> str:
+    """A line of the system or the user that the text lacks; empty if it has all.
+
+    What the assistant said is not looked for: templates leave out the thoughts of earlier turns.
+    """
+    for message in conversation:
+        content = message["content"]
+        if message["role"] == "assistant":
+            continue
+        words = content if isinstance(content, str) else content[0]["text"]
+        for line in words.splitlines():
+            if line.strip() not in text:
+                return str(remove_marks(line.strip()))
+    return ""
+
+
+@lru_cache(maxsize=16)
+def _find_end(template: str, special: str, added: tuple[str, ...]) -> str | None:
+    """The added token that the template writes right after what the assistant said."""
+    said = "Certainly"
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": said}]
+    for conversation in _list_forms(messages):
+        variables = {**json.loads(special), "add_generation_prompt": False}
+        try:
+            text = _WORKER.render(template, {"messages": conversation, **variables})
+        except _TemplateRefusal as refusal:
+            if refusal.is_final:
+                return None
+            continue
+        if said not in text:
+            continue
+        rest = text[text.rindex(said) + len(said) :].lstrip()
+        found = [token for token in added if token.strip() and rest.startswith(token.strip())]
+        return max(found, key=len, default=None)
+    return None
+
+
+def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The id of the token by which the chat template ends what the assistant says.
+
+    It is the added token that a rendered conversation has right after the assistant's words.
+    None: there is no template, it ends turns in another way, or it cannot be rendered.
+    """
+    template = get_template(tokenizer)
+    if template is None:
+        return None
+    special = json.dumps(tokenizer.special_tokens_map, default=str)
+    end = _find_end(template, special, tuple(tokenizer.get_added_vocab()))
+    return None if end is None else tokenizer.get_added_vocab()[end]
+
+
+class _TemplateRefusal(Exception):
+    """A template raised an error, or did not end; then ``is_final``: no other form is tried."""
+
+    def __init__(self, reason: str, is_final: bool = False):
+        super().__init__(reason)
+        self.is_final = is_final
+
+
+class _Worker:
+    """The process that renders templates; it starts with the first template."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.lock = threading.Lock()
+
+    def render(self, template: str, variables: Mapping[str, Any]) -> str:
+        """The text that a template writes.
+
+        Raises:
+            _TemplateRefusal: an error of the template, or a limit that it passed.
+        """
+        variables = {"tools": None, "documents": None, **variables}
+        date = str(variables.setdefault("date", DEFAULT_DATE))
+        request = {"template": template, "variables": variables, "date": date}
+        with self.lock:
+            reply = self._exchange(json.dumps(request))
+        if "refusal" in reply:
+            raise _TemplateRefusal(reply["refusal"])
+        return reply["text"]
+
+    def _exchange(self, line: str) -> dict[str, str]:
+        process = self._start()
+        assert process.stdin is not None and process.stdout is not None
+        # a worker that waits for anything but the processor is ended by the clock
+        timer = threading.Timer(MAX_WAIT_SECONDS, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            reply = process.stdout.readline()
+        except BrokenPipeError:
+            reply = ""
+        except BaseException:  # interrupted: the next request must not read this reply
+            self.stop()
+            raise
+        finally:
+            timer.cancel()
+        if reply.endswith("\n"):
+            return dict(json.loads(reply))
+        self.stop()
+        limit = chat_worker.MAX_CPU_SECONDS
+        raise _TemplateRefusal(f"it does not end within {limit:g} seconds", is_final=True)
+
+    def _start(self) -> "subprocess.Popen[str]":
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(chat_worker.__file__))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="ascii",
+                start_new_session=True,  # Ctrl-C is for this process, not for the worker
+            )
+        return self.process
+
+    def stop(self) -> None:
+        """Ends the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.stop)

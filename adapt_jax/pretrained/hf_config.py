@@ -1,0 +1,319 @@
+"""``config.json`` and ``generation_config.json``: checked field by field, then the decoder's shape.
+
+A received file may say anything, so types and ranges are checked before any shape is made of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.families import FAMILIES, Family, find_family
+from adapt_jax.pretrained.chat import find_end_of_turn
+from adapt_jax.pretrained.field_checks import (
+    FLAG,
+    TEXT,
+    Check,
+    find_problems,
+    is_whole,
+    list_of,
+    number,
+    whole,
+)
+from adapt_jax.pretrained.hf_folder import read_json
+from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["add_eos_ids", "find_quantization", "read_config"]
+
+MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
+MAX_EXPERT_PARTS = 100_000  # layers times experts: so many tensors a decoder may have
+# What ``model_type`` says beside these architectures. The others have that of their family.
+OUTER_MODEL_TYPES = {
+    "Gemma3ForConditionalGeneration": "gemma3",
+    "Gemma4ForConditionalGeneration": "gemma4",
+    "Gemma4UnifiedForConditionalGeneration": "gemma4_unified",
+    "Mistral3ForConditionalGeneration": "mistral3",
+}
+
+
+def _is_layer(value: Any) -> bool:
+    return is_whole(value, 0, MAX_LAYERS)
+
+
+def _is_token(value: Any) -> bool:
+    return is_whole(value, -1, MAX_LENGTH)
+
+
+def _is_rope(value: Any, depth: int = 2) -> bool:
+    """Whether this is a mapping of rotary numbers, or one such mapping for each type of layer."""
+    if not isinstance(value, dict) or len(value) > 100:
+        return False
+    for name, one in value.items():
+        if isinstance(one, dict) and depth > 1:
+            if not _is_rope(one, depth - 1):
+                return False
+        elif isinstance(one, list):
+            if len(one) > MAX_WIDTH or not all(_POSITIVE.test(entry) for entry in one):
+                return False
+        elif name in POSITIVE_ROPE_FIELDS:
+            if one is not None and not _POSITIVE.test(one):
+                return False
+        elif not (one is None or isinstance(one, str | bool) or _SIGNED.test(one)):
+            return False
+    return True
+
+
+def _is_per_layer(value: Any) -> bool:
+    """Whether this is a mapping from layers to their own sizes."""
+    return isinstance(value, dict) and all(
+        layer.isdecimal()
+        and len(layer) < 10
+        and isinstance(sizes, dict)
+        and all(is_whole(size, 1, MAX_WIDTH) for size in sizes.values())
+        for layer, sizes in value.items()
+    )
+
+
+_POSITIVE, _SIGNED = number(1e-9, 1e12), number(-1e9, 1e12)
+_MAPPING = Check("an object", lambda value: isinstance(value, dict), nullable=True)
+_ROPE = Check("an object of numbers, positive where it scales", _is_rope, nullable=True)
+_TOKEN = whole(-1, MAX_LENGTH, nullable=True)
+_TOKENS = Check(
+    "a token id, or a list of them",
+    lambda value: all(map(_is_token, value if isinstance(value, list) else [value])),
+    nullable=True,
+)
+POSITIVE_ROPE_FIELDS = {
+    *("rope_theta", "factor", "original_max_position_embeddings", "max_position_embeddings"),
+    *("low_freq_factor", "high_freq_factor", "partial_rotary_factor"),
+}
+# By the field of DecoderConfig that a family reads it into.
+FIELD_CHECKS: dict[str, Check] = {
+    "vocab_size": whole(1, 2**24),
+    "embed_dim": whole(1, MAX_WIDTH),
+    "ffn_dim": whole(1, MAX_WIDTH),
+    "num_layers": whole(1, MAX_LAYERS),
+    "num_heads": whole(1, 2**14),
+    "num_kv_heads": whole(1, 2**14),
+    "head_dim": whole(1, 2**14),
+    "context_length": whole(1, MAX_LENGTH),
+    "learned_positions": whole(1, 2**24),
+    "per_layer_embedding_dim": whole(0, 2**16),
+    "activation": TEXT,
+    "norm_eps": number(0, 1),
+    "tie_embeddings": FLAG,
+    "qkv_bias": FLAG,
+    "output_bias": FLAG,
+    "mlp_bias": FLAG,
+    "attention_softcap": number(1e-9, 1e9, nullable=True),
+    "logit_softcap": number(1e-9, 1e9, nullable=True),
+    "embedding_scale": number(-1e9, 1e9),
+    "input_scale": number(-1e9, 1e9),
+    "residual_scale": number(-1e9, 1e9),
+    "attention_scale": number(-1e9, 1e9),
+    "logit_divisor": number(1e-9, 1e9),
+    "bos_id": _TOKEN,
+    "eos_ids": _TOKENS,
+    "pad_id": _TOKEN,
+}
+# By the name in ``config.json``: what families compute other fields from.
+NAME_CHECKS: dict[str, Check] = {
+    "model_type": TEXT,
+    "text_config": _MAPPING,
+    "rope_scaling": _ROPE,
+    "rope_parameters": _ROPE,
+    "rope_theta": number(1e-9, 1e12, nullable=True),
+    "rope_local_base_freq": number(1e-9, 1e12, nullable=True),
+    "rotary_emb_base": number(1e-9, 1e12, nullable=True),
+    "partial_rotary_factor": number(0, 1, nullable=True),
+    "rotary_pct": number(0, 1, nullable=True),
+    "original_max_position_embeddings": whole(1, MAX_LENGTH, nullable=True),
+    "query_pre_attn_scalar": number(1e-9, 1e9),
+    "logit_scale": number(1e-9, 1e9),
+    "sliding_window": whole(-1, MAX_LENGTH, nullable=True),
+    "sliding_window_pattern": whole(1, MAX_LAYERS),
+    "max_window_layers": whole(0, MAX_LENGTH),
+    "decoder_sparse_step": whole(1, MAX_LAYERS),
+    "no_rope_layer_interval": whole(1, MAX_LAYERS),
+    "layer_types": list_of("texts", lambda value: isinstance(value, str)),
+    "mlp_only_layers": list_of("layers", _is_layer),
+    "no_rope_layers": list_of("0 or 1 for each layer", _is_layer),
+    "per_layer_config": Check("sizes by layer", _is_per_layer, nullable=True),
+    "num_experts": whole(0, 2**14, nullable=True),
+    "num_local_experts": whole(0, 2**14),
+    "num_experts_per_tok": whole(0, 2**14),
+    "top_k_experts": whole(0, 2**14, nullable=True),
+    "moe_intermediate_size": whole(1, MAX_WIDTH, nullable=True),
+    "n_inner": whole(1, MAX_WIDTH, nullable=True),
+    "global_head_dim": whole(1, 2**14),
+    "num_global_key_value_heads": whole(1, 2**14, nullable=True),
+    "num_kv_shared_layers": whole(0, MAX_LAYERS),
+    "hidden_size_per_layer_input": whole(0, 2**16),
+    "vocab_size_per_layer_input": whole(1, 2**24),
+    **dict.fromkeys(
+        (
+            *("use_sliding_window", "attention_k_eq_v", "enable_moe_block", "norm_topk_prob"),
+            *("use_double_wide_mlp", "use_parallel_residual", "scale_attn_weights"),
+            *("qk_layernorm",),
+        ),
+        FLAG,
+    ),
+}
+
+
+def read_config(folder: Path, context_length: int | None = None) -> tuple[Family, DecoderConfig]:
+    """The family of a Hugging Face folder, and the decoder's shape.
+
+    Token ids are those of ``generation_config.json`` first, then of ``config.json``; ``eos_ids``
+    has those of both.
+
+    Raises:
+        UserError: no such file, not one of FAMILIES, quantised, or not what the family computes.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: no config.json; expected a Hugging Face model folder")
+    hf = {**read_json(file)}
+    if (generation := folder / "generation_config.json").is_file():
+        hf |= _read_token_ids(generation, hf)
+    problems = []
+    if quantised := find_quantization(hf):
+        problems.append(f"its weights are quantised ({quantised}); expected full-precision ones")
+    if problem := _find_architecture_problem(hf):
+        problems.append(problem)
+    problems += _find_type_problems(hf)
+    if not problems:
+        try:
+            family = find_family(hf["architectures"][0], hf)
+            problems += _find_size_problems(family, hf)
+            config = None if problems else _to_config(family, hf, context_length)
+        except KeyError as error:
+            problems.append(f"no field {error}")
+        except Exception as error:  # families compute with what the file says
+            problems.append(str(error)[:300] or type(error).__name__)
+    if problems or config is None:
+        raise UserError(f"{file}: {'; '.join(problems)}")
+    return family, config
+
+
+def _to_config(family: Family, hf: Mapping[str, Any], context_length: int | None) -> DecoderConfig:
+    config = family.to_config(hf)
+    return config if context_length is None else config.with_context_length(context_length)
+
+
+def _read_token_ids(generation: Path, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``generation_config.json`` says of BOS, EOS and padding; EOS also as ``hf`` has it."""
+    said = read_json(generation)
+    ids: dict[str, Any] = {}
+    for name, check in (
+        ("bos_token_id", _TOKEN),
+        ("pad_token_id", _TOKEN),
+        ("eos_token_id", _TOKENS),
+    ):
+        if problem := check.find_problem(name, said.get(name)):
+            raise UserError(f"{generation}: {problem}")
+        if said.get(name) is not None:
+            ids[name] = said[name]
+    if "eos_token_id" in ids and _TOKENS.test(hf.get("eos_token_id", [])):
+        both = [*_as_list(ids["eos_token_id"]), *_as_list(hf.get("eos_token_id", []))]
+        ids["eos_token_id"] = list(dict.fromkeys(both))
+    return ids
+
+
+def _as_list(ids: Any) -> list[int]:
+    return list(ids) if isinstance(ids, list) else [ids]
+
+
+def _find_architecture_problem(hf: Mapping[str, Any]) -> str:
+    """Why no family is known for this file, or an empty string.
+
+    No spelling is suggested: a decoder of another architecture has other weights.
+    """
+    named = hf.get("architectures")
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        named = []
+    architecture = named[0][:80] if named else "none"
+    if architecture not in FAMILIES:
+        own = "; its own code (auto_map) is never run" if "auto_map" in hf else ""
+        known = ", ".join(FAMILIES)
+        return f"architecture {architecture!r} is not supported{own}; supported: {known}"
+    model_type = hf.get("model_type")
+    expected = OUTER_MODEL_TYPES.get(architecture, FAMILIES[architecture].model_type)
+    if model_type is not None and model_type != expected:
+        shown = repr(model_type)[:80]
+        return (
+            f"architectures says {architecture!r} and model_type says {shown}; "
+            f"expected model_type {expected!r}"
+        )
+    return ""
+
+
+def _find_type_problems(hf: Mapping[str, Any]) -> list[str]:
+    """The fields that are not of the type or in the range that they have in every family."""
+    problems = find_problems(hf, NAME_CHECKS)
+    if isinstance(text := hf.get("text_config"), dict):
+        problems += [f"text_config.{problem}" for problem in find_problems(text, NAME_CHECKS)]
+    return problems
+
+
+def _find_size_problems(family: Family, hf: Mapping[str, Any]) -> list[str]:
+    """The fields that are not of the type or in the range that this family needs."""
+    values = {**hf, **(hf.get("text_config") or {})}
+    problems = []
+    for key, (name, default) in family.fields.items():
+        check = FIELD_CHECKS.get(key)
+        if check is None or name not in values:
+            continue
+        # what a family computes where the file is silent also stands for null
+        check = replace(check, nullable=check.nullable or callable(default) or default is None)
+        if problem := check.find_problem(name, values[name]):
+            problems.append(problem)
+    layers = values.get(family.fields["num_layers"][0], 1)
+    experts = max(values.get(name) or 0 for name in ("num_experts", "num_local_experts"))
+    if not problems and layers * experts > MAX_EXPERT_PARTS:
+        problems.append(
+            f"num_experts: {experts} in {layers} layers; expected {MAX_EXPERT_PARTS} at most in all"
+        )
+    return list(dict.fromkeys(problems))
+
+
+def find_quantization(hf: Mapping[str, Any]) -> str:
+    """How ``config.json`` says that the weights are quantised; an empty string if it does not."""
+    text = hf.get("text_config")
+    for said in (hf, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(how := said.get(key), dict):
+                return str(how.get("quant_method") or how.get("quant_algo") or key)[:80]
+            if how:
+                return key
+    return ""
+
+
+def add_eos_ids(
+    folder: Path, config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> DecoderConfig:
+    """The config with every token that ends an answer: those of the folder's config files, the
+    tokenizer's EOS, and the end of turn of its chat template.
+
+    The first of them is what tuning ends its targets with.
+    """
+    own, end_of_turn = config.eos_ids, find_end_of_turn(tokenizer)
+    if tokenizer.eos_token_id is not None and not _says_eos(folder):
+        own = ()  # the family's default, of which the files say nothing
+    found = [*own, tokenizer.eos_token_id, end_of_turn]
+    known = [one for one in found if one is not None and 0 <= one < config.vocab_size]
+    return replace(config, eos_ids=tuple(dict.fromkeys(known)))
+
+
+def _says_eos(folder: Path) -> bool:
+    """Whether one of the config files names the tokens that end a text."""
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            said = read_json(folder / name)
+            if "eos_token_id" in said or "eos_token_id" in (said.get("text_config") or {}):
+                return True
+    return False

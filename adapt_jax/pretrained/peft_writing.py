@@ -1,0 +1,178 @@
+"""Writes PEFT folders: soft prompts and LoRA weights as adapter_config.json with its tensors.
+
+PEFT names a module where this decoder has kernels. A fused projection has several of them: their
+factors are written as one block, A side by side and B block-diagonal.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt_jax.decoders.families import FAMILIES
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_PREFIX
+from adapt_jax.pretrained.safetensors_io import write_tensors
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import write_text
+
+__all__ = ["write_lora", "write_soft_prompt"]
+
+
+def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDecoder) -> None:
+    """Writes PEFT's prompt tuning: one tensor ``prompt_embeddings``, [P, D], float32.
+
+    Raises:
+        UserError: the soft prompt is put behind BOS, where PEFT has none, or is an ensemble.
+    """
+    if soft_prompt.ensemble_size:
+        raise UserError(
+            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt tuning "
+            "holds one and votes nothing"
+        )
+    if not soft_prompt.before_bos:
+        raise UserError(
+            "the soft prompt stands behind BOS; PEFT puts every soft prompt before it, so the "
+            "adapter would not generate the same"
+        )
+    embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
+    config = {
+        **_common_fields(model, "PROMPT_TUNING"),
+        "num_attention_heads": model.config.num_heads,
+        "num_layers": model.config.num_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": embeddings.shape[0],
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "token_dim": embeddings.shape[1],
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+    _write_folder(folder, config, {"prompt_embeddings": embeddings})
+
+
+def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> None:
+    """Writes PEFT's LoRA: ``lora_A`` [R, in] and ``lora_B`` [out, R] of every module, float32.
+
+    Raises:
+        UserError: an update belongs to a parameter that is no module of its own in PEFT.
+    """
+    layouts = FAMILIES[model.config.family].tensor_layouts(model.config)
+    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
+    modules: dict[str, TensorLayout] = {}
+    has_only_experts = model.config.moe is not None and not model.config.dense_with_moe
+    for path in weights.factors:
+        layout, in_experts = layouts[path], has_only_experts and "ffn" in path
+        if in_experts or len(layout.names) > 1 or len(shapes[path]) != 2:
+            why = ", which it would take for the experts'" if in_experts else ""
+            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
+        modules[_module_name(path, layout)] = layout
+    factors = {name: _fuse_factors(layout, weights, shapes) for name, layout in modules.items()}
+    tensors = {}
+    for name, one in factors.items():
+        tensors[f"{BASE_PREFIX}{name}.lora_A.weight"] = one.a
+        tensors[f"{BASE_PREFIX}{name}.lora_B.weight"] = one.b
+    # what most modules have is the default; the others are listed as patterns
+    rank = _most_common([one.rank for one in factors.values()])
+    alpha = _most_common([one.alpha for one in factors.values()])
+    kernels = (path for path in shapes if path[-1] in ("kernel", "router"))
+    all_modules = {_module_name(path, layouts[path]) for path in kernels}
+    config = {
+        **_common_fields(model, "LORA"),
+        "alpha_pattern": {n: _shorten(f.alpha) for n, f in factors.items() if f.alpha != alpha},
+        "bias": "none",
+        "fan_in_fan_out": any(layout.transposed for layout in modules.values()),
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": _shorten(alpha),
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "r": rank,
+        "rank_pattern": {n: f.rank for n, f in factors.items() if f.rank != rank},
+        "target_modules": _shortest_suffixes(set(modules), all_modules),
+        "use_rslora": weights.rank_stabilized,
+    }
+    _write_folder(folder, config, tensors)
+
+
+def _module_name(path: ParameterPath, layout: TensorLayout) -> str:
+    """The module of a kernel; whatever files call the output, transformers calls it lm_head."""
+    return "lm_head" if path[0] == "output" else layout.names[0].removesuffix(".weight")
+
+
+def _fuse_factors(
+    layout: TensorLayout, weights: LoRAWeights, shapes: Mapping[ParameterPath, Any]
+) -> LoRAFactors:
+    """The factors of the parts of one tensor as those of the whole; a part without any is zero."""
+    own = {part: weights.factors[part] for part in layout.parameters if part in weights.factors}
+    first = next(iter(own.values()))
+    if len(layout.parameters) == 1:
+        return first
+    # every part is scaled as the first, because the block has one alpha
+    scale = first.scale(weights.rank_stabilized)
+    scaled = {
+        part: factors.b * np.float32(factors.scale(weights.rank_stabilized) / scale)
+        for part, factors in own.items()
+    }
+    if len(own) == len(layout.parameters) and all(np.array_equal(f.a, first.a) for f in own.values()):
+        return LoRAFactors(first.a, layout.fuse(scaled), first.alpha)  # it came in as one block
+    rank = sum(factors.rank for factors in own.values())
+    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in layout.parameters}
+    column = 0
+    for part, factors in own.items():
+        blocks[part][:, column : column + factors.rank] = scaled[part]
+        column += factors.rank
+    a = np.concatenate([factors.a for factors in own.values()])
+    alpha = scale * (rank**0.5 if weights.rank_stabilized else rank)
+    return LoRAFactors(a, layout.fuse(blocks), alpha)
+
+
+def _shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
+    """The shortest ends of module names by which PEFT finds the chosen ones and no others."""
+    suffixes = set()
+    for module in chosen:
+        parts = module.split(".")
+        for count in range(1, len(parts) + 1):
+            end = ".".join(parts[-count:])
+            if {m for m in all_modules if m == end or m.endswith(f".{end}")} <= chosen:
+                suffixes.add(end)
+                break
+    return sorted(suffixes)
+
+
+def _most_common(numbers: list[Any]) -> Any:
+    return Counter(numbers).most_common(1)[0][0]
+
+
+def _shorten(number: float) -> float:
+    """Whole numbers without a point, as people write them."""
+    return int(number) if number == int(number) else number
+
+
+def _common_fields(model: PretrainedDecoder, peft_type: str) -> dict[str, Any]:
+    """The fields that every adapter_config.json has."""
+    name, _, revision = model.path.partition("@")
+    folder = Path(model.path).expanduser()
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": str(folder.resolve()) if folder.is_dir() else name,
+        "inference_mode": True,
+        "peft_type": peft_type,
+        "revision": (revision or None) if not folder.is_dir() else None,
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def _write_folder(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {name: array.shape for name, array in tensors.items()}
+    write_tensors(folder / ADAPTER_WEIGHTS, shapes, np.float32, iter(tensors.items()))
+    # the form that PEFT itself writes
+    write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,80 @@
+"""The tokenizer of a Hugging Face folder. Code in a folder is never run."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapt_jax.pretrained.hf_folder import check_lfs_pointer, read_json
+from adapt_jax.pretrained.tokenization import call_tokenizer, find_leading_tokens
+from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TOKENIZER_FILES", "has_tokenizer", "read_tokenizer"]
+
+# One of these holds the vocabulary.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "vocab.txt")
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file with a vocabulary."""
+    named = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return named or any(folder.glob("*.model"))
+
+
+def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The folder's tokenizer, through transformers.
+
+    Raises:
+        UserError: there is none, or its files are damaged or Git LFS pointers.
+    """
+    if not has_tokenizer(folder):
+        expected = ", ".join(TOKENIZER_FILES[:3])
+        raise UserError(f"{folder}: no usable tokenizer (none of {expected} is there)")
+    for name in (*TOKENIZER_FILES, *SETTINGS_FILES, "merges.txt"):
+        if (folder / name).is_file():
+            check_lfs_pointer(folder / name)
+    for name in SETTINGS_FILES:
+        if (folder / name).is_file():
+            read_json(folder / name)
+    from transformers import AutoTokenizer
+
+    def read() -> "PreTrainedTokenizerBase":
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        find_leading_tokens(tokenizer)  # some damage shows with the first text
+        return tokenizer
+
+    with _hold_back_stderr():
+        return call_tokenizer(str(folder), read)
+
+
+@contextmanager
+def _hold_back_stderr() -> Iterator[None]:
+    """Shows what is written to stderr only if the block succeeds.
+
+    The Rust library of tokenizers writes lines of its own there before it raises.
+    """
+    sys.stderr.flush()
+    try:
+        original = os.dup(2)
+    except OSError:  # this process has no stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            sys.stderr.flush()
+            held.seek(0)
+            os.write(original, held.read())
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
