@@ -21,7 +21,6 @@ from flax import nnx
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
-from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.peft_folder import read_adapter, read_base_decoder
 from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt

@@ -196,7 +196,9 @@ def _load_decoder(
     layouts = family.tensor_layouts(config)
     tensors = {family.canonical_name(name): tensor for name, tensor in tensors.items()}
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
-    placed = None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
+    placed = (
+        None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
+    )
     first_device = SingleDeviceSharding(jax.devices()[0])
     begun = []
     with Reader() as reader:

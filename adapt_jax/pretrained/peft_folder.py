@@ -361,7 +361,10 @@ def _slice_factors(
         found = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
         problems.append(f"{module}: {found}, expected {[rank, inputs]} and {[outputs, rank]}")
         return {}
-    return {path: LoRAFactors(a, layout.slice_parameter(path, shapes, b), alpha) for path in layout.parameters}
+    return {
+        path: LoRAFactors(a, layout.slice_parameter(path, shapes, b), alpha)
+        for path in layout.parameters
+    }
 
 
 class _LoRAOptions:

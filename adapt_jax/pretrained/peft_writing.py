@@ -33,8 +33,8 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     """
     if soft_prompt.ensemble_size:
         raise UserError(
-            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt tuning "
-            "holds one and votes nothing"
+            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt "
+            "tuning holds one and votes nothing"
         )
     if not soft_prompt.before_bos:
         raise UserError(
@@ -121,7 +121,9 @@ def _fuse_factors(
         part: factors.b * np.float32(factors.scale(weights.rank_stabilized) / scale)
         for part, factors in own.items()
     }
-    if len(own) == len(layout.parameters) and all(np.array_equal(f.a, first.a) for f in own.values()):
+    if len(own) == len(layout.parameters) and all(
+        np.array_equal(f.a, first.a) for f in own.values()
+    ):
         return LoRAFactors(first.a, layout.fuse(scaled), first.alpha)  # it came in as one block
     rank = sum(factors.rank for factors in own.values())
     blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in layout.parameters}

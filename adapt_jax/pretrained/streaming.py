@@ -159,7 +159,9 @@ def _begin_part(
         copy = _copy_part if len(source.layout.names) == 1 else _copy_experts
         return lambda: copy(reader, source, dtype, index, devices)
     part = cpu.allocate_aligned(_shape_of(index), dtype)
-    if source.layout.transposed:  # then no strip is all of some rows, and none can ask for its pages
+    if (
+        source.layout.transposed
+    ):  # then no strip is all of some rows, and none can ask for its pages
         cpu.prefault(part)
     shares = reader.start(source, index, part)
 
