@@ -16,13 +16,8 @@ from adapt_jax.adaptation.export import import_adapter
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    read_adapter,
-    write_lora,
-    write_soft_prompt,
-)
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Engine, Request
 from adapt_jax.sampling.types import GenerationConfig
@@ -225,7 +220,7 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
         ({"use_dora": True}, None, "use_dora True"),
         ({"init_lora_weights": "pissa"}, None, "init_lora_weights 'pissa' changes the decoder"),
         ({"r": 4}, None, r"lora_A is \[3, 32\] and lora_B \[32, 3\], expected \[4, 32\]"),
-        ({"lora_alpha": float("nan")}, None, "lora_alpha is nan, expected a number"),
+        ({"lora_alpha": float("nan")}, None, "lora_alpha: expected a number from .*, found nan"),
         ({"target_modules": "["}, None, r"'\[' is no regular expression"),
         ({"rank_pattern": {"q(": 3}}, None, "is no regular expression"),
         (

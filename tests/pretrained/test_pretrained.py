@@ -277,7 +277,7 @@ def test_disagreeing_folders_are_refused_in_one_line(
     ("file", "content", "said"),
     [
         ("config.json", None, "no config.json"),
-        ("config.json", "{", "not readable as JSON"),
+        ("config.json", "{", "line 1: not valid JSON"),
         ("config.json", "[]", "expected a JSON object"),
         ("model.safetensors", None, "no weights"),
         ("model.safetensors", "nonsense", "not readable as safetensors"),
