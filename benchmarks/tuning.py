@@ -52,7 +52,7 @@ def start(method: str, folder: Path) -> tuple[Any, Any]:
     from flax import nnx
 
     from adapt_jax.decoders.prefix import SoftPrompt
-    from adapt_jax.methods.lora import attach
+    from adapt_jax.methods.lora import attach_lora
     from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.training.tuned_decoder import TunedDecoder
 
@@ -62,7 +62,7 @@ def start(method: str, folder: Path) -> tuple[Any, Any]:
         soft_prompt = SoftPrompt(decoder.embed(jnp.arange(3, 3 + SOFT)))
         chosen = nnx.PathContains("soft_prompt")
     if method == "lora":
-        attach(decoder, "all", RANK, 2.0, nnx.Rngs(0))
+        attach_lora(decoder, "all", RANK, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
     return TunedDecoder(decoder, soft_prompt), chosen
 

@@ -74,7 +74,6 @@ def inspect(
     are judged with the weights as they are stored, or as --dtype says; the activations are those of
     the platform that was compiled for, which `--mesh v5e:1x1` (v6e, v5p, v4) chooses.
     """
-    from adapt_jax.inspection.inspect import DEFAULT
     from adapt_jax.inspection.inspect import inspect as run_inspection
     from adapt_jax.inspection.programs import Workload
     from adapt_jax.utils.config import use_compilation_cache
@@ -82,8 +81,6 @@ def inspect(
 
     names = [name for part in method for name in part.split(",") if name]
     options = _method_options(overrides, names)
-    if candidates and names == ["self_consistency"]:
-        options["candidates"] = candidates
     work = Workload(
         batch=batch,
         length=length,
@@ -95,7 +92,7 @@ def inspect(
     use_compilation_cache()
     found = run_inspection(
         checkpoint,
-        names or DEFAULT,
+        names,
         work=work,
         mesh=mesh,
         dtype=dtype,

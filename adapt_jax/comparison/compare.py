@@ -30,7 +30,8 @@ from adapt_jax.evaluation.report.picture import save_picture
 from adapt_jax.evaluation.report.table import ladder_table
 from adapt_jax.evaluation.report.text import describe_rung
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult, SkippedRung
-from adapt_jax.methods.registry import METHODS, Method
+from adapt_jax.methods.base import Method
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils import files
 from adapt_jax.utils.compilations import count_compilations

@@ -22,7 +22,8 @@ from adapt_jax.evaluation.report.files import write_predictions
 from adapt_jax.evaluation.results import BeforeAfter, DoneRung, RungResult, SkippedRung
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.evaluation.significance import paired_p_value
-from adapt_jax.methods.registry import METHODS, Method, MethodResult, adapt
+from adapt_jax.methods.base import Method, MethodResult, RunOptions
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
@@ -180,17 +181,15 @@ def run_rung(
     """
     name = folder.name
     with display.stage(f"{name}: adapting") as update:
-        result = adapt(
-            name,
-            method,
-            inputs.model,
-            inputs.task,
+        run = RunOptions(
             seed=settings.seed,
             folder=folder.unfinished / "training",
             mesh=inputs.mesh,
             on_step=update,
             run_metadata={"rung": folder.identity},
+            max_concurrent_sequences=settings.slots,
         )
+        result = method.adapt(inputs.model, inputs.task, run)
     with display.stage(f"{name}: answering") as update:
         evaluation = evaluate(
             result.adaptation,
@@ -201,7 +200,7 @@ def run_rung(
             journal=folder.journal("answers"),
         )
     unseen = None
-    if result.unseen is not None:
+    if result.held_out is not None:
         with display.stage(f"{name}: unseen categories") as update:
             unseen = _evaluate_unseen(result, inputs, settings, folder, update)
     rung = DoneRung(
@@ -257,7 +256,7 @@ def _evaluate_unseen(
     Returns:
         by category, and for "all" of them together with McNemar's p-value.
     """
-    task, adapted = result.unseen, result.adaptation
+    task, adapted = result.held_out, result.adaptation
     assert task is not None
     prompt = replace(
         adapted.prompt,
@@ -268,7 +267,7 @@ def _evaluate_unseen(
     )
     before, after = (
         evaluate(
-            Adaptation("zero_shot", prompt, decoder),
+            Adaptation(adapted.method, prompt, decoder),
             task,
             seed=settings.seed,
             max_concurrent_sequences=settings.max_concurrent_sequences,

@@ -8,7 +8,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from adapt_jax.evaluation.scorers import find_scorer
-from adapt_jax.methods.registry import METHODS, Method, unknown_method
+from adapt_jax.methods.base import Method
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import resolve_template
 from adapt_jax.tasks.task import Task, load_task
@@ -56,8 +57,7 @@ def choose_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
     subset = settings.methods_subset
     names = [part.strip() for part in subset.split(",")] if isinstance(subset, str) else subset
     for name in [*settings.methods, *(names or ()), *filter(None, [settings.reference])]:
-        if name not in METHODS:
-            raise UserError(f"{where}: methods: {unknown_method(name)}")
+        METHODS.find(name, f"{where}: methods")
     options = dict(settings.methods)
     if names:
         for name in names:

@@ -6,7 +6,8 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.comparison.setup import choose_output_folder, load_inputs
-from adapt_jax.methods.registry import METHODS, Method, adapt, unknown_method
+from adapt_jax.methods.base import Method, RunOptions
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils.config import Overrides, TuneConfig, checked, load_config
 from adapt_jax.utils.errors import UserError
@@ -46,17 +47,15 @@ def tune(
     with lock_folder(output):
         try:
             with display.stage(f"{name}: adapting") as update:
-                result = adapt(
-                    name,
-                    method,
-                    inputs.model,
-                    inputs.task,
+                run = RunOptions(
                     seed=settings.seed,
                     folder=output / "training",
                     mesh=inputs.mesh,
                     on_step=update,
                     run_metadata=_run_metadata(settings),
+                    max_concurrent_sequences=settings.slots,
                 )
+                result = method.adapt(inputs.model, inputs.task, run)
         except MethodNotApplicable as reason:
             raise UserError(f"{where}: {name} cannot run on {inputs.task.name}: {reason}") from None
         result.adaptation.save(output / "adaptation")
@@ -71,9 +70,8 @@ def _read_method(settings: TuneConfig, where: str) -> tuple[str, Method]:
     """The method's name, and its options checked."""
     options = dict(settings.method)
     name = str(options.pop("name", None))
-    if name not in METHODS:
-        raise UserError(f"{where}: method.name: {unknown_method(name)}")
-    return name, checked(METHODS[name], options, f"{where}: method")
+    method = METHODS.find(name, f"{where}: method.name")
+    return name, checked(method, options, f"{where}: method")
 
 
 def _run_metadata(settings: TuneConfig) -> dict[str, Any]:

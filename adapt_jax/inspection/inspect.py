@@ -14,13 +14,13 @@ from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
 from adapt_jax.inspection.memory import Measured, measure
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.process import imported_and_tokenizer, process_bytes
-from adapt_jax.inspection.programs import Workload, build, split
-from adapt_jax.methods.registry import METHODS, TUNING, Method, unknown_method
+from adapt_jax.inspection.programs import Workload, build, trace_tuning
+from adapt_jax.methods.base import Method, TuningMethod
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.utils.config import checked
 from adapt_jax.utils.errors import UserError, nearest
 
-DEFAULT = ("prompt_tuning", "lora", "fine_tuning", "self_consistency")
 DTYPES = ("float32", "bfloat16", "float16")
 OnProgram = Callable[[int, int, str], None]
 
@@ -72,7 +72,13 @@ class Inspection:
                 on_program(done, total, f"{name}: {note}")
 
             found = measure(programs, self.checkpoint.config, told)
-            process = process_bytes(name, layers, tokenizer) if self.platform == "cpu" else 0
+            process = 0
+            if self.platform == "cpu":
+                twice = (
+                    isinstance(method, TuningMethod)
+                    and trace_tuning(self.checkpoint.config, method, jnp.float32).adds_modules
+                )
+                process = process_bytes(layers, tokenizer, adds_modules=twice)
             yield name, replace(found, process=process // self.devices)
 
     @property
@@ -125,7 +131,7 @@ class Inspection:
 
 def inspect(
     path: str | Path,
-    methods: Sequence[str] = DEFAULT,
+    methods: Sequence[str] = (),
     *,
     work: Workload | None = None,
     mesh: str | None = None,
@@ -138,7 +144,7 @@ def inspect(
     Args:
         path: a folder with a ``config.json`` (the weights may be absent), "embedded", or a name on
             the hub, of which only the small files are fetched.
-        methods: names of rungs.
+        methods: names of rungs; by default those that say so (Method.inspected_by_default).
         mesh: see mesh.read_mesh.
         dtype: of the frozen weights. By default float32 on a CPU, elsewhere what is stored.
         overrides: options of the methods, as in a configuration file: ``{"rank": 16}``.
@@ -151,16 +157,19 @@ def inspect(
     check_work(work)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype: {dtype!r}{nearest(dtype, DTYPES)}; expected {', '.join(DTYPES)}")
-    chosen = {name: options_of(name, overrides or {}) for name in methods}
+    names = methods or [name for name in METHODS if METHODS[name].inspected_by_default]
+    chosen = {name: options_of(name, overrides or {}) for name in names}
     devices, topology = read_mesh(mesh)  # first: once JAX has started, a CPU is one device
     checkpoint = read_checkpoint(path, context_length)
     on_cpu = not topology and jax.default_backend() == "cpu"
     stored = checkpoint.dtype if checkpoint.dtype in DTYPES else "float32"
     trained = {}
-    for name in TUNING:
-        method = chosen.get(name) or TUNING[name]()
-        _, trainable, _ = split(checkpoint.config, method, jnp.float32)
-        trained[name] = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    for name, kind in METHODS.items():
+        if issubclass(kind, TuningMethod):
+            method = chosen.get(name) or kind()
+            assert isinstance(method, TuningMethod)
+            trainable = trace_tuning(checkpoint.config, method, jnp.float32).trainable
+            trained[name] = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     return Inspection(
         checkpoint,
         chosen,
@@ -175,9 +184,7 @@ def inspect(
 
 def options_of(name: str, overrides: Mapping[str, Any]) -> Method:
     """A rung with its options checked."""
-    if name not in METHODS:
-        raise UserError(f"--method: {unknown_method(name)}")
-    return checked(METHODS[name], overrides, f"--method {name}")
+    return checked(METHODS.find(name, "--method"), overrides, f"--method {name}")
 
 
 def check_work(work: Workload) -> None:

@@ -8,7 +8,7 @@ from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 # Measured over whole commands (benchmarks/inspection.py, RESULTS.md): what stands in memory before
 # the first step and beside its arrays, as a constant and a slope over the decoder's layers.
 RUNTIME = 96 << 20  # Python objects, threads and their buffers, the task's texts
-A_LAYER = 14 << 20  # traced, compiled and loaded code of a layer; LoRA has twice as many products
+A_LAYER = 14 << 20  # traced, compiled and loaded code of a layer; with added modules, twice that
 
 
 def resident() -> int:
@@ -18,9 +18,14 @@ def resident() -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS")), 0)
 
 
-def process_bytes(method: str, layers: int, tokenizer: int) -> int:
-    """What a command that trains or decodes takes beside its arrays, and beside its imports."""
-    return RUNTIME + layers * A_LAYER * (2 if method == "lora" else 1) + tokenizer
+def process_bytes(layers: int, tokenizer: int, *, adds_modules: bool) -> int:
+    """What a command that trains or decodes takes beside its arrays, and beside its imports.
+
+    Args:
+        tokenizer: bytes of it.
+        adds_modules: whether the method adds modules to the layers, such as LoRA's factors.
+    """
+    return RUNTIME + layers * A_LAYER * (2 if adds_modules else 1) + tokenizer
 
 
 def imported_and_tokenizer(folder: Path, *, tokenizer: bool) -> tuple[int, int]:

@@ -6,7 +6,7 @@ the devices of its mesh need not be there.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import PrefixCaches, SoftPrompt, round_up
+from adapt_jax.decoders.prefix import PrefixCaches, round_up
 from adapt_jax.decoders.sharding import batch_sharding, platform_of, state_shardings
-from adapt_jax.methods.fine_tuning import select
-from adapt_jax.methods.lora import attach
-from adapt_jax.methods.registry import TUNING, Method
-from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs
+from adapt_jax.methods.base import Method, PromptingMethod, TuningMethod
+from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs, get_parameters
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import engine
-from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.checkpoints import MAX_COPY_BYTES
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
@@ -49,7 +46,7 @@ class Workload:
         length: tokens of an example, question and answer.
         answer: tokens of it that the loss is on, or that are generated.
         prefix: tokens that stand in front of all examples, a soft prompt not counted.
-        max_concurrent_sequences: sequences decoded side by side.
+        max_concurrent_sequences: that are decoded at the same time.
         candidates: of one question alone, where no more sequences than these are decoded.
     """
 
@@ -89,55 +86,78 @@ def build(method: Method, work: Workload, dtype: Any, mesh: Mesh | None) -> Buil
     Args:
         dtype: of the frozen weights, and of the cache.
     """
-    if method.name == "lora":
+    if isinstance(method, TuningMethod):
         return lambda config: [
             training(config, method, work, dtype, mesh),
-            merging(config, method, dtype, mesh),
+            *merging(config, method, dtype, mesh),
         ]
-    if method.name in TUNING:
-        return lambda config: [training(config, method, work, dtype, mesh)]
-    return lambda config: decoding(config, method, work, dtype, mesh)
+    if isinstance(method, PromptingMethod):
+        return lambda config: decoding(config, method, work, dtype, mesh)
+    raise UserError(f"--method {method.name}: it neither prompts nor tunes; nothing to inspect")
 
 
-def start(method: Method, decoder: Decoder) -> tuple[SoftPrompt | None, Any]:
-    """What a tuning method adds to the decoder, and the filter of what it trains."""
-    if method.name == "prompt_tuning":
-        members = (method.ensemble,) if method.ensemble > 1 else ()
-        soft_prompt = SoftPrompt(jnp.zeros((*members, method.length, decoder.config.embed_dim)))
-        return soft_prompt, nnx.PathContains("soft_prompt")
-    if method.name == "lora":
-        attach(decoder, method.modules, method.rank, 1.0, abstract_rngs())
-        return None, nnx.PathContains("lora")
-    if method.name == "fine_tuning":
-        return None, select(decoder, method.train)
-    return None, nnx.Param
+@dataclass(frozen=True)
+class AbstractTuning:
+    """What a tuning method trains of a decoder, as shapes.
+
+    Attributes:
+        graph: of the TunedDecoder.
+        trainable: float32, as training holds it.
+        frozen: in the dtype that was asked for.
+        replaced: the part of ``trainable`` that the decoder has itself; the original stays.
+        soft_prompt_length: in tokens.
+        ensemble: members of the soft prompt; None where it is no ensemble.
+        adds_modules: whether something is added to the decoder's layers.
+    """
+
+    graph: Any
+    trainable: Tree
+    frozen: Tree
+    replaced: Tree
+    soft_prompt_length: int
+    ensemble: int | None
+    adds_modules: bool
 
 
-def split(config: DecoderConfig, method: Method, dtype: Any) -> tuple[Any, Tree, Tree]:
-    """The graph of what is trained, its trainable state (float32) and its frozen state."""
-    chosen: list[Any] = []
+def trace_tuning(config: DecoderConfig, method: TuningMethod, dtype: Any) -> AbstractTuning:
+    """Asks a tuning method, on abstract arrays, what it adds and what it trains.
+
+    Args:
+        dtype: of the frozen parameters.
+    """
+    filters: list[Any] = []
 
     def make() -> TunedDecoder:
-        decoder = Decoder(config, rngs=abstract_rngs())
-        soft_prompt, trainable = start(method, decoder)
-        chosen.append(trainable)
-        return TunedDecoder(decoder, soft_prompt)
+        tuned = method.add_modules(Decoder(config, rngs=abstract_rngs()), abstract_rngs())
+        filters.append(method.trainable_filter(tuned))
+        return tuned
 
-    model = nnx.eval_shape(make)
-    graph, trainable, frozen = nnx.split(model, chosen[0], ...)  # type: ignore[misc]
-    return graph, trainable, cast(frozen, dtype)
+    tuned = nnx.eval_shape(make)
+    graph, trainable, frozen = nnx.split(tuned, filters[0], ...)  # type: ignore[misc]
+    own = {("decoder", *path) for path in get_parameters(abstract_decoder(config))}
+    trained = nnx.to_flat_state(trainable)
+    added = [path for path, _ in trained if path not in own]
+    return AbstractTuning(
+        graph,
+        trainable,
+        cast(frozen, dtype),
+        nnx.from_flat_state([(path, leaf) for path, leaf in trained if path in own]),
+        tuned.soft_prompt_length,
+        tuned.ensemble,
+        any(path[0] == "decoder" for path in added),
+    )
 
 
 def training(
-    config: DecoderConfig, method: Method, work: Workload, dtype: Any, mesh: Mesh | None
+    config: DecoderConfig, method: TuningMethod, work: Workload, dtype: Any, mesh: Mesh | None
 ) -> Program:
     """The training step, as the trainer makes it.
 
     Raises:
         UserError: the examples do not fit the context, or do not reach all devices.
     """
-    graph, trainable, frozen = split(config, method, dtype)
-    prompt_prefix = work.prefix + (method.length if method.name == "prompt_tuning" else 0)
+    traced = trace_tuning(config, method, dtype)
+    prompt_prefix = work.prefix + traced.soft_prompt_length
     if prompt_prefix + work.length > config.context_length:
         raise UserError(
             f"{method.name}: {prompt_prefix} tokens in front and {work.length} of an example are "
@@ -146,19 +166,20 @@ def training(
     settings = settled(method.training, mesh)
     batch = packed(work, settings, mesh)
     update = make_optimizer(settings)
-    trainable, frozen = (placed(state, mesh) for state in (trainable, frozen))
+    trainable, frozen = (placed(state, mesh) for state in (traced.trainable, traced.frozen))
     kept = frozen
     if settings.frozen_dtype is not None:
         prepared = jax.eval_shape(partial(prepare_frozen, config=settings), frozen)
         frozen = jax.tree.map(lambda leaf, loaded: at(leaf, loaded.sharding), prepared, kept)
-    together = method.name == "prompt_tuning" and method.ensemble > 1
-    begun = jax.eval_shape(partial(init_state, update, ensemble=together), trainable)
+    ensemble = bool(traced.ensemble)
+    begun = jax.eval_shape(partial(init_state, update, ensemble=ensemble), trainable)
     slots = follow(begun.opt_state, trainable, mesh)
     state, tokens = TrainState(trainable, slots), anywhere(np.zeros(work.prefix, np.int32), mesh)
     # compiled when it is lowered
-    step: Callable[[], Any] = partial(make_step, graph, update, settings, ensemble=together)
-    whole = method.name not in ("prompt_tuning", "lora")  # a copy of the decoder is trained
-    beside: dict[str, Tree] = {"original": cast(trainable, dtype)} if whole else {}
+    step: Callable[[], Any] = partial(make_step, traced.graph, update, settings, ensemble=ensemble)
+    beside: dict[str, Tree] = {}
+    if traced.replaced:
+        beside["original"] = cast(placed(traced.replaced, mesh), dtype)
     if kept is not frozen:
         beside["original/frozen"] = kept
     if settings.validate_every:
@@ -187,13 +208,18 @@ def settled(config: TrainingConfig, mesh: Mesh | None) -> TrainingConfig:
     return config.model_copy(update=decided)
 
 
-def merging(config: DecoderConfig, method: Method, dtype: Any, mesh: Mesh | None) -> Program:
-    """LoRA's end: kernels with their updates merged into them beside those without."""
-    _, trainable, frozen = split(config, method, dtype)
-    kernels = dict(nnx.to_flat_state(placed(frozen, mesh)))
-    updated = {(*path[:-2], "kernel") for path, _ in nnx.to_flat_state(trainable)}
-    merged = [kernels[path] for path in sorted(updated, key=str)]
-    return Program("merging", {"parameters": list(kernels.values()), "merged": merged})
+def merging(
+    config: DecoderConfig, method: TuningMethod, dtype: Any, mesh: Mesh | None
+) -> list[Program]:
+    """After the training: changed copies of frozen parameters beside the originals, if any."""
+    traced = trace_tuning(config, method, dtype)
+    trained = [tuple(path) for path, _ in nnx.to_flat_state(traced.trainable)]
+    paths = method.merged_paths(trained)
+    if not paths:
+        return []
+    frozen = dict(nnx.to_flat_state(placed(traced.frozen, mesh)))
+    merged = [frozen[path] for path in sorted(paths, key=str)]
+    return [Program("merging", {"parameters": list(frozen.values()), "merged": merged})]
 
 
 def packed(work: Workload, config: TrainingConfig, mesh: Mesh | None) -> Tree:
@@ -227,7 +253,7 @@ def packed(work: Workload, config: TrainingConfig, mesh: Mesh | None) -> Tree:
 
 
 def decoding(
-    config: DecoderConfig, method: Method, work: Workload, dtype: Any, mesh: Mesh | None
+    config: DecoderConfig, method: PromptingMethod, work: Workload, dtype: Any, mesh: Mesh | None
 ) -> list[Program]:
     """Prefix and questions encoded, then slots decoded, as the engine does it.
 
@@ -242,7 +268,7 @@ def decoding(
     graph, weights = nnx.split(abstract_decoder(config))
     weights = placed(cast(weights, dtype), mesh)
     count = slot_count(work, mesh)
-    breadth = count // min(engine.ROWS, count) if getattr(method, "stop_at", None) else 1
+    breadth = count // min(engine.ROWS, count) if method.stops_early else 1
     held: dict[str, Tree] = {"parameters": weights}
     programs = []
 
@@ -281,10 +307,11 @@ def decoding(
             beside={"cache": cache} | ({"earlier questions": kept} if count > many else {}),
         )
     )
-    penalty = sampling_of(method).repetition_penalty != 1
+    sampling = method.generation_config().sampling
+    penalty = sampling.repetition_penalty != 1
     state = rows(steps.SlotState.idle(count, config.vocab_size if penalty else 0), mesh)
     seed = anywhere(jax.eval_shape(lambda: jax.random.key(0)), mesh)
-    given = (graph, sampling_of(method), config.eos_ids, weights, prefix, cache, state, seed)
+    given = (graph, sampling, config.eos_ids, weights, prefix, cache, state, seed)
     programs.append(
         Program(
             "decoding step",
@@ -296,19 +323,11 @@ def decoding(
     return programs
 
 
-def sampling_of(method: Method) -> SamplingParams:
-    """How a rung draws its tokens; greedily, where it says nothing."""
-    known = {option.name for option in fields(SamplingParams)}
-    return SamplingParams(**{name: value for name, value in dict(method).items() if name in known})
-
-
 def slot_count(work: Workload, mesh: Mesh | None) -> int:
     """How many slots the engine takes: no more than the candidates of the one question, if said."""
-    count = (
-        work.max_concurrent_sequences
-        if work.candidates is None
-        else min(work.max_concurrent_sequences, work.candidates)
-    )
+    count = work.max_concurrent_sequences
+    if work.candidates is not None:
+        count = min(count, work.candidates)
     return count if mesh is None else round_up(count, mesh.shape["data"] * mesh.shape["fsdp"])
 
 

@@ -1,25 +1,35 @@
-"""Chain of thought: demonstrations that show their reasoning before the answer (2201.11903)."""
+"""Chain of thought: the demonstrations show their reasoning, so the decoder reasons before it
+answers.
+
+It is enough for questions that take a few steps, such as word problems, when the decoder is large
+enough to reason in text at all. It costs more generated tokens than few-shot and no training.
+Paper: 2201.11903, section 2.
+"""
 
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from adapt_jax.methods.few_shot import FewShot
+from adapt_jax.methods.registry import METHODS
+
+__all__ = ["ChainOfThought"]
 
 
+@METHODS.register("chain_of_thought")
 class ChainOfThought(FewShot):
-    """As few-shot, with the reasoning of each demonstration; greedy (section 2 of the paper)."""
+    """Few-shot with the reasoning of each demonstration; decoding is greedy."""
 
-    name: ClassVar[str] = "chain_of_thought"
-    reasoning: ClassVar[bool] = True
-    demonstrations: int = Field(4, gt=0)
+    shows_reasoning: ClassVar[bool] = True
+
+    demonstrations: int = Field(4, gt=0, le=10_000)
 
     @field_validator("answer_by")
     @classmethod
-    def _is_written(cls, answer_by: str) -> str:
+    def _check_answer_is_generated(cls, answer_by: str) -> str:
         if answer_by != "text":
             raise ValueError(
-                f"{cls.name} writes its reasoning; `answer_by: likelihood` is for zero_shot and "
-                "few_shot"
+                f"{cls.name} generates its reasoning; `answer_by: likelihood` is for methods "
+                "that generate nothing, zero_shot and few_shot"
             )
         return answer_by

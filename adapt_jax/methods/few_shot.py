@@ -1,36 +1,50 @@
-"""Few-shot: instruction and solved questions, answers only (2005.14165, section 2)."""
+"""Few-shot: solved questions are shown before the question, with their answers alone.
+
+It teaches the form of the answer and what the labels mean, without any training. It is enough for
+classification and for short facts that the decoder knows; it does not help where the answer takes
+several steps (see chain_of_thought). Paper: GPT-3, 2005.14165, section 2.
+"""
 
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.demonstrations import select_demonstrations, within_context
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.task import Task
 
+__all__ = ["FewShot"]
 
+
+@METHODS.register("few_shot")
 class FewShot(ZeroShot):
-    """Up to ``demonstrations`` questions with their answers stand in front."""
+    """Up to ``demonstrations`` solved questions of the training split are prepended.
 
-    name: ClassVar[str] = "few_shot"
-    reasoning: ClassVar[bool] = False
-    demonstrations: int = Field(8, gt=0)
+    Attributes:
+        shows_reasoning: whether the demonstrations show their reasoning.
+        demonstrations: the most that are shown; fewer where the context holds no more.
+    """
 
-    def adapt(self, model: PretrainedDecoder, task: Task, *, seed: int) -> Prompt:
-        """The prompt of this rung; the same seed chooses the same demonstrations.
+    shows_reasoning: ClassVar[bool] = False
+    demonstrations: int = Field(8, gt=0, le=10_000)
+
+    def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """The instruction, the demonstrations and the question.
 
         Raises:
-            CannotRun: there is nothing to show, or nothing of it fits.
+            MethodNotApplicable: there is nothing to show, or not one demonstration fits.
         """
-        prompt = replace(super().adapt(model, task, seed=seed), reasoning=self.reasoning)
-        shown = select_demonstrations(
+        prompt = super().build_prompt(model, task, seed)
+        prompt = replace(prompt, reasoning=self.shows_reasoning)
+        demonstrations = select_demonstrations(
             task,
             self.demonstrations,
             seed=seed,
-            reasoning=self.reasoning,
+            reasoning=self.shows_reasoning,
             fits=within_context(model, prompt, task),
         )
-        return replace(prompt, demonstrations=shown)
+        return replace(prompt, demonstrations=demonstrations)

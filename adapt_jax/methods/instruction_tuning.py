@@ -1,40 +1,34 @@
-"""Instruction tuning: every parameter, on many kinds of instruction in several wordings each.
+"""Instruction tuning: training on many kinds of instruction, each in several wordings.
 
-Judged zero-shot on the task and on kinds that the mixture left out (2109.01652, section 2).
+It turns a decoder that only continues text into one that follows instructions, also of kinds that
+it was not trained on: some categories are held out of the training and evaluated before and after.
+It is enough where one decoder is to serve many tasks; for a single task fine-tuning on that task is
+simpler. Paper: FLAN, 2109.01652, section 2. The mixtures are in ``mixtures.py``.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field
 
+from adapt_jax.methods.base import TuningMethod
+from adapt_jax.methods.mixtures import MixtureOptions, build_mixture
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.sources import Row, find, read_json, read_jsonl
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
-from adapt_jax.training.examples import (
-    TokenizedExamples,
-    TuningMethod,
-    TuningResult,
-    cast_params,
-    clone_decoder,
-    summarize,
-    tokenize_examples,
-)
+from adapt_jax.training.examples import TokenizedExamples, tokenize_examples
 from adapt_jax.training.packing import TrainingExample
-from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.validation import Validation
-from adapt_jax.utils.errors import UserError, nearest
 
-INSTRUCTION = "Answer the question."  # in front of unseen kinds, when they are judged
+__all__ = ["InstructionTuning", "apply_templates"]
+
+HELD_OUT_INSTRUCTION = "Answer the question."  # with which held-out categories are evaluated
 
 # Instruction and question of each wording; the task's own template is one more.
 WORDINGS = (
@@ -47,182 +41,95 @@ WORDINGS = (
 )
 
 
+@METHODS.register("instruction_tuning")
 class InstructionTuning(TuningMethod):
-    """Trains every parameter on a mixture of kinds, the task's own training examples one of them.
+    """Trains every parameter on a mixture of categories; the task's training split is one of them.
 
-    ``mixture`` is a name in ``MIXTURES``, or a local .jsonl or .json file in Alpaca's form
-    (instruction, input, output, and perhaps kind). ``held_out`` are the kinds left out of training
-    and judged instead; not given, the mixture's own choice. ``size`` counts training examples of a
-    kind, ``judged`` those of each held-out kind that are judged.
+    Attributes:
+        mixture: a name in mixtures.MIXTURES, or a .jsonl or .json file in Alpaca's form
+            (instruction, input, output, and optionally category).
+        held_out: categories that are left out of the training and evaluated instead; null is the
+            mixture's own choice.
+        examples_per_category: training examples of each category.
+        eval_size: examples of each held-out category that are evaluated.
     """
 
-    name: ClassVar[str] = "instruction_tuning"
+    # its training step is that of fine_tuning
+    inspected_by_default: ClassVar[bool] = False
 
     training: TrainingConfig = TrainingConfig(learning_rate=1e-3)
     mixture: str = "arithmetic"
     held_out: list[str] | None = None
-    size: int = Field(200, gt=0)
-    judged: int = Field(40, gt=0)
+    examples_per_category: int = Field(200, gt=0, le=1_000_000)
+    eval_size: int = Field(40, gt=0, le=1_000_000)
 
-    def adapt(
-        self,
-        model: PretrainedDecoder,
-        task: Task,
-        *,
-        seed: int,
-        **run: Unpack[RunOptions],
-    ) -> TuningResult:
-        """Trains a copy of the decoder; ``TuningResult.unseen`` holds the kinds to judge it on.
+    def trainable_filter(self, tuned: TunedDecoder) -> Any:
+        """Every parameter."""
+        return nnx.Param
+
+    def training_examples(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, seed: int, max_length: int
+    ) -> TokenizedExamples:
+        """The task's training split and the mixture, without any question that is evaluated.
 
         Raises:
-            CannotRun: the task has no training examples, or none of all fits the context.
-            UserError: an unknown mixture or kind, or every kind held out.
+            UserError: an unknown mixture or category, or every category is held out.
         """
-        prompt = self.prompt(task)
-        seen, unseen = mixed(self, seed)
-        judged = {example.question for example in [*task.development, *task.test, *unseen]}
-        seen = [example for example in seen if example.question not in judged]
-        prepared = reworded(model, prompt, [*task.train, *seen], seed).checked()
-        decoder = clone_decoder(model.decoder, run.get("mesh"))
-        kept = cast_params(decoder, nnx.Param, jnp.float32)  # bfloat16 would swallow small updates
-        result = train(
-            TunedDecoder(decoder),
-            nnx.Param,
-            prepared.examples,
-            self.training,
-            seed=seed,
-            validation=self.validation(model, prompt, task),
-            **run,
-        )
-        cast_params(decoder, nnx.Param, kept)
-        kinds = sorted({example.category for example in unseen})
-        return TuningResult(
-            prompt,
-            PretrainedDecoder(decoder, model.tokenizer, model.path),
-            result.trainable_parameters,
-            result.seconds,
-            result.losses,
-            unseen=_unseen(task, unseen) if unseen else None,
-            details=summarize(prepared, result, mixture=self.mixture, held_out=kinds),
-        )
+        examples, held_out = self._build_mixture(seed)
+        evaluated = {example.question for example in [*task.development, *task.test, *held_out]}
+        examples = [example for example in examples if example.question not in evaluated]
+        return apply_templates(model, prompt, [*task.train, *examples], seed)
 
-    def validation(
-        self, model: PretrainedDecoder, prompt: Prompt, task: Task, *, room: int | None = None
-    ) -> Validation | None:
-        """The development split, whole: there is no front that all share."""
-        shared = super().validation(model, prompt, task, room=room)
-        if shared is None:
+    def validation_examples(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, max_length: int
+    ) -> TokenizedExamples:
+        """The development split, each example with its prompt prefix: training shares none."""
+        return super().validation_examples(model, prompt, task, max_length).with_prefix()
+
+    def held_out_task(self, task: Task, seed: int) -> Task | None:
+        """The held-out categories as a task, asked in the template of the task itself."""
+        _, held_out = self._build_mixture(seed)
+        if not held_out:
             return None
-        return replace(
-            shared, examples=tokenize_examples(model, prompt, task.development).with_prefix()
+        return Task(
+            name="held-out categories",
+            train=(),
+            development=(),
+            test=held_out,
+            instruction=HELD_OUT_INSTRUCTION,
+            template=task.template,
+            parser="text",
         )
 
-
-def mixed(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Example]]:
-    """The mixture's examples to train on, and those of held-out kinds to judge.
-
-    Raises:
-        UserError: an unknown mixture or kind, or every kind held out.
-    """
-    if method.mixture in MIXTURES:
-        return MIXTURES[method.mixture](method, seed)
-    if not method.mixture.endswith((".jsonl", ".json")):
-        raise UserError(
-            f"instruction_tuning.mixture: {method.mixture!r} is neither a .jsonl or .json file nor "
-            f"one of {', '.join(MIXTURES)}{nearest(method.mixture, MIXTURES)}"
-        )
-    return _from_file(method, seed)
+    def _build_mixture(self, seed: int) -> tuple[list[Example], list[Example]]:
+        options = MixtureOptions(self.held_out, self.examples_per_category, self.eval_size, seed)
+        return build_mixture(self.mixture, options)
 
 
-def reworded(
+def apply_templates(
     model: PretrainedDecoder, prompt: Prompt, examples: Sequence[Example], seed: int
 ) -> TokenizedExamples:
-    """Each example in a wording drawn for it, whole: there is no front that all share."""
+    """Each example in a wording drawn for it; there is no prompt prefix that all share."""
     rng = random.Random(f"{seed}/wordings")
     own = (prompt.instruction, prompt.template.question)
     others: Sequence[tuple[str, str]] = WORDINGS
-    if prompt.template.chat:  # the turns mark question and answer, words need not
+    if prompt.template.chat:  # a chat template already marks question and answer
         others = [(instruction, own[1]) for instruction, _ in WORDINGS]
     wordings = list(dict.fromkeys([own, *others]))
-    drawn: dict[tuple[str, str], list[Example]] = {wording: [] for wording in wordings}
+
+    # draw a wording for each example
+    by_wording: dict[tuple[str, str], list[Example]] = {wording: [] for wording in wordings}
     for example in examples:
-        drawn[rng.choice(wordings)].append(example)
-    prepared = []
-    for (instruction, question), chosen in drawn.items():
+        by_wording[rng.choice(wordings)].append(example)
+
+    # tokenize wording by wording
+    tokenized: list[TrainingExample] = []
+    too_long = without_answer = 0
+    for (instruction, question), chosen in by_wording.items():
         template = replace(prompt.template, question=question)
         worded = replace(prompt, template=template, instruction=instruction)
-        prepared.append(tokenize_examples(model, worded, chosen))
-    whole: list[TrainingExample] = [example for one in prepared for example in one.with_prefix()]
-    too_long = sum(one.too_long for one in prepared)
-    return TokenizedExamples((), whole, too_long, len(examples) - len(whole) - too_long)
-
-
-def _unseen(task: Task, examples: list[Example]) -> Task:
-    """The held-out kinds as a task of their own, asked in the task's own template."""
-    return Task(
-        name="unseen kinds",
-        train=(),
-        development=(),
-        test=examples,
-        instruction=INSTRUCTION,
-        template=task.template,
-        parser="text",
-    )
-
-
-def _split_kinds(kinds: Sequence[str], held_out: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The kinds to train on and the kinds held out."""
-    for kind in held_out:
-        if kind not in kinds:
-            raise UserError(
-                f"instruction_tuning.held_out: no kind {kind!r}; there are: {', '.join(kinds)}"
-                f"{nearest(kind, kinds)}"
-            )
-    seen = [kind for kind in kinds if kind not in held_out]
-    if not seen:
-        raise UserError("instruction_tuning.held_out: every kind is held out")
-    return seen, list(held_out)
-
-
-def _arithmetic(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Example]]:
-    from adapt_jax.tasks.arithmetic import KINDS, instructions
-
-    default = ["owner", "reverse", "smaller", "sequence", "digits"]
-    held_out = default if method.held_out is None else method.held_out
-    seen, unseen = _split_kinds(list(KINDS), held_out)
-    return (
-        instructions(seed, seen, method.size),
-        instructions(seed, unseen, method.judged, split="test"),
-    )
-
-
-def _from_file(method: InstructionTuning, seed: int) -> tuple[list[Example], list[Example]]:
-    path = find(method.mixture, Path())
-    rows = (read_jsonl if path.suffix == ".jsonl" else read_json)(path)
-    kinds: dict[str, list[Example]] = {}
-    for row in rows:
-        example = _alpaca(row)
-        kinds.setdefault(example.category, []).append(example)
-    seen, unseen = _split_kinds(list(kinds), method.held_out or [])
-    rng = random.Random(seed)
-    for examples in kinds.values():
-        rng.shuffle(examples)
-    return (
-        [example for kind in seen for example in kinds[kind][: method.size]],
-        [example for kind in unseen for example in kinds[kind][: method.judged]],
-    )
-
-
-def _alpaca(row: Row) -> Example:
-    """{"instruction", "input" (may be absent or empty), "output"}, and perhaps "kind"."""
-    values = {key: row.values.get(key, "") for key in ("instruction", "input", "output", "kind")}
-    for key, value in values.items():
-        if not isinstance(value, str) or (key in ("instruction", "output") and not value):
-            has = ", ".join(row.values)
-            raise UserError(f"{row.where}: expected a text in field {key!r}; it has: {has}")
-    question = "\n".join(part for part in (values["instruction"], values["input"]) if part)
-    return Example(str(row.number), question, values["output"], category=values["kind"] or "file")
-
-
-Mixture = Callable[[InstructionTuning, int], tuple[list[Example], list[Example]]]
-MIXTURES: dict[str, Mixture] = {"arithmetic": _arithmetic}
+        part = tokenize_examples(model, worded, chosen).with_prefix()
+        tokenized += part.examples
+        too_long += part.too_long
+        without_answer += part.without_answer
+    return TokenizedExamples((), tokenized, too_long, without_answer)

@@ -1,6 +1,13 @@
-"""LoRA: low-rank updates beside frozen kernels, merged into them in the end (2106.09685)."""
+"""LoRA: the pretrained kernels stay frozen; small low-rank updates beside them are trained.
 
-from typing import Annotated, ClassVar, Literal, Unpack, get_args
+W x becomes W x + scale · B A x, with A [R, I] and B [O, R] of a small rank R. It trains a
+hundredth of the parameters or fewer, comes close to fine-tuning, and its result is a file of a few
+megabytes; afterwards the updates are merged into the kernels, so answering costs nothing extra.
+It is enough for most tasks with hundreds of examples or more. Paper: 2106.09685, section 4.1.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,113 +16,90 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
+from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.layers import Linear, matmul
 from adapt_jax.decoders.layout import ParameterPath
+from adapt_jax.methods.base import TuningMethod
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.tasks.task import Task
+from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.training.config import TrainingConfig
-from adapt_jax.training.examples import (
-    TuningMethod,
-    TuningResult,
-    clone_decoder,
-    summarize,
-    tokenize_examples,
-)
-from adapt_jax.training.trainer import RunOptions, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
+__all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
+
 Module = Literal["query", "key", "value", "output", "gate", "up", "down"]
-ROOMS = {"gate": "ffn", "up": "ffn", "down": "ffn"}  # the others are in "attention"
+FFN_MODULES = ("gate", "up", "down")  # the others belong to the attention
 
 
 class LoRA(nnx.Module):
-    """scale · B A x, with A [R, I] kaiming-uniform, B [O, R] zero at first, both float32.
+    """scale · B A x, with A [R, I] kaiming-uniform and B [O, R] zero at first, both float32.
 
-    The scale multiplies A x, which is R wide, and not the output.
+    The scale multiplies A x, which is only R wide, and not the output.
     """
 
     def __init__(self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs):
         size_out, size_in = linear.kernel.shape
         axis_out, axis_in = linear.kernel.get_metadata("axes")
         bound = size_in**-0.5  # kaiming-uniform with a = sqrt(5), as PEFT and the paper's code do
-        first = rngs.params.uniform((size_in, rank), minval=-bound, maxval=bound)
-        self.a = nnx.Param(first.T, axes=(None, axis_in))
+        a_transposed = rngs.params.uniform((size_in, rank), minval=-bound, maxval=bound)
+        self.a = nnx.Param(a_transposed.T, axes=(None, axis_in))
         self.b = nnx.Param(jnp.zeros((size_out, rank)), axes=(axis_out, None))
         self.scale = scale
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        thin = x.astype(jnp.float32) @ self.a[...].T * self.scale
-        return matmul(thin, self.b[...]).astype(x.dtype)
+        low_rank = x.astype(jnp.float32) @ self.a[...].T * self.scale
+        return matmul(low_rank, self.b[...]).astype(x.dtype)
 
 
+@METHODS.register("lora")
 class LoRAConfig(TuningMethod):
-    """Rank-``rank`` updates of the ``modules`` of every layer, or of ``all`` its projections.
+    """Trains updates of rank ``rank`` for the ``modules`` of every layer.
 
-    They are scaled by alpha / rank; ``rank_stabilized``: by alpha / sqrt(rank) (2312.03732), so
-    that a higher rank does not learn more slowly.
+    Attributes:
+        alpha: the updates are scaled by alpha / rank.
+        rank_stabilized: scales by alpha / sqrt(rank) instead, so that a higher rank does not learn
+            more slowly (rsLoRA: 2312.03732).
+        modules: "all" projections of attention and feed-forward network, or a list of them.
     """
 
-    name: ClassVar[str] = "lora"
-
     training: TrainingConfig = TrainingConfig(learning_rate=3e-3)
-    rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0)
+    rank: int = Field(8, gt=0, le=65_536)
+    alpha: float = Field(16.0, gt=0, le=1_000_000)
     rank_stabilized: bool = False
     modules: Literal["all"] | Annotated[list[Module], Field(min_length=1)] = "all"
 
-    def adapt(
-        self,
-        model: PretrainedDecoder,
-        task: Task,
-        *,
-        seed: int,
-        **run: Unpack[RunOptions],
-    ) -> TuningResult:
-        """Trains the low-rank factors and merges them into the kernels of a copy of the decoder.
+    def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
+        """Gives the chosen projections their factors.
 
         Raises:
-            CannotRun: the task has no training examples, or none that fit the context.
             UserError: a module that no layer of this decoder has.
         """
-        prompt = self.prompt(task)
-        prepared = tokenize_examples(model, prompt, task.train).checked()
-        decoder = clone_decoder(model.decoder, run.get("mesh"))
-        power = 0.5 if self.rank_stabilized else 1
-        attach(decoder, self.modules, self.rank, self.alpha / self.rank**power, nnx.Rngs(seed))
-        result = train(
-            TunedDecoder(decoder),
-            nnx.PathContains("lora"),
-            prepared.examples,
-            self.training,
-            seed=seed,
-            prompt_prefix=prepared.prompt_prefix,
-            validation=self.validation(model, prompt, task),
-            **run,
-        )
-        factors = detach(decoder, self.alpha)
-        updates = LoRAWeights(factors, model.fingerprint, self.rank_stabilized)
-        return TuningResult(
-            prompt,
-            updates.merge_into(PretrainedDecoder(decoder, model.tokenizer, model.path)),
-            result.trainable_parameters,
-            result.seconds,
-            result.losses,
-            lora_weights=updates,
-            details=summarize(
-                prepared,
-                result,
-                rank=self.rank,
-                alpha=self.alpha,
-                rank_stabilized=self.rank_stabilized,
-                modules=self.modules,
-            ),
-        )
+        scale = self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
+        attach_lora(decoder, self.modules, self.rank, scale, rngs)
+        return TunedDecoder(decoder)
+
+    def trainable_filter(self, tuned: TunedDecoder) -> Any:
+        """The factors."""
+        return nnx.PathContains("lora")
+
+    def collect(self, tuned: TunedDecoder, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
+        """The factors are saved; the decoder that answers has them merged into its kernels."""
+        factors = detach_lora(tuned.decoder, self.alpha)
+        weights = LoRAWeights(factors, model.fingerprint, self.rank_stabilized)
+        frozen = PretrainedDecoder(tuned.decoder, model.tokenizer, model.path)
+        merged = weights.merge_into(frozen)
+        return Adaptation(self.name, prompt, merged, lora_weights=weights)
+
+    def merged_paths(self, trained: Collection[ParameterPath]) -> Collection[ParameterPath]:
+        """The kernels that have factors: PATH.kernel for PATH.lora.a and PATH.lora.b."""
+        return {(*path[:-2], "kernel") for path in trained}
 
 
-def attach(
+def attach_lora(
     decoder: Decoder,
     modules: Literal["all"] | list[Module],
     rank: int,
@@ -131,7 +115,8 @@ def attach(
     found = set()
     for layer in decoder.layers:
         for name in wanted:
-            linear = getattr(getattr(layer, ROOMS.get(name, "attention")), name, None)
+            block = layer.ffn if name in FFN_MODULES else layer.attention
+            linear = getattr(block, name, None)
             if isinstance(linear, Linear):
                 linear.lora = LoRA(linear, rank, scale, rngs)
                 found.add(name)
@@ -143,8 +128,8 @@ def attach(
         )
 
 
-def detach(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFactors]:
-    """Takes the factors off; by the path of the kernel that they belong to."""
+def detach_lora(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFactors]:
+    """Takes the factors out of the decoder; by the path of the kernel that they belong to."""
     factors: dict[ParameterPath, LoRAFactors] = {}
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:

@@ -1,101 +1,110 @@
-"""The rungs of the ladder by name, and one way to call them all.
+"""The ladder: every method by its name, from the lowest rung up.
 
-A new rung is a file in prompting/ or tuning/, and a line here.
+A method that is defined elsewhere is registered by the same decorator as those of this package,
+and then works in every command:
+
+    from adapt_jax.methods.base import TuningMethod
+    from adapt_jax.methods.registry import METHODS
+
+    @METHODS.register("bitfit", after="lora")
+    class BitFit(TuningMethod):
+        ...
+
+The module with these lines is loaded by ``--plugin``, or through the entry-point group
+``adapt_jax``. The methods of this package are imported when a name is first looked up, so
+importing the registry alone is quick.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+import importlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-import jax
-from pydantic import BaseModel
-
-from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.evaluation.evaluate import evaluate
-from adapt_jax.methods.chain_of_thought import ChainOfThought
-from adapt_jax.methods.few_shot import FewShot
-from adapt_jax.methods.fine_tuning import FineTuning
-from adapt_jax.methods.instruction_tuning import InstructionTuning
-from adapt_jax.methods.lora import LoRAConfig
-from adapt_jax.methods.prompt_tuning import PromptTuning
-from adapt_jax.methods.self_consistency import SelfConsistency
-from adapt_jax.methods.zero_shot import ZeroShot
-from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.tasks.task import Task
-from adapt_jax.training.trainer import RunOptions
-from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import nearest
+from adapt_jax.utils.registry import Registry
 
-Method = Any  # a rung's own options, with an ``adapt`` method
-PROMPTING: dict[str, type[BaseModel]] = {
-    "zero_shot": ZeroShot,
-    "few_shot": FewShot,
-    "chain_of_thought": ChainOfThought,
-    "self_consistency": SelfConsistency,
-}
-TUNING: dict[str, type[BaseModel]] = {
-    "prompt_tuning": PromptTuning,
-    "lora": LoRAConfig,
-    "fine_tuning": FineTuning,
-    "instruction_tuning": InstructionTuning,
-}
-METHODS = PROMPTING | TUNING  # the ladder, from the lowest rung up
+if TYPE_CHECKING:
+    from adapt_jax.methods.base import Method
 
+__all__ = ["METHODS"]
 
-@dataclass(frozen=True)
-class MethodResult:
-    """An adaptation, and what it cost to make; ``unseen`` are kinds that its training left out."""
-
-    adaptation: Adaptation
-    trainable_parameters: int = 0
-    train_seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
-    unseen: Task | None = None
+# Names of the built-in methods, and of the modules in this package that define them.
+LADDER = (
+    "zero_shot",
+    "few_shot",
+    "chain_of_thought",
+    "self_consistency",
+    "prompt_tuning",
+    "lora",
+    "fine_tuning",
+    "instruction_tuning",
+)
 
 
-def adapt(
-    name: str,
-    method: Method,
-    model: PretrainedDecoder,
-    task: Task,
-    *,
-    seed: int = 0,
-    **run: Unpack[RunOptions],
-) -> MethodResult:
-    """Adapts the decoder by one rung. ``model`` itself stays as it is, to the bit.
+class MethodRegistry(Registry["type[Method]"]):
+    """Methods by name, in the order of the ladder."""
 
-    Args:
-        run: how to train, where the rung trains (see tuning.trainer.Run).
+    def __init__(self) -> None:
+        super().__init__("method")
+        self._after: dict[str, str] = {}
 
-    Raises:
-        CannotRun: with the reason why this rung has no place on this task or decoder.
-    """
-    if name in PROMPTING:
-        return MethodResult(Adaptation(name, method.adapt(model, task, seed=seed), model))
+    def register(
+        self, name: str, *, after: str | None = None
+    ) -> Callable[["type[Method]"], "type[Method]"]:
+        """A class decorator that registers a method and gives it its name.
 
-    def accuracy_fn(prompt: Prompt, now: TunedDecoder) -> float:
-        """Accuracy on the development split, as the training stands."""
-        soft_prompt = now.soft_prompt
-        if soft_prompt is not None:  # from the mesh, if it lies there
-            embeddings = jax.device_get(soft_prompt.embeddings[...])
-            soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
-        adaptation = Adaptation(name, prompt, replace(model, decoder=now.decoder), soft_prompt)
-        return evaluate(adaptation, task, task.development, seed=seed).accuracy
+        Args:
+            after: the method directly below it in the ladder; by default it is the highest rung.
 
-    tuned = method.adapt(model, task, seed=seed, **{"accuracy_fn": accuracy_fn, **run})
-    adaptation = Adaptation(
-        name,
-        tuned.prompt,
-        tuned.model,
-        tuned.soft_prompt,
-        tuned.lora_weights,
-        has_full_weights=tuned.model is not model and tuned.lora_weights is None,
-    )
-    cost = (tuned.trainable_parameters, tuned.train_seconds)
-    return MethodResult(adaptation, *cost, tuned.details, tuned.unseen)
+        Raises:
+            ValueError: the name is taken by another class.
+        """
+        register = super().register(name)
+
+        def enter(method: "type[Method]") -> "type[Method]":
+            register(method)
+            method.name = name
+            if after is not None:
+                self._after[name] = after
+            return method
+
+        return enter
+
+    def find(self, name: str, where: str = "") -> "type[Method]":
+        """The method of this name; see Registry.find."""
+        self._import_ladder()
+        return super().find(name, where)
+
+    def describe_unknown(self, name: str) -> str:
+        """What to say of a name that is not in here."""
+        return f"unknown method {name!r}{nearest(name, self)}; the rungs are {', '.join(self)}"
+
+    def __getitem__(self, name: str) -> "type[Method]":
+        self._import_ladder()
+        return super().__getitem__(name)
+
+    def __len__(self) -> int:
+        self._import_ladder()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[str]:
+        self._import_ladder()
+        others = [name for name in self._entries if name not in LADDER]
+        order = [*LADDER, *(name for name in others if name not in self._after)]
+        waiting = [name for name in others if name in self._after]
+        while waiting:
+            # one may stand above another that waits; a rung that does not exist counts as the top
+            ready = [name for name in waiting if self._after[name] not in waiting] or waiting
+            for name in ready:
+                lower = self._after[name]
+                order.insert(order.index(lower) + 1 if lower in order else len(order), name)
+            waiting = [name for name in waiting if name not in ready]
+        return iter(order)
+
+    def _import_ladder(self) -> None:
+        """Imports the built-in methods, which register themselves."""
+        for name in LADDER:
+            if name not in self._entries:
+                importlib.import_module(f"adapt_jax.methods.{name}")
 
 
-def unknown_method(name: str) -> str:
-    """What to say of a name that is no rung."""
-    return f"unknown method {name!r}{nearest(name, METHODS)}; the rungs are {', '.join(METHODS)}"
+METHODS = MethodRegistry()

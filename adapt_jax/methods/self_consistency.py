@@ -1,4 +1,10 @@
-"""Self-consistency: sample many reasonings, then vote (2203.11171)."""
+"""Self-consistency: many sampled reasonings per question, and a vote on their answers.
+
+It is enough where chain of thought often finds the right answer but not always: wrong reasonings
+disagree with each other, right ones meet in the same answer. It costs as many times the generated
+tokens of chain of thought as it draws candidates, unless ``stop_at`` ends clear votes early.
+Paper: 2203.11171.
+"""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -6,31 +12,40 @@ from typing import ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from adapt_jax.methods.chain_of_thought import ChainOfThought
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.prompting.voting import VOTES
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import nearest
 
+__all__ = ["SelfConsistency"]
 
+
+@METHODS.register("self_consistency")
 class SelfConsistency(ChainOfThought):
-    """Chain of thought with many sampled candidates; 40 paths at 0.7 and top-k 40 in the paper.
+    """Chain of thought with many sampled candidates; the paper draws 40 at 0.7 and top-k 40.
 
-    With ``stop_at`` a question gets no more candidates once its leading answer beats the runner-up
-    with this probability (voting.should_stop); ``candidates`` is then the most that it gets.
+    Attributes:
+        candidates: reasonings per question; the most, where ``stop_at`` is given.
+        vote: how candidates become one answer, a name in prompting.voting.VOTES.
+        stop_at: a question gets no more candidates once its leading answer beats the runner-up
+            with this probability (2305.11860); null draws all of them.
     """
 
-    name: ClassVar[str] = "self_consistency"
-    candidates: int = Field(20, gt=0)
-    temperature: float = Field(0.7, ge=0)
-    top_k: int = Field(40, ge=0)
+    inspected_by_default: ClassVar[bool] = True
+
+    candidates: int = Field(20, gt=0, le=10_000)
+    temperature: float = Field(0.7, ge=0, le=100)
+    top_k: int = Field(40, ge=0, le=10_000_000)
     top_p: float = Field(1.0, gt=0, le=1)
     vote: str = "distinct"
     stop_at: float | None = None
 
     @field_validator("vote")
     @classmethod
-    def _known(cls, rule: str) -> str:
+    def _check_vote(cls, rule: str) -> str:
         if rule not in VOTES:
             raise ValueError(
                 f"unknown rule {rule!r}{nearest(rule, VOTES)}; known: {', '.join(VOTES)}"
@@ -39,13 +54,13 @@ class SelfConsistency(ChainOfThought):
 
     @field_validator("stop_at")
     @classmethod
-    def _is_a_threshold(cls, stop_at: float | None) -> float | None:
+    def _check_stop_at(cls, stop_at: float | None) -> float | None:
         if stop_at is not None and not 0.5 < stop_at < 1:
             raise ValueError("expected a probability above 0.5 and below 1, or null (off)")
         return stop_at
 
     @model_validator(mode="after")
-    def _differ(self) -> "SelfConsistency":
+    def _check_candidates_differ(self) -> "SelfConsistency":
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError(
                 f"{self.candidates} candidates at temperature 0 would all be the same; set a "
@@ -53,14 +68,22 @@ class SelfConsistency(ChainOfThought):
             )
         return self
 
-    def adapt(self, model: PretrainedDecoder, task: Task, *, seed: int) -> Prompt:
-        """Chain of thought's prompt with the same demonstrations, sampled and voted."""
-        prompt = super().adapt(model, task, seed=seed)
-        decoding = replace(
-            prompt.generation_config,
+    @property
+    def stops_early(self) -> bool:
+        """Whether a question may be decided before all of its candidates are drawn."""
+        return self.stop_at is not None
+
+    def generation_config(self, stop: tuple[str, ...] = ()) -> GenerationConfig:
+        """Many candidates, drawn at random."""
+        return replace(
+            super().generation_config(stop),
             candidates=self.candidates,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
         )
-        return replace(prompt, generation_config=decoding, vote=self.vote, stop_at=self.stop_at)
+
+    def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """The prompt of chain of thought, with the same demonstrations, and the vote."""
+        prompt = super().build_prompt(model, task, seed)
+        return replace(prompt, vote=self.vote, stop_at=self.stop_at)

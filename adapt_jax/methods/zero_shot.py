@@ -1,47 +1,56 @@
-"""Zero-shot: an instruction, then the question (2005.14165, section 2)."""
+"""Zero-shot: the task's instruction, then the question; nothing is shown and nothing is trained.
 
-from typing import ClassVar, Literal
+It is enough where the decoder was instruction-tuned on tasks like yours, or where the answer is a
+choice among a few. It costs the fewest tokens, so it is the first rung of the ladder and what
+every other rung has to beat. Paper: GPT-3, 2005.14165, section 2.
+"""
 
-from pydantic import Field, model_validator
+from typing import Literal
 
+from pydantic import model_validator
+
+from adapt_jax.methods.base import PromptingMethod
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
-from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.config import Strict
+
+__all__ = ["ZeroShot"]
 
 
-class ZeroShot(Strict):
-    """The task's instruction stands in front, and nothing else; decoding is greedy.
+@METHODS.register("zero_shot")
+class ZeroShot(PromptingMethod):
+    """The task's instruction is prepended to the question; decoding is greedy.
 
-    ``answer_by: likelihood`` writes nothing: of a question's choices it takes the likeliest, by
-    ``length_normalised`` (per token) and ``calibrated`` (against a question without content)
-    likelihood where they are set; see prompting.choices.
+    Attributes:
+        answer_by: "text" generates the answer. "likelihood" generates nothing: it takes the
+            likeliest of the question's choices.
+        length_normalised: with "likelihood", compares log-probabilities per token.
+        calibrated: with "likelihood", divides by the likelihood behind a question without content
+            (2102.09690).
     """
 
-    name: ClassVar[str] = "zero_shot"
-    max_new_tokens: int = Field(128, gt=0)
     answer_by: Literal["text", "likelihood"] = "text"
     length_normalised: bool = False
     calibrated: bool = False
 
     @model_validator(mode="after")
-    def _scores(self) -> "ZeroShot":
+    def _check_likelihood_options(self) -> "ZeroShot":
         if self.answer_by == "text" and (self.length_normalised or self.calibrated):
             raise ValueError("length_normalised and calibrated need `answer_by: likelihood`")
         return self
 
-    def adapt(self, model: PretrainedDecoder, task: Task, *, seed: int) -> Prompt:
-        """The prompt of this rung.
+    def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """The instruction and the question.
 
         Raises:
-            CannotRun: answers are to be chosen, and the task has no choices.
+            MethodNotApplicable: answers are chosen by likelihood, and the task has no choices.
         """
-        scoring = None
+        multiple_choice = None
         if self.answer_by == "likelihood":
-            scoring = MultipleChoiceConfig.of(task, self.length_normalised, self.calibrated)
-            if scoring is None:
+            multiple_choice = MultipleChoiceConfig.of(task, self.length_normalised, self.calibrated)
+            if multiple_choice is None:
                 raise MethodNotApplicable(
                     "answer_by: likelihood needs two choices or more for every question (`choices` "
                     "or `fields.choices` of the task)"
@@ -50,8 +59,6 @@ class ZeroShot(Strict):
             template=task.template,
             instruction=task.instruction,
             parser=task.parser,
-            generation_config=GenerationConfig(
-                max_new_tokens=self.max_new_tokens, stop=task.template.stop
-            ),
-            multiple_choice=scoring,
+            generation_config=self.generation_config(task.template.stop),
+            multiple_choice=multiple_choice,
         )

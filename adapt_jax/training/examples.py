@@ -1,103 +1,34 @@
-"""What all tuning methods share: from a task's examples to tokens, and what tuning yields."""
+"""From a task's examples to tokens, and the copy of the decoder that a training changes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
-from pydantic import Field
 
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import state_shardings
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
-from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.task import Task
-from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import TrainingResult
-from adapt_jax.training.validation import Validation
-from adapt_jax.utils.config import Strict
 from adapt_jax.utils.errors import UserError
 
-
-@dataclass(frozen=True)
-class TuningResult:
-    """What a tuning method yields.
-
-    ``model`` is the very object that was given where its weights stayed as they were, and a new
-    one with the tuned weights otherwise (``lora_weights`` is what was merged into them, where that
-    is all). ``losses`` are nats per target token of every step;
-    ``details`` fit into JSON. ``unseen`` is a task of kinds that the training left out, for those
-    methods that leave kinds out.
-    """
-
-    prompt: Prompt
-    model: PretrainedDecoder
-    trainable_parameters: int
-    train_seconds: float
-    losses: list[float]
-    soft_prompt: SoftPrompt | None = None
-    lora_weights: LoRAWeights | None = None
-    unseen: Task | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-class TuningMethod(Strict):
-    """The options that every tuning method has.
-
-    ``reasoning`` trains on reasoning and answer where the data holds reasoning, otherwise on the
-    answer alone; ``max_new_tokens`` bounds what the tuned decoder writes for a question.
-    """
-
-    training: TrainingConfig = TrainingConfig()
-    reasoning: bool = True
-    max_new_tokens: int = Field(128, gt=0)
-
-    def prompt(self, task: Task) -> Prompt:
-        """What stands in front of the question, as in zero-shot: the task's instruction.
-
-        Raises:
-            CannotRun: when the task has no training examples.
-        """
-        if not task.train:
-            raise MethodNotApplicable("the task has no training split")
-        return Prompt(
-            template=task.template,
-            instruction=task.instruction,
-            reasoning=self.reasoning and task.has_reasoning,
-            parser=task.parser,
-            generation_config=GenerationConfig(
-                max_new_tokens=self.max_new_tokens, stop=task.template.stop
-            ),
-        )
-
-    def validation(
-        self, model: PretrainedDecoder, prompt: Prompt, task: Task, *, room: int | None = None
-    ) -> Validation | None:
-        """The task's development split as training sees it, where the training validates.
-
-        Raises:
-            CannotRun: when the task has no development split that can be used.
-        """
-        if not self.training.validate_every:
-            return None
-        if not task.development:
-            raise MethodNotApplicable(
-                "training.validate_every needs a development split, the task has none"
-            )
-        prepared = tokenize_examples(model, prompt, task.development, room=room).checked()
-        return Validation(prepared.examples, prompt)
+__all__ = [
+    "TokenizedExamples",
+    "cast_params",
+    "clone_decoder",
+    "summarize",
+    "tokenize_examples",
+]
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
-    """Tokenized examples and the tokens that stand in front of all of them.
+    """Training examples as tokens, and the tokens that are prepended to each of them.
 
     ``too_long`` and ``without_answer`` count the examples that were dropped.
     """
@@ -107,29 +38,26 @@ class TokenizedExamples:
     too_long: int
     without_answer: int
 
-    def checked(self) -> "TokenizedExamples":
-        """Itself, when there is anything to train on.
-
-        Raises:
-            CannotRun: when no example is left.
-        """
+    def check_not_empty(self) -> None:
+        """Raises MethodNotApplicable where no example is left."""
         if not self.examples:
             raise MethodNotApplicable(
                 f"no training example can be used: {self.without_answer} have no answer, "
                 f"{self.too_long} do not fit into the decoder's context"
             )
-        return self
 
-    def with_prefix(self) -> list[TrainingExample]:
-        """The examples with the front in each of them."""
-        return [
+    def with_prefix(self) -> "TokenizedExamples":
+        """The same, with the prompt prefix inside each example instead of shared by all."""
+        length = len(self.prompt_prefix)
+        examples = [
             replace(
                 example,
                 tokens=self.prompt_prefix + example.tokens,
-                target_start=len(self.prompt_prefix) + example.target_start,
+                target_start=length + example.target_start,
             )
             for example in self.examples
         ]
+        return replace(self, prompt_prefix=(), examples=examples)
 
 
 def tokenize_examples(
@@ -137,55 +65,73 @@ def tokenize_examples(
     prompt: Prompt,
     examples: Iterable[Example],
     *,
-    room: int | None = None,
+    max_length: int | None = None,
 ) -> TokenizedExamples:
-    """Examples as generation will see them: the prompt's tokens, the question's, then the target.
+    """Examples as generation sees them: tokens of the prompt, of the question, then the target.
 
-    The target is the response and EOS, exactly once. Reasoning is in it if ``prompt.reasoning``.
-    Examples without an answer, and those longer than ``room``, are dropped and counted.
+    The target is the answer (behind its reasoning, if ``prompt.reasoning``) and one EOS. Examples
+    without an answer, and those longer than ``max_length``, are dropped and counted.
 
     Args:
-        room: in tokens, the prompt's included; the decoder's context length when not given.
+        max_length: tokens of an example, the prompt prefix included; by default the decoder's
+            context length.
 
     Raises:
-        UserError: when the tokenizer merges across the border between question and answer, so that
+        UserError: the tokenizer merges across the border between question and answer, so that
             training would see other tokens there than generation.
     """
     examples = list(examples)
-    template, config = prompt.template, model.config
+    template = prompt.template
     answered = [example for example in examples if example.answer]
-    asked = [template.format_question(example.question, example.choices) for example in answered]
-    prompt_prefix, questions = tokenize(model, prompt, asked)
-    room = config.context_length if room is None else room
-    prepared = []
-    for example, ask, question in zip(answered, asked, questions, strict=True):
-        response = template.format_answer(
-            example.answer, example.reasoning if prompt.reasoning else ""
-        )
-        joint = prompt.encode(model, prompt.render_with_answer(model, ask, response))
-        given = [*prompt_prefix, *question]
-        if joint[: len(given)] != given:
-            raise UserError(
-                f"example {example.id!r}: the tokenizer merges the end of the question "
-                f"{ask[-8:]!r} with the beginning of the answer {response[:8]!r}; a template's "
-                "question should end, and its answer begin, where a token does"
-            )
-        target = joint[len(given) :]
-        ends = [at for at, token in enumerate(target) if token in config.eos_ids]
-        eos: Sequence[int] = config.eos_ids[:1]
-        if prompt.template.chat and ends:  # the turn's own end is the EOS
-            target, eos = target[: ends[0]], target[ends[0] : ends[0] + 1]
-        target = [token for token in target if token not in config.eos_ids]
-        tokens = (*question, *target, *eos)
-        if len(prompt_prefix) + len(tokens) <= room:
-            prepared.append(TrainingExample(example.id, tokens, len(question)))
+    questions = [
+        template.format_question(example.question, example.choices) for example in answered
+    ]
+    prompt_prefix, question_tokens = tokenize(model, prompt, questions)
+    max_length = model.config.context_length if max_length is None else max_length
+    tokenized = []
+    for example, question, tokens in zip(answered, questions, question_tokens, strict=True):
+        target = _tokenize_target(model, prompt, example, question, [*prompt_prefix, *tokens])
+        if len(prompt_prefix) + len(tokens) + len(target) <= max_length:
+            tokenized.append(TrainingExample(example.id, (*tokens, *target), len(tokens)))
     return TokenizedExamples(
-        tuple(prompt_prefix), prepared, len(answered) - len(prepared), len(examples) - len(answered)
+        prompt_prefix=tuple(prompt_prefix),
+        examples=tokenized,
+        too_long=len(answered) - len(tokenized),
+        without_answer=len(examples) - len(answered),
     )
 
 
+def _tokenize_target(
+    model: PretrainedDecoder, prompt: Prompt, example: Example, question: str, context: list[int]
+) -> list[int]:
+    """Token ids of the answer that follow ``context``, with one EOS at the end.
+
+    Raises:
+        UserError: the joint text does not begin with the tokens of the context.
+    """
+    reasoning = example.reasoning if prompt.reasoning else ""
+    answer = prompt.template.format_answer(example.answer, reasoning)
+    joint = prompt.encode(model, prompt.render_with_answer(model, question, answer))
+    if joint[: len(context)] != context:
+        raise UserError(
+            f"example {example.id!r}: the tokenizer merges the end of the question "
+            f"{question[-8:]!r} with the beginning of the answer {answer[:8]!r}; a template's "
+            "question should end, and its answer begin, where a token does"
+        )
+    target, eos_ids = joint[len(context) :], model.config.eos_ids
+    eos: Sequence[int] = eos_ids[:1]
+    ends = [index for index, token in enumerate(target) if token in eos_ids]
+    if prompt.template.chat and ends:  # a chat template ends the turn itself
+        target, eos = target[: ends[0]], target[ends[0] : ends[0] + 1]
+    return [*(token for token in target if token not in eos_ids), *eos]
+
+
 def clone_decoder(decoder: Decoder, mesh: Mesh | None) -> Decoder:
-    """A decoder to change: the one given keeps its weights. On the mesh, where there is one."""
+    """A copy to change; it shares its arrays with the original until they are replaced.
+
+    Args:
+        mesh: where its arrays are placed; None leaves them where they are.
+    """
     copy = nnx.clone(decoder)
     if mesh is not None:
         state = nnx.state(copy)
@@ -193,27 +139,28 @@ def clone_decoder(decoder: Decoder, mesh: Mesh | None) -> Decoder:
     return copy
 
 
-def cast_params(decoder: Decoder, chosen: Any, dtypes: Sequence[Any] | Any) -> list[Any]:
-    """Casts the parameters that the filter ``chosen`` selects; returns what they were.
+def cast_params(module: nnx.Module, selected: Any, dtypes: Sequence[Any] | Any) -> list[Any]:
+    """Casts in place the parameters that an nnx filter selects.
 
     Args:
-        dtypes: one for all, or a list as it was returned.
+        dtypes: one for all, or a list as this function returned it.
+
+    Returns:
+        their dtypes before.
     """
-    state = nnx.state(decoder, chosen)
-    leaves, tree = jax.tree.flatten(state)
+    leaves, tree = jax.tree.flatten(nnx.state(module, selected))
     wanted = dtypes if isinstance(dtypes, list) else [dtypes] * len(leaves)
     cast = [leaf.astype(dtype) for leaf, dtype in zip(leaves, wanted, strict=True)]
-    nnx.update(decoder, jax.tree.unflatten(tree, cast))
+    nnx.update(module, jax.tree.unflatten(tree, cast))
     return [leaf.dtype for leaf in leaves]
 
 
-def summarize(prepared: TokenizedExamples, result: TrainingResult, **more: Any) -> dict[str, Any]:
-    """What a tuning method remembers of its run, for ``TuningResult.details``."""
+def summarize(examples: TokenizedExamples, result: TrainingResult) -> dict[str, Any]:
+    """What every training reports, as plain JSON; ``best`` only where it validated."""
     return {
-        "examples": len(prepared.examples),
-        "dropped_too_long": prepared.too_long,
-        "dropped_without_answer": prepared.without_answer,
+        "examples": len(examples.examples),
+        "dropped_too_long": examples.too_long,
+        "dropped_without_answer": examples.without_answer,
         "padding_share": round(result.padding_share, 4),
         **({"best": result.best.to_dict()} if result.best is not None else {}),
-        **more,
     }

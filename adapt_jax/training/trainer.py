@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +39,6 @@ HOW_OFTEN = {
     "keep_checkpoints",
     "trackers",
 }  # they change nothing in the result
-
-
-class RunOptions(TypedDict, total=False):
-    """What a run is given by whoever starts it; a tuning method hands it on to ``train``.
-
-    folder: where metrics and checkpoints go; a run that was interrupted there goes on.
-    mesh: where the decoder lies and the batches go.
-    on_step: told after each step.
-    about: settings that make the run what it is, as plain JSON; a checkpoint of others is refused.
-    judge: answers the development questions, for ``training.metric: accuracy``.
-    """
-
-    folder: Path | None
-    mesh: Mesh | None
-    on_step: OnStep | None
-    run_metadata: Mapping[str, Any] | None
-    accuracy_fn: AccuracyFn | None
 
 
 @dataclass
@@ -96,7 +79,12 @@ def train(
         trainable: an nnx filter, for example ``nnx.Param`` or ``nnx.PathContains("soft_prompt")``.
         front: token ids that stand, as shared prefix, in front of every example.
         shape: for sources without end (see batches.Batches).
-        folder, mesh, on_step, about, judge: see Run.
+        folder: where metrics and checkpoints go.
+        mesh: where the decoder lies and the batches go.
+        on_step: called after each step.
+        run_metadata: settings that make the run what it is, as plain JSON; a checkpoint of others
+            is refused.
+        accuracy_fn: answers the development questions, for ``metric: accuracy``.
         validation: the development split, for ``config.validate_every``; what is trained comes
             back as it was at the best step, without it as it was at the last.
 

@@ -24,6 +24,11 @@ class TunedDecoder(nnx.Module):
         """How many soft prompts are trained together; the loss is that of one of them."""
         return None if self.soft_prompt is None else self.soft_prompt.ensemble_size
 
+    @property
+    def soft_prompt_length(self) -> int:
+        """In tokens; 0 without a soft prompt."""
+        return 0 if self.soft_prompt is None else len(self.soft_prompt)
+
     def prefix(
         self, prompt_prefix: Int[Array, " F"], dtype: DTypeLike = jnp.float32
     ) -> list[KVPair]:

@@ -13,8 +13,9 @@ from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import export_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.methods.prompt_tuning import PromptTuning, initial_members
-from adapt_jax.methods.registry import adapt
+from adapt_jax.methods.base import RunOptions
+from adapt_jax.methods.prompt_tuning import PromptTuning
+from adapt_jax.methods.soft_prompt_init import initial_members
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import Candidate, GenerationConfig
@@ -86,9 +87,9 @@ def test_a_member_is_trained_to_the_values_of_one_alone(tiny):
 
 def test_an_ensemble_is_trained_saved_and_asked_as_its_members_are(tiny, tmp_path: Path):
     method = PromptTuning(length=4, ensemble=3, max_new_tokens=6, training=TRAINING)
-    adapted = adapt("prompt_tuning", method, tiny, TASK, seed=0, folder=tmp_path / "run")
+    adapted = method.adapt(tiny, TASK, RunOptions(folder=tmp_path / "run"))
     adaptation = adapted.adaptation
-    assert adapted.details["members"] == 3 and adapted.trainable_parameters == 3 * 4 * 32
+    assert adapted.details["ensemble"] == 3 and adapted.trainable_parameters == 3 * 4 * 32
     assert adaptation.prompt.vote == "majority"
     adaptation.save(tmp_path / "saved")
     loaded = Adaptation.load(tmp_path / "saved", tiny)

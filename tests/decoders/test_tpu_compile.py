@@ -21,7 +21,7 @@ from adapt_jax.decoders.sharding import MESH_AXES, batch_sharding, state_shardin
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.training.packing import Batch
-from adapt_jax.methods.lora import attach
+from adapt_jax.methods.lora import attach_lora
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.optimizers import make_optimizer
@@ -44,7 +44,7 @@ def spread(tree):
 def make(name):
     decoder = Decoder(config, rngs=nnx.Rngs(0))
     if name == "lora":
-        attach(decoder, ["query", "value"], 8, 16.0, nnx.Rngs(0))
+        attach_lora(decoder, ["query", "value"], 8, 16.0, nnx.Rngs(0))
     soft_prompt = SoftPrompt(jnp.zeros((16, 128))) if name == "prompt_tuning" else None
     return TunedDecoder(decoder, soft_prompt)
 

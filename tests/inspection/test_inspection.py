@@ -119,7 +119,7 @@ def test_kinds_of_layers_that_alternate_stay_in_their_order():
 
 
 def test_parts_that_only_the_whole_decoder_has_are_compiled_whole():
-    programs = build(METHODS["fine_tuning"](train="layers.5"), SMALL, jnp.float32, None)
+    programs = build(METHODS["fine_tuning"](trainable="layers.5"), SMALL, jnp.float32, None)
     assert depths_of(programs, CONFIG, programs(CONFIG)) == (6,)
 
 
@@ -167,7 +167,7 @@ def test_the_table_is_printed(tiny_folder: Path, capsys):
         (["--method", "promt_tuning"], "did you mean 'prompt_tuning'?"),
         (["--method", "lora", "--method.rnk", "3"], "unknown key 'rnk'; did you mean 'rank'?"),
         (["--method.rank", "3"], "expected one --method"),
-        (["--rank", "3"], "unknown option --rank"),
+        (["--rank", "3"], "Unknown option: --rank"),
         (["--mesh", "dat=2"], "unknown axis 'dat'; did you mean 'data'?"),
         (["--mesh", "data=two"], "expected a whole number after data="),
         (["--mesh", "fsdp=16"], "asks for 16 devices, this machine has 8"),

@@ -10,10 +10,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from adapt_jax.methods.fine_tuning import FineTuning, select
-from adapt_jax.methods.instruction_tuning import InstructionTuning, mixed
-from adapt_jax.methods.lora import LoRAConfig, attach, detach
-from adapt_jax.methods.prompt_tuning import PromptTuning, initial_rows, real_tokens
+from adapt_jax.methods.base import RunOptions
+from adapt_jax.methods.fine_tuning import FineTuning, select_parameters
+from adapt_jax.methods.instruction_tuning import InstructionTuning
+from adapt_jax.methods.lora import LoRAConfig, attach_lora, detach_lora
+from adapt_jax.methods.prompt_tuning import PromptTuning
+from adapt_jax.methods.soft_prompt_init import initial_rows, text_token_ids
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.saving import save_pretrained
@@ -69,7 +71,9 @@ def test_training_sees_the_tokens_of_generation_and_eos_once_as_target(tiny):
         target = example.tokens[example.target_start :]
         assert target.count(EOS) == 1 and target[-1] == EOS
         assert tiny.decode(target) == f" {item.reasoning} The answer is {item.answer}."
-    (first,) = tokenize_examples(tiny, prompt, ITEMS[:1]).with_prefix()
+    whole = tokenize_examples(tiny, prompt, ITEMS[:1]).with_prefix()
+    (first,) = whole.examples
+    assert whole.prompt_prefix == ()
     begun = prompt.text + prompt.template.format_question(ITEMS[0].question)
     assert list(first.tokens[: first.target_start]) == tiny.encode(begun)
     assert first.tokens.count(0) == 1  # BOS
@@ -90,11 +94,11 @@ def test_unusable_examples_are_dropped_and_counted(tiny):
     long = replace(ITEMS[0], question="word " * 600)
     prepared = tokenize_examples(tiny, Prompt(), [*ITEMS[:3], long, replace(ITEMS[4], answer="")])
     assert (len(prepared.examples), prepared.too_long, prepared.without_answer) == (3, 1, 1)
-    room = max(len(e.tokens) for e in prepared.examples) + len(prepared.prompt_prefix)
-    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], room=room).too_long == 0
-    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], room=room - 1).too_long > 0
+    length = max(len(e.tokens) for e in prepared.examples) + len(prepared.prompt_prefix)
+    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], max_length=length).too_long == 0
+    assert tokenize_examples(tiny, Prompt(), ITEMS[:3], max_length=length - 1).too_long > 0
     with pytest.raises(MethodNotApplicable, match="1 do not fit"):
-        tokenize_examples(tiny, Prompt(), [long]).checked()
+        tokenize_examples(tiny, Prompt(), [long]).check_not_empty()
 
 
 def test_a_merge_across_the_border_of_question_and_answer_is_an_error(tiny):
@@ -114,19 +118,19 @@ def test_prompt_tuning_trains_the_soft_prompt_alone(tiny, tmp_path):
     method = PromptTuning(length=7, training=TRAINING)
     steps = []
     tuned = method.adapt(
-        tiny, TASK, seed=0, folder=tmp_path, on_step=lambda *told: steps.append(told)
+        tiny, TASK, RunOptions(folder=tmp_path, on_step=lambda *told: steps.append(told))
     )
-    assert tuned.model is tiny
+    assert tuned.adaptation.model is tiny
     assert_unchanged(tiny, before)
-    assert tuned.soft_prompt.embeddings[...].shape == (7, 32)
-    assert tuned.soft_prompt.embeddings[...].dtype == jnp.float32
+    assert tuned.adaptation.soft_prompt.embeddings[...].shape == (7, 32)
+    assert tuned.adaptation.soft_prompt.embeddings[...].dtype == jnp.float32
     assert tuned.trainable_parameters == 7 * 32
     assert tuned.losses[-1] < tuned.losses[0] and len(steps) == len(tuned.losses) == 6
-    assert tuned.prompt.demonstrations == () and tuned.prompt.reasoning
+    assert tuned.adaptation.prompt.demonstrations == () and tuned.adaptation.prompt.reasoning
     assert tuned.details["examples"] == 12 and json.dumps(tuned.details)
-    again = method.adapt(tiny, TASK, seed=0)
+    again = method.adapt(tiny, TASK)
     np.testing.assert_array_equal(
-        again.soft_prompt.embeddings[...], tuned.soft_prompt.embeddings[...]
+        again.adaptation.soft_prompt.embeddings[...], tuned.adaptation.soft_prompt.embeddings[...]
     )
 
 
@@ -135,13 +139,13 @@ def test_initial_rows_are_the_most_frequent_words_of_the_task_without_replacemen
     rows = initial_rows(PromptTuning(length=30), tiny, examples, seed=0)
     table = np.asarray(tiny.decoder.embedding[...])
     ids = [int(np.flatnonzero((table == row).all(axis=1))[0]) for row in rows]
-    assert len(set(ids)) == 30 and set(ids) <= set(real_tokens(tiny))
+    assert len(set(ids)) == 30 and set(ids) <= set(text_token_ids(tiny))
     counts = [sum(example.tokens.count(token) for example in examples) for token in ids]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] > 0
 
 
 def test_initial_rows_are_real_and_not_special(tiny):
-    real = real_tokens(tiny)
+    real = text_token_ids(tiny)
     assert not {0, 1, 2} & set(real) and max(real) < len(tiny.tokenizer)
     table = np.asarray(tiny.decoder.embedding[...])
     examples = tokenize_examples(tiny, Prompt(), ITEMS).examples
@@ -181,7 +185,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
         return np.asarray(decoder.logits(hidden))
 
     plain = logits(decoder)
-    attach(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
+    attach_lora(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
     np.testing.assert_array_equal(logits(decoder), plain)
     lora = decoder.layers[1].ffn.down.lora
     assert lora.a[...].shape == (4, 64) and lora.b[...].shape == (32, 4) and lora.scale == 2.0
@@ -192,7 +196,7 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
             linear.lora.b[...] = noise.astype(jnp.float32)
     tuned = logits(decoder)
     assert np.abs(tuned - plain).max() > 0.1
-    updates = LoRAWeights(detach(decoder, 8.0), tiny.fingerprint)
+    updates = LoRAWeights(detach_lora(decoder, 8.0), tiny.fingerprint)
     assert decoder.layers[0].attention.query.lora is None
     np.testing.assert_array_equal(logits(decoder), plain)
     np.testing.assert_allclose(logits(updates.merge_into(tiny).decoder), tuned, atol=2e-4)
@@ -200,32 +204,41 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
 
 def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
     decoder = nnx.clone(tiny.decoder)
-    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
-    assert len(detach(decoder, 2.0)) == 2 * 7
+    attach_lora(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach_lora(decoder, 2.0)) == 2 * 7
     for layer in decoder.layers:
         layer.ffn.gate = None  # as in GPT-2
-    attach(decoder, "all", 2, 1.0, nnx.Rngs(0))
-    assert len(detach(decoder, 2.0)) == 2 * 6
+    attach_lora(decoder, "all", 2, 1.0, nnx.Rngs(0))
+    assert len(detach_lora(decoder, 2.0)) == 2 * 6
     with pytest.raises(UserError, match="no layer of this decoder has gate .found: query"):
-        attach(decoder, ["query", "gate"], 2, 1.0, nnx.Rngs(0))
+        attach_lora(decoder, ["query", "gate"], 2, 1.0, nnx.Rngs(0))
 
 
 def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
     before = weights(tiny)
     method = LoRAConfig(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
-    tuned = method.adapt(tiny, TASK, seed=0)
+    tuned = method.adapt(tiny, TASK)
     assert (
-        tuned.lora_weights is not None and tuned.lora_weights.base_fingerprint == tiny.fingerprint
+        tuned.adaptation.lora_weights is not None
+        and tuned.adaptation.lora_weights.base_fingerprint == tiny.fingerprint
     )
-    assert tuned.lora_weights.merge_into(tiny).fingerprint == tuned.model.fingerprint
+    assert (
+        tuned.adaptation.lora_weights.merge_into(tiny).fingerprint
+        == tuned.adaptation.model.fingerprint
+    )
     assert_unchanged(tiny, before)
-    assert tuned.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
+    assert tuned.adaptation.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
     assert tuned.trainable_parameters == 2 * (2 * (32 + 32) + 2 * (32 + 64))
-    assert tuned.model is not tiny and tuned.model.fingerprint != tiny.fingerprint
-    moved = changed(tuned.model, before)
+    assert (
+        tuned.adaptation.model is not tiny
+        and tuned.adaptation.model.fingerprint != tiny.fingerprint
+    )
+    moved = changed(tuned.adaptation.model, before)
     assert len(moved) == 4 and all("query" in path or "up" in path for path in moved)
-    save_pretrained(tuned.model, tmp_path / "tuned")  # merged: an ordinary Hugging Face folder
-    assert load_pretrained(tmp_path / "tuned").fingerprint == tuned.model.fingerprint
+    save_pretrained(
+        tuned.adaptation.model, tmp_path / "tuned"
+    )  # merged: an ordinary Hugging Face folder
+    assert load_pretrained(tmp_path / "tuned").fingerprint == tuned.adaptation.model.fingerprint
 
 
 # Fine-tuning
@@ -233,11 +246,11 @@ def test_lora_trains_factors_and_yields_a_decoder_of_its_own(tiny, tmp_path):
 
 def test_fine_tuning_trains_every_parameter_of_a_copy(tiny):
     before = weights(tiny)
-    tuned = FineTuning(training=TRAINING, reasoning=False).adapt(tiny, TASK, seed=0)
+    tuned = FineTuning(training=TRAINING, reasoning=False).adapt(tiny, TASK)
     assert_unchanged(tiny, before)
-    assert changed(tuned.model, before) == before.keys()
+    assert changed(tuned.adaptation.model, before) == before.keys()
     assert tuned.trainable_parameters == sum(leaf.size for leaf in before.values())
-    assert tuned.losses[-1] < tuned.losses[0] and not tuned.prompt.reasoning
+    assert tuned.losses[-1] < tuned.losses[0] and not tuned.adaptation.prompt.reasoning
 
 
 @pytest.mark.parametrize(
@@ -252,7 +265,7 @@ def test_fine_tuning_trains_every_parameter_of_a_copy(tiny):
     ],
 )
 def test_fine_tuning_of_a_part_leaves_the_rest_bit_identical(tiny, part, expected):
-    chosen = select(tiny.decoder, part)
+    chosen = select_parameters(tiny.decoder, part)
     picked = nnx.to_flat_state(nnx.state(tiny.decoder, chosen))
     everything = nnx.to_flat_state(nnx.state(tiny.decoder))
     quoted = {
@@ -262,25 +275,25 @@ def test_fine_tuning_of_a_part_leaves_the_rest_bit_identical(tiny, part, expecte
     assert {path for path, _ in picked} == {p for p, name in quoted.items() if expected(name)}
     if part == "layers.1":
         before = weights(tiny)
-        tuned = FineTuning(training=TRAINING, train=part).adapt(tiny, TASK, seed=0)
-        moved = changed(tuned.model, before)
+        tuned = FineTuning(training=TRAINING, trainable=part).adapt(tiny, TASK)
+        moved = changed(tuned.adaptation.model, before)
         assert len(moved) == len(picked) and all("layers" in path for path in moved)
 
 
 def test_an_unknown_part_is_told(tiny):
     with pytest.raises(UserError, match="'atention' selects no parameter"):
-        select(tiny.decoder, "atention")
+        select_parameters(tiny.decoder, "atention")
     with pytest.raises(UserError, match="tied to the embedding"):
-        select(tiny.decoder, ["norm", "output"])
-    with pytest.raises(UserError, match="no expression"):
-        select(tiny.decoder, "(")
+        select_parameters(tiny.decoder, ["norm", "output"])
+    with pytest.raises(UserError, match="no regular expression"):
+        select_parameters(tiny.decoder, "(")
 
 
 def test_bfloat16_weights_are_trained_in_float32_and_come_back_in_bfloat16(tiny_folder):
     model = load_pretrained(tiny_folder, dtype=jnp.bfloat16)
     training = {**TRAINING, "steps": 2}
-    tuned = FineTuning(training=training, train="norm").adapt(model, TASK, seed=0)
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(tuned.model.decoder))} == {
+    tuned = FineTuning(training=training, trainable="norm").adapt(model, TASK)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(tuned.adaptation.model.decoder))} == {
         jnp.dtype(jnp.bfloat16)
     }
 
@@ -290,58 +303,63 @@ def test_bfloat16_weights_are_trained_in_float32_and_come_back_in_bfloat16(tiny_
 
 def test_instruction_tuning_trains_on_the_mixture_and_holds_kinds_out(tiny):
     before = weights(tiny)
-    method = InstructionTuning(training=TRAINING, size=4, judged=3, held_out=["owner", "reverse"])
-    tuned = method.adapt(tiny, TASK, seed=0)
+    method = InstructionTuning(
+        training=TRAINING, examples_per_category=4, eval_size=3, held_out=["owner", "reverse"]
+    )
+    tuned = method.adapt(tiny, TASK)
     assert_unchanged(tiny, before)
-    assert changed(tuned.model, before) == before.keys()
-    assert {example.category for example in tuned.unseen.test} == {"owner", "reverse"}
-    assert len(tuned.unseen.test) == 6 and tuned.unseen.parser == "text"
+    assert changed(tuned.adaptation.model, before) == before.keys()
+    assert {example.category for example in tuned.held_out.test} == {"owner", "reverse"}
+    assert len(tuned.held_out.test) == 6 and tuned.held_out.parser == "text"
     assert tuned.details["held_out"] == ["owner", "reverse"] and json.dumps(tuned.details)
-    assert tuned.prompt.instruction == TASK.instruction
-    seen, unseen = mixed(method, seed=0)
+    assert tuned.adaptation.prompt.instruction == TASK.instruction
+    seen, _ = method._build_mixture(seed=0)
     assert not {example.category for example in seen} & {"owner", "reverse"}
     assert tuned.details["examples"] == len(TASK.train) + len(seen)
 
 
 def test_a_local_file_of_instructions_is_a_mixture(tiny, tmp_path):
     rows = [
-        {"instruction": "Say it again.", "input": word, "output": word, "kind": kind}
+        {"instruction": "Say it again.", "input": word, "output": word, "category": kind}
         for kind in ("repeat", "echo")
         for word in (f"word {kind} {n}" for n in range(4))
     ]
     rows.append({"instruction": TASK.test[0].question, "output": "8"})
     file = tmp_path / "mixture.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    method = InstructionTuning(mixture=str(file), held_out=["echo"], training=TRAINING, judged=2)
-    tuned = method.adapt(tiny, TASK, seed=0)
+    method = InstructionTuning(mixture=str(file), held_out=["echo"], training=TRAINING, eval_size=2)
+    tuned = method.adapt(tiny, TASK)
     assert tuned.details["examples"] == 12 + 4  # the task's own test question was left out
-    assert [example.category for example in tuned.unseen.test] == ["echo", "echo"]
-    assert tuned.unseen.test[0].question.startswith("Say it again.\nword")
+    assert [example.category for example in tuned.held_out.test] == ["echo", "echo"]
+    assert tuned.held_out.test[0].question.startswith("Say it again.\nword")
     file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", "outptu": "b"}')
     with pytest.raises(UserError, match="line 2: expected a text in field 'output'"):
-        mixed(method, seed=0)
+        method._build_mixture(seed=0)
 
 
 def test_unknown_mixtures_and_kinds_are_told():
     with pytest.raises(UserError, match="did you mean 'arithmetic'"):
-        mixed(InstructionTuning(mixture="aritmetic"), seed=0)
-    with pytest.raises(UserError, match="no kind 'ownr'.*did you mean 'owner'"):
-        mixed(InstructionTuning(held_out=["ownr"]), seed=0)
+        InstructionTuning(mixture="aritmetic")._build_mixture(seed=0)
+    with pytest.raises(UserError, match="no category 'ownr'.*did you mean 'owner'"):
+        InstructionTuning(held_out=["ownr"])._build_mixture(seed=0)
     with pytest.raises(UserError, match="no such file"):
-        mixed(InstructionTuning(mixture="nowhere.jsonl"), seed=0)
+        InstructionTuning(mixture="nowhere.jsonl")._build_mixture(seed=0)
 
 
 @pytest.mark.parametrize("method", [PromptTuning, LoRAConfig, FineTuning, InstructionTuning])
 def test_a_task_without_training_examples_cannot_be_trained_on(tiny, method):
     with pytest.raises(MethodNotApplicable, match="no training split"):
-        method().adapt(tiny, replace(TASK, train=()), seed=0)
+        method().adapt(tiny, replace(TASK, train=()))
 
 
 def test_a_tuned_decoder_keeps_tokenizer_and_path(tiny):
     training = {**TRAINING, "steps": 1}
-    tuned = FineTuning(training=training, train="norm").adapt(tiny, TASK, seed=0)
-    assert isinstance(tuned.model, PretrainedDecoder)
-    assert tuned.model.tokenizer is tiny.tokenizer and tuned.model.path == tiny.path
+    tuned = FineTuning(training=training, trainable="norm").adapt(tiny, TASK)
+    assert isinstance(tuned.adaptation.model, PretrainedDecoder)
+    assert (
+        tuned.adaptation.model.tokenizer is tiny.tokenizer
+        and tuned.adaptation.model.path == tiny.path
+    )
 
 
 # Prompt tuning: where it stands and what it starts from
@@ -349,11 +367,11 @@ def test_a_tuned_decoder_keeps_tokenizer_and_path(tiny):
 
 def test_a_prompt_behind_bos_is_trained_where_it_will_stand(tiny):
     method = PromptTuning(length=4, position="after_bos", training={**TRAINING, "steps": 2})
-    tuned = method.adapt(tiny, TASK, seed=0)
-    assert not tuned.soft_prompt.before_bos
+    tuned = method.adapt(tiny, TASK)
+    assert not tuned.adaptation.soft_prompt.before_bos
     assert tuned.details["learning_rate"] == 1e-2 and tuned.details["length"] == 4
-    before = PromptTuning(length=4, training={**TRAINING, "steps": 2}).adapt(tiny, TASK, seed=0)
-    assert before.soft_prompt.before_bos and before.losses[0] != tuned.losses[0]
+    before = PromptTuning(length=4, training={**TRAINING, "steps": 2}).adapt(tiny, TASK)
+    assert before.adaptation.soft_prompt.before_bos and before.losses[0] != tuned.losses[0]
 
 
 def test_initial_rows_from_labels_are_the_means_of_their_tokens(tiny):
@@ -386,4 +404,4 @@ def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
 
 def test_a_prompt_as_long_as_the_context_is_refused(tiny):
     with pytest.raises(UserError, match="length 512 leaves no room.*context is 512 tokens"):
-        PromptTuning(length=512).adapt(tiny, TASK, seed=0)
+        PromptTuning(length=512).adapt(tiny, TASK)

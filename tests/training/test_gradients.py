@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.methods.lora import attach
+from adapt_jax.methods.lora import attach_lora
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -122,7 +122,7 @@ def test_low_rank_gradients_equal_those_of_peft(folder):
     model = peft.get_peft_model(reference(folder), settings)
     decoder = load_pretrained(folder).decoder
     names = [path.split(".")[1] for path in MODULES.values()]
-    attach(decoder, names, 4, 2.0, nnx.Rngs(0))
+    attach_lora(decoder, names, 4, 2.0, nnx.Rngs(0))
     theirs = {name: one for name, one in model.named_parameters() if "lora_" in name}
     draws = np.random.default_rng(1)
     pairs = {}

@@ -7,7 +7,7 @@ from flax import nnx
 from test_trainer import SOFT, leaves, soft_prompt
 
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.methods.lora import attach
+from adapt_jax.methods.lora import attach_lora
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import TrainingExample
@@ -36,7 +36,7 @@ def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
     if method == "prompt_tuning":
         soft, chosen = soft_prompt(), SOFT
     elif method == "lora":
-        attach(decoder, ["query", "up"], 2, 2.0, nnx.Rngs(0))
+        attach_lora(decoder, ["query", "up"], 2, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
     model, config = TunedDecoder(decoder, soft), CONFIG.model_copy(update=changes)
     given = {"seed": 0, "folder": folder, "mesh": mesh, "on_step": on_step, "prompt_prefix": (0, 7)}

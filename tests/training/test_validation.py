@@ -11,7 +11,6 @@ from test_tuning import ITEMS, TASK
 
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.prompt_tuning import PromptTuning
-from adapt_jax.methods.registry import adapt
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
@@ -123,23 +122,23 @@ def test_what_cannot_be_validated_is_told(tiny):
         run(tiny, development=long)
     method = FineTuning(training={"steps": 1, "validate_every": 1})
     with pytest.raises(MethodNotApplicable, match="needs a development split"):
-        method.adapt(tiny, TASK, seed=0)
+        method.adapt(tiny, TASK)
 
 
 def test_a_rung_is_judged_by_the_answers_it_gives_to_the_development_split(tiny, monkeypatch):
     task = replace(TASK, development=ITEMS[10:13], train=ITEMS[:9])
     training = {"steps": 4, "batch_size": 4, "validate_every": 2, "metric": "accuracy"}
     method = PromptTuning(length=3, max_new_tokens=4, training=training)
-    adapted = adapt("prompt_tuning", method, tiny, task)
+    adapted = method.adapt(tiny, task)
     best = adapted.details["best"]
     assert best["metric"] == "accuracy" and best["step"] == 2 and 0 <= best["value"] <= 1
     asked = []
 
-    def evaluate(adaptation, judged, examples, *, seed):
+    def evaluate(adaptation, judged, examples, **options):
         asked.append((adaptation.soft_prompt is not None, tuple(examples)))
         return type("Evaluation", (), {"accuracy": len(asked) / 10})
 
-    monkeypatch.setattr("adapt_jax.methods.registry.evaluate", evaluate)
-    adapted = adapt("prompt_tuning", method, tiny, task)
+    monkeypatch.setattr("adapt_jax.methods.base.evaluate", evaluate)
+    adapted = method.adapt(tiny, task)
     assert asked == [(True, tuple(task.development))] * 2
     assert adapted.details["best"] == {"metric": "accuracy", "step": 4, "value": 0.2, "stale": 0}

@@ -159,10 +159,10 @@ def test_the_comparisons_that_come_along_are_valid(path: Path):
     "path", sorted((REPOSITORY / "configs" / "tune").glob("*")), ids=lambda path: path.stem
 )
 def test_the_tuning_configurations_that_come_along_are_valid(path: Path):
-    from adapt_jax.methods.registry import TUNING
+    from adapt_jax.methods.registry import METHODS
 
     settings, where, _ = load_config(TuneConfig, path)
     options = dict(settings.method)
     name = options.pop("name")
     assert name == path.stem
-    checked(TUNING[name], options, where)
+    checked(METHODS[name], options, where)

@@ -1,0 +1,367 @@
+"""The contract of a method: a typed configuration that makes an adaptation of a decoder.
+
+A prompting method builds a prompt. A tuning method answers three questions about itself:
+
+    what it trains       ``add_modules`` and ``trainable_filter``
+    how that starts      ``initialize``
+    what comes of it     ``collect``
+
+Everything else (the command line, the ladder, inspection, saving, export) goes through this
+contract and knows no method by its name. ``registry.py`` says how a method is registered.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue
+
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.layout import ParameterPath
+from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
+from adapt_jax.sampling.types import GenerationConfig
+from adapt_jax.tasks.task import Task
+from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.examples import (
+    TokenizedExamples,
+    cast_params,
+    clone_decoder,
+    summarize,
+    tokenize_examples,
+)
+from adapt_jax.training.trainer import OnStep, train
+from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.training.validation import AccuracyFn, Validation
+from adapt_jax.utils.config import Strict
+
+__all__ = [
+    "InitContext",
+    "Method",
+    "MethodResult",
+    "PromptingMethod",
+    "RunOptions",
+    "TuningMethod",
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the caller of ``Method.adapt`` decides, the same for every method.
+
+    Attributes:
+        seed: of demonstrations, initialisation and the order of the examples.
+        folder: where a training writes metrics and checkpoints; an interrupted one continues.
+        mesh: the devices that the training runs on.
+        on_step: called after every training step.
+        run_metadata: settings that are part of a training's identity, as plain JSON; a checkpoint
+            of other settings is refused.
+        max_concurrent_sequences: decoded at the same time where development questions are
+            answered; None takes what memory allows.
+    """
+
+    seed: int = 0
+    folder: Path | None = None
+    mesh: Mesh | None = None
+    on_step: OnStep | None = None
+    run_metadata: Mapping[str, Any] = field(default_factory=dict)
+    max_concurrent_sequences: int | None = None
+
+
+class MethodResult(BaseModel):
+    """An adaptation and what it cost; ``model_dump`` yields the part that is plain JSON.
+
+    Attributes:
+        losses: of every training step, in nats per target token.
+        details: what the method reports of its run, such as the number of training examples.
+        held_out: a task of categories that the training left out, for methods that leave some out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adaptation: InstanceOf[Adaptation] = Field(exclude=True)
+    trainable_parameters: int = Field(0, ge=0)
+    train_seconds: float = Field(0.0, ge=0)
+    losses: list[float] = Field([], exclude=True)
+    details: dict[str, JsonValue] = {}
+    held_out: InstanceOf[Task] | None = Field(None, exclude=True)
+
+
+class Method(Strict, ABC):
+    """A technique with its options, which are the pydantic fields of the class.
+
+    Attributes:
+        name: the key in configuration files, folders and tables.
+        inspected_by_default: whether ``adapt-jax inspect`` measures it when no method is named.
+    """
+
+    name: ClassVar[str]
+    inspected_by_default: ClassVar[bool] = False
+
+    @abstractmethod
+    def adapt(
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+    ) -> MethodResult:
+        """Adapts the decoder to the task. The weights of ``model`` itself stay unchanged.
+
+        Raises:
+            MethodNotApplicable: with the reason why this method cannot run on this task or decoder.
+            UserError: an option that does not fit the decoder or the task.
+        """
+
+
+class PromptingMethod(Method):
+    """A method that trains nothing: it chooses what is prepended to the question.
+
+    Attributes:
+        max_new_tokens: limit of the generated answer.
+    """
+
+    max_new_tokens: int = Field(128, gt=0, le=1_000_000)
+
+    @abstractmethod
+    def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """The prompt; the same seed yields the same prompt.
+
+        Raises:
+            MethodNotApplicable: the task lacks what the method needs.
+        """
+
+    def generation_config(self, stop: tuple[str, ...] = ()) -> GenerationConfig:
+        """How answers are generated: one greedy candidate, if the method does not override it."""
+        return GenerationConfig(max_new_tokens=self.max_new_tokens, stop=stop)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a question may be decided before all of its candidates are drawn."""
+        return False
+
+    def adapt(
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+    ) -> MethodResult:
+        """The decoder as it is, behind the prompt."""
+        prompt = self.build_prompt(model, task, run.seed)
+        return MethodResult(adaptation=Adaptation(self.name, prompt, model))
+
+
+@dataclass(frozen=True)
+class InitContext:
+    """What a tuning method may start from.
+
+    Attributes:
+        model: the decoder as it was loaded.
+        examples: the tokenized training examples.
+        prompt_prefix: token ids that all of them share.
+    """
+
+    model: PretrainedDecoder
+    task: Task
+    examples: TokenizedExamples
+    seed: int
+
+    @property
+    def prompt_prefix(self) -> tuple[int, ...]:
+        """Token ids that are prepended to every training example."""
+        return self.examples.prompt_prefix
+
+
+class TuningMethod(Method):
+    """A method that trains. Its own options are the fields that a subclass adds.
+
+    By default nothing is added to the decoder, what ``trainable_filter`` selects starts from the
+    pretrained values, and the result is a decoder with weights of its own.
+
+    Attributes:
+        reasoning: train on reasoning and answer where the data has reasoning; otherwise on the
+            answer alone.
+        max_new_tokens: limit of the answer that the tuned decoder generates.
+    """
+
+    inspected_by_default: ClassVar[bool] = True
+
+    training: TrainingConfig = TrainingConfig()
+    reasoning: bool = True
+    max_new_tokens: int = Field(128, gt=0, le=1_000_000)
+
+    # What is trained
+
+    def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
+        """Adds what the method trains beside the decoder's own parameters.
+
+        It runs on a copy of the decoder whose arrays are shared with the original. ``inspect``
+        runs it on abstract arrays too, so it must not read a parameter's values.
+        """
+        return TunedDecoder(decoder)
+
+    @abstractmethod
+    def trainable_filter(self, tuned: TunedDecoder) -> Any:
+        """An nnx filter of the parameters that are trained, such as ``nnx.PathContains("lora")``.
+
+        Paths begin with "decoder" or "soft_prompt".
+
+        Raises:
+            UserError: the options select something that this decoder does not have.
+        """
+
+    # How it starts
+
+    def initialize(self, tuned: TunedDecoder, context: InitContext) -> None:
+        """Sets the initial values, in place, where they depend on the data."""
+
+    # What comes of it
+
+    def collect(self, tuned: TunedDecoder, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
+        """The adaptation, which says what is saved: here all weights of the tuned decoder.
+
+        Args:
+            tuned: after the training; its parameters have the dtypes that they had before.
+            model: the decoder as it was loaded.
+        """
+        own = PretrainedDecoder(tuned.decoder, model.tokenizer, model.path)
+        return Adaptation(self.name, prompt, own, has_full_weights=True)
+
+    def merged_paths(self, trained: Collection[ParameterPath]) -> Collection[ParameterPath]:
+        """Frozen parameters of which ``collect`` makes a changed copy.
+
+        ``inspect`` counts their memory. Paths are those of a TunedDecoder.
+        """
+        return ()
+
+    def describe_options(self) -> dict[str, Any]:
+        """The method's own options, for ``MethodResult.details``."""
+        return self.model_dump(mode="json", exclude=set(TuningMethod.model_fields))
+
+    # What it is trained on
+
+    def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """What is prepended to the question, in training and afterwards: the task's instruction.
+
+        Raises:
+            MethodNotApplicable: the task has no training examples.
+        """
+        if not task.train:
+            raise MethodNotApplicable("the task has no training split")
+        return Prompt(
+            template=task.template,
+            instruction=task.instruction,
+            reasoning=self.reasoning and task.has_reasoning,
+            parser=task.parser,
+            generation_config=GenerationConfig(
+                max_new_tokens=self.max_new_tokens, stop=task.template.stop
+            ),
+        )
+
+    def training_examples(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, seed: int, max_length: int
+    ) -> TokenizedExamples:
+        """What is trained on: the task's training split.
+
+        Args:
+            max_length: tokens of an example, the prompt prefix included.
+        """
+        return tokenize_examples(model, prompt, task.train, max_length=max_length)
+
+    def validation_examples(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, max_length: int
+    ) -> TokenizedExamples:
+        """The development split in the form of the training examples."""
+        return tokenize_examples(model, prompt, task.development, max_length=max_length)
+
+    def held_out_task(self, task: Task, seed: int) -> Task | None:
+        """Categories that the training leaves out, as a task of their own."""
+        return None
+
+    # The one way from these answers to an adaptation
+
+    def adapt(
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+    ) -> MethodResult:
+        """Trains a copy of the decoder, or what is added to it, on the task's training examples."""
+        prompt = self.build_prompt(model, task, run.seed)
+        decoder = clone_decoder(model.decoder, run.mesh)
+        tuned = self.add_modules(decoder, nnx.Rngs(run.seed))
+
+        # examples: what fits into the context behind a soft prompt
+        max_length = model.config.context_length - tuned.soft_prompt_length
+        examples = self.training_examples(model, prompt, task, run.seed, max_length)
+        examples.check_not_empty()
+        validation = self._validation(model, prompt, task, max_length)
+
+        self.initialize(tuned, InitContext(model, task, examples, run.seed))
+        trainable = self.trainable_filter(tuned)
+        dtypes = cast_params(tuned, trainable, jnp.float32)  # bfloat16 would swallow small updates
+        result = train(
+            tuned,
+            trainable,
+            examples.examples,
+            self.training,
+            seed=run.seed,
+            prompt_prefix=examples.prompt_prefix,
+            validation=validation,
+            folder=run.folder,
+            mesh=run.mesh,
+            on_step=run.on_step,
+            run_metadata=run.run_metadata,
+            accuracy_fn=self._accuracy_fn(model, task, run),
+        )
+        cast_params(tuned, trainable, dtypes)
+        details = summarize(examples, result) | self.describe_options()
+        held_out = self.held_out_task(task, run.seed)
+        if held_out is not None:
+            details["held_out"] = sorted({example.category for example in held_out.test})
+        return MethodResult(
+            adaptation=self.collect(tuned, model, prompt),
+            trainable_parameters=result.trainable_parameters,
+            train_seconds=result.seconds,
+            losses=result.losses,
+            details=details,
+            held_out=held_out,
+        )
+
+    def _validation(
+        self, model: PretrainedDecoder, prompt: Prompt, task: Task, max_length: int
+    ) -> Validation | None:
+        """The development split, where the training validates.
+
+        Raises:
+            MethodNotApplicable: there is no development split, or none of it can be used.
+        """
+        if not self.training.validate_every:
+            return None
+        if not task.development:
+            raise MethodNotApplicable(
+                "training.validate_every needs a development split, the task has none"
+            )
+        examples = self.validation_examples(model, prompt, task, max_length)
+        examples.check_not_empty()
+        return Validation(examples.examples, prompt)
+
+    def _accuracy_fn(self, model: PretrainedDecoder, task: Task, run: RunOptions) -> AccuracyFn:
+        """Answers the development split with the decoder as the training stands."""
+
+        def accuracy(prompt: Prompt, tuned: TunedDecoder) -> float:
+            soft_prompt = tuned.soft_prompt
+            if soft_prompt is not None:  # fetched from the mesh, if it lies there
+                embeddings = jax.device_get(soft_prompt.embeddings[...])
+                soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
+            now = replace(model, decoder=tuned.decoder)
+            adaptation = Adaptation(self.name, prompt, now, soft_prompt)
+            evaluation = evaluate(
+                adaptation,
+                task,
+                task.development,
+                seed=run.seed,
+                slots=run.max_concurrent_sequences,
+            )
+            return evaluation.accuracy
+
+        return accuracy
