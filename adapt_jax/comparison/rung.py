@@ -187,7 +187,7 @@ def run_rung(
             mesh=inputs.mesh,
             on_step=update,
             run_metadata={"rung": folder.identity},
-            max_concurrent_sequences=settings.slots,
+            max_concurrent_sequences=settings.max_concurrent_sequences,
         )
         result = method.adapt(inputs.model, inputs.task, run)
     with display.stage(f"{name}: answering") as update:

@@ -53,7 +53,7 @@ def tune(
                     mesh=inputs.mesh,
                     on_step=update,
                     run_metadata=_run_metadata(settings),
-                    max_concurrent_sequences=settings.slots,
+                    max_concurrent_sequences=settings.max_concurrent_sequences,
                 )
                 result = method.adapt(inputs.model, inputs.task, run)
         except MethodNotApplicable as reason:

@@ -360,7 +360,7 @@ class TuningMethod(Method):
                 task,
                 task.development,
                 seed=run.seed,
-                slots=run.max_concurrent_sequences,
+                max_concurrent_sequences=run.max_concurrent_sequences,
             )
             return evaluation.accuracy
 
