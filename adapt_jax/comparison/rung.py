@@ -58,8 +58,7 @@ def rung_folders(
     """
     task = inputs.task
     judging = [extension_version(PARSERS[task.parser]), extension_version(find_scorer(task))]
-    decoder = getattr(inputs.model, "identity", inputs.model.fingerprint)
-    common = identity(RESULTS_VERSION, decoder, task, seed, judging)
+    common = identity(RESULTS_VERSION, inputs.model.identity, task, seed, judging)
     found = {}
     for name, method in methods.items():
         options = hash_named_files(method)

@@ -125,10 +125,16 @@ class BeforeAfter(Result):
     p_value: Share | None = Field(None, description="exact two-sided McNemar test, for `all`")
 
 
-class DoneRung(EvaluationResult):
-    """A rung that was measured."""
+class _RungHead(Result):
+    """What stands first in every rung."""
 
     method: MethodName
+    status: Literal["done", "skipped"]
+
+
+class DoneRung(EvaluationResult, _RungHead):
+    """A rung that was measured."""
+
     status: Literal["done"] = "done"
     reason: None = None
     identity: str = Field(description="16 hex digits over all that the result depends on")
@@ -156,10 +162,9 @@ class DoneRung(EvaluationResult):
         return self.prompt_tokens + self.generated_tokens
 
 
-class SkippedRung(Result):
+class SkippedRung(_RungHead):
     """A rung that could not run on this task or decoder; it has no measurements."""
 
-    method: MethodName
     status: Literal["skipped"] = "skipped"
     reason: str = Field(description="why it could not run")
     accuracy: None = None
@@ -229,11 +234,15 @@ class ComparisonResult(Result):
         return self
 
 
-class EvaluationFile(EvaluationResult):
-    """One saved adaptation on the test split of a task, as it stands in ``evaluation.json``."""
+class _EvaluationHead(Result):
+    """What stands first in ``evaluation.json``."""
 
     format: Literal[1] = FORMAT
     task: str
     method: str
     seed: NonNegativeInt
     baseline: Baseline | None = None
+
+
+class EvaluationFile(EvaluationResult, _EvaluationHead):
+    """One saved adaptation on the test split of a task, as it stands in ``evaluation.json``."""

@@ -21,8 +21,12 @@ def describe_problems(task: Task, rows: Sequence[ScoredPrediction]) -> list[str]
             sentences.append(sentence.format(share=f"{100 * share:.1f} %", parser=task.parser))
     if all(row.prediction.answer is None for row in rows):
         sentences.insert(0, f"none of the {len(rows)} questions got an answer that can be read")
-    if sentences and (example := _first_unread(rows)):
-        sentences.append(f"the first text without a readable answer is {in_quotes(example)}")
+    unread = _unread_texts(rows)
+    written = [text for text in unread if text.strip()]
+    if sentences and written:
+        sentences.append(f"the first text without a readable answer is {in_quotes(written[0])}")
+    elif sentences and unread:
+        sentences.append("the texts without a readable answer are empty")
     return sentences
 
 
@@ -50,12 +54,11 @@ _SENTENCES = {  # by the metric that it speaks of
 }
 
 
-def _first_unread(rows: Sequence[ScoredPrediction]) -> str:
-    """The text of the first candidate that wrote something, and whose answer cannot be read."""
-    texts = (
+def _unread_texts(rows: Sequence[ScoredPrediction]) -> list[str]:
+    """What the candidates wrote whose answer cannot be read."""
+    return [
         candidate.text
         for row in rows
         for candidate in row.prediction.candidates
-        if candidate.answer is None and candidate.text.strip()
-    )
-    return next(texts, "")
+        if candidate.answer is None and not row.prediction.too_long
+    ]

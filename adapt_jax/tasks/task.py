@@ -26,7 +26,8 @@ class Task:
     """Examples in three splits, how they are asked, and how an answer is read and graded.
 
     Demonstrations and training use ``train``, decisions ``development``; ``test`` only judges.
-    ``parser`` is a name in ``answers.PARSERS``, ``scorer`` one in ``evaluation.scorers.SCORERS``; ``warnings`` says what was left out, and why.
+    ``parser`` is a name in ``answers.PARSERS``, ``scorer`` one in ``evaluation.scorers.SCORERS``;
+    ``warnings`` says what was left out, and why.
     """
 
     name: str

@@ -13,7 +13,7 @@ from adapt_jax.comparison.setup import RunInputs
 from adapt_jax.evaluation import scorers
 from adapt_jax.evaluation.scorers import SCORERS
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.prompting import voting
 from adapt_jax.tasks import answers
 from adapt_jax.tasks.task import Task, load_task
@@ -141,7 +141,6 @@ def test_the_weights_count_and_where_they_lie_does_not(
     assert identify(other, task) != identify(tiny, task)
 
 
-@pytest.mark.skipif(not hasattr(PretrainedDecoder, "identity"), reason="not there yet")
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

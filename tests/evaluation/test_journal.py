@@ -15,7 +15,7 @@ from adapt_jax.utils.errors import UserError
 EXAMPLES = [Example(f"q{n}", "?") for n in range(4)]
 SAID = {
     0: prediction("q0", candidate("5", text="line\u2028separator \x85 \ud83d half"), seconds=0.25),
-    2: prediction("q2", candidate(None, "length"), candidate("7"), saved=3),
+    2: prediction("q2", candidate(None, "length"), candidate("7"), candidates_saved=3),
     3: prediction("q3", candidate("1/2"), too_long=True),
 }
 
