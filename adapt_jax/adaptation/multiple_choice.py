@@ -13,7 +13,7 @@ from adapt_jax.prompting.multiple_choice import (
     tokenize_options,
 )
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
 from adapt_jax.sampling.types import Candidate
@@ -45,6 +45,7 @@ def choose(
     free = _without_content(asked) if scoring.calibrated else []
     prompt_prefix, rows = tokenize_options(model, prompt, [*asked, *free])
     prefix = prefix_of(prompt_prefix)
+    hashes = hash_prompts(prompt_prefix, [row.question for row in rows])
     room = model.config.context_length - len(prefix)
 
     def scores(numbers: Sequence[int], known: Collection[int]) -> Iterator[tuple[int, list[float]]]:
@@ -77,6 +78,7 @@ def choose(
             generated_tokens=0,
             seconds=started - before,
             too_long=found is None,
+            prompt_sha256=hashes[index],
         )
 
     for index in range(len(asked)):

@@ -14,7 +14,7 @@ from adapt_jax.adaptation.multiple_choice import choose
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.prompting.prompt import Prompt, tokenize
+from adapt_jax.prompting.prompt import Prompt, hash_prompts, tokenize
 from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import Candidate, Request
@@ -110,6 +110,7 @@ class Session:
         started, prompt = time.perf_counter(), self.prompt
         rendered = [prompt.template.format_question(one.question, one.choices) for one in examples]
         prompt_prefix, questions = tokenize(self.model, prompt, rendered)
+        hashes = hash_prompts(prompt_prefix, questions)
         prefixes = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))
         engine = self._find_engine(tuple(prompt_prefix), prefixes)
 
@@ -133,7 +134,8 @@ class Session:
                 continue
             now = time.perf_counter()
             tokens = members * (len(prefixes[0]) + len(questions[index]))
-            yield index, _predict(prompt, examples[index], votes[index], tokens, now - started)
+            prediction = _predict(prompt, examples[index], votes[index], tokens, now - started)
+            yield index, replace(prediction, prompt_sha256=hashes[index])
             started = now
 
     def is_current(

@@ -16,6 +16,8 @@ class Prediction:
     answer, soft prompt included, for every member of an ensemble; ``generated_tokens`` sums over
     the candidates that count, ``candidates_saved`` is how many early stopping did without, and
     ``seconds`` is this question's share of the wall-clock time, compilation included.
+    ``prompt_sha256`` tells whether two predictions come from the same prompt (see
+    prompt.hash_prompts); ``Adaptation.prompt_text`` shows it.
     """
 
     example_id: str
@@ -28,6 +30,7 @@ class Prediction:
     seconds: float
     candidates_saved: int = 0
     too_long: bool = False
+    prompt_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For a predictions file: the answer, the vote, and every candidate."""
@@ -57,4 +60,5 @@ class Prediction:
             "candidates_saved": self.candidates_saved,
             "seconds": round(self.seconds, 6),
             "too_long": self.too_long,
+            "prompt_sha256": self.prompt_sha256,
         }

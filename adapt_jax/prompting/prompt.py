@@ -1,9 +1,11 @@
 """Prompt: what stands in front of the question, and how the answer is generated and read."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.pretrained.chat import has_chat_template, render_chat
@@ -142,6 +144,20 @@ def tokenize(
         default=len(prompt_prefix),
     )
     return prompt_prefix[:shared], [tokens[shared:] for tokens in joint]
+
+
+def hash_prompts(prompt_prefix: Sequence[int], questions: Sequence[Sequence[int]]) -> list[str]:
+    """Of each prompt the SHA-256 over its token ids, as little-endian 32-bit integers.
+
+    A soft prompt, which has no token ids, does not count.
+    """
+    shared = hashlib.sha256(np.asarray(prompt_prefix, "<i4").tobytes())
+    hashes = []
+    for question in questions:
+        whole = shared.copy()
+        whole.update(np.asarray(question, "<i4").tobytes())
+        hashes.append(whole.hexdigest())
+    return hashes
 
 
 def resolve_template(task: Task, model: PretrainedDecoder) -> Task:
