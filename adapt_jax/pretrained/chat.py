@@ -132,10 +132,17 @@ def _find_missing(text: str, conversation: Sequence[Mapping[str, Any]]) -> str:
         if message["role"] == "assistant":
             continue
         words = content if isinstance(content, str) else content[0]["text"]
+        if not isinstance(content, str) and _writes_parts(text) and not _writes_parts(words):
+            return str(remove_marks(words.strip()))  # it wrote the list itself
         for line in words.splitlines():
             if line.strip() not in text:
                 return str(remove_marks(line.strip()))
     return ""
+
+
+def _writes_parts(text: str) -> bool:
+    """Whether a text has a part of a message as Python or JSON writes it."""
+    return "'type': 'text'" in text or '"type": "text"' in text
 
 
 @lru_cache(maxsize=16)

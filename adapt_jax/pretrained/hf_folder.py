@@ -16,6 +16,7 @@ __all__ = [
     "INDEX_FILE",
     "WEIGHTS_FILE",
     "check_lfs_pointer",
+    "find_cached_folder",
     "find_folder",
     "find_local_folder",
     "list_weight_files",
@@ -75,6 +76,24 @@ def find_local_folder(path: str | Path) -> Path | None:
     if is_file:
         raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
     return None
+
+
+def find_cached_folder(path: str | Path) -> Path | None:
+    """The folder of a path, or of a name on the hub that was fetched before; nothing is fetched."""
+    try:
+        if (folder := find_local_folder(path)) is not None:
+            return folder
+    except UserError:  # a file
+        return None
+    name, _, revision = str(path).partition("@")
+    if not HUB_NAME.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def _download_from_hub(name: str, revision: str | None, weights: bool = True) -> Path:

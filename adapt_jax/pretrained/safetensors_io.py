@@ -1,7 +1,8 @@
 """Safetensors files: read in slices, without mapping them into memory, and written in one pass.
 
 A file is eight bytes (the header's length, little-endian), a JSON header (each tensor's dtype,
-shape and place), and the tensors' bytes, one behind the other without a gap.
+shape and place), and the tensors' bytes, one behind the other without a gap (the format's README,
+https://github.com/huggingface/safetensors).
 """
 
 import json
@@ -16,6 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt_jax.decoders.layout import Index, Shape
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import replace_file
+from adapt_jax.utils.text_files import parse_json
+
+__all__ = [
+    "DTYPE_NAMES",
+    "FLOATS",
+    "CorruptFileError",
+    "FileTensor",
+    "count_bytes",
+    "read_header",
+    "write_tensors",
+]
 
 FLOATS: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -23,20 +37,20 @@ FLOATS: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": jnp.dtype(jnp.bfloat16),
 }
-CODES = {dtype: name for name, dtype in FLOATS.items()}
-# What else a file may hold, by bits: such weights are refused by their names, not as damage.
-BITS = {
+DTYPE_NAMES = {dtype: name for name, dtype in FLOATS.items()}
+# The bits of one number. Weights that are no floats are refused by their names, not as damage.
+_BITS = {
     **{name: 8 * dtype.itemsize for name, dtype in FLOATS.items()},
     **{"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8},
     **{"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
     **{"F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64},
 }
-WRITERS = ("pt", "np", "tf", "flax", "mlx", "jax")  # metadata "format"
-LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+_WRITERS = ("pt", "np", "tf", "flax", "mlx", "jax")  # metadata "format"
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 class CorruptFileError(Exception):
-    """A file is no whole safetensors file; ``problems`` says all that is wrong with it."""
+    """A file is not a whole safetensors file; ``problems`` lists all that is wrong with it."""
 
     def __init__(self, problems: list[str]):
         super().__init__("; ".join(problems))
@@ -45,7 +59,13 @@ class CorruptFileError(Exception):
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor in a file. Slicing it reads the rows that are asked for, and no others."""
+    """A tensor in an open file. Slicing it reads the rows that are asked for, and no others.
+
+    Attributes:
+        descriptor: of the open file.
+        dtype: as the file names it, such as "BF16".
+        start: of its first byte in the file.
+    """
 
     file: Path
     descriptor: int
@@ -64,13 +84,13 @@ class FileTensor:
 
     def read_into(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         """Fills ``rows``, contiguous and of the tensor's dtype, from row ``first`` on."""
-        waiting = rows.reshape(-1).view(np.uint8).data
+        rest = rows.reshape(-1).view(np.uint8).data
         start = self.start + first * count_bytes(self.shape[1:], rows.dtype)
-        while waiting:
-            count = os.preadv(self.descriptor, [waiting], start)  # at most 2 GiB at a time
+        while rest:
+            count = os.preadv(self.descriptor, [rest], start)  # at most 2 GiB at a time
             if count == 0:
                 raise OSError(f"{self.file}: the file ended while it was read")
-            start, waiting = start + count, waiting[count:]
+            start, rest = start + count, rest[count:]
         return rows
 
 
@@ -78,76 +98,82 @@ def read_header(file: Path, descriptor: int) -> dict[str, FileTensor]:
     """Every tensor of an open file by name; only the header is read.
 
     Raises:
-        Damaged: with all that is wrong. The bytes of tensors carry no checksum, so damage inside
-            them cannot be seen.
+        CorruptFileError: with all that is wrong. The bytes of tensors carry no checksum, so damage
+            inside them cannot be seen.
     """
     size = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    if size < 8 or length > min(size - 8, LONGEST_HEADER):
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise CorruptFileError(
             [f"no whole header (it is said to be {length} bytes, the file has {size})"]
         )
-    try:
-        text = os.pread(descriptor, length, 8).decode("utf-8")
-        pairs = json.loads(text, object_pairs_hook=Pairs)
-    except ValueError as error:
-        raise CorruptFileError([f"its header is not JSON ({error})"]) from None
-    if not isinstance(pairs, Pairs):
-        raise CorruptFileError(["its header is no JSON object"])
-    data, problems, places, tensors = size - 8 - length, [], [], {}
-    for name, entry in pairs:
+    header = _parse_header(os.pread(descriptor, length, 8))
+    data_size, problems, places, tensors = size - 8 - length, list[str](), [], {}
+    for name, entry in header.items():
         if name == "__metadata__":
-            problems += _wrong_metadata(entry)
+            problems += _check_metadata(entry)
             continue
-        wrong, dtype, shape, begin, end = _entry(entry)
-        if wrong:
-            problems.append(f"{name}: {wrong}")
+        problem, dtype, shape, begin, end = _read_entry(entry)
+        if problem:
+            problems.append(f"{name}: {problem}")
             continue
-        if name in tensors:
-            problems.append(f"{name}: stands twice in the header")
-        if end > data:
-            problems.append(f"{name}: ends at byte {end} of {data}, so the file was cut short")
+        if end > data_size:
+            problems.append(f"{name}: ends at byte {end} of {data_size}, so the file was cut short")
         places.append((begin, end, name))
         tensors[name] = FileTensor(file, descriptor, dtype, shape, 8 + length + begin)
     if not problems:
-        problems = list(_gaps(sorted(places), data))
+        problems = list(_find_gaps(sorted(places), data_size))
     if problems:
         raise CorruptFileError(problems)
     return tensors
 
 
-class Pairs(list[tuple[str, Any]]):
-    """A JSON object as it stands in the text: a name that stands twice stays visible."""
+def _parse_header(content: bytes) -> dict[str, Any]:
+    """The header's JSON object."""
+    try:
+        header = parse_json(content.decode("utf-8"), "its header")
+    except UnicodeDecodeError:
+        raise CorruptFileError(["its header is not JSON (not UTF-8 text)"]) from None
+    except UserError as mistake:
+        raise CorruptFileError([str(mistake)]) from None
+    if not isinstance(header, dict):
+        raise CorruptFileError(["its header is no JSON object"])
+    return header
 
 
-def _wrong_metadata(entry: Any) -> list[str]:
-    if not isinstance(entry, Pairs) or not all(isinstance(value, str) for _, value in entry):
+def _check_metadata(entry: Any) -> list[str]:
+    """What is wrong with the entry ``__metadata__``."""
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         return ["__metadata__: expected texts"]
-    written = dict(entry).get("format", "pt")
-    return [] if written in WRITERS else [f"__metadata__: unknown format {written!r}"]
+    writer = entry.get("format", "pt")
+    return [] if writer in _WRITERS else [f"__metadata__: unknown format {writer[:40]!r}"]
 
 
-def _entry(entry: Any) -> tuple[str, str, Shape, int, int]:
+def _read_entry(entry: Any) -> tuple[str, str, Shape, int, int]:
     """(what is wrong, dtype, shape, first byte, end) of a tensor's entry in the header."""
-    fields: dict[str, Any] = dict(entry) if isinstance(entry, Pairs) else {}
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     if set(fields) != {"dtype", "shape", "data_offsets"}:
         return "expected dtype, shape and data_offsets", "", (), 0, 0
     dtype, shape, place = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        return f"unknown dtype {dtype!r}", "", (), 0, 0
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        return f"unknown dtype {str(dtype)[:40]!r}", "", (), 0, 0
     for numbers in (shape, place):
-        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
-            return f"expected whole numbers, found {numbers!r}", "", (), 0, 0
+        if not isinstance(numbers, list) or not all(_is_count(number) for number in numbers):
+            return f"expected whole numbers, found {str(numbers)[:80]}", "", (), 0, 0
     if len(place) != 2 or place[0] > place[1]:
         return f"data_offsets {place} are no range", "", (), 0, 0
-    needed, held = math.prod(shape) * BITS[dtype], place[1] - place[0]
+    needed, held = math.prod(shape) * _BITS[dtype], place[1] - place[0]
     if needed != 8 * held:
         return f"{dtype} {shape} takes {needed // 8} bytes, its place has {held}", "", (), 0, 0
     return "", dtype, tuple(shape), place[0], place[1]
 
 
-def _gaps(places: list[tuple[int, int, str]], data: int) -> Iterator[str]:
-    """What keeps the tensors from standing one behind the other, first byte to last."""
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _find_gaps(places: list[tuple[int, int, str]], data: int) -> Iterator[str]:
+    """What keeps the tensors from following one another, first byte to last."""
     at = 0
     for begin, end, name in places:
         if begin != at:
@@ -160,28 +186,38 @@ def _gaps(places: list[tuple[int, int, str]], data: int) -> Iterator[str]:
 def write_tensors(
     file: Path, shapes: Mapping[str, Shape], dtype: Any, arrays: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes a file, one tensor after the other: no more than one of them is held.
+    """Writes a file, one tensor after the other: no more than one of them is held in memory.
+
+    The file is written beside its place, then put there whole.
 
     Args:
         shapes: of every tensor, by name.
         dtype: of all of them, one of FLOATS.
         arrays: (name, array), each name of ``shapes`` once, in any order.
     """
-    kind = np.dtype(dtype)
+    dtype = np.dtype(dtype)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in sorted(shapes.items()):
-        end = at + count_bytes(shape, kind)
-        header[name] = {"dtype": CODES[kind], "shape": list(shape), "data_offsets": [at, end]}
+        end = at + count_bytes(shape, dtype)
+        header[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [at, end],
+        }
         at = end
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
-    with file.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name, array in arrays:
-            out.seek(8 + len(text) + header[name]["data_offsets"][0])
-            out.write(np.ascontiguousarray(array, kind).reshape(-1).view(np.uint8).data)
-        out.truncate(8 + len(text) + at)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for name, array in arrays:
+                out.seek(8 + len(text) + header[name]["data_offsets"][0])
+                out.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
+            out.truncate(8 + len(text) + at)
+
+    replace_file(file, write)
 
 
 def count_bytes(shape: Shape, dtype: Any) -> int:

@@ -6,8 +6,9 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,38 @@ import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
-from adapt_jax.pretrained.hf_folder import INDEX_FILE, WEIGHTS_FILE, find_folder
+from adapt_jax.pretrained.hf_folder import INDEX_FILE, WEIGHTS_FILE, find_cached_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, open_tensors
 from adapt_jax.pretrained.safetensors_io import (
-    CODES,
+    DTYPE_NAMES,
     FLOATS,
     FileTensor,
     count_bytes,
     write_tensors,
 )
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import (
+    check_output_folder,
+    replace_folder,
+    report_write_errors,
+    write_text,
+)
+
+__all__ = [
+    "DEFAULT_SHARD_SIZE",
+    "find_main_dtype",
+    "parse_shard_size",
+    "read_source_dtype",
+    "save_pretrained",
+]
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DEFAULT_SHARD_SIZE = "5GB"
+# What a Hugging Face folder holds of its decoder: none of it stays beside another decoder.
+OWN_FILES = (
+    *("*.safetensors", INDEX_FILE, "config.json", "generation_config.json", "tokenizer*"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*"),
+)
 
 
 def save_pretrained(
@@ -41,8 +61,7 @@ def save_pretrained(
 ) -> None:
     """Writes a Hugging Face folder: config, weights, tokenizer, and how to generate.
 
-    All files are complete before the first of them appears in ``folder``; weights that stood there
-    before are taken away.
+    A folder that holds a decoder is replaced in one step, and what else it holds is kept.
 
     Args:
         dtype: of the weights in the files; by default what they are in memory.
@@ -50,54 +69,115 @@ def save_pretrained(
 
     Raises:
         UserError: the folder cannot be written, or the decoder has parameters that its family has
-            no tensor for (low-rank factors are merged into the kernels first).
+            no tensor for (LoRA factors are merged into the kernels first).
     """
-    folder, family = Path(folder), FAMILIES[model.config.family]
-    stored = family.tensor_layouts(model.config)
-    held = get_parameters(model.decoder)
-    shapes = {key: value.shape for key, value in held.items()}
-    kind = jnp.dtype(dtype or next(iter(held.values())).dtype)
-    if kind not in CODES:
-        raise UserError(f"dtype {kind}: expected one of {', '.join(map(str, CODES))}")
-    written: dict[str, Shape] = {}  # of all tensors, in the order of the parameters
+    folder, parameters = Path(folder), get_parameters(model.decoder)
+    layouts = FAMILIES[model.config.family].tensor_layouts(model.config)
+    if lacking := [".".join(map(str, path)) for path in parameters if path not in layouts]:
+        raise UserError(f"{folder}: no Hugging Face tensor for {lacking[0]}")
+    dtype = jnp.dtype(dtype or next(iter(parameters.values())).dtype)
+    if dtype not in DTYPE_NAMES:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(map(str, DTYPE_NAMES))}")
+    shard_bytes = parse_shard_size(max_shard_size)
+
+    def write(new: Path) -> None:
+        _write_weights(new, parameters, layouts, dtype, shard_bytes)
+        _write_config(new, model, dtype)
+        model.tokenizer.save_pretrained(new)
+
+    def write_all(new: Path) -> None:
+        write(new)
+        _keep_other_files(folder.resolve(), new)
+
+    if (folder / "config.json").is_file():
+        replace_folder(folder, write_all, marker="config.json")
+    else:
+        _add_to_folder(folder, write)
+
+
+def _add_to_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a decoder into a folder that holds none; ``config.json`` appears last."""
+    target = check_output_folder(folder)
+    with report_write_errors(folder):
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".new-") as temporary:
+            write(Path(temporary))
+            files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json")
+            for file in files:
+                os.replace(file, target / file.name)
+
+
+def _keep_other_files(old: Path, new: Path) -> None:
+    """Puts the files of the old folder that describe no decoder into the new one.
+
+    They are linked, so that nothing is copied.
+    """
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    def is_old(folder: str, names: list[str]) -> list[str]:
+        if Path(folder) != old:
+            return []
+        return [n for n in names if any(fnmatch(n, p) for p in OWN_FILES) or (new / n).exists()]
+
+    shutil.copytree(old, new, symlinks=True, ignore=is_old, copy_function=link, dirs_exist_ok=True)
+
+
+def _write_weights(
+    folder: Path,
+    parameters: Mapping[ParameterPath, Any],
+    layouts: Mapping[ParameterPath, TensorLayout],
+    dtype: np.dtype,
+    shard_bytes: int,
+) -> None:
+    """The safetensors files, and their index where there are several."""
+    shapes = {path: value.shape for path, value in parameters.items()}
+    tensor_shapes: dict[str, Shape] = {}  # in the order of the parameters
     sources: dict[str, ParameterPath] = {}  # tensor -> one parameter in it
-    for key in held:
-        if key not in stored:
-            raise UserError(f"{folder}: no Hugging Face tensor for {'.'.join(map(str, key))}")
-        written |= dict.fromkeys(stored[key].names, stored[key].tensor_shape(shapes))
-        sources |= dict.fromkeys(stored[key].names, key)
-    shards = split_into_shards(written, kind, parse_shard_size(max_shard_size))
+    for path in parameters:
+        names = layouts[path].names
+        tensor_shapes |= dict.fromkeys(names, layouts[path].tensor_shape(shapes))
+        sources |= dict.fromkeys(names, path)
+    shards = _split_into_shards(tensor_shapes, dtype, shard_bytes)
+    for file, in_shard in shards.items():
+        arrays = _iterate_tensors(list(in_shard), sources, layouts, parameters, dtype)
+        write_tensors(folder / file, in_shard, dtype, arrays)
+    if len(shards) > 1:
+        total = sum(count_bytes(shape, dtype) for shape in tensor_shapes.values())
+        weight_map = {name: file for file, in_shard in shards.items() for name in in_shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_text(folder / INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write_config(folder: Path, model: PretrainedDecoder, dtype: np.dtype) -> None:
+    """config.json, and generation_config.json where the decoder's own folder has one."""
+    config = FAMILIES[model.config.family].to_hf(model.config)
     # transformers before 4.56, and what is built on it, reads the second name alone
-    config = family.to_hf(model.config) | {"dtype": str(kind), "torch_dtype": str(kind)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-            whole = Path(temporary)
-            for file, names in shards.items():
-                arrays = iterate_tensors(list(names), sources, stored, held, kind)
-                write_tensors(whole / file, names, kind, arrays)
-            if len(shards) > 1:
-                total = sum(count_bytes(shape, kind) for shape in written.values())
-                where = {name: file for file, names in shards.items() for name in names}
-                index = {"metadata": {"total_size": total}, "weight_map": where}
-                (whole / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-            (whole / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            write_tokenizer(model, whole)
-            for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
-                old.unlink(missing_ok=True)
-            for new in whole.iterdir():
-                os.replace(new, folder / new.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error})") from None
+    config |= {"dtype": str(dtype), "torch_dtype": str(dtype)}
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    source = find_cached_folder(model.path) if model.path else None
+    if source is None or not (source / "generation_config.json").is_file():
+        return
+    generation = read_json(source / "generation_config.json")
+    # transformers takes EOS from this file alone, so it has what the tokenizer adds, too
+    eos = list(model.config.eos_ids)
+    generation["eos_token_id"] = eos[0] if len(eos) == 1 else eos or None
+    write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
 
 
 def read_source_dtype(path: str | Path) -> str | None:
-    """The dtype of most bytes in a folder's weights; None where no weights can be read there."""
-    try:
-        with ExitStack() as stack:
-            tensors, _ = open_tensors(find_folder(path), stack)
-    except UserError:  # the folder was moved
+    """The dtype of most bytes in a folder's weights; None where no weights can be read there.
+
+    Nothing is fetched.
+    """
+    if (folder := find_cached_folder(path)) is None:  # it was moved
         return None
+    with ExitStack() as stack:
+        tensors, _ = open_tensors(folder, stack)
     return find_main_dtype(tensors)
 
 
@@ -123,55 +203,42 @@ def parse_shard_size(size: int | str) -> int:
     return count
 
 
-def split_into_shards(
-    shapes: dict[str, Shape], dtype: Any, size: int
+def _split_into_shards(
+    shapes: Mapping[str, Shape], dtype: np.dtype, max_bytes: int
 ) -> dict[str, dict[str, Shape]]:
     """File -> its tensors: as few files as keep to the size, tensors in their order."""
     shards: list[dict[str, Shape]] = [{}]
-    room = size
+    left = max_bytes
     for name, shape in shapes.items():
-        if shards[-1] and count_bytes(shape, dtype) > room:
+        if shards[-1] and count_bytes(shape, dtype) > left:
             shards.append({})
-            room = size
+            left = max_bytes
         shards[-1][name] = shape
-        room -= count_bytes(shape, dtype)
+        left -= count_bytes(shape, dtype)
     if len(shards) == 1:
         return {WEIGHTS_FILE: shards[0]}
     count = len(shards)
     return {f"model-{n:05}-of-{count:05}.safetensors": shard for n, shard in enumerate(shards, 1)}
 
 
-def iterate_tensors(
+def _iterate_tensors(
     names: list[str],
-    sources: dict[str, ParameterPath],
-    stored: dict[ParameterPath, TensorLayout],
-    held: dict[ParameterPath, Any],
-    dtype: Any,
+    sources: Mapping[str, ParameterPath],
+    layouts: Mapping[ParameterPath, TensorLayout],
+    parameters: Mapping[ParameterPath, Any],
+    dtype: np.dtype,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of each tensor; what one parameter holds for several names is fetched once."""
-    waiting = set(names)
+    left = set(names)
     for name in names:
-        if name not in waiting:
+        if name not in left:
             continue
-        one = stored[sources[name]]
+        layout = layouts[sources[name]]
         parts = {
-            part: np.asarray(jax.device_get(held[part])).astype(dtype, copy=False)
-            for part in one.parameters
+            part: np.asarray(jax.device_get(parameters[part])).astype(dtype, copy=False)
+            for part in layout.parameters
         }
-        for written, array in one.write(parts).items():
-            if written in waiting:
-                waiting.discard(written)
-                yield written, array
-
-
-def write_tokenizer(model: PretrainedDecoder, folder: Path) -> None:
-    """The tokenizer with its chat template, and how the decoder's own folder says to generate."""
-    model.tokenizer.save_pretrained(folder)
-    if not model.path:  # it was never read from a folder
-        return
-    try:
-        generation = find_folder(model.path) / "generation_config.json"
-    except UserError:  # the folder was moved
-        return
-    if generation.is_file():
-        shutil.copy(generation, folder / generation.name)
+        for tensor_name, array in layout.write(parts).items():
+            if tensor_name in left:
+                left.discard(tensor_name)
+                yield tensor_name, array
