@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from adapt_jax.pretrained.loading import PretrainedDecoder as PretrainedDecoder
     from adapt_jax.pretrained.loading import load_pretrained as load_pretrained
     from adapt_jax.pretrained.saving import save_pretrained as save_pretrained
+    from adapt_jax.prompting.maj_at_k import maj_at_k as maj_at_k
     from adapt_jax.prompting.prompt import Prompt as Prompt
-    from adapt_jax.prompting.voting import maj_at_k as maj_at_k
     from adapt_jax.prompting.voting import vote as vote
     from adapt_jax.sampling.generate import generate as generate
     from adapt_jax.sampling.types import Candidate as Candidate
@@ -49,7 +49,8 @@ ROOMS = {
     "pretrained.loading": ("PretrainedDecoder", "load_pretrained"),
     "pretrained.saving": ("save_pretrained",),
     "prompting.prompt": ("Prompt",),
-    "prompting.voting": ("maj_at_k", "vote"),
+    "prompting.maj_at_k": ("maj_at_k",),
+    "prompting.voting": ("vote",),
     "sampling.generate": ("generate",),
     "sampling.types": ("Candidate", "GenerationConfig"),
     "tasks.task": ("Example", "Task", "load_task"),

@@ -123,7 +123,7 @@ class Session:
         ]
         most = members * prompt.generation_config.candidates
         votes = [AdaptiveVote(most, prompt.stop_at, prompt.vote) for _ in examples]
-        is_decided = None if prompt.stop_at is None else lambda at: votes[at // members].decided
+        is_decided = None if prompt.stop_at is None else lambda at: votes[at // members].is_decided
         done = {index * members + member for index in answered for member in range(members)}
 
         # candidates come in any order; the vote says which one decides its question
@@ -200,7 +200,7 @@ def _predict(
         prompt_tokens=prompt_tokens,
         generated_tokens=sum(len(one.token_ids) for one in candidates),
         seconds=seconds,
-        candidates_saved=adaptive.most - len(candidates),
+        candidates_saved=adaptive.max_candidates - len(candidates),
         too_long=any(one.finish_reason == "too_long" for one in candidates),
     )
 

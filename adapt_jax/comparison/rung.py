@@ -63,7 +63,8 @@ def rung_folders(
     for name, method in methods.items():
         options = hash_named_files(method)
         code = [extension_version(type(method))]
-        if (rule := getattr(method, "vote", None)) in VOTES:
+        rule = getattr(method, "vote", None)
+        if isinstance(rule, str) and rule in VOTES:
             code.append(extension_version(VOTES[rule]))
         found[name] = RungFolder(output, name, identity(common, name, options, code))
     return found

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapt_jax.evaluation.scorers import score_answer
+from adapt_jax.prompting.maj_at_k import maj_at_k
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.prompting.voting import maj_at_k, vote
+from adapt_jax.prompting.voting import vote
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
@@ -99,7 +100,7 @@ def distinct_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, flo
 def _accuracy_at_k(
     task: Task, rows: Sequence[ScoredPrediction], rule: str
 ) -> dict[str, float] | None:
-    """Accuracy by the number of candidates that vote, without bias (voting.maj_at_k).
+    """Accuracy by the number of candidates that vote, without bias (prompting.maj_at_k).
 
     Where questions were stopped early, only the candidates that all of them have are looked at:
     how many more one has depends on what they say.

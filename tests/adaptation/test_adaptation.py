@@ -291,7 +291,7 @@ def test_candidates_vote_with_their_distinct_reasonings(tiny, monkeypatch):
 
 
 def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monkeypatch):
-    from adapt_jax.prompting.voting import needed
+    from adapt_jax.prompting.voting import should_stop
 
     sampled = prompt(candidates=9, temperature=0.3)
     examples = [replace(e, question=e.question + " (a) 1 (b) 2" * int(e.id)) for e in EXAMPLES]
@@ -301,7 +301,9 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monk
     read = lambda _, c, __: replace(c, answer=c.text[:1], reasoning=c.text)  # noqa: E731
     monkeypatch.setattr(session_module, "read_candidate", read)
     whole = everything.answer(examples, max_concurrent_sequences=16)
-    counts = [needed(one.candidates, 0.7) for one in whole]
+    counts = [
+        next((n for n in range(1, 9) if should_stop(one.candidates[:n], 0.7)), 9) for one in whole
+    ]
     assert min(counts) < 9
     for max_concurrent_sequences in (4, 16):
         stopped = stopping.answer(examples, max_concurrent_sequences=max_concurrent_sequences)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adapt_jax
-from adapt_jax.prompting.voting import AdaptiveVote, needed, probability_leader_wins, should_stop
+from adapt_jax.prompting import maj_at_k as maj_at_k_module
+from adapt_jax.prompting.voting import (
+    VOTES,
+    AdaptiveVote,
+    choose_vote_rule,
+    probability_leader_wins,
+    should_stop,
+)
 from adapt_jax.utils.errors import UserError
 
 
@@ -84,37 +92,81 @@ said_by_somebody = st.builds(
 def test_the_outcome_does_not_depend_on_the_order_in_which_candidates_finish(said, order):
     numbers = list(range(len(said)))
     order.shuffle(numbers)
-    poll = AdaptiveVote(len(said), 0.95)
-    decided = [poll.add(number, said[number]) for number in numbers]
-    assert decided.count(True) == 1
-    count = needed(said, 0.95)
-    assert poll.candidates == tuple(said[:count])
-    assert not any(should_stop(said[:fewer], 0.95) for fewer in range(count))
+    votes = AdaptiveVote(len(said), 0.95)
+    decides = [votes.add(number, said[number]) for number in numbers]
+    assert decides.count(True) == 1 and votes.is_decided
+    count = next((n for n in range(1, len(said)) if should_stop(said[:n], 0.95)), len(said))
+    assert votes.candidates == tuple(said[:count])
+
+
+said_with_log_probability = st.builds(
+    Said,
+    st.sampled_from(["1", "2", "3", None]),
+    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from([-0.1, -0.2, -0.3, -1.7]),  # sums of which are equal in several ways
+)
+
+
+def average_over_subsets(said, k, rule):
+    votes = [adapt_jax.vote(subset, rule).answer for subset in itertools.combinations(said, k)]
+    return votes.count("1") / len(votes)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(said_by_somebody, min_size=1, max_size=7))
-def test_the_curve_is_the_average_over_all_subsets(said):
-    for rule in ("majority", "distinct"):
+@given(
+    st.lists(said_by_somebody, min_size=1, max_size=7)
+    | st.lists(said_with_log_probability, min_size=1, max_size=7)
+)
+def test_the_curve_is_the_vote_of_every_subset(said):
+    rules = ["majority", "distinct"]
+    rules += ["weighted"] * all(one.log_probability is not None for one in said)
+    for rule in rules:
         curve = adapt_jax.maj_at_k(said, {"1"}, range(1, len(said) + 1), rule)
         for k, share in curve.items():
-            subsets = [
-                adapt_jax.vote(s, rule).tied_answers for s in itertools.combinations(said, k)
+            assert share == pytest.approx(average_over_subsets(said, k, rule), abs=1e-12)
+        assert curve[len(said)] == (adapt_jax.vote(said, rule).answer == "1")
+
+
+@pytest.mark.parametrize("with_log_probability", [False, True])
+@pytest.mark.parametrize("rule", ["majority", "distinct"])
+def test_the_curve_of_many_candidates_is_that_of_random_subsets(rule, with_log_probability):
+    rng = random.Random(1)
+    said = [
+        Said(
+            rng.choices(["1", "2", "3", None], [9, 8, 2, 1])[0],
+            f"reasoning {rng.randrange(25)}",
+            -rng.random() if with_log_probability else None,
+        )
+        for _ in range(30)
+    ]
+    curve = adapt_jax.maj_at_k(said, {"1"}, (1, 4, 12, 30), rule)
+    for k, share in curve.items():
+        drawn = [adapt_jax.vote(rng.sample(said, k), rule).answer for _ in range(2000)]
+        if not with_log_probability:  # random samples are in another order: first seen differs
+            order = {id(one): at for at, one in enumerate(said)}
+            drawn = [
+                adapt_jax.vote(sorted(rng.sample(said, k), key=lambda s: order[id(s)]), rule).answer
+                for _ in range(2000)
             ]
-            right = sum(
-                ("1" in tied_answers) / len(tied_answers)
-                for tied_answers in subsets
-                if tied_answers
-            )
-            assert share == pytest.approx(right / len(subsets), abs=1e-12)
+        assert share == pytest.approx(drawn.count("1") / 2000, abs=0.05)
+    assert curve[30] in (0.0, 1.0)
 
 
-def test_the_curve_of_a_weighted_vote_is_a_seeded_average():
-    said = [Said("1", "a", -1.0), Said("2", "b", -5.0), Said("2", "c", -5.0), Said(None)]
-    curve = adapt_jax.maj_at_k(said, "1", (1, 2, 4), "weighted")
-    assert curve == adapt_jax.maj_at_k(said, "1", (1, 2, 4), "weighted")
-    assert curve[1] == pytest.approx(1 / 4, abs=0.05) and curve[2] == pytest.approx(0.5, abs=0.05)
-    assert curve[4] == 1.0
+def test_tie_breaks_among_too_many_subsets_are_sampled_close_to_exact(monkeypatch):
+    said = [Said(("1", "2")[n % 2], f"r{n}", -((n * 7) % 12) / 10) for n in range(12)]
+    exact = adapt_jax.maj_at_k(said, "1", [4, 6])
+    monkeypatch.setattr(maj_at_k_module, "MAX_TIE_SUBSETS", 19)
+    maj_at_k_module._list_subsets.cache_clear()
+    sampled = adapt_jax.maj_at_k(said, "1", [4, 6])
+    maj_at_k_module._list_subsets.cache_clear()
+    assert sampled != exact and sampled == pytest.approx(exact, abs=0.1)
+
+
+def test_the_curve_of_many_weighted_candidates_is_a_seeded_average():
+    said = [Said("1", f"{n}", -1.0) for n in range(10)] + [Said("2", f"{n}", -1.5) for n in "xyz"]
+    curve = adapt_jax.maj_at_k(said, "1", (1, 5, 13), "weighted")
+    assert curve == adapt_jax.maj_at_k(said, "1", (1, 5, 13), "weighted")
+    assert curve[1] == pytest.approx(10 / 13) and 0.5 < curve[5] <= 1 and curve[13] == 1
 
 
 def test_a_curve_has_sizes_from_one_to_all():
@@ -132,23 +184,47 @@ def test_an_unknown_rule_is_an_error_that_names_the_nearest():
         adapt_jax.vote([Said("1")], rule="majorty")
 
 
-@pytest.mark.parametrize(
-    ("rule", "shared_ties", "broken_ties"),
-    [("majority", 0.7249, 0.7209), ("distinct", 0.7263, 0.7209)],
-)
-def test_recorded_reasonings_are_voted_as_their_authors_voted_them(
-    shared, rule, shared_ties, broken_ties
-):
+def test_a_vote_is_added_by_a_decorator():
+    @VOTES.register("shortest reasoning of the tests")
+    def shortest(group):
+        return -min(len(one.reasoning) for one in group.candidates)
+
+    said = [Said("1", "long and longer"), Said("1", "long too"), Said("2", "short")]
+    assert adapt_jax.vote(said, "shortest reasoning of the tests").answer == "2"
+    curve = adapt_jax.maj_at_k(said, "2", [1, 2, 3], "shortest reasoning of the tests")
+    assert curve == pytest.approx({1: 1 / 3, 2: 2 / 3, 3: 1.0})
+
+
+def test_the_rule_is_chosen_on_the_development_split():
+    # right reasonings repeat and wrong ones vary, as in the game of 24: distinct loses
+    repeating = [Said("24", "(8 / (3 - 8 / 3))", -1.0)] * 4
+    repeating += [Said("23", f"wrong way {n}", -1.0) for n in range(3)]
+    choice = choose_vote_rule([(repeating, {"24"}), (repeating, {"24"})])
+    assert choice.rule == "majority"
+    assert choice.accuracy == {"distinct": 0.0, "majority": 1.0, "weighted": 1.0}
+    # right reasonings vary and a wrong one repeats: distinct wins
+    varied = [Said("24", f"right way {n}", -1.0) for n in range(3)]
+    varied += [Said("23", "the same slip", -1.0)] * 4
+    assert choose_vote_rule([(varied, ["24"])]).rule == "distinct"
+    # where all rules are equal it is the first of them
+    assert choose_vote_rule([([Said("1", "a", -1.0)], {"1"})]).rule == "distinct"
+    assert choose_vote_rule([([Said(None)], {"1"})], ("majority", "distinct")).rule == "majority"
+    with pytest.raises(UserError, match="development"):
+        choose_vote_rule([])
+
+
+@pytest.mark.parametrize("rule", ["majority", "distinct"])
+def test_recorded_reasonings_are_voted_as_their_authors_voted_them(shared, rule):
     questions = json.loads((shared / "data" / "voting" / "date_np.json").read_text())
-    share = right = curve = 0.0
+    shared_ties = right = curve = 0.0
     for question in questions:
         rows = zip(question["pred_answers"], question["model_outputs"], strict=True)
         said = [Said(None if a == "No answer!" else a, text) for a, text in rows]
         result = adapt_jax.vote(said, rule=rule)
         right += result.answer == question["final_answer"]
         if question["final_answer"] in result.tied_answers:
-            share += 1 / len(result.tied_answers)
+            shared_ties += 1 / len(result.tied_answers)
         curve += adapt_jax.maj_at_k(said, question["final_answer"], [len(said)], rule)[len(said)]
     assert len(questions) == 369
-    assert round(share / 369, 4) == round(curve / 369, 4) == shared_ties
-    assert round(right / 369, 4) == broken_ties
+    assert round(shared_ties / 369, 4) == {"majority": 0.7249, "distinct": 0.7263}[rule]
+    assert round(right / 369, 4) == round(curve / 369, 4) == 0.7209
