@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from adapt_jax.sampling.types import Candidate as Candidate
     from adapt_jax.sampling.types import GenerationConfig as GenerationConfig
     from adapt_jax.tasks.example import Example as Example
+    from adapt_jax.tasks.loading import load_task as load_task
     from adapt_jax.tasks.task import Task as Task
-    from adapt_jax.tasks.task import load_task as load_task
     from adapt_jax.tasks.templates import Demonstration as Demonstration
     from adapt_jax.tasks.templates import Template as Template
     from adapt_jax.utils.errors import UserError as UserError
@@ -53,7 +53,9 @@ ROOMS = {
     "prompting.voting": ("vote",),
     "sampling.generate": ("generate",),
     "sampling.types": ("Candidate", "GenerationConfig"),
-    "tasks.task": ("Example", "Task", "load_task"),
+    "tasks.example": ("Example",),
+    "tasks.loading": ("load_task",),
+    "tasks.task": ("Task",),
     "tasks.templates": ("Demonstration", "Template"),
     "utils.errors": ("UserError",),
 }

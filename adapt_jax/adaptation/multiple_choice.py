@@ -17,7 +17,7 @@ from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
 from adapt_jax.sampling.types import Candidate
-from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.answers import canonical_option
 from adapt_jax.tasks.example import Example
 
 Asked = tuple[Example, tuple[str, ...]]  # a question and its options
@@ -104,8 +104,11 @@ def _decide(
 ) -> tuple[Candidate, Vote]:
     """The likeliest option as a candidate, and the options' probabilities by canonical answer."""
     example, options = asked
-    parse, choices = PARSERS[prompt.parser], example.choices or scoring.choices
-    answers = [parse(option, choices) or option for option in options]
+    choices = example.choices or scoring.choices
+    answers = [
+        canonical_option(prompt.parser, index, option, choices)
+        for index, option in enumerate(options)
+    ]
     counts: dict[str, float] = {}
     for answer, share in zip(answers, shares, strict=True):
         counts[answer] = counts.get(answer, 0.0) + share

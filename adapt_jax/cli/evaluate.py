@@ -45,7 +45,7 @@ def evaluate(
     from adapt_jax.evaluation.journal import Journal
     from adapt_jax.evaluation.report.files import write_evaluation
     from adapt_jax.evaluation.report.text import describe_evaluation
-    from adapt_jax.tasks.task import load_task
+    from adapt_jax.tasks.loading import load_task
     from adapt_jax.utils.config import override, read_yaml
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display

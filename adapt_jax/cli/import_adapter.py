@@ -22,7 +22,7 @@ def import_adapter(
 ) -> None:
     """Make an adaptation of a PEFT adapter."""
     from adapt_jax.adaptation.export import import_adapter as read_adapter
-    from adapt_jax.tasks.task import load_task
+    from adapt_jax.tasks.loading import load_task
 
     read_task = None if task is None else load_task(task)
     adaptation = read_adapter(adapter, decoder, task=read_task, context_length=context_length)

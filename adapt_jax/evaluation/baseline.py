@@ -5,7 +5,8 @@ from collections import Counter
 from adapt_jax.evaluation.results import Baseline
 from adapt_jax.evaluation.scorers import score_answer
 from adapt_jax.tasks.answers import PARSERS
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 
 __all__ = ["commonest_label"]
 

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
@@ -88,7 +89,7 @@ def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
 
 
 def _accepted_answers(example: Example) -> tuple[str, ...]:
-    return (example.answer,)
+    return example.accepted
 
 
 def _words(text: str) -> list[str]:

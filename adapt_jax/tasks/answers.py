@@ -1,132 +1,96 @@
-"""Answer parsers: from what a decoder wrote to one canonical form, or to none (it abstains).
+"""Answer parsers: one canonical form for gold answers, predictions, votes and likelihoods.
 
 Votes and grades compare canonical answers, so ``18.0``, ``$18`` and ``18 apples`` are one answer.
-A new parser is a function with a name in ``PARSERS``.
+What a model writes is read as people would read it; a gold answer is read strictly, as a whole.
+An answer with more than one reading gives None: it abstains.
+
+A new parser is a function of a text and the question's choices:
+
+    from adapt_jax.tasks.answers import PARSERS
+
+    @PARSERS.register("last_word")
+    def last_word(text, choices):
+        return text.split()[-1] if text.split() else None
+
+An ``AnswerParser`` also says how golds, unmarked texts and equality are read.
 """
 
+import functools
 import re
-import unicodedata
+import threading
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
-from adapt_jax.tasks.templates import LETTERS, Template
+from adapt_jax.tasks.characters import normalize_widths
+from adapt_jax.tasks.choices import find_choice, find_equal, find_label, fold_text, option_name
+from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
+from adapt_jax.tasks.templates import Template
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.registry import Registry
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_NUMBER = re.compile(
-    # A minus after a digit, a word or a bracket is a subtraction, not a sign.
-    rf"(?:(?<![\w)\].])-)?(?:"
-    rf"(?:{_DIGITS}\ +)?[0-9]+/[0-9]+(?![0-9/])"  # 1/2, 3 1/2
-    rf"|(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?!\w))?)"  # 1,234.50, 1e-05
-)
-_SIGNS = str.maketrans("−﹣-", "---", "$€£¥")  # unicode minuses; currencies are units
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+__all__ = [
+    "PARSERS",
+    "AnswerParser",
+    "answers_match",
+    "canonical_option",
+    "read_answer",
+    "read_gold",
+]
 
+PARSER_VERSION = 2  # raised when a parser reads some text in another way; enters identities
 
-def _canonical_number(text: str) -> str | None:
-    """An exact decimal where there is one, otherwise a reduced fraction ``n/d``."""
-    *whole, last = text.lstrip("-").replace(",", "").split()
-    try:
-        value = Fraction(last) + (int(whole[0]) if whole else 0)
-        value = -value if text.startswith("-") else value
-        scale = next((k for k in range(100) if 10**k % value.denominator == 0), None)
-        if not scale:
-            return str(value)
-        units, part = divmod(abs(value.numerator) * 10**scale // value.denominator, 10**scale)
-        return f"{'-' if value < 0 else ''}{units}.{part:0{scale}d}"
-    except (ValueError, ZeroDivisionError):  # more digits than Python converts; 1/0
-        return None
+# (text, choices) -> canonical answer, or None where it cannot be read
+Reader = Callable[[str, Sequence[str]], str | None]
 
 
-def number(text: str, choices: Sequence[str] = ()) -> str | None:
-    """The number that a stated answer begins with; after ``=`` where it holds a calculation.
+class AnswerParser:
+    """How answers are read and compared; called with a stated answer and the choices.
 
-    Currency, percent sign and units are dropped (``50%`` is ``50``, as GSM8K has it).
+    Args:
+        read: reads a stated answer, such as the text after "The answer is".
+        read_gold: reads a gold answer, strictly; by default as ``read`` does.
+        read_unmarked: reads a text that marks no answer; by default as ``read`` does.
+        are_equal: compares (canonical answer, canonical gold, relative tolerance); by default
+            the texts must be equal.
+        version: enters the identity of every result that the parser reads.
     """
-    text = text.translate(_SIGNS)
-    sentence = _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
-    found = _NUMBER.search(sentence[sentence.rfind("=") + 1 :]) or _NUMBER.search(text)
-    return _canonical_number(found[0]) if found else None
+
+    def __init__(
+        self,
+        read: Reader,
+        *,
+        read_gold: Reader | None = None,
+        read_unmarked: Reader | None = None,
+        are_equal: Callable[[str, str, float], bool] | None = None,
+        version: int = PARSER_VERSION,
+    ) -> None:
+        functools.update_wrapper(self, read)
+        self.read = read
+        self.read_gold = read_gold or read
+        self.read_unmarked = read_unmarked or read
+        self.are_equal = are_equal or _same_text
+        self.version = version
+
+    def __call__(self, text: str, choices: Sequence[str] = ()) -> str | None:
+        return self.read(text, choices)
 
 
-def last_number(text: str, choices: Sequence[str] = ()) -> str | None:
-    """The last number of a text that marks no answer (2205.11916, appendix A.6)."""
-    found = _NUMBER.findall(text.translate(_SIGNS))
-    return _canonical_number(found[-1]) if found else None
+def _same_text(one: str, other: str, relative_tolerance: float) -> bool:
+    return one == other
 
 
-def _fold(text: str) -> str:
-    """Lower case; white space, underscores and hyphens as one space; no outer punctuation."""
-    folded = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", text).casefold())
-    return re.sub(r"^[^\w+-]+|[^\w%+-]+$", "", folded)
+PARSERS: Registry[Any] = Registry("answer parser")  # of AnswerParser or Reader
 
 
-@lru_cache
-def _folded(choices: tuple[str, ...]) -> list[str]:
-    return [_fold(choice) for choice in choices]
+def _parser(name: str) -> AnswerParser:
+    parser = PARSERS[name]
+    return parser if isinstance(parser, AnswerParser) else _wrap(parser)
 
 
-def _only_choice(text: str, choices: Sequence[str]) -> int | None:
-    """Index of the one choice that the text is, or that stands in it as whole words."""
-    folded, options = _fold(text), _folded(tuple(choices))
-    if folded in options:
-        return options.index(folded)
-    standing = [o for o in options if o and re.search(rf"(?<!\w){re.escape(o)}(?!\w)", folded)]
-    longest = {o for o in standing if not any(o != other and o in other for other in standing)}
-    return options.index(longest.pop()) if len(longest) == 1 else None
-
-
-def choice(text: str, choices: Sequence[str] = ()) -> str | None:
-    """The letter of a choice: ``b``, ``(b)``, ``B. because``, ``option b``, or the choice itself.
-
-    A letter wins over a choice's own text; two different letters or choices abstain.
-    """
-    letters = LETTERS[: len(choices) or len(LETTERS)]
-    folded = text.strip().lower()
-    for pattern in (
-        rf"\W*(?:(?:option|choice|answer)\W+)?([{letters}])\W*",
-        rf"\W*([{letters}])[).:](?!\s*(?:or|and)\b).*",
-    ):
-        if found := re.fullmatch(pattern, folded, re.DOTALL):
-            return found[1]
-    bracketed = set(re.findall(rf"\(([{letters}])\)", folded))
-    if len(bracketed) == 1:
-        return bracketed.pop()
-    index = _only_choice(text, choices) if not bracketed else None
-    return None if index is None else LETTERS[index]
-
-
-def label(text: str, choices: Sequence[str] = ()) -> str | None:
-    """One of ``choices`` in its own spelling; with none given, the folded first line."""
-    if not choices:
-        return _fold(text.strip().partition("\n")[0]) or None
-    index = _only_choice(text, choices)
-    return None if index is None else choices[index]
-
-
-def yes_no(text: str, choices: Sequence[str] = ()) -> str | None:
-    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that occurs."""
-    words = re.findall(r"\w+", text.lower())
-    said = words[:1] if words[:1] and words[0] in ("yes", "no", "maybe") else words
-    found = {word for word in said if word in ("yes", "no", "maybe")}
-    return found.pop() if len(found) == 1 else None
-
-
-def text(text: str, choices: Sequence[str] = ()) -> str | None:
-    """The first line, in lower case, white space folded, without a closing full stop."""
-    line = unicodedata.normalize("NFKC", text).strip().partition("\n")[0]
-    return " ".join(line.casefold().split()).rstrip(".").rstrip() or None
-
-
-Parser = Callable[[str, Sequence[str]], str | None]
-PARSERS: dict[str, Parser] = {
-    "number": number,
-    "choice": choice,
-    "label": label,
-    "yes_no": yes_no,
-    "text": text,
-}
-UNMARKED: dict[str, Parser] = {"number": last_number}  # where free text is read in another way
+@lru_cache(maxsize=256)
+def _wrap(read: Reader) -> AnswerParser:
+    return AnswerParser(read)
 
 
 def read_answer(
@@ -138,5 +102,211 @@ def read_answer(
     """
     _, stated = template.split_reasoning(generated_text)
     if stated == generated_text:
-        return UNMARKED.get(parser, PARSERS[parser])(generated_text, choices)
-    return PARSERS[parser](stated, choices)
+        return _parser(parser).read_unmarked(generated_text, choices)
+    return _parser(parser).read(stated, choices)
+
+
+@lru_cache(maxsize=65536)
+def _read_gold(parser: AnswerParser, text: str, choices: tuple[str, ...]) -> str | None:
+    return parser.read_gold(text, choices)
+
+
+def read_gold(parser: str, text: str, choices: Sequence[str] = ()) -> str | None:
+    """The canonical form of a gold answer; None where the whole text is not one answer."""
+    return _read_gold(_parser(parser), text, tuple(choices))
+
+
+def canonical_option(parser: str, index: int, option: str, choices: Sequence[str]) -> str:
+    """The canonical answer that an option of a likelihood stands for.
+
+    It equals the form of a gold answer that names the choice, and differs between choices.
+
+    Args:
+        index: the number of the choice, from 0.
+        option: what the decoder is asked about: the choice's text or its letter.
+        choices: all choices of the question.
+    """
+    if parser == "choice":
+        return option_name(index, choices)
+    if parser == "label":
+        return choices[index]
+    return read_gold(parser, option, choices) or option
+
+
+def answers_match(
+    parser: str,
+    predicted: str,
+    accepted: Sequence[str],
+    choices: Sequence[str] = (),
+    relative_tolerance: float = 0.0,
+) -> bool:
+    """Whether a prediction, canonical or as written, is one of the accepted gold answers."""
+    golds = [gold for text in accepted if (gold := read_gold(parser, text, choices)) is not None]
+    if not golds:
+        return False
+    equal = _parser(parser).are_equal
+    if any(equal(predicted, gold, relative_tolerance) for gold in golds):
+        return True
+    read = _parser(parser).read(predicted, choices)
+    return read is not None and any(equal(read, gold, relative_tolerance) for gold in golds)
+
+
+# ---- numbers
+
+
+def number(text: str, choices: Sequence[str] = ()) -> str | None:
+    """The number that a stated answer gives (see ``numbers.read_number``)."""
+    return read_number(text)
+
+
+PARSERS.register("number")(
+    AnswerParser(
+        number,
+        read_gold=lambda text, choices: read_gold_number(text),
+        read_unmarked=lambda text, choices: read_last_number(text),
+        are_equal=are_close,
+    )
+)
+
+
+# ---- choices and labels
+
+
+def choice(text: str, choices: Sequence[str] = ()) -> str | None:
+    """The letter of a choice, in lower case; the choice's text where letters do not suffice."""
+    index = find_choice(text, choices)
+    if index is None:
+        return None
+    return option_name(index, choices)
+
+
+def _gold_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The letter, or the text of a choice; None where the two readings differ."""
+    letter = re.fullmatch(r"\(?([A-Za-z])\)?[.):]?", normalize_widths(text).strip())
+    by_letter = ord(letter[1].lower()) - ord("a") if letter else None
+    if by_letter is not None and by_letter >= (len(choices) or 26):
+        by_letter = None
+    by_text = find_equal(text, choices) if choices else None
+    if text in choices:
+        by_text = list(choices).index(text)
+    if None not in (by_letter, by_text) and by_letter != by_text and len(text.strip()) == 1:
+        return None
+    index = by_text if by_text is not None else by_letter
+    if index is None or (by_text is None and len(choices) > 26):
+        return None
+    return option_name(index, choices)
+
+
+PARSERS.register("choice")(AnswerParser(choice, read_gold=_gold_choice))
+
+
+def label(text: str, choices: Sequence[str] = ()) -> str | None:
+    """One of ``choices`` in its own spelling; with none given, the folded first line."""
+    if not choices:
+        return fold_text(text.strip().partition("\n")[0]) or None
+    index = find_label(text, choices)
+    return None if index is None else choices[index]
+
+
+def _gold_label(text: str, choices: Sequence[str]) -> str | None:
+    if not choices:
+        return None if "\n" in text.strip() else label(text)
+    index = find_equal(text, choices)
+    return None if index is None else choices[index]
+
+
+PARSERS.register("label")(AnswerParser(label, read_gold=_gold_label))
+
+
+def yes_no(text: str, choices: Sequence[str] = ()) -> str | None:
+    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that occurs."""
+    words = re.findall(r"\w+", normalize_widths(text).lower())
+    said = words[:1] if words[:1] and words[0] in ("yes", "no", "maybe") else words
+    found = {word for word in said if word in ("yes", "no", "maybe")}
+    return found.pop() if len(found) == 1 else None
+
+
+def _gold_yes_no(text: str, choices: Sequence[str]) -> str | None:
+    word = fold_text(text)
+    return word if word in ("yes", "no", "maybe") else None
+
+
+PARSERS.register("yes_no")(AnswerParser(yes_no, read_gold=_gold_yes_no))
+
+
+# ---- open answers
+
+
+def text(text: str, choices: Sequence[str] = ()) -> str | None:
+    """The first line, in lower case, white space folded, without a closing full stop."""
+    return free_text(text.strip().partition("\n")[0], choices)
+
+
+def free_text(text: str, choices: Sequence[str] = ()) -> str | None:
+    """The whole text, in lower case, white space folded, without a closing full stop."""
+    folded = " ".join(normalize_widths(text).casefold().split())
+    return folded.rstrip(".").rstrip() or folded or None
+
+
+PARSERS.register("text")(
+    AnswerParser(
+        text,
+        read_gold=lambda gold, choices: None if "\n" in gold.strip() else text(gold),
+    )
+)
+PARSERS.register("free_text")(AnswerParser(free_text))
+
+
+# ---- mathematics, by a library
+
+
+def _math_verify() -> Any:
+    try:
+        import math_verify
+    except ImportError:
+        raise UserError(
+            "the answer parser 'math' needs math-verify: pip install 'adapt-jax[math]'"
+        ) from None
+    return math_verify
+
+
+MAX_MATH_LENGTH = 2_000  # characters, the last ones of a text
+MATH_TIMEOUT = 2  # seconds, for one text or one comparison
+
+
+def _math_timeout() -> int | None:
+    """math-verify stops by a signal, which only the main thread may receive."""
+    return MATH_TIMEOUT if threading.current_thread() is threading.main_thread() else None
+
+
+@lru_cache(maxsize=4096)
+def _parse_math(text: str) -> tuple[Any, ...]:
+    """SymPy values in a LaTeX or plain text, best first."""
+    text = text[-MAX_MATH_LENGTH:]
+    return tuple(_math_verify().parse(text, parsing_timeout=_math_timeout()))
+
+
+def math(text: str, choices: Sequence[str] = ()) -> str | None:
+    """An expression, set, interval, equation or matrix, as math-verify reads it.
+
+    The canonical form is LaTeX between dollar signs.
+    """
+    found = _parse_math(text)
+    if not found:
+        return None
+    import sympy
+
+    return f"${sympy.latex(found[0])}$" if isinstance(found[0], sympy.Basic) else str(found[0])
+
+
+def _equal_math(one: str, other: str, relative_tolerance: float) -> bool:
+    if one == other:
+        return True
+    given, gold = list(_parse_math(one)), list(_parse_math(other))
+    timeout = _math_timeout()
+    return bool(gold and given) and bool(
+        _math_verify().verify(gold, given, timeout_seconds=timeout)
+    )
+
+
+PARSERS.register("math")(AnswerParser(math, are_equal=_equal_math))

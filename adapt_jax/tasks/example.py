@@ -15,6 +15,7 @@ class Example:
         reasoning: the steps that lead to the answer, where the source has them.
         choices: the options of a multiple-choice question.
         category: what groups accuracies in reports, such as a topic or the number of steps.
+        aliases: further answers that count as right.
     """
 
     id: str
@@ -23,3 +24,9 @@ class Example:
     reasoning: str = ""
     choices: tuple[str, ...] = ()
     category: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """All answers that count as right, the shown one first."""
+        return (self.answer, *self.aliases)

@@ -1,171 +1,153 @@
-"""Where examples come from. A new source is a function with a name in ``SOURCES``."""
+"""Where examples come from: local files, TensorFlow Datasets, the embedded generator.
 
-import csv
-import io
-import json
+A new source is a function of a ``SourceRequest``:
+
+    from adapt_jax.tasks.sources import SOURCES, Row
+
+    @SOURCES.register("squares")
+    def squares(request):
+        rows = [Row(f"square {n}", n, {"question": f"{n}^2?", "answer": n * n}) for n in range(9)]
+        return {"all": rows}
+"""
+
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.readers import (
+    FileOptions,
+    Row,
+    find,
+    read_csv,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    read_rows,
+)
 from adapt_jax.utils.config import Strict, checked
 from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.registry import Registry
+from adapt_jax.utils.text_files import read_json as read_json_value
+
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Row",
+    "Rows",
+    "Sizes",
+    "SourceRequest",
+    "find",
+    "read_json",
+    "read_jsonl",
+    "read_rows",
+]
 
 SPLITS = ("train", "development", "test")
 
-
-@dataclass(frozen=True)
-class Row:
-    """One record as its source holds it, and where it stands (``FILE, line 3`` and 3)."""
-
-    where: str
-    number: int
-    values: Mapping[str, Any]
-
-
-Rows = Mapping[str, Sequence[Row | Example]]  # by split; a single undivided lot is "all"
+Rows = Mapping[str, Sequence[Row | Example]]  # by split; undivided rows are "all"
 Sizes = Mapping[str, int | float | None]
 
 
-def find(path: str, folder: Path) -> Path:
-    """``path`` beside the file that names it, otherwise from the working directory.
+@dataclass(frozen=True)
+class SourceRequest:
+    """What a source is asked for.
 
-    Raises:
-        UserError: if there is no such file, with the nearest name in its folder.
+    Attributes:
+        options: the keys of ``source`` in the task file but for its name.
+        folder: where relative paths are looked for first.
+        seed: of the task.
+        sizes: how many examples of each split the task wants; None where it does not say.
+        id_field: the field that holds ids.
     """
-    for candidate in (folder / Path(path).expanduser(), Path(path).expanduser()):
-        if candidate.is_file():
-            return candidate
-    if (folder / path).is_dir():
-        raise UserError(f"{folder / path}: is a folder; expected a file")
-    parent = (folder / path).parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    raise UserError(f"{folder / path}: there is no such file{nearest(Path(path).name, names)}")
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path(".")
+    seed: int = 0
+    sizes: Sizes = field(default_factory=lambda: dict.fromkeys(SPLITS))
+    id_field: str = "id"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """One JSON object on each line; blank lines are skipped.
-
-    Raises:
-        UserError: naming the line that is not a JSON object.
-    """
-    rows = []
-    for line, content in enumerate(_text(path).split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            values = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from None
-        rows.append(_row(values, f"{path}, line {line}", line))
-    return rows
-
-
-def read_json(path: Path) -> list[Row]:
-    """A list of objects, alone or the only list in an object, or a mapping of id to object (the
-    id is then the field ``id``).
-
-    Raises:
-        UserError: for anything else.
-    """
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) == 1:
-            content = lists[0]
-        elif all(isinstance(value, dict) for value in content.values()):
-            content = [{"id": key, **value} for key, value in content.items()]
-    if not isinstance(content, list):
-        raise UserError(f"{path}: expected a list of objects, or a mapping of id to object")
-    return [_row(values, f"{path}, record {n}", n) for n, values in enumerate(content, start=1)]
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Comma-separated values under a header line.
-
-    Raises:
-        UserError: naming the line whose number of columns differs from the header's.
-    """
-    reader = csv.reader(io.StringIO(_text(path), newline=""))
-    header = next(reader, [])
-    rows = []
-    try:
-        for cells in reader:
-            line = reader.line_num
-            if cells and len(cells) != len(header):
-                raise UserError(
-                    f"{path}, line {line}: {len(cells)} columns, but the header has {len(header)}"
-                )
-            if cells:
-                values = dict(zip(header, cells, strict=True))
-                rows.append(_row(values, f"{path}, line {line}", line))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
-    return rows
-
-
-def _row(values: Any, where: str, number: int) -> Row:
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected an object, found {type(values).__name__}")
-    return Row(where, number, values)
+SOURCES: Registry[Callable[[SourceRequest], Rows]] = Registry("source")
 
 
 class Files(Strict):
     """One file to divide (``path``), or a file for each split. ``test_ids`` names a JSON list or
-    mapping of the ids that make the test split of ``path``; the rest is for training."""
+    mapping of the ids that make the test split of ``path``; the rest is for training. ``records``
+    belongs to JSON, ``delimiter``, ``columns`` and ``quote`` to CSV (see FileOptions)."""
 
     path: str | None = None
     train: str | None = None
     development: str | None = None
     test: str | None = None
     test_ids: str | None = None
+    records: str | None = None
+    delimiter: str | None = None
+    columns: list[str] | None = None
+    quote: str = '"'
 
 
-def local(
-    read: Callable[[Path], list[Row]],
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    folder: Path,
-    sizes: Sizes,
+def _read_files(
+    read: Callable[[Path, FileOptions], list[Row]], only: Sequence[str], request: SourceRequest
 ) -> Rows:
     """Local files of the form that ``read`` reads.
 
+    Args:
+        only: the options of FileOptions that this form has.
+
     Raises:
-        UserError: for a missing or malformed file, or both or neither way of naming files.
+        UserError: a missing or malformed file, both or neither way of naming files, an option of
+            another form.
     """
-    files = checked(Files, options, "source")
+    files = checked(Files, request.options, "source")
+    for name in FileOptions.__dataclass_fields__:
+        if name in request.options and name not in only:
+            raise UserError(f"source: {name!r} does not belong to this source")
+    options = FileOptions(files.records, files.delimiter, files.columns, files.quote)
     named = {split: name for split in SPLITS if (name := getattr(files, split)) is not None}
     if bool(files.path) == bool(named):
         raise UserError(f"source: expected either 'path' or some of {', '.join(SPLITS)}")
     if files.path is None:
         if files.test_ids:
             raise UserError("source: 'test_ids' divides 'path'; the test split has its own file")
-        return {split: read(find(name, folder)) for split, name in named.items()}
-    rows = read(find(files.path, folder))
+        return {split: read(find(name, request.folder), options) for split, name in named.items()}
+    rows = read(find(files.path, request.folder), options)
     if files.test_ids is None:
         return {"all": rows}
-    path = find(files.test_ids, folder)
-    try:
-        ids = {str(id) for id in json.loads(_text(path))}
-    except (json.JSONDecodeError, TypeError):
-        raise UserError(f"{path}: expected a JSON list or mapping of ids") from None
+    return _divide_by_ids(rows, find(files.test_ids, request.folder), request.id_field)
+
+
+def _divide_by_ids(rows: Sequence[Row], path: Path, id_field: str) -> Rows:
+    """The rows whose ids a file lists as the test split, the others for training.
+
+    Raises:
+        UserError: the file is no list of ids, or an id matches no row.
+    """
+    listed = read_json_value(path)
+    if not isinstance(listed, list | dict) or not all(isinstance(id, str | int) for id in listed):
+        raise UserError(f"{path}: expected a JSON list or mapping of ids")
+    ids = {str(id) for id in listed}
     parts: dict[str, list[Row]] = {"train": [], "test": []}
     for row in rows:
-        parts["test" if str(row.values.get("id")) in ids else "train"].append(row)
+        parts["test" if str(row.values.get(id_field)) in ids else "train"].append(row)
+    missing = ids - {str(row.values.get(id_field)) for row in parts["test"]}
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(ids)} ids match no row's field {id_field!r}, "
+            f"such as {min(missing)!r:.60}; fields.id names the field of ids"
+        )
     return parts
+
+
+for _name, _read, _only in (
+    ("jsonl", read_jsonl, ()),
+    ("json", read_json, ("records",)),
+    ("csv", read_csv, ("delimiter", "columns", "quote")),
+    ("parquet", read_parquet, ()),
+):
+    SOURCES.register(_name)(partial(_read_files, _read, _only))
 
 
 class Dataset(Strict):
@@ -179,25 +161,26 @@ class Dataset(Strict):
     test: str | None = None
 
 
-def tfds(options: Mapping[str, Any], *, seed: int, folder: Path, sizes: Sizes) -> Rows:
+@SOURCES.register("tfds")
+def tfds(request: SourceRequest) -> Rows:
     """A prepared TensorFlow Datasets builder, read through ``as_data_source``: no TensorFlow.
 
     Class labels become their names.
 
     Raises:
-        UserError: for an unknown dataset or split, one that is not prepared, or one that is
-            prepared as TFRecord, which has no random access.
+        UserError: an unknown dataset or split, one that is not prepared, or one that is prepared
+            as TFRecord, which has no random access.
     """
     import tensorflow_datasets
 
-    chosen = checked(Dataset, options, "source")
+    chosen = checked(Dataset, request.options, "source")
     named = {"all": chosen.split, **{split: getattr(chosen, split) for split in SPLITS}}
     named = {split: name for split, name in named.items() if name is not None}
     if not named or ("all" in named and len(named) > 1):
         raise UserError(f"source: expected either 'split' or some of {', '.join(SPLITS)}")
     data_dir = None if chosen.data_dir is None else Path(chosen.data_dir).expanduser()
-    if data_dir is not None and (folder / data_dir).is_dir():
-        data_dir = folder / data_dir
+    if data_dir is not None and (request.folder / data_dir).is_dir():
+        data_dir = request.folder / data_dir
     where = f"tfds {chosen.dataset}"
     try:
         builder = tensorflow_datasets.builder(chosen.dataset, data_dir=data_dir)
@@ -226,36 +209,35 @@ def tfds(options: Mapping[str, Any], *, seed: int, folder: Path, sizes: Sizes) -
             Row(
                 f"{where}, split {name}, record {n}",
                 n,
-                {key: labels[key](v) if key in labels else v for key, v in record.items()},
+                {key: _class_name(labels, key, v) for key, v in record.items()},
             )
             for n, record in enumerate(records, start=1)
         ]
     return rows
 
 
-def arithmetic(options: Mapping[str, Any], *, seed: int, folder: Path, sizes: Sizes) -> Rows:
-    """The embedded generator of word problems: as many as ``sizes`` asks for, drawn by ``seed``.
+def _class_name(labels: Mapping[str, Callable[[int], str]], key: str, value: Any) -> Any:
+    """The name of a class label; -1 is how TFDS writes a missing one."""
+    if key not in labels:
+        return value
+    return labels[key](value) if value >= 0 else None
+
+
+@SOURCES.register("arithmetic")
+def arithmetic(request: SourceRequest) -> Rows:
+    """The embedded generator of word problems: as many as the sizes ask for, drawn by the seed.
 
     Raises:
-        UserError: for options (it has none) or a size that is not a whole number.
+        UserError: options (it has none), or a size that is not a whole number.
     """
     from adapt_jax.tasks.arithmetic import splits
 
-    checked(Strict, options, "source")
+    checked(Strict, request.options, "source")
     counts = {}
     for split in SPLITS:
-        size = sizes.get(split) or 0
+        size = request.sizes.get(split) or 0
         if not isinstance(size, int):
             raise UserError(f"splits.{split}: the arithmetic source needs a number, not {size}")
         counts[split] = size
-    drawn = splits(seed, **counts)
+    drawn = splits(request.seed, **counts)
     return {split: drawn[split] for split in SPLITS if counts[split]}
-
-
-SOURCES: dict[str, Callable[..., Rows]] = {
-    "arithmetic": arithmetic,
-    "jsonl": partial(local, read_jsonl),
-    "json": partial(local, read_json),
-    "csv": partial(local, read_csv),
-    "tfds": tfds,
-}

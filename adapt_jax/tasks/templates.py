@@ -4,11 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["CHAT", "LETTERS", "PLACEHOLDER", "TEMPLATES", "Demonstration", "Template", "fill"]
+
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -91,6 +93,7 @@ class Template:
             if field in ("question", "answer", "answer_with_reasoning") and found < names:
                 lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
                 raise UserError(f"template.{field}: lacks {lacking}")
+        self._move_space_to_answer()
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not isinstance(self.chat, bool):
             raise UserError(f"template.chat: expected true or false, found {self.chat!r}")
@@ -98,6 +101,17 @@ class Template:
             opening = (self.separator + self.question.partition("{question}")[0]).rstrip()
             stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
         object.__setattr__(self, "stop", stop)
+
+    def _move_space_to_answer(self) -> None:
+        """A space at the end of the question begins the answer: tokenizers join it to a word."""
+        question = self.question.rstrip(" ")
+        space = self.question[len(question) :]
+        if space and not self.chat:
+            object.__setattr__(self, "question", question)
+            for field in ("answer", "answer_with_reasoning"):
+                wording = getattr(self, field)
+                if not wording[:1].isspace():
+                    object.__setattr__(self, field, space + wording)
 
     def prompt_prefix(
         self, instruction: str, demonstrations: Sequence[Demonstration], reasoning: bool

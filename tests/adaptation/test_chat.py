@@ -12,7 +12,8 @@ from conftest import write_tiny_llama
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.task import Task, load_task
+from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import CHAT, Demonstration, Template
 from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError

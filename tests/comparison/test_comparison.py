@@ -20,7 +20,7 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.tasks.task import load_task
+from adapt_jax.tasks.loading import load_task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
 from adapt_jax.utils.registry import load_plugin

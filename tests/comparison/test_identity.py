@@ -16,7 +16,8 @@ from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.prompting import voting
 from adapt_jax.tasks import answers
-from adapt_jax.tasks.task import Task, load_task
+from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import checked
 from adapt_jax.utils.registry import load_plugin
 

@@ -20,7 +20,7 @@ from adapt_jax.cli.main import main
 from adapt_jax.comparison.compare import compare
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.journal import Journal
-from adapt_jax.tasks.task import load_task
+from adapt_jax.tasks.loading import load_task
 
 TIMES = ("seconds", "train_seconds", "compilations", "time")
 SHORT = {"max_new_tokens": 24}

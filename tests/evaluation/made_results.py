@@ -7,7 +7,8 @@ from adapt_jax.evaluation.significance import wilson_interval
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.voting import vote
 from adapt_jax.sampling.types import Candidate
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 
 
 def candidate(answer: str | None, finish_reason: str = "stop", text: str = "text") -> Candidate:

@@ -8,7 +8,7 @@ import pytest
 from made_results import candidate, prediction
 
 from adapt_jax.evaluation.journal import Journal
-from adapt_jax.tasks.task import Example
+from adapt_jax.tasks.example import Example
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 

@@ -8,7 +8,8 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS, Score, score_answer, token_f1
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.tasks.task import Example, Task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 
 

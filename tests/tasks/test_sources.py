@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from adapt_jax.tasks.sources import SOURCES, read_csv, read_json, read_jsonl
-from adapt_jax.tasks.task import load_task
+from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.readers import read_csv, read_json, read_jsonl
+from adapt_jax.tasks.sources import SOURCES, SourceRequest
 from adapt_jax.utils.errors import UserError
 
 NONE: dict[str, Any] = {"train": None, "development": None, "test": None}
@@ -82,7 +83,7 @@ def test_malformed_content_is_named_by_file_and_line(
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"q": "\xff"}')
-    with pytest.raises(UserError, match=r"a\.jsonl: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: not UTF-8 text"):
         read_jsonl(tmp_path / "a.jsonl")
 
 
@@ -94,7 +95,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ({"path": "quiz.jsonl", "test": "quiz.jsonl"}, r"expected either 'path' or some of"),
         ({"pth": "quiz.jsonl"}, r"source: unknown key 'pth'; did you mean 'path'"),
         ({"test": "quiz.jsonl", "test_ids": "quiz.jsonl"}, r"'test_ids' divides 'path'"),
-        ({"path": "quiz.jsonl", "test_ids": "quiz.jsonl"}, r"expected a JSON list or mapping"),
+        ({"path": "quiz.jsonl", "test_ids": "quiz.jsonl"}, r"quiz\.jsonl, line 2: not valid JSON"),
     ],
 )
 def test_wrong_options_of_a_local_source_are_named(
@@ -102,14 +103,14 @@ def test_wrong_options_of_a_local_source_are_named(
 ) -> None:
     write(tmp_path / "quiz.jsonl", '{"q": 1}\n{"q": 2}\n')
     with pytest.raises(UserError, match=message):
-        SOURCES["jsonl"](options, seed=0, folder=tmp_path, sizes=NONE)
+        SOURCES["jsonl"](SourceRequest(options, tmp_path, 0, NONE))
 
 
 def test_test_ids_divide_one_file(tmp_path: Path) -> None:
     write(tmp_path / "all.json", json.dumps({str(n): {"q": n} for n in range(4)}))
     write(tmp_path / "ids.json", '{"1": "yes", "2": "no"}')
     options = {"path": "all.json", "test_ids": "ids.json"}
-    rows = SOURCES["json"](options, seed=0, folder=tmp_path, sizes=NONE)
+    rows = SOURCES["json"](SourceRequest(options, tmp_path, 0, NONE))
     assert {split: [row.values["q"] for row in rows[split]] for split in rows} == {
         "train": [0, 3],
         "test": [1, 2],
@@ -218,7 +219,7 @@ def test_a_tfds_dataset_that_cannot_be_read_says_how_to_prepare_it(tmp_path: Pat
 def test_arithmetic_draws_what_the_sizes_ask_for_by_its_seed() -> None:
     def draw(seed: int) -> Any:
         sizes = {"train": 6, "development": 2, "test": 3}
-        return SOURCES["arithmetic"]({}, seed=seed, folder=Path(), sizes=sizes)
+        return SOURCES["arithmetic"](SourceRequest({}, Path(), seed, sizes))
 
     drawn = draw(1)
     assert {split: len(drawn[split]) for split in drawn} == {
@@ -241,4 +242,4 @@ def test_wrong_options_of_the_arithmetic_source_are_named(
     options: dict[str, str], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        SOURCES["arithmetic"](options, seed=0, folder=Path(), sizes=sizes)
+        SOURCES["arithmetic"](SourceRequest(options, Path(), 0, sizes))

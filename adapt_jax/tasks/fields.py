@@ -1,0 +1,362 @@
+"""From a row of a file to an Example: which field is what, as which text.
+
+Text and numbers stay as their file writes them. What is missing (null, NaN, empty) is missing.
+Structured values are addressed by a dotted path (``choices.text``) or refused. Gold answers are
+read strictly.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator
+
+from adapt_jax.tasks.answers import read_gold
+from adapt_jax.tasks.choices import LETTERS
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.readers import Row
+from adapt_jax.utils.config import Strict
+from adapt_jax.utils.errors import UserError, nearest
+
+__all__ = ["ExampleReader", "Fields", "InlineExample", "Missing", "Text"]
+
+MAX_CHOICES = 10_000
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def _written(value: Any) -> Any:
+    """A scalar of a YAML file as the text that it is written as."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_written)]
+
+
+class Fields(Strict):
+    """Which field of a record is what.
+
+    A text with ``{field}`` in it joins several fields. ``choices.text`` addresses a value within
+    a structured one. ``choice_labels`` is a list beside ``choices``, in which the answer is found
+    (``label: [A, B, C, D]``).
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    reasoning: str | None = None
+    choices: str | None = None
+    choice_labels: str | None = None
+    id: str | None = None
+    category: str | None = None
+
+
+class InlineExample(Strict):
+    """An example written in the task file itself."""
+
+    question: Text
+    answer: Text
+    reasoning: Text = ""
+
+
+class Missing(UserError):
+    """A row without a question or an answer."""
+
+
+class ExampleReader:
+    """Makes an Example of a row.
+
+    Args:
+        name: of the task, for ids of undivided rows.
+        fields: which field is what.
+        parser: name of the answer parser, by which gold answers are checked.
+        choices: fixed choices of every question.
+        answer_index: the number of the first choice where answers are indices, ``none`` where
+            they are never indices, None where the file does not say.
+        patterns: expressions with one group for ``reasoning_pattern`` and ``answer_pattern``; one
+            whose matches are removed from the reasoning for ``strip_pattern``.
+        where: the task file, for messages.
+
+    Raises:
+        UserError: a pattern is not an expression, or has not one group.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fields: Fields,
+        parser: str,
+        choices: tuple[str, ...],
+        answer_index: Literal[0, 1, "none"] | None,
+        patterns: dict[str, str | None],
+        where: str,
+    ) -> None:
+        self.name, self.fields, self.parser, self.where = name, fields, parser, where
+        self.choices, self.answer_index = choices, answer_index
+        self.patterns = {
+            key: _compile(key, pattern, where) for key, pattern in patterns.items() if pattern
+        }
+
+    def read(self, row: Row | Example, split: str) -> Example:
+        """The row as an example of a split ("all" before the division).
+
+        Raises:
+            Missing: the question or the answer is missing.
+            UserError: a field is absent or structured, or the answer is not read as a whole.
+        """
+        if isinstance(row, Example):
+            return row
+        fields = self.fields
+        choices, names = self._read_choices(row)
+        reasoning = ""
+        if fields.reasoning or "reasoning_pattern" in self.patterns:
+            reasoning = _text(row, fields.reasoning or fields.answer)
+            if reasoning:
+                reasoning = self._cut("reasoning_pattern", reasoning, row.where)
+                reasoning = self._strip(reasoning)
+        answer, *aliases = self._read_answers(row, choices, names)
+        return Example(
+            id=_text(row, fields.id) if fields.id else self._default_id(row, split),
+            question=_filled(row, fields.question),
+            answer=answer,
+            reasoning=reasoning,
+            choices=choices,
+            category=_text(row, fields.category) if fields.category else "",
+            aliases=tuple(aliases),
+        )
+
+    def read_inline(self, items: Sequence[InlineExample]) -> list[Example]:
+        """The examples of the task file itself.
+
+        Raises:
+            UserError: an answer is not read as a whole.
+        """
+        examples = []
+        for number, item in enumerate(items, start=1):
+            where = f"{self.where}: inline_examples.{number}"
+            answer = self._check(item.answer.strip(), self.choices, where)
+            examples.append(
+                Example(
+                    f"inline-{number}",
+                    item.question.strip(),
+                    answer,
+                    item.reasoning.strip(),
+                    self.choices,
+                )
+            )
+        return examples
+
+    def _default_id(self, row: Row, split: str) -> str:
+        return f"{self.name if split == 'all' else split}-{row.number}"
+
+    def _read_choices(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The choices of a row's question, and the names that its answers use for them."""
+        if not self.fields.choices:
+            return self.choices, ()
+        choices = _texts(row, self.fields.choices)
+        for choice in choices:
+            if not choice:
+                raise UserError(f"{row.where}: field {self.fields.choices!r}: a choice is empty")
+            if choices.count(choice) > 1:
+                raise UserError(f"{row.where}: the choice {choice!r:.80} occurs twice")
+        if not self.fields.choice_labels:
+            return choices, ()
+        names = _texts(row, self.fields.choice_labels)
+        if len(names) != len(choices):
+            raise UserError(
+                f"{row.where}: {len(choices)} choices, but {len(names)} labels in "
+                f"{self.fields.choice_labels!r}"
+            )
+        return choices, names
+
+    def _read_answers(
+        self, row: Row, choices: tuple[str, ...], names: tuple[str, ...]
+    ) -> list[str]:
+        """All accepted answers of a row, checked."""
+        if "{" in self.fields.answer:
+            found: list[Any] = [_filled(row, self.fields.answer)]
+        else:
+            value = _plain(_value(row, self.fields.answer))
+            found = list(value) if isinstance(value, list | tuple) else [value]
+        answers: list[str] = []
+        for value in found:
+            text = _to_text(value, row.where, self.fields.answer)
+            if isinstance(_plain(value), bool) and self.parser == "yes_no":
+                text = "yes" if value else "no"
+            if text:
+                text = self._cut("answer_pattern", text, row.where)
+                answers.append(self._resolve(text, choices, names, row.where))
+        if not answers:
+            raise Missing(f"{row.where}: field {self.fields.answer!r} is empty")
+        return list(dict.fromkeys(answers))
+
+    def _resolve(
+        self, text: str, choices: tuple[str, ...], names: tuple[str, ...], where: str
+    ) -> str:
+        """An answer that may be an index or a name of a choice, as the choice's letter or text."""
+        index: int | None = None
+        if names:
+            if text not in names:
+                raise UserError(f"{where}: the answer {text!r:.80} is none of {_listed(names)}")
+            index = names.index(text)
+        elif self.answer_index in (0, 1) and choices:
+            base = int(self.answer_index or 0)
+            if not re.fullmatch(r"[0-9]{1,6}", text) or not base <= int(text) < base + len(choices):
+                raise UserError(
+                    f"{where}: the answer {text!r:.80} is no index of a choice; "
+                    f"expected {base} to {base + len(choices) - 1}"
+                )
+            index = int(text) - base
+        if index is None:
+            self._refuse_ambiguous_index(text, choices, where)
+            return self._check(text, choices, where)
+        if self.parser == "choice" and len(choices) <= len(LETTERS):
+            return LETTERS[index]
+        return self._check(choices[index], choices, where)
+
+    def _refuse_ambiguous_index(self, text: str, choices: tuple[str, ...], where: str) -> None:
+        """A number that is both the text of a choice and an index of another one is ambiguous."""
+        if self.parser != "choice" or self.answer_index == "none" or text not in choices:
+            return
+        if re.fullmatch(r"[0-9]{1,6}", text) and int(text) <= len(choices):
+            raise UserError(
+                f"{where}: the answer {text!r} is a choice, and may be the index of another; "
+                "set answer_index to 0 or 1 for indices, to none for texts"
+            )
+
+    def _check(self, answer: str, choices: tuple[str, ...], where: str) -> str:
+        """The answer as the file writes it.
+
+        Raises:
+            UserError: the parser does not read the whole of it as one answer.
+        """
+        if read_gold(self.parser, answer, choices) is not None:
+            return answer
+        hint = ""
+        if choices:
+            hint = f"; the choices are {_listed(choices)}{nearest(answer, choices)}"
+            if re.fullmatch(r"[0-9]{1,6}", answer):
+                hint += "; answer_index: 0 or 1 says that answers are indices"
+        elif self.parser == "number":
+            hint = "; one number and perhaps a unit is expected, other answers are read by another"
+            hint += " answer_parser"
+        elif self.parser == "text" and "\n" in answer:
+            hint = "; it has several lines, which answer_parser: free_text reads"
+        raise UserError(
+            f"{where}: the answer {answer!r:.100} cannot be read as {self.parser!r}{hint}"
+        )
+
+    def _cut(self, key: str, text: str, where: str) -> str:
+        """What the group of a pattern matches."""
+        if key not in self.patterns:
+            return text
+        pattern = self.patterns[key]
+        if not (found := pattern.search(text)):
+            raise UserError(f"{where}: {key} {pattern.pattern!r} is not found in {text[-40:]!r}")
+        return (found[1] or "").strip()
+
+    def _strip(self, reasoning: str) -> str:
+        if "strip_pattern" in self.patterns:
+            reasoning = self.patterns["strip_pattern"].sub("", reasoning)
+        return reasoning.strip()
+
+
+def _compile(key: str, pattern: str, where: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise UserError(f"{where}: {key}: not a regular expression ({error})") from None
+    if key != "strip_pattern" and compiled.groups != 1:
+        raise UserError(f"{where}: {key}: expected one group, found {compiled.groups}")
+    return compiled
+
+
+def _listed(names: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+    return listed if len(listed) <= 200 else listed[:197] + "..."
+
+
+# ---- values
+
+
+def _value(row: Row, name: str) -> Any:
+    """The value of a field, or at a dotted path within structured values."""
+    if name in row.values:
+        return row.values[name]
+    value: Any = row.values
+    for part in name.split("."):
+        if isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value):
+            value = [one.get(part) for one in value]  # a path through a list of objects
+        elif isinstance(value, dict) or value is row.values:
+            if part not in value:
+                has = ", ".join(map(str, list(value)[:20]))
+                raise UserError(
+                    f"{row.where}: no field {name!r}; it has: {has:.200}{nearest(part, value)}"
+                )
+            value = value[part]
+        else:
+            raise UserError(f"{row.where}: no field {name!r}: {part!r} is not within an object")
+    return value
+
+
+def _text(row: Row, name: str) -> str:
+    """A field as text, empty where it is missing; ``{field}`` in the name joins several."""
+    if "{" in name:
+        return _FIELD.sub(lambda match: _text(row, match[1]), name)
+    return _to_text(_value(row, name), row.where, name)
+
+
+def _filled(row: Row, name: str) -> str:
+    if not (text := _text(row, name).strip()):
+        raise Missing(f"{row.where}: field {name!r} is empty")
+    return text
+
+
+def _texts(row: Row, name: str) -> tuple[str, ...]:
+    value = _plain(_value(row, name))
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > MAX_CHOICES:
+        raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
+    return tuple(_to_text(one, row.where, name) for one in values)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, as TFDS gives them, as lists; NaN as None."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.dtype.kind not in "f" else list(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, float | np.floating) and math.isnan(value):
+        return None
+    return value
+
+
+def _to_text(value: Any, where: str, name: str) -> str:
+    """A value as its file writes it; lists of texts by lines.
+
+    Raises:
+        UserError: the value is structured, or bytes that are not UTF-8.
+    """
+    value = _plain(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case bytes():
+            try:
+                return value.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise UserError(f"{where}: field {name!r}: bytes that are not UTF-8 text") from None
+        case dict():
+            inner = [f"{name}.{key}" for key in list(value)[:5]]
+            raise UserError(
+                f"{where}: field {name!r} is an object; name a value in it: {', '.join(inner):.150}"
+            )
+        case list() | tuple():
+            if any(isinstance(_plain(one), list | tuple) for one in value):
+                raise UserError(f"{where}: field {name!r} is a list of lists; expected texts")
+            return "\n".join(_to_text(one, where, name) for one in value)
+    return str(value).strip()

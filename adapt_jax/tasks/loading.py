@@ -1,0 +1,272 @@
+"""A task file, such as those in ``configs/tasks``, as a Task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from adapt_jax.tasks.answers import PARSERS, read_gold
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Missing, Text
+from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest, find
+from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
+from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
+from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.templates import CHAT, TEMPLATES, Template
+from adapt_jax.utils.config import Strict, checked, read_yaml
+from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.text_files import read_json
+
+__all__ = ["TaskConfig", "load_task"]
+
+MAX_STRATA = 200  # distinct answers that count as labels where a task names no choices
+
+
+class TaskConfig(Strict):
+    """The content of a task file.
+
+    Attributes:
+        source: ``name`` (one of ``sources.SOURCES``) and that source's own options.
+        template: ``plain``; ``chat``, the decoder's own chat template; or fields of Template that
+            are worded otherwise (of the chat's, where ``chat: true`` is among them).
+        choices: fixed choices of every question: a list, or a JSON file that holds one;
+            ``{choices}`` in the instruction names them all.
+        answer_parser: name of the answer parser.
+        answer_index: the number of the first choice, 0 or 1, where answers are indices of
+            choices; ``none`` where they are texts though they look like indices.
+        reasoning_pattern, answer_pattern: expressions with one group that cut the reasoning and
+            the answer out of their fields (both out of the answer's, where reasoning has none).
+        strip_pattern: expression whose matches are removed from the reasoning.
+        inline_examples: examples written here, first in the training split.
+        skip_missing: whether rows without a question or an answer are left out; by default they
+            are refused.
+        relative_tolerance: how much a number may differ from the gold answer, as a share of it; 0
+            is exact, 1e-3 is what others use.
+        scorer: name of the scorer.
+        seed: decides which examples of a file go to which split.
+    """
+
+    name: Text
+    source: dict[str, Any]
+    fields: Fields = Fields()
+    instruction: str = ""
+    template: dict[str, str | list[str] | bool] | str = {}
+    choices: list[Text] | str | None = None
+    answer_parser: str = "number"
+    answer_index: Literal[0, 1, "none"] | None = None
+    reasoning_pattern: str | None = None
+    answer_pattern: str | None = None
+    strip_pattern: str | None = None
+    inline_examples: list[InlineExample] = []
+    skip_missing: bool = False
+    splits: Splits = Splits()
+    relative_tolerance: float = Field(0.0, ge=0, lt=1)
+    scorer: str = "exact"
+    seed: int = Field(0, ge=0, lt=2**32)
+
+
+def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None = None) -> Task:
+    """A task from its YAML file, or from the mapping such a file holds.
+
+    Relative paths are looked for in ``folder`` (by default the file's own), then in the working
+    directory. A question that also stands in a later split is dropped, with a warning.
+
+    Raises:
+        UserError: naming the file and line or key, and what was expected there.
+    """
+    where = "task"
+    if not isinstance(config, Mapping):
+        where, folder = str(config), folder or Path(config).parent
+        config = read_yaml(config)
+    settings = checked(TaskConfig, config, where)
+    folder = Path(folder or ".")
+    source = _check_names(settings, where)
+    template, warnings = _load_template(settings.template, where)
+    sizes: Sizes = settings.splits.model_dump()
+    reader = _make_reader(settings, folder, where)
+
+    # read the rows
+    options = {key: value for key, value in settings.source.items() if key != "name"}
+    request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
+    rows = SOURCES[source](request)
+    examples, skipped = _read_examples(reader, rows, settings.skip_missing)
+    if settings.answer_parser == "label" and not reader.choices:
+        _check_labels(examples, where)
+
+    # divide them
+    stratified = _has_labels(settings, reader.choices, examples)
+    divided = divide(examples, sizes, settings.seed, stratified, where)
+    divided["train"] = reader.read_inline(settings.inline_examples) + divided["train"]
+    before = sum(map(len, divided.values()))
+    leaks = drop_leaks(divided)
+    check_ids(divided, where)
+    _check_splits(divided, sizes, rows, leaks, where)
+
+    summary = DataSummary(
+        rows=sum(map(len, rows.values())),
+        skipped=skipped,
+        conflicts=count_conflicts(examples),
+        dropped=before - sum(map(len, divided.values())),
+        splits={split: summarize_split(divided[split]) for split in SPLITS},
+    )
+    return Task(
+        settings.name,
+        **divided,
+        instruction=settings.instruction.replace("{choices}", ", ".join(reader.choices)),
+        template=template,
+        parser=settings.answer_parser,
+        source=source,
+        seed=settings.seed,
+        scorer=settings.scorer,
+        relative_tolerance=settings.relative_tolerance,
+        warnings=(*warnings, *leaks, *_describe_irregular(summary)),
+        summary=summary,
+    )
+
+
+def _check_names(settings: TaskConfig, where: str) -> str:
+    """The name of the source, after the names in the task file were found."""
+    source = str(settings.source.get("name"))
+    _check_name(source, SOURCES, f"{where}: source.name")
+    _check_name(settings.answer_parser, PARSERS, f"{where}: answer_parser")
+    return source
+
+
+def _check_name(name: str, table: Mapping[str, Any], where: str) -> None:
+    if name not in table:
+        raise UserError(f"{where}: {name!r} is none of {', '.join(table)}{nearest(name, table)}")
+
+
+def _load_template(
+    wording: Mapping[str, Any] | str, where: str
+) -> tuple[Template, tuple[str, ...]]:
+    """The template of a task file, and warnings about it."""
+    if isinstance(wording, str):
+        _check_name(wording, TEMPLATES, f"{where}: template")
+        return TEMPLATES[wording], ()
+    for key in wording:
+        _check_name(key, Template.__dataclass_fields__, f"{where}: template")
+    try:
+        template = replace(CHAT if wording.get("chat") is True else Template(), **wording)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    warnings = []
+    if not template.stop and not template.chat:
+        warnings.append(
+            "the template has no words before {question} and no stop string: answers end only "
+            "with the end-of-sequence token"
+        )
+    if isinstance(question := wording.get("question"), str) and question != template.question:
+        warnings.append("the space at the end of template.question belongs to the answer now")
+    return template, tuple(warnings)
+
+
+def _make_reader(settings: TaskConfig, folder: Path, where: str) -> ExampleReader:
+    patterns = {
+        key: getattr(settings, key)
+        for key in ("reasoning_pattern", "answer_pattern", "strip_pattern")
+    }
+    return ExampleReader(
+        settings.name,
+        settings.fields,
+        settings.answer_parser,
+        _fixed_choices(settings.choices, folder, where),
+        settings.answer_index,
+        patterns,
+        where,
+    )
+
+
+def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) -> tuple[str, ...]:
+    """The choices of every question, of the task file or of a JSON file.
+
+    Raises:
+        UserError: the file holds no list of texts, or a choice is empty or occurs twice.
+    """
+    if isinstance(choices, str):
+        path = find(choices, folder)
+        content, where = read_json(path), str(path)
+        if not isinstance(content, list) or not all(
+            isinstance(one, str | int | float) and not isinstance(one, bool) for one in content
+        ):
+            raise UserError(f"{path}: expected a JSON list of choices")
+        choices = [str(one) for one in content]
+    listed = [choice.strip() for choice in choices or ()]
+    for choice in listed:
+        if not choice or listed.count(choice) > 1:
+            what = f"{choice!r:.80} occurs twice" if choice else "one is empty"
+            raise UserError(f"{where}: choices: {what}")
+    return tuple(listed)
+
+
+def _read_examples(
+    reader: ExampleReader, rows: Mapping[str, Sequence[Row | Example]], skip_missing: bool
+) -> tuple[dict[str, list[Example]], int]:
+    """The examples of every split, and how many rows were skipped."""
+    examples: dict[str, list[Example]] = {}
+    skipped = 0
+    for split in rows:
+        examples[split] = []
+        for row in rows[split]:
+            try:
+                examples[split].append(reader.read(row, split))
+            except Missing as missing:
+                if not skip_missing:
+                    raise UserError(f"{missing}; skip_missing: true leaves such rows out") from None
+                skipped += 1
+    return examples, skipped
+
+
+def _check_labels(examples: Mapping[str, Sequence[Example]], where: str) -> None:
+    """Raises UserError where two labels that are no choices would be graded as one."""
+    seen: dict[str, str] = {}
+    for split in examples.values():
+        for example in split:
+            for answer in example.accepted:
+                canonical = read_gold("label", answer) or answer
+                other = seen.setdefault(canonical, answer)
+                if other != answer:
+                    raise UserError(
+                        f"{where}: the labels {other!r:.60} and {answer!r:.60} differ only in "
+                        "letter case or punctuation; list the labels in `choices`"
+                    )
+
+
+def _has_labels(
+    settings: TaskConfig, choices: Sequence[str], examples: Mapping[str, Sequence[Example]]
+) -> bool:
+    """Whether the answers are labels, by which a file can be divided in proportion."""
+    if choices or settings.answer_parser in ("label", "yes_no"):
+        return True
+    if settings.answer_parser == "number" or settings.fields.choices:
+        return False
+    answers = [example.answer for split in examples.values() for example in split]
+    return len(set(answers)) <= min(MAX_STRATA, len(answers) // 5)
+
+
+def _check_splits(
+    divided: Mapping[str, Sequence[Example]],
+    sizes: Sizes,
+    rows: Mapping[str, Any],
+    leaks: Sequence[str],
+    where: str,
+) -> None:
+    """Raises UserError for a split that is wanted and empty."""
+    for split in SPLITS:
+        wanted = sizes[split] != 0 and (split in rows or sizes[split] is not None)
+        if not divided[split] and (split == "test" or wanted):
+            why = f" ({'; '.join(leaks)})" if leaks else ""
+            raise UserError(f"{where}: the {split} split is empty{why}")
+
+
+def _describe_irregular(summary: DataSummary) -> list[str]:
+    warnings = []
+    if summary.skipped:
+        warnings.append(
+            f"{summary.skipped} of {summary.rows} rows skipped: no question or no answer"
+        )
+    if summary.conflicts:
+        warnings.append(f"{summary.conflicts} questions occur with different answers")
+    return warnings

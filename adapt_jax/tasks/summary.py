@@ -1,0 +1,93 @@
+"""What was read of a task's data, in numbers: the first thing to check before a comparison."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapt_jax.tasks.example import Example
+
+__all__ = ["DataSummary", "SplitSummary", "fold_question", "summarize_split"]
+
+MAX_LABELS = 100  # distinct answers that are counted one by one
+
+
+class SplitSummary(BaseModel):
+    """Numbers of one split. Lengths are in characters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    examples: int
+    with_reasoning: int = 0
+    duplicates: int = Field(0, description="questions that the split holds already")
+    answers: dict[str, int] = Field(
+        {}, description="how often each answer occurs, commonest first; empty for many answers"
+    )
+    distinct_answers: int = 0
+    longest_question: int = 0
+    longest_question_id: str = ""
+    longest_answer: int = 0
+
+
+class DataSummary(BaseModel):
+    """What a task's source held and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int = Field(description="rows that the source gave")
+    skipped: int = Field(0, description="rows without a question or an answer")
+    conflicts: int = Field(0, description="questions that occur with different answers")
+    dropped: int = Field(0, description="examples whose question a later split holds too")
+    splits: dict[str, SplitSummary] = {}
+
+    def lines(self) -> list[str]:
+        """Short sentences for a terminal, one per split and one per irregularity."""
+        lines = [_describe(name, split) for name, split in self.splits.items() if split.examples]
+        if self.skipped:
+            lines.append(f"{self.skipped} of {self.rows} rows have no question or no answer")
+        if self.conflicts:
+            lines.append(f"{self.conflicts} questions occur with different answers")
+        if self.dropped:
+            lines.append(f"{self.dropped} examples dropped: a later split holds their question")
+        return lines
+
+
+def fold_question(example: Example) -> str:
+    """A question and its choices with white space and letter case made one."""
+    return " ".join(" ".join((example.question, *example.choices)).lower().split())
+
+
+def summarize_split(examples: Sequence[Example]) -> SplitSummary:
+    """The numbers of a split."""
+    answers = Counter(example.answer for example in examples)
+    longest = max(examples, key=lambda one: len(one.question), default=Example("", ""))
+    return SplitSummary(
+        examples=len(examples),
+        with_reasoning=sum(bool(example.reasoning) for example in examples),
+        duplicates=len(examples) - len({fold_question(example) for example in examples}),
+        answers=dict(answers.most_common()) if len(answers) <= MAX_LABELS else {},
+        distinct_answers=len(answers),
+        longest_question=len(longest.question),
+        longest_question_id=longest.id,
+        longest_answer=max((len(example.answer) for example in examples), default=0),
+    )
+
+
+def count_conflicts(splits: Mapping[str, Sequence[Example]]) -> int:
+    """Questions that occur more than once, with different answers."""
+    answers: dict[str, set[str]] = {}
+    for examples in splits.values():
+        for example in examples:
+            answers.setdefault(fold_question(example), set()).add(example.answer)
+    return sum(len(found) > 1 for found in answers.values())
+
+
+def _describe(name: str, split: SplitSummary) -> str:
+    line = f"{name}: {split.examples} examples"
+    if 0 < split.distinct_answers <= 10 and split.distinct_answers < split.examples:
+        counts = (f"{answer!r:.20} {count}" for answer, count in split.answers.items())
+        line += f" ({', '.join(counts)})"
+    line += f", longest question {split.longest_question:,} characters"
+    if split.duplicates:
+        line += f", {split.duplicates} questions twice"
+    return line

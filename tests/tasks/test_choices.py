@@ -1,0 +1,230 @@
+"""Choices and labels: what instruct models write, and labels that are never taken for another."""
+
+import time
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from adapt_jax.tasks.answers import PARSERS, answers_match, canonical_option, read_gold
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
+
+COLOURED = ("sky", "blood", "grass")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("B because it is red", "b"),
+        ("B is correct", "b"),
+        ("B, because", "b"),
+        ("B - blood", "b"),
+        ("B\nBecause A is wrong.", "b"),
+        ("\\boxed{B}", "b"),
+        ("$\\boxed{\\text{(B)}}$", "b"),
+        ("\uff22", "b"),
+        ("[B]", "b"),
+        ("'B'", "b"),
+        ("### B", "b"),
+        ("<answer>B</answer>", "b"),
+        ("The final answer is: B", "b"),
+        ("Correct answer: B", "b"),
+        ("So, the correct answer is C.", "c"),
+        ("Answer: C) grass", "c"),
+        ("**Answer: B**", "b"),
+        ("**Answer:** B", "b"),
+        ("Final Answer: **B**", "b"),
+        ("The correct option is (B) blood.", "b"),
+        ("The correct choice would be B", "b"),
+        ("Correct answer is option B", "b"),
+        ("I would go with option B because", "b"),
+        ("It's B.", "b"),
+        ("I choose B", "b"),
+        ("A. sky is wrong. The answer is B.", "b"),
+        ("The answer is a", "a"),
+        ("A is correct", "a"),
+        ("Blood is red", "b"),
+        ("it is not sky but grass", "c"),
+        # ambiguous, negated, or no choice
+        ("Both A and B", None),
+        ("A and B", None),
+        ("A, C", None),
+        ("A/B", None),
+        ("not B", None),
+        ("The answer is not B", None),
+        ("Not blood", None),
+        ("A dog is red", None),
+        ("The answer is a dog", None),
+        ("D", None),
+        ("Answer: D", None),
+        ("I", None),
+        ("", None),
+    ],
+)
+def test_a_choice_is_read_as_instruct_models_write_it(text: str, expected: str | None) -> None:
+    assert PARSERS["choice"](text, COLOURED) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "expected"),
+    [
+        ("21", ("$20", "$21.00", "$22"), "b"),
+        ("The answer is 21", ("20", "22", "21"), "c"),
+        ("Answer: C) 21", ("20", "22", "21"), "c"),
+        ("A-", ("A", "A-", "B", "B-"), "b"),
+        ("A+", ("A", "B"), None),
+        ("C#", ("C", "C++", "C#"), "c"),
+        ("(a)", ("B", "A"), "a"),
+        ("a", ("B", "A"), None),
+        ("topic 27", tuple(f"topic {n}" for n in range(30)), "topic 27"),
+        ("It is topic 27.", tuple(f"topic {n}" for n in range(30)), "topic 27"),
+        ("b", tuple(f"topic {n}" for n in range(30)), None),
+    ],
+)
+def test_a_choice_is_read_by_its_own_text_or_value(
+    text: str, choices: tuple[str, ...], expected: str | None
+) -> None:
+    assert PARSERS["choice"](text, choices) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "expected"),
+    [
+        ("The grade is A-.", ("A", "A-"), "A-"),
+        ("The grade is A.", ("A", "A-"), "A"),
+        ("Score: -1", ("-1", "0", "1"), "-1"),
+        (" 1.", ("-1", "0", "1"), "1"),
+        ("It fell by -10%.", ("10%", "-10%"), "-10%"),
+        ("re sign", ("re-sign", "re sign"), "re sign"),
+        ("Re-sign.", ("re-sign", "re sign"), "re-sign"),
+        ("\U0001f621!", ("\U0001f600", "\U0001f621"), "\U0001f621"),
+        ("I like C#.", ("C", "C#"), "C#"),
+        ("C++", ("C", "C#"), None),
+        ("non-positive", ("positive", "negative"), None),
+        ("not positive", ("positive", "negative"), None),
+        ("**Positive**", ("positive", "negative"), "positive"),
+        ("positive\nBecause it is not negative", ("positive", "negative"), "positive"),
+        ("The label is a", ("A", "B"), None),
+        ("yes/no", ("yes", "no"), None),
+    ],
+)
+def test_a_label_is_read_where_it_alone_is_said(
+    text: str, choices: tuple[str, ...], expected: str | None
+) -> None:
+    assert PARSERS["label"](text, choices) == expected
+
+
+PAIRS = ["A A-", "C C#", "-1 1", "< >", "m\u00b2 m2", "\u2264 \u2265", "10% -10%", "#1 1", "a A"]
+PAIRS += ["\U0001f600 \U0001f621", "re-sign re_sign", "+ -", "x. x", "'x' x", "yes Yes", "* **"]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("parser", ["label", "choice"])
+def test_labels_that_look_alike_stay_different(pair: str, parser: str) -> None:
+    labels = tuple(pair.split())
+    if (pair, parser) == ("a A", "choice"):
+        assert read_gold("choice", "A", labels) is None  # the letter of one, the text of another
+        return
+    for one in labels:
+        assert answers_match(parser, one, [one], labels)
+        for other in set(labels) - {one}:
+            assert not answers_match(parser, one, [other], labels)
+
+
+LABELS = st.text(min_size=1, max_size=8) | st.text(
+    "aA1-+#.,_ '\"()*<>\u00b2\uff11", min_size=1, max_size=8
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(LABELS, min_size=2, max_size=4, unique=True), st.sampled_from(["label", "choice"]))
+def test_two_different_labels_never_grade_equal(labels: list[str], parser: str) -> None:
+    task = Task("t", (), (), (), parser=parser)
+    choices = tuple(labels)
+    for gold in labels:
+        example = Example("1", "?", gold, choices=choices)
+        canonical = read_gold(parser, gold, choices)
+        for said in labels:
+            index = labels.index(said)
+            if said != gold:
+                likeliest = canonical_option(parser, index, said, choices)
+                assert likeliest != canonical
+                if parser == "label":
+                    assert not task.grade(said, example) and not task.grade(likeliest, example)
+            elif parser == "label":
+                assert task.grade(said, example)
+            elif canonical is not None:
+                assert task.grade(canonical, example)
+
+
+@given(st.lists(LABELS, min_size=2, max_size=4, unique=True), LABELS)
+def test_a_reading_is_one_of_the_choices_and_stable(labels: list[str], text: str) -> None:
+    choices = tuple(labels)
+    found = PARSERS["label"](text, choices)
+    assert found is None or (found in choices and PARSERS["label"](found, choices) == found)
+    letter = PARSERS["choice"](text, choices)
+    assert letter is None or letter in "abcd"[: len(choices)]
+
+
+@given(st.sampled_from(COLOURED), st.sampled_from(["{}", " {}.", "**{}**", "It is {}.", "({})"]))
+def test_wrapping_changes_no_choice(choice: str, wrapper: str) -> None:
+    letter = "abc"[COLOURED.index(choice)]
+    for said in (choice, letter.upper()):
+        assert PARSERS["choice"](wrapper.format(said), COLOURED) == letter
+    assert PARSERS["label"](wrapper.format(choice), COLOURED) == choice
+
+
+HOSTILE = [
+    "a",
+    "a ",
+    "(a",
+    "(a)",
+    "**a**",
+    "answer is ",
+    "answer: A ",
+    "B ",
+    "I",
+    "option ",
+    "sky ",
+]
+HOSTILE += [
+    "not ",
+    "\\boxed{",
+    "\\text{",
+    "{",
+    "\n",
+    "*",
+    "-",
+    "_ ",
+    "A, ",
+    "'",
+    "\uff21",
+    "answer (",
+]
+MANY = tuple(f"intent_{n}_name" for n in range(500))
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hundred_kilobytes_are_read_in_fifty_milliseconds(piece: str) -> None:
+    text = piece * (100_000 // len(piece))
+    for parser in ("choice", "label", "yes_no", "text", "free_text"):
+        for choices in ((), COLOURED, MANY):
+            PARSERS[parser]("x", choices)  # the table of choices is made once
+            best = float("inf")
+            for _ in range(3):  # the best of three: the machine may be busy
+                start = time.process_time()
+                PARSERS[parser](text, choices)
+                best = min(best, time.process_time() - start)
+            assert best < 0.05, (parser, len(choices))
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_gold_texts_grade_right_against_themselves(one: str, other: str) -> None:
+    for parser in ("text", "free_text", "label"):
+        gold = read_gold(parser, one)
+        if gold is not None:
+            assert answers_match(parser, one, [one])
+            assert answers_match(parser, gold, [one])
+    assume(read_gold("free_text", one) != read_gold("free_text", other))
+    assert not answers_match("free_text", one, [other])
