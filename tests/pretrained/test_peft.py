@@ -1,6 +1,7 @@
 """PEFT's folders: what leaves is loaded by the real PEFT, what it wrote comes in."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,146 @@ def test_what_cannot_be_represented_is_refused_by_name(
     with pytest.raises(UserError, match=said) as caught:
         read_adapter(tmp_path, tiny)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: "module." + name,
+        lambda name: "_orig_mod." + name,
+        lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
+        lambda name: name.replace("layers.0.", "layers.0._orig_mod."),
+        lambda name: name.replace("base_model.model.", "base_model.model.module."),
+        lambda name: name.replace(".weight", ".default.weight"),
+        lambda name: name.replace(".weight", ".my_adapter.weight"),
+        lambda name: name.removeprefix("base_model.model."),
+    ],
+)
+def test_names_that_wrappers_have_changed_are_read(
+    rename: Any, tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    made = updates(tiny, "query")
+    write_lora(tmp_path, made, tiny)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    save_file({rename(name): one for name, one in tensors.items()}, tmp_path / ADAPTER_WEIGHTS)
+    again = read_adapter(tmp_path, tiny).lora_weights
+    assert again is not None and again.factors.keys() == made.factors.keys()
+    for path, factors in made.factors.items():
+        np.testing.assert_array_equal(again.factors[path].b, factors.b)
+
+
+def test_several_adapters_in_one_file_are_refused(tiny: PretrainedDecoder, tmp_path: Path) -> None:
+    write_lora(tmp_path, updates(tiny, "query"), tiny)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    both = {
+        name.replace(".weight", f".{adapter}.weight"): one
+        for name, one in tensors.items()
+        for adapter in ("a", "b")
+    }
+    save_file(both, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(UserError, match=r"holds several adapters \(a, b\)"):
+        read_adapter(tmp_path, tiny)
+
+
+def test_an_adapter_in_a_subfolder_is_named(tiny: PretrainedDecoder, tmp_path: Path) -> None:
+    write_lora(tmp_path / "checkpoint-10", updates(tiny, "query"), tiny)
+    with pytest.raises(UserError, match=r"expected a PEFT folder; found adapters in .*point-10"):
+        read_adapter(tmp_path, tiny)
+    with pytest.raises(UserError, match="found adapters in"):
+        import_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["lora", "prompt"])
+def test_saved_embeddings_that_equal_a_tied_decoders_are_imported(
+    kind: str, tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    """As PEFT writes them with save_embedding_layers=True."""
+    prefix = "base_model.model." if kind == "lora" else "base_model."
+    if kind == "lora":
+        write_lora(tmp_path, updates(tiny, "query"), tiny)
+    else:
+        write_soft_prompt(tmp_path, soft(tiny), tiny)
+    embedding = np.array(tiny.decoder.embedding[...])
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    tensors |= {
+        prefix + name: embedding for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
+    adapter = read_adapter(tmp_path, tiny)
+    assert not adapter.replaced and (adapter.lora_weights or adapter.soft_prompt)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        save_file(tensors | {prefix + name: embedding + 1}, tmp_path / ADAPTER_WEIGHTS)
+        with pytest.raises(UserError, match=f"{name}: was trained apart from the output"):
+            read_adapter(tmp_path, tiny)
+
+
+def test_the_adapters_that_peft_wrote_with_tied_embeddings_are_imported(shared: Path) -> None:
+    model = load_pretrained(shared / "models" / "stories260k")
+    for name in ("embed_true", "prompt_embed_true"):
+        adapter = read_adapter(shared / "cases" / "peft_tied_embeddings" / name, model)
+        assert not adapter.replaced and (adapter.lora_weights or adapter.soft_prompt)
+
+
+def test_no_layers_to_transform_means_no_limit(
+    tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write_lora(tmp_path, updates(tiny, "query"), tiny)
+    tampered(tmp_path, {"layers_to_transform": []})
+    again = read_adapter(tmp_path, tiny).lora_weights
+    assert again is not None and len(again.factors) == 2
+    assert theirs(tiny_folder, tmp_path, tiny) == ours(again.merge_into(tiny))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"modules_to_save": ["norm"]},
+            "modules_to_save names 'norm', of which there is no tensor",
+        ),
+        ({"use_rslora": "no"}, "use_rslora: expected true or false, found 'no'"),
+        ({"r": 10**9}, "r: expected a whole number from 1 to 65536, found 1000000000"),
+        ({"rank_pattern": {"q_proj": "3"}}, "rank_pattern: expected ranks by module"),
+        ({"lora_alpha": [1]}, "lora_alpha: expected a number"),
+        ({"target_modules": [1]}, "target_modules: expected a text or a list of texts"),
+        ({"layers_to_transform": {"a": 1}}, "layers_to_transform: expected layers"),
+        ({"bias": "some"}, "bias: expected none, all or lora_only"),
+        ({"peft_type": ["LORA"]}, r"peft_type \['LORA'\] is not supported"),
+        ({"target_modules": r"(.*?.*?)*(?<!j)"}, "the regular expression .* takes too long"),
+        ({"rank_pattern": {"(.*?.*?)*(?<!j)": 3}}, "the regular expression .* takes too long"),
+    ],
+)
+def test_options_of_another_type_or_without_end_are_refused(
+    config: dict[str, Any], said: str, tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    write_lora(tmp_path, updates(tiny, "query"), tiny)
+    tampered(tmp_path, config)
+    started = time.process_time()
+    with pytest.raises(UserError, match=said):
+        read_adapter(tmp_path, tiny)
+    assert time.process_time() - started < 10
+
+
+def test_unknown_options_are_refused_for_prompt_tuning_too(
+    tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    write_soft_prompt(tmp_path, soft(tiny), tiny)
+    tampered(tmp_path, {"prompt_tuning_scale": 2.0, "unset": None})
+    with pytest.raises(UserError, match=r"prompt_tuning_scale 2\.0") as caught:
+        read_adapter(tmp_path, tiny)
+    assert "unset" not in str(caught.value)
+
+
+def test_nothing_is_fetched_because_an_adapter_names_it(
+    tiny: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    write_lora(tmp_path, updates(tiny, "query"), tiny)
+    tampered(tmp_path, {"base_model_name_or_path": "owner/name", "revision": "main"})
+    with pytest.raises(UserError, match="if you trust it, give --decoder owner/name@main"):
+        import_adapter(tmp_path)
 
 
 def test_a_pickled_or_absent_or_damaged_adapter_is_named(
