@@ -27,6 +27,7 @@ from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
+from adapt_jax.utils import files
 from adapt_jax.utils.config import RunConfig
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
@@ -105,7 +106,7 @@ class RungFolder:
         training = self.unfinished / "training"
         if training.is_dir():
             shutil.rmtree(self.training, ignore_errors=True)
-            shutil.copytree(training, self.training, ignore=lambda *_: ["checkpoints", ".lock"])
+            files.replace_folder(self.training, lambda new: _copy_metrics(training, new))
 
     def remove(self) -> None:
         """Removes what an earlier comparison left of this rung, and nothing else."""
@@ -113,6 +114,13 @@ class RungFolder:
         shutil.rmtree(self.training, ignore_errors=True)
         if (self.adaptation / DESCRIPTION).exists():
             shutil.rmtree(self.adaptation)
+
+
+def _copy_metrics(training: Path, folder: Path) -> None:
+    """Copies what a training wrote, but for its checkpoints."""
+    shutil.copytree(
+        training, folder, dirs_exist_ok=True, ignore=lambda *_: ["checkpoints", ".lock"]
+    )
 
 
 def load_finished(

@@ -20,6 +20,7 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS
 from adapt_jax.methods.registry import METHODS
+from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
@@ -37,7 +38,7 @@ LADDER = {
     "prompt_tuning": TRAINED | {"length": 4},
     "lora": TRAINED | {"rank": 2},
     "fine_tuning": TRAINED,
-    "instruction_tuning": TRAINED | {"size": 4, "judged": 2},
+    "instruction_tuning": TRAINED | {"examples_per_category": 4, "eval_size": 2},
 }
 
 
@@ -244,7 +245,7 @@ def test_the_named_reference_is_compared_with(tiny_folder: Path, tmp_path: Path,
 def test_extensions_from_outside_work_in_a_comparison(
     tiny_folder: Path, tmp_path: Path, monkeypatch
 ):
-    """A scorer and a metric, each a few lines in a file that --plugin names."""
+    """A scorer, a metric and a vote, each a few lines in a file that --plugin names."""
     plugin = tmp_path / "comparison_plugin.py"
     plugin.write_text(PLUGIN)
     load_plugin(str(plugin))
@@ -254,21 +255,24 @@ def test_extensions_from_outside_work_in_a_comparison(
     config = {
         "decoder": str(tiny_folder),
         "task": write_task(tmp_path / "task", test=2) | {"scorer": "nearness"},
-        "methods": {"self_consistency": SHORT | {"demonstrations": 1, "candidates": 3}},
+        "methods": {
+            "self_consistency": SHORT | {"demonstrations": 1, "candidates": 3, "vote": "largest"}
+        },
     }
     try:
         rung = compare(config, tmp_path / "run", progress=False)["self_consistency"]
     finally:
-        del SCORERS._entries["nearness"], METRICS._entries["questions"]
+        del SCORERS._entries["nearness"], METRICS._entries["questions"], VOTES._entries["largest"]
     lines = (tmp_path / "run" / "predictions" / "self_consistency.jsonl").read_text().splitlines()
-    assert [json.loads(line)["answer"] for line in lines] == ["50", "50"]
+    assert [json.loads(line)["answer"] for line in lines] == ["52", "52"]
     assert rung.scorer == "nearness" and rung.metrics == {"questions": 2.0}
-    assert rung.score == pytest.approx((50 / 51 + 50 / 52) / 2) and rung.accuracy == 0
+    assert rung.score == 1 and rung.accuracy == 0.5
 
 
 PLUGIN = """
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS, Score
+from adapt_jax.prompting.voting import VOTES
 
 @SCORERS.register("nearness")
 def nearness(predicted, example, task):
@@ -277,6 +281,10 @@ def nearness(predicted, example, task):
 @METRICS.register("questions")
 def questions(task, rows):
     return len(rows)
+
+@VOTES.register("largest")
+def largest(group):
+    return float(group.candidates[0].answer)
 """
 
 
