@@ -24,7 +24,7 @@ def generate(
 
     Args:
         prompts: whole texts, or what follows ``prefix`` (then BOS, if any, stands there).
-        decoding: how; or give its fields by name, as in ``generate(model, ["Once"], top_k=5)``.
+        generation_config: how; or give its fields by name, as in ``generate(model, ["Once"], top_k=5)``.
 
     Raises:
         UserError: for a prompt longer than the context, and whatever Decoding refuses.
