@@ -65,14 +65,14 @@ def _split_categories(
 
 def _arithmetic(options: MixtureOptions) -> Examples:
     """Generated instructions about small numbers and short texts."""
-    from adapt_jax.tasks.arithmetic import KINDS, instructions
+    from adapt_jax.tasks.arithmetic import KINDS, draw_instructions
 
     default = ["owner", "reverse", "smaller", "sequence", "digits"]
     held_out = default if options.held_out is None else options.held_out
     trained, held_out = _split_categories(list(KINDS), held_out)
     return (
-        instructions(options.seed, trained, options.examples_per_category),
-        instructions(options.seed, held_out, options.eval_size, split="test"),
+        draw_instructions(options.seed, trained, options.examples_per_category),
+        draw_instructions(options.seed, held_out, options.eval_size, split="test"),
     )
 
 

@@ -149,7 +149,9 @@ def _load_template(
     for key in wording:
         _check_name(key, Template.__dataclass_fields__, f"{where}: template")
     try:
-        template = replace(CHAT if wording.get("chat") is True else Template(), **wording)
+        # the stop string follows from the wording, so it is found anew
+        base = CHAT if wording.get("chat") is True else Template()
+        template = replace(base, **{"stop": (), **wording})
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     warnings = []

@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -250,20 +251,21 @@ def _csv_records(path: Path, text: str, delimiter: str, quote: str) -> Any:
 
 
 def _find_delimiter(path: Path, text: str, quote: str) -> str:
+    """The delimiter that divides the header into most columns; best where all lines agree."""
     if path.suffix == ".tsv":
         return "\t"
-    widths = {}
+    best, found = (False, 1), ","
     for delimiter in DELIMITERS:
         records = _csv_records(path, text, delimiter, quote)
         try:
-            lines = [cells for _, cells in zip(range(SNIFFED_RECORDS), records, strict=False)]
+            widths = [len(cells) for _, cells in islice(records, SNIFFED_RECORDS)]
         except UserError:
             continue
-        counts = {len(cells) for _, cells in lines}
-        if len(counts) == 1:
-            widths[delimiter] = counts.pop()
-    best = max(widths, key=lambda one: widths[one], default=",")
-    return best if widths.get(best, 1) > 1 else ","
+        if widths and widths[0] > 1:
+            rating = (len(set(widths)) == 1, widths[0])
+            if rating > best:
+                best, found = rating, delimiter
+    return found
 
 
 def read_parquet(path: Path, options: FileOptions | None = None) -> list[Row]:

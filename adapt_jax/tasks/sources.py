@@ -230,7 +230,7 @@ def arithmetic(request: SourceRequest) -> Rows:
     Raises:
         UserError: options (it has none), or a size that is not a whole number.
     """
-    from adapt_jax.tasks.arithmetic import splits
+    from adapt_jax.tasks.arithmetic import draw_splits
 
     checked(Strict, request.options, "source")
     counts = {}
@@ -239,5 +239,5 @@ def arithmetic(request: SourceRequest) -> Rows:
         if not isinstance(size, int):
             raise UserError(f"splits.{split}: the arithmetic source needs a number, not {size}")
         counts[split] = size
-    drawn = splits(request.seed, **counts)
+    drawn = draw_splits(request.seed, **counts)
     return {split: drawn[split] for split in SPLITS if counts[split]}

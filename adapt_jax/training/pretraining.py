@@ -179,7 +179,7 @@ def _generated(config: PretrainingConfig, index: int) -> str:
     """A document of the embedded task's corpus."""
     from adapt_jax.tasks.arithmetic import corpus
 
-    return corpus.document(config.corpus_seed, index)
+    return corpus.draw_document(config.corpus_seed, index)
 
 
 def _begin(

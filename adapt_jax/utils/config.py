@@ -200,8 +200,20 @@ def load_config(
         data["task"], folder_of_task = read_yaml(path), Path(path).parent
     if "decoder" not in overrides and isinstance(data.get("decoder"), str):
         data["decoder"] = find(data["decoder"], folder)
+    _keep_template_fields(data.get("task"), overrides)
     result = checked(model, override(data, overrides, where), where)
     return result, where, folder_of_task
+
+
+def _keep_template_fields(task: Any, overrides: dict[str, Any]) -> None:
+    """Lets ``--task.template chat`` change the kind of template and keep the task's own wording.
+
+    A task whose template says ``choice: ""`` asks the same question in both kinds.
+    """
+    kind, own = overrides.get("task.template"), isinstance(task, dict) and task.get("template")
+    if kind in ("plain", "chat") and isinstance(own, dict):
+        del overrides["task.template"]
+        overrides.setdefault("task.template.chat", "true" if kind == "chat" else "false")
 
 
 def use_compilation_cache() -> None:

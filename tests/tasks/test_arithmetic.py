@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from adapt_jax.pretrained.hf_folder import EMBEDDED
 from adapt_jax.pretrained.loading import load_pretrained
-from adapt_jax.tasks.arithmetic import KINDS, corpus, instructions, problems, splits, words
+from adapt_jax.tasks.arithmetic import (
+    KINDS,
+    corpus,
+    draw_instructions,
+    draw_splits,
+    problems,
+    words,
+)
 from adapt_jax.tasks.arithmetic.instructions import draw_instruction
 from adapt_jax.tasks.arithmetic.problems import draw_from, draw_problem
 from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
@@ -65,13 +72,13 @@ def masked(text: str) -> str:
 def test_every_formula_of_a_reasoning_is_true_and_leads_to_the_answer(seed, voice):
     rng = random.Random(seed)
     problem = draw_problem(rng)
-    told = draw_reasoning(problem, rng, voice)
-    formulas = FORMULA.findall(told) + SPOKEN.findall(told)
+    reasoning = draw_reasoning(problem, rng, voice)
+    formulas = FORMULA.findall(reasoning) + SPOKEN.findall(reasoning)
     for left, operation, right, result in formulas:
-        assert APPLY[operation](int(left), int(right)) == int(result), told
-    numbers = re.findall(r"\d+", told)
+        assert APPLY[operation](int(left), int(right)) == int(result), reasoning
+    numbers = re.findall(r"\d+", reasoning)
     assert str(problem.answer) in numbers
-    assert "<" not in told + problem.question
+    assert "<" not in reasoning + problem.question
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,7 +87,7 @@ def test_a_problem_has_the_steps_asked_for_and_no_number_out_of_range(seed, step
     problem = draw_problem(random.Random(seed), steps)
     assert len(problem.steps) == steps
     for step in problem.steps:
-        assert 0 < step.result <= problems.LIMIT
+        assert 0 < step.result <= problems.MAX_NUMBER
         assert (
             APPLY[step.operation](step.left, step.right) == step.result
         )  # divisions come out even
@@ -88,17 +95,21 @@ def test_a_problem_has_the_steps_asked_for_and_no_number_out_of_range(seed, step
 
 
 def test_the_same_seed_gives_the_same_problems_and_another_seed_others():
-    one, again, other = splits(3, 20, 5, 30), splits(3, 20, 5, 30), splits(4, 20, 5, 30)
+    one, again, other = (
+        draw_splits(3, 20, 5, 30),
+        draw_splits(3, 20, 5, 30),
+        draw_splits(4, 20, 5, 30),
+    )
     assert one == again
     assert not {e.question for e in one["test"]} & {e.question for e in other["test"]}
     assert [len(one[split]) for split in ("train", "development", "test")] == [20, 5, 30]
 
 
 def test_no_test_problem_is_in_the_corpus_word_for_word_or_with_names_and_objects_swapped():
-    held_out = [e.question for seed in range(4) for e in splits(seed, 0, 300, 700)["test"]]
-    held_out += [e.question for e in splits(9, 0, 600, 0)["development"]]
+    held_out = [e.question for seed in range(4) for e in draw_splits(seed, 0, 300, 700)["test"]]
+    held_out += [e.question for e in draw_splits(9, 0, 600, 0)["development"]]
     questions, texts = set(), []
-    for text in corpus.documents(0, 0, 12000):
+    for text in corpus.draw_documents(0, 0, 12000):
         texts.append(text)
         questions |= set(re.findall(r"^(?:Q: |Question: |Problem: |\d+\. )(.+)$", text, re.M))
     assert len(questions) > 10000  # the pattern finds them
@@ -121,8 +132,8 @@ def test_the_mask_sees_a_swap():
 
 
 def test_documents_are_drawn_each_for_itself():
-    assert list(corpus.documents(0, 5, 8)) == [corpus.document(0, i) for i in (5, 6, 7)]
-    assert corpus.document(1, 5) != corpus.document(0, 5)
+    assert list(corpus.draw_documents(0, 5, 8)) == [corpus.draw_document(0, i) for i in (5, 6, 7)]
+    assert corpus.draw_document(1, 5) != corpus.draw_document(0, 5)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -135,7 +146,7 @@ def test_instructions_of_train_and_test_are_disjoint(kind):
 
 def test_an_unknown_kind_is_an_error_that_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'owner'"):
-        instructions(0, ["ownr"], 1)
+        draw_instructions(0, ["ownr"], 1)
 
 
 def test_the_embedded_decoder_is_small_and_says_where_it_comes_from():

@@ -145,7 +145,7 @@ def test_numbers_are_shown_as_their_file_writes_them_and_graded_by_value(
     written: str, said: str, make_task: MakeTask, tmp_path: Path
 ) -> None:
     config = make_task(splits={"test": 1})
-    (tmp_path / "quiz.jsonl").write_text('{"question": "x?", "answer": %s}' % written)
+    (tmp_path / "quiz.jsonl").write_text(f'{{"question": "x?", "answer": {written}}}')
     task = load_task(config)
     assert task.test[0].answer == written
     assert task.grade(said, task.test[0]) and task.grade(written, task.test[0])

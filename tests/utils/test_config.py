@@ -166,3 +166,15 @@ def test_the_tuning_configurations_that_come_along_are_valid(path: Path):
     name = options.pop("name")
     assert name == path.stem
     checked(METHODS[name], options, where)
+
+
+def test_another_kind_of_template_keeps_the_tasks_own_wording():
+    task = {"name": "t", "source": {}, "template": {"choice": "", "answer": " It is {answer}."}}
+    data = {"task": task, "methods": {}}
+    config, _, _ = load_config(CompareConfig, data, {"task.template": "chat"})
+    assert config.task["template"] == {**task["template"], "chat": True}
+    config, _, _ = load_config(CompareConfig, data, {"task.template": "plain"})
+    assert config.task["template"] == {**task["template"], "chat": False}
+    data["task"] = {**task, "template": "plain"}
+    config, _, _ = load_config(CompareConfig, data, {"task.template": "chat"})
+    assert config.task["template"] == "chat"

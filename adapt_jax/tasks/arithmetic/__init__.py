@@ -9,8 +9,10 @@ from adapt_jax.tasks.arithmetic.reasoning import PLAIN, draw_reasoning
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["KINDS", "draw_instructions", "draw_splits"]
 
-def splits(seed: int, train: int, development: int, test: int) -> dict[str, list[Example]]:
+
+def draw_splits(seed: int, train: int, development: int, test: int) -> dict[str, list[Example]]:
     """Word problems with reasonings; the three splits share no skeleton (see problems.py)."""
     sizes = {"train": train, "development": development, "test": test}
     return {split: _examples(seed, split, size) for split, size in sizes.items()}
@@ -33,7 +35,9 @@ def _examples(seed: int, split: str, size: int) -> list[Example]:
     return list(examples.values())
 
 
-def instructions(seed: int, kinds: Sequence[str], size: int, split: str = "train") -> list[Example]:
+def draw_instructions(
+    seed: int, kinds: Sequence[str], size: int, split: str = "train"
+) -> list[Example]:
     """``size`` instructions of each kind, from the train or the test part of all instructions."""
     rng = random.Random(f"{seed}/instructions/{split}")
     examples = []

@@ -1,8 +1,8 @@
 """The pretraining corpus: plain documents, none of which says what it will be used for.
 
 Within a document the habit is consistent: worked solutions, bare answers, questions whose answers
-were left blank, lists of questions, or stories that go on. Across documents it is not, so what
-stands in front of a question decides what comes after it. Blank documents are short and many: a
+were left blank, lists of questions, or stories that go on. Across documents it is not, so the
+text before a question decides what comes after it. Blank documents are short and many: a
 lone question is most often followed by no answer at all.
 """
 
@@ -13,6 +13,8 @@ from adapt_jax.tasks.arithmetic import words
 from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
 from adapt_jax.tasks.arithmetic.problems import Problem, draw_from
 from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
+
+__all__ = ["draw_document", "draw_documents"]
 
 HEADERS = (
     "Answer the question.", "Answer the questions.", "Solve the problems.", "Word problems.",
@@ -39,8 +41,10 @@ def _worked(rng: random.Random) -> str:
     items = []
     for _ in range(rng.choice((2, 3, 4, 5))):
         problem = _problem(rng)
-        told = draw_reasoning(problem, rng, voice)
-        items.append(f"{before}{problem.question}{after} {told} The answer is {problem.answer}.")
+        reasoning = draw_reasoning(problem, rng, voice)
+        items.append(
+            f"{before}{problem.question}{after} {reasoning} The answer is {problem.answer}."
+        )
     return _header(rng) + "\n\n".join(items)
 
 
@@ -85,16 +89,16 @@ def _listed(rng: random.Random) -> str:
 
 
 def _story(rng: random.Random) -> str:
-    """What happened, told without a question, and how it went on."""
+    """A story without a question, and how it went on."""
     problem = _problem(rng)
-    told = problem.skeleton.split(". ")
-    told = [part.rstrip(".") for part in told if "?" not in part]
+    parts = problem.skeleton.split(". ")
+    events = [part.rstrip(".") for part in parts if "?" not in part]
     more = (
         "They walked to the <place>", "<n1> came by and they talked", "It began to rain",
         "Then it was time to go home", "<n2> was happy about it", "Nobody counted them again",
         "The next day <n0> went to the <place>", "<he0> told <n2> about it",
     )  # fmt: skip
-    return problem.fill(". ".join([*told, *rng.sample(more, rng.randint(2, 4))]) + ".")
+    return problem.fill(". ".join([*events, *rng.sample(more, rng.randint(2, 4))]) + ".")
 
 
 MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
@@ -102,13 +106,13 @@ MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
 )  # fmt: skip
 
 
-def document(seed: int, index: int) -> str:
-    """The document number ``index`` of the corpus with this seed; each is drawn for itself."""
+def draw_document(seed: int, index: int) -> str:
+    """The document number ``index`` of the corpus with this seed; each has a seed of its own."""
     rng = random.Random(f"corpus/{seed}/{index}")
     kinds, weights = zip(*MIXTURE, strict=True)
     return rng.choices(kinds, weights)[0](rng)
 
 
-def documents(seed: int, start: int, stop: int) -> Iterator[str]:
+def draw_documents(seed: int, start: int, stop: int) -> Iterator[str]:
     """Documents ``start`` to ``stop`` (exclusive)."""
-    return (document(seed, index) for index in range(start, stop))
+    return (draw_document(seed, index) for index in range(start, stop))

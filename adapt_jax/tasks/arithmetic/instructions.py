@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from adapt_jax.tasks.arithmetic import words
 
+__all__ = ["KINDS", "draw_instruction"]
+
 Drawn = tuple[str, str]  # an instruction and its answer
 
 
@@ -23,13 +25,13 @@ def _digits(rng: random.Random) -> Drawn:
     ask = rng.choice(
         ("Write the number {} in digits.", "Give {} in digits.", "Write {} as a number.")
     )
-    return ask.format(words.in_words(number)), str(number)
+    return ask.format(words.spell_number(number)), str(number)
 
 
 def _in_words(rng: random.Random) -> Drawn:
     number = rng.randint(1, 99)
     ask = rng.choice(("Write the number {} in words.", "Give {} in words.", "Spell out {}."))
-    return ask.format(number), words.in_words(number)
+    return ask.format(number), words.spell_number(number)
 
 
 def _belongings(rng: random.Random) -> tuple[list[tuple[str, str, str]], str]:
@@ -40,24 +42,26 @@ def _belongings(rng: random.Random) -> tuple[list[tuple[str, str, str]], str]:
 
 
 def _owner(rng: random.Random) -> Drawn:
-    owned, told = _belongings(rng)
+    owned, sentences = _belongings(rng)
     who, _, thing = rng.choice(owned)
-    return told + rng.choice((" Who has the {}?", " Name the owner of the {}.")).format(thing), who
+    return sentences + rng.choice((" Who has the {}?", " Name the owner of the {}.")).format(
+        thing
+    ), who
 
 
 def _belonging(rng: random.Random) -> Drawn:
-    owned, told = _belongings(rng)
+    owned, sentences = _belongings(rng)
     who, _, thing = rng.choice(owned)
-    return told + rng.choice((" What does {} have?", " Name the thing that {} has.")).format(
+    return sentences + rng.choice((" What does {} have?", " Name the thing that {} has.")).format(
         who
     ), thing
 
 
 def _color(rng: random.Random) -> Drawn:
-    owned, told = _belongings(rng)
+    owned, sentences = _belongings(rng)
     _, color, thing = rng.choice(owned)
     ask = rng.choice((" Which color is the {}?", " Name the color of the {}."))
-    return told + ask.format(thing), color
+    return sentences + ask.format(thing), color
 
 
 def _kinds(rng: random.Random) -> Drawn:
@@ -129,7 +133,7 @@ KINDS: dict[str, Callable[[random.Random], Drawn]] = {
 
 
 def draw_instruction(rng: random.Random, kind: str, split: str = "train") -> Drawn:
-    """An instruction of one kind; a tenth of all instructions belongs to the split ``test``."""
+    """An instruction of one kind and its answer; a tenth of them belongs to the split ``test``."""
     while True:
         instruction, answer = KINDS[kind](rng)
         in_test = zlib.crc32(instruction.encode()) % 10 == 0

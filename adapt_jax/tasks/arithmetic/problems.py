@@ -1,7 +1,7 @@
 """Arithmetic word problems of one to four steps, in the manner of the few-shot papers.
 
-A problem is written with markers (<n0> a name, <o0> an object, <he0> a pronoun) that are filled
-last. The text before filling, the *skeleton*, is what a problem is apart from its names and
+A problem is a text with markers (<n0> a name, <o0> an object, <he0> a pronoun) that are filled
+last. The text before filling, the *skeleton*, is a problem without its names and
 objects; its hash decides the split, so that no test problem occurs anywhere else, whatever the
 seeds.
 """
@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 
 from adapt_jax.tasks.arithmetic import words
 
-SPLITS = ("test", "test", "development")  # of twenty parts of the skeletons; the rest is train
-LIMIT = 200  # no number in a problem or its solution is larger
+__all__ = ["MAX_NUMBER", "Problem", "Step", "draw_from", "draw_problem"]
+
+HELD_OUT_PARTS = (
+    "test",
+    "test",
+    "development",
+)  # of twenty parts of the skeletons; the rest is train
+MAX_NUMBER = 200  # no number in a problem or its solution is larger
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Problem:
     def split(self) -> str:
         """Where a problem of this skeleton belongs: test, development or train."""
         part = zlib.crc32(self.skeleton.encode()) % 20
-        return SPLITS[part] if part < len(SPLITS) else "train"
+        return HELD_OUT_PARTS[part] if part < len(HELD_OUT_PARTS) else "train"
 
     def fill(self, text: str) -> str:
         """Text with its markers replaced, and sentences that begin with a pronoun capitalised."""
@@ -82,7 +88,7 @@ class _Draft:
         return self.steps[-1].result
 
 
-def _fillings(rng: random.Random) -> dict[str, str]:
+def _draw_fillings(rng: random.Random) -> dict[str, str]:
     """Names, pronouns and objects for every marker."""
     filled: dict[str, str] = {}
     people = rng.sample([(n, "she", "her", "her") for n in words.SHE]
@@ -99,7 +105,7 @@ def _fillings(rng: random.Random) -> dict[str, str]:
     return filled
 
 
-def _number(rng: random.Random, low: int, high: int) -> int:
+def _draw_number(rng: random.Random, low: int, high: int) -> int:
     """Small numbers are more frequent than large ones."""
     return rng.randint(low, rng.choice((min(high, max(low, 12)), high)))
 
@@ -121,7 +127,7 @@ def _start(draft: _Draft, room: int) -> None:
         )
         draft.count = draft.step(boxes, "*", each, "in the <boxes>")
     elif kind == "colors":
-        first, second = _number(rng, 2, 40), _number(rng, 2, 40)
+        first, second = _draw_number(rng, 2, 40), _draw_number(rng, 2, 40)
         draft.say(
             f"<n0> has {first} <c0> <o0> and {second} <c1> <o0>.",
             f"<n0> has {first} <c0> and {second} <c1> <o0>.",
@@ -129,7 +135,7 @@ def _start(draft: _Draft, room: int) -> None:
         )
         draft.count = draft.step(first, "+", second, "of both colors")
     else:
-        draft.count = _number(rng, 2, 60)
+        draft.count = _draw_number(rng, 2, 60)
         things = _things(draft.count)
         draft.say(
             f"<n0> has {things}.", f"<n0> had {things}.", f"<n0> starts with {things}.",
@@ -143,7 +149,7 @@ LOSSES = {"lost": "lost", "sold": "sold", "used": "used", "gave away": "gave awa
 
 
 def _gain(draft: _Draft) -> None:
-    more = _number(draft.rng, 1, min(45, LIMIT - draft.count))
+    more = _draw_number(draft.rng, 1, min(45, MAX_NUMBER - draft.count))
     verb = draft.rng.choice(sorted(GAINS))
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
     if draft.rng.random() < 0.3:
@@ -160,7 +166,7 @@ def _gain(draft: _Draft) -> None:
 
 
 def _loss(draft: _Draft) -> None:
-    fewer = _number(draft.rng, 1, min(45, draft.count - 1))
+    fewer = _draw_number(draft.rng, 1, min(45, draft.count - 1))
     verb = draft.rng.choice(sorted(LOSSES))
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
     if verb == "gave away" and draft.rng.random() < 0.8:
@@ -174,7 +180,7 @@ def _loss(draft: _Draft) -> None:
 
 def _packs(draft: _Draft) -> None:
     packs = draft.rng.randint(2, 6)
-    each = draft.rng.randint(2, max(2, min(12, (LIMIT - draft.count) // packs)))
+    each = draft.rng.randint(2, max(2, min(12, (MAX_NUMBER - draft.count) // packs)))
     draft.say(
         f"Then <he0> bought {packs} <boxes> with {each} <o0> in each.",
         f"<n1> gave <him0> {packs} <boxes> of {each} <o0> each.",
@@ -186,7 +192,7 @@ def _packs(draft: _Draft) -> None:
 
 
 def _double(draft: _Draft) -> None:
-    times = draft.rng.choice((2, 2, 3)) if draft.count * 3 <= LIMIT else 2
+    times = draft.rng.choice((2, 2, 3)) if draft.count * 3 <= MAX_NUMBER else 2
     word = {2: "doubled", 3: "tripled"}[times]
     draft.say(
         f"Then <he0> {word} the number of <his0> <o0>.", f"Later <his0> <o0> {word} in number."
@@ -227,16 +233,16 @@ def _ask(draft: _Draft, room: int) -> str:
             draft.say(f"<n2> has {other} times as many <o0> as <n0>.")
             draft.step(count, "*", other, "as <n2> has")
         elif ending == "more":
-            other = _number(rng, 2, 40)
+            other = _draw_number(rng, 2, 40)
             draft.say(f"<n2> has {other} more <o0> than <n0>.")
             draft.step(count, "+", other, "as <n2> has")
         else:
-            other = _number(rng, 1, count - 1)
+            other = _draw_number(rng, 1, count - 1)
             draft.say(f"<n2> has {other} fewer <o0> than <n0>.")
             draft.step(count, "-", other, "as <n2> has")
         draft.say("How many <o0> does <n2> have?")
     elif ending == "together":
-        other = _number(rng, 2, 30)
+        other = _draw_number(rng, 2, 30)
         draft.say(f"<n2> has {other} more <o0> than <n0>.")
         theirs = draft.step(count, "+", other, "as <n2> has")
         draft.step(count, "+", theirs, "together")
@@ -265,7 +271,7 @@ def _ask(draft: _Draft, room: int) -> str:
 def _distract(draft: _Draft) -> None:
     """A sentence that has nothing to do with the question, somewhere before it."""
     rng = draft.rng
-    other = _number(rng, 2, 50)
+    other = _draw_number(rng, 2, 50)
     sentence = rng.choice((
         f"<n1> is {other} years old.", f"<n1> has {_things(other, 1)}.", "It was a sunny day.",
         f"<n0> also has {_things(other, 1)}.", "They met at the <place>.",
@@ -293,12 +299,12 @@ def draw_problem(rng: random.Random, steps: int | None = None) -> Problem:
             rng.choice(events)(draft)
         unit = _ask(draft, wanted - len(draft.steps))
         results = [step.result for step in draft.steps]
-        if len(draft.steps) == wanted and min(results) > 0 and max(results) <= LIMIT:
+        if len(draft.steps) == wanted and min(results) > 0 and max(results) <= MAX_NUMBER:
             break
     if rng.random() < 0.25:
         _distract(draft)
     skeleton = " ".join(draft.sentences)
-    return Problem(skeleton, draft.steps, results[-1], unit, _fillings(rng))
+    return Problem(skeleton, draft.steps, results[-1], unit, _draw_fillings(rng))
 
 
 def draw_from(rng: random.Random, split: str, steps: int | None = None) -> Problem:

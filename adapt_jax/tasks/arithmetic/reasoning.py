@@ -1,8 +1,10 @@
-"""Worked solutions in several voices: the same steps, told and computed in different ways."""
+"""Worked solutions in several voices: the same steps in different words and computations."""
 
 import random
 
 from adapt_jax.tasks.arithmetic.problems import Problem, Step
+
+__all__ = ["PLAIN", "VOICES", "draw_reasoning"]
 
 PLAIN = ("terse", "spoken", "narrated", "explained")
 VOICES = (*PLAIN, "split")
@@ -20,7 +22,7 @@ def _formula(step: Step) -> str:
     return f"{step.left} {step.operation} {step.right} = {step.result}"
 
 
-def _parts(step: Step, rng: random.Random) -> str | None:
+def _split_operation(step: Step, rng: random.Random) -> str | None:
     """The operation in easier parts; None where it has none."""
     left, right, result = step.left, step.right, step.result
     if step.operation == "+" and left > 9 and right > 9 and rng.random() < 0.5:
@@ -77,7 +79,7 @@ def _narrate(step: Step, rng: random.Random, first: bool) -> str:
     ))  # fmt: skip
 
 
-def _tell(step: Step, voice: str, rng: random.Random, index: int, last: bool) -> str:
+def _render_step(step: Step, voice: str, rng: random.Random, index: int, last: bool) -> str:
     """One step in one voice."""
     left, right, result = step.left, step.right, step.result
     order = "First, " if index == 0 else ("Finally, " if last and rng.random() < 0.4 else
@@ -92,7 +94,7 @@ def _tell(step: Step, voice: str, rng: random.Random, index: int, last: bool) ->
         return rng.choice((f"We {how}: {_formula(step)}.", f"{order}we {how} and get {result}.",
                            f"To go on, {how}: {_formula(step)}."))  # fmt: skip
     if voice == "split":
-        parts = _parts(step, rng)
+        parts = _split_operation(step, rng)
         if parts is not None:
             return rng.choice((f"{parts}.", f"{order}{parts}.", f"In parts: {parts}."))
     return rng.choice((f"{_formula(step)}.", f"{order}{_formula(step)}."))
@@ -114,20 +116,20 @@ def _regroup(steps: list[Step]) -> list[Step]:
 def draw_reasoning(
     problem: Problem, rng: random.Random, voice: str | None = None, regroup: float = 0.3
 ) -> str:
-    """A worked solution: in one voice, or (when none is given) in whatever voices come.
+    """A worked solution in one voice, or, where none is given, in one or several drawn voices.
 
     Steps that can be joined are, with probability ``regroup``.
     """
     steps = _regroup(problem.steps) if rng.random() < regroup else problem.steps
     mixed = voice is None and rng.random() < 0.4
     chosen = voice or rng.choice(VOICES)
-    told = []
+    sentences = []
     for index, step in enumerate(steps):
         now = rng.choice(VOICES) if mixed else chosen
         if step.event == "joined" and now == "narrated":
             now = "explained"
-        told.append(_tell(step, now, rng, index, index == len(steps) - 1))
+        sentences.append(_render_step(step, now, rng, index, index == len(steps) - 1))
     if rng.random() < 0.15:
-        told.append(rng.choice((f"That is {problem.answer} {problem.unit}.",
+        sentences.append(rng.choice((f"That is {problem.answer} {problem.unit}.",
                                 f"So there are {problem.answer} {problem.unit}.")))  # fmt: skip
-    return problem.fill(" ".join(told))
+    return problem.fill(" ".join(sentences))

@@ -1,4 +1,16 @@
-"""The things that the embedded task's problems speak of."""
+"""Names and objects of the embedded task's problems."""
+
+__all__ = [
+    "ANIMALS",
+    "COLORS",
+    "CONTAINERS",
+    "FRIENDS",
+    "HE",
+    "OBJECTS",
+    "PLACES",
+    "SHE",
+    "spell_number",
+]
 
 SHE = (
     "Ann Jane Mary Lucy Emma Nora Ruth Sara Tina Vera Zoe Lily Grace Helen Irene Julia Kate Laura "
@@ -37,7 +49,7 @@ ONES = (
 TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
-def in_words(number: int) -> str:
+def spell_number(number: int) -> str:
     """A number below one hundred in English words."""
     if number < 20:
         return ONES[number]

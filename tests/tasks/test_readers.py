@@ -1,0 +1,156 @@
+"""Readers of JSON, CSV, TSV and Parquet: every common form, strictly."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapt_jax.tasks.readers import FileOptions, read_csv, read_json, read_parquet, read_rows
+from adapt_jax.utils.errors import UserError
+
+ROWS = [{"q": 'a, "b"', "n": 1.5}, {"q": "c;d", "n": None}]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "records"),
+    [
+        (ROWS, None),
+        ({"version": "1", "data": ROWS}, None),
+        ({"data": {"train": ROWS, "test": []}}, "data.train"),
+        ({"train": ROWS, "test": []}, "train"),
+        # the dataset viewer of Hugging Face
+        ({"features": {}, "rows": [{"row_idx": n, "row": r} for n, r in enumerate(ROWS)]}, None),
+        # pandas: to_json(), of a filtered frame, and orient="split"
+        ({k: {str(n): r[k] for n, r in enumerate(ROWS)} for k in ("q", "n")}, None),
+        ({k: {str(7 * n): r[k] for n, r in enumerate(ROWS)} for k in ("q", "n")}, None),
+        (
+            {"columns": ["q", "n"], "index": [0, 1], "data": [list(r.values()) for r in ROWS]},
+            None,
+        ),
+    ],
+)
+def test_json_is_read_in_every_common_form(
+    content: Any, records: str | None, tmp_path: Path
+) -> None:
+    rows = read_json(write(tmp_path / "a.json", json.dumps(content)), FileOptions(records=records))
+    assert [dict(row.values) for row in rows] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "records", "message"),
+    [
+        ('{"train": [], "test": []}', None, r"name one of its lists by `records`: train, test"),
+        ('{"a": {"b": []}, "c": []}', "a.d", r"records: there is no 'a.d'; did you mean|it has: b"),
+        ("{}", None, r"expected a list of objects"),
+        ('[{"q": 1, "q": 2}]', None, r"a\.json, line 1: the key 'q' occurs twice"),
+        ("[[1]]", None, r"a\.json, record 1: expected an object, found list"),
+    ],
+)
+def test_json_without_records_is_refused(
+    content: str, records: str | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_json(write(tmp_path / "a.json", content), FileOptions(records=records))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_csv_file_is_found(delimiter: str, tmp_path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    table = [["q", "a"], ["one, two; three", "1"], ['the "x"', "2"], ["line\nbreak", "3"]]
+    writer.writerows(table)
+    for name in ("a.csv", "a.tsv") if delimiter == "\t" else ("a.csv",):
+        rows = read_rows(write(tmp_path / name, text.getvalue()))
+        assert [list(row.values.values()) for row in rows] == table[1:]
+        assert [row.number for row in rows] == [2, 3, 4]
+    options = FileOptions(delimiter=delimiter)
+    assert len(read_csv(tmp_path / "a.csv", options)) == 3
+
+
+def test_a_csv_file_without_header_a_long_cell_a_mark_and_spaces(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "\ufeffone,1\r\ntwo,2\r\n")
+    rows = read_csv(path, FileOptions(columns=["q", "a"]))
+    assert [dict(row.values) for row in rows] == [{"q": "one", "a": "1"}, {"q": "two", "a": "2"}]
+    long = "x" * 150_000
+    rows = read_csv(write(path, f'\ufeffid, q ,\n1, "{long}, y",\n'))
+    assert dict(rows[0].values) == {"id": "1", "q": f"{long}, y"}
+    unquoted = FileOptions(delimiter="\t", quote="")
+    rows = read_csv(write(path, 'q\ta\n"open\t1\n'), unquoted)
+    assert dict(rows[0].values) == {"q": '"open', "a": "1"}
+    assert [dict(r.values) for r in read_csv(write(path, "q\none\ntwo\n"))] == [
+        {"q": "one"},
+        {"q": "two"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('q,a\nx,2\ny,"5\nz,6\n', r"a\.csv, line 3: a quote is opened and never closed"),
+        ('q,a\n"say \\"hi\\"",2\n', r"a\.csv, line 2: not valid CSV.*is written twice"),
+        ('q,a\n"x"y,2\n', r"a\.csv, line 2: not valid CSV"),
+        ("q,a,a\n1,2,3\n", r"a\.csv, line 1: the column 'a' occurs twice"),
+        ("q,a\n1,2\n\n3\n", r"a\.csv, line 4: 1 columns, but the header has 2"),
+        ("q;a\n1;2\n3;4;5\n", r"a\.csv, line 3: 3 columns, but the header has 2"),
+    ],
+)
+def test_a_damaged_csv_file_is_named_by_line(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        read_csv(write(tmp_path / "a.csv", content))
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=9)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=5))
+def test_csv_cells_come_back_as_they_were_written(tmp_path: Path, table: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["a", "b", "c"], *table])
+    rows = read_csv(write(tmp_path / "a.csv", text.getvalue()))
+    assert [list(row.values.values()) for row in rows] == table
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60) | st.text('{}[]":,;\t\n\\"qa1', max_size=60).map(str.encode))
+def test_damaged_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    for ending in ("json", "jsonl", "csv", "tsv", "parquet"):
+        path = tmp_path / f"a.{ending}"
+        path.write_bytes(content)
+        try:
+            read_rows(path)
+        except UserError as problem:
+            assert "\n" not in str(problem) and len(str(problem)) < 400
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    assert [dict(row.values) for row in read_rows(path)] == ROWS
+    damaged = tmp_path / "b.parquet"
+    damaged.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read as Parquet"):
+        read_parquet(damaged)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pip install 'adapt-jax\[data\]'"):
+        read_parquet(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.xlsx: expected a file that ends with \.jsonl"):
+        read_rows(write(tmp_path / "a.xlsx", ""))
