@@ -63,8 +63,7 @@ class Adaptation:
             soft_prompt = (embeddings, self.soft_prompt.before_bos)
         return identity(
             ANSWERING_VERSION,
-            self.model.fingerprint,
-            str(self.model.decoder.embedding[...].dtype),  # the one it computes in
+            self.model.identity,
             self.prompt,
             extension_version(PARSERS[self.prompt.parser]),
             extension_version(VOTES[self.prompt.vote]),
@@ -80,7 +79,8 @@ class Adaptation:
 
         Args:
             seed: of sampled candidates.
-            max_concurrent_sequences: candidates that are generated at the same time; what memory allows by default.
+            max_concurrent_sequences: candidates that are generated at the same time; by default
+                what memory allows.
         """
         return Session(
             self.model,
@@ -164,20 +164,18 @@ class Adaptation:
         cls,
         folder: str | Path,
         decoder: PretrainedDecoder | str | Path | None = None,
-        *,
-        allow_download: bool = False,
     ) -> "Adaptation":
         """Reads a saved adaptation and the decoder it belongs to.
 
         Args:
             folder: what ``save`` wrote.
             decoder: the decoder, or where it is; by default where it was when it was saved. An
-                adaptation with full weights brings its own.
-            allow_download: whether a decoder that the folder names may be fetched from the hub.
+                adaptation with full weights brings its own. A name on the hub is fetched only if
+                it is given here.
 
         Raises:
             UserError: the folder is damaged or no adaptation, it belongs to another decoder, or
                 its decoder is not on this machine.
         """
-        fields = read_adaptation(folder, decoder, allow_download=allow_download)
+        fields = read_adaptation(folder, decoder)
         return cls(**fields, folder=Path(folder))

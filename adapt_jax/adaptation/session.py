@@ -46,7 +46,8 @@ class Session:
         """
         Args:
             seed: of sampled candidates.
-            max_concurrent_sequences: candidates that are generated at the same time; what memory allows by default.
+            max_concurrent_sequences: candidates that are generated at the same time; by default
+                what memory allows.
         """
         self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
         self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences

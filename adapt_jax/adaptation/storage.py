@@ -17,15 +17,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.pretrained.hf_folder import find_local_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
+from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.utils import files
 from adapt_jax.utils.config import Strict, checked
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.text_files import read_json
 
 __all__ = [
@@ -37,7 +40,6 @@ __all__ = [
     "AdaptationFields",
     "AdaptationLike",
     "SavedAdaptation",
-    "load_named_decoder",
     "read_adaptation",
     "save_adaptation",
 ]
@@ -56,6 +58,7 @@ class SavedAdaptation(Strict):
         decoder: the folder, or name, of the decoder that was adapted.
         fingerprint: of that decoder's weights, without ``lora_weights``; of the adaptation's own
             weights, where ``has_full_weights``.
+        tokenizer: hash of its vocabulary, special tokens and chat template.
         context_length: in tokens, of the longest text.
         source_dtype: of the decoder's own files.
         prompt: see Prompt.to_dict.
@@ -71,6 +74,7 @@ class SavedAdaptation(Strict):
     method: str
     decoder: str
     fingerprint: str
+    tokenizer: str
     context_length: PositiveInt
     source_dtype: str | None
     prompt: dict[str, Any]
@@ -127,6 +131,7 @@ def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
         method=adaptation.method,
         decoder=str(path.resolve()) if path.is_dir() else model.path,
         fingerprint=base,
+        tokenizer=_hash_tokenizer(model),
         context_length=model.config.context_length,
         source_dtype=adaptation.source_dtype or read_source_dtype(model.path),
         prompt=adaptation.prompt.to_dict(),
@@ -148,18 +153,21 @@ def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
 def read_adaptation(
     folder: str | Path,
     decoder: PretrainedDecoder | str | Path | None = None,
-    *,
-    allow_download: bool = False,
 ) -> AdaptationFields:
     """Reads a saved folder and the decoder that it belongs to; see ``Adaptation.load``."""
     folder = Path(folder)
     saved = _read_description(folder)
     prompt = _read_prompt(saved, folder / DESCRIPTION)
-    model = _find_decoder(saved, folder, decoder, allow_download)
+    model = _find_decoder(saved, folder, decoder)
     if model.fingerprint != saved.fingerprint:
         raise UserError(
             f"{folder}: belongs to another decoder than {model.path} "
             f"(fingerprint {saved.fingerprint}, found {model.fingerprint})"
+        )
+    if _hash_tokenizer(model) != saved.tokenizer:
+        raise UserError(
+            f"{folder}: the tokenizer, chat template or EOS of {model.path} has changed since, so "
+            "it would not answer as it did; make the adaptation again"
         )
     soft_prompt = lora_weights = None
     if saved.before_bos is not None:
@@ -220,10 +228,7 @@ def _read_prompt(saved: SavedAdaptation, path: Path) -> Prompt:
 
 
 def _find_decoder(
-    saved: SavedAdaptation,
-    folder: Path,
-    decoder: PretrainedDecoder | str | Path | None,
-    allow_download: bool,
+    saved: SavedAdaptation, folder: Path, decoder: PretrainedDecoder | str | Path | None
 ) -> PretrainedDecoder:
     """The decoder that an adaptation runs on, LoRA weights not yet merged."""
     if saved.has_full_weights:
@@ -232,36 +237,16 @@ def _find_decoder(
         return decoder
     if decoder is not None:  # the user named it
         return load_pretrained(decoder, context_length=saved.context_length)
-    return load_named_decoder(
-        saved.decoder,
-        folder / DESCRIPTION,
-        context_length=saved.context_length,
-        allow_download=allow_download,
-    )
-
-
-def load_named_decoder(
-    name: str, where: Path, *, context_length: int | None, allow_download: bool
-) -> PretrainedDecoder:
-    """The decoder that a file names, which may be a file that somebody else wrote.
-
-    Args:
-        name: a folder, "embedded", or ``owner/name@revision`` on the hub.
-        where: the file, for messages.
-        allow_download: whether a decoder on the hub may be fetched.
-
-    Raises:
-        UserError: it is not on this machine, and may not be fetched.
-    """
-    if allow_download or name == "embedded" or Path(name).expanduser().is_dir():
-        return load_pretrained(name, context_length=context_length)
-    local = _find_downloaded(name)
-    if local is None:
+    name = saved.decoder
+    if find_local_folder(name) is not None:
+        return load_pretrained(name, context_length=saved.context_length)
+    if (downloaded := _find_downloaded(name)) is None:
         raise UserError(
-            f"{where}: its decoder {name[:100]!r} is not on this machine, and nothing is fetched "
-            "because a file names it; say where the decoder is, or allow the download"
+            f"{folder / DESCRIPTION}: its decoder {name[:100]!r} is not on this machine, and "
+            "nothing is fetched because a file names it; say where it is with --decoder"
         )
-    return replace(load_pretrained(local, context_length=context_length), path=name)
+    model = load_pretrained(downloaded, context_length=saved.context_length)
+    return replace(model, path=name)
 
 
 def _find_downloaded(name: str) -> Path | None:
@@ -273,6 +258,13 @@ def _find_downloaded(name: str) -> Path | None:
         return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except (OSError, ValueError):  # all of the hub's errors are one of the two
         return None
+
+
+def _hash_tokenizer(model: PretrainedDecoder) -> str:
+    """A hash that the same tokenizer has in every release of its library."""
+    found = describe_tokenizer(model.tokenizer)
+    found["vocabulary"] = model.tokenizer.get_vocab()
+    return identity(found, model.config.bos_id, sorted(model.config.eos_ids))
 
 
 def _read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> SoftPrompt:

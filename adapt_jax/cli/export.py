@@ -33,7 +33,7 @@ def export(
     Writes full or merged weights as a Hugging Face folder (--format hf), or the soft prompt or the
     LoRA factors alone as a PEFT adapter (--format peft). README.md in it says how to ask.
     """
-    from adapt_jax.adaptation.export import export_adaptation, export_dtype
+    from adapt_jax.adaptation.export import choose_export_dtype, export_adaptation
 
     opened = open_adaptation(adaptation, decoder)
     written = export_adaptation(
@@ -41,5 +41,5 @@ def export(
     )
     if (written / "config.json").is_file():
         why = "" if dtype else ", as the decoder's own files; --dtype chooses another"
-        print(f"weights: {export_dtype(opened, dtype)}{why}")
+        print(f"weights: {choose_export_dtype(opened, dtype)}{why}")
     print(f"exported: {written} (how to ask: {written / 'README.md'})")

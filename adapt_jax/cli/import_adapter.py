@@ -21,7 +21,7 @@ def import_adapter(
     context_length: ContextLength = None,
 ) -> None:
     """Make an adaptation of a PEFT adapter."""
-    from adapt_jax.adaptation.export import import_adapter as read_adapter
+    from adapt_jax.adaptation.import_peft import import_adapter as read_adapter
     from adapt_jax.tasks.loading import load_task
 
     read_task = None if task is None else load_task(task)

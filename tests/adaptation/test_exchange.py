@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from test_peft import ours, soft, theirs, updates
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.adaptation.export import export_adaptation, import_adapter
+from adapt_jax.adaptation.export import export_adaptation
+from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.cli.main import main
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
@@ -122,7 +123,7 @@ def test_what_a_format_cannot_hold_is_told(tiny: PretrainedDecoder, tmp_path: Pa
     for adaptation, options, said in (
         (adapted(tiny, soft_prompt=soft(tiny)), {"format": "hf"}, "weights cannot hold a soft"),
         (adapted(tiny), {"format": "peft"}, "nothing of it was trained"),
-        (adapted(tiny, has_full_weights=True), {"format": "peft"}, "its weights were all tuned"),
+        (adapted(tiny, has_full_weights=True), {"format": "peft"}, "all its weights were trained"),
         (adapted(tiny), {"format": "gguf"}, "format 'gguf': expected one of hf, peft"),
         (adapted(tiny), {"dtype": "float23"}, "did you mean 'float32'"),
     ):

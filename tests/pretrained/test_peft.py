@@ -13,7 +13,7 @@ from family_cases import make
 from safetensors.numpy import load_file, save_file
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.adaptation.export import import_adapter
+from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
