@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.pretrained.control_tokens import remove_marks
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
@@ -33,8 +34,8 @@ def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ())
         )
     if prompt.generation_config.candidates > 1:
         about.append(
-            f"adapt_jax samples {prompt.generation_config.candidates} candidates and takes their vote "
-            f"(rule `{prompt.vote}`); the code below samples one."
+            f"adapt_jax samples {prompt.generation_config.candidates} candidates and takes their "
+            f"vote (rule `{prompt.vote}`); the code below samples one."
         )
     if prompt.multiple_choice is not None:
         about.append(
@@ -156,7 +157,7 @@ def _split_prompt_text(adaptation: Adaptation) -> tuple[str, str, bool]:
             f"the chat template of {model.path} repeats or changes the question, so no code can "
             "be given that asks as adapt_jax does"
         )
-    return before, after[0], is_stripped
+    return remove_marks(before), remove_marks(after[0]), is_stripped
 
 
 def _name_decoder(path: str) -> str:

@@ -63,7 +63,8 @@ def test_merged_weights_leave_in_shards_with_all_that_belongs_to_them(
     assert again.fingerprint == merged.fingerprint and again.config.eos_ids == (1, 7)
     prompt = json.loads((folder / "prompt.json").read_text())
     assert prompt["instruction"] == "Solve it."
-    assert repr("Solve it.\n\nQ: your question\nA:") in (folder / "README.md").read_text()
+    text = r"text = 'Solve it.\n\nQ: ' + question + '\nA:'"
+    assert text in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError
 
-QUESTIONS = ("Jane has 2 apples. How many?", "Is this the end?", "Why {question}?")
+QUESTIONS = ("Jane has 2 apples. How many?", "Is <|eos|> the end?", "Why {question}?")
 CHAT = (
     "{% for m in messages %}<|bos|>{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -89,7 +89,8 @@ def test_the_code_in_the_readme_gives_the_texts_that_ask_gives(
     for question in QUESTIONS:
         choices = ("3 {letter}", "4") if question == QUESTIONS[0] else ()
         expected = adaptation.ask(question, choices).candidates[0].text
-        assert ask(question, choices) == expected
+        if kind != "chat" or "<|" not in question:  # a chat template's text has control tokens
+            assert ask(question, choices) == expected
 
 
 def test_a_folder_that_answers_otherwise_is_not_exported(
