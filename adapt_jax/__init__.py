@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from adapt_jax.evaluation.evaluate import evaluate as evaluate
     from adapt_jax.evaluation.metrics import METRICS as METRICS
     from adapt_jax.evaluation.scorers import SCORERS as SCORERS
+    from adapt_jax.methods.base import MethodResult as MethodResult
+    from adapt_jax.methods.base import PromptingMethod as PromptingMethod
+    from adapt_jax.methods.base import RunOptions as RunOptions
+    from adapt_jax.methods.base import TuningMethod as TuningMethod
     from adapt_jax.methods.registry import METHODS as METHODS
     from adapt_jax.pretrained.loading import PretrainedDecoder as PretrainedDecoder
     from adapt_jax.pretrained.loading import load_pretrained as load_pretrained
@@ -62,6 +66,7 @@ _MODULES = {
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "evaluation.metrics": ("METRICS",),
     "evaluation.scorers": ("SCORERS",),
+    "methods.base": ("MethodResult", "PromptingMethod", "RunOptions", "TuningMethod"),
     "methods.registry": ("METHODS",),
     "pretrained.loading": ("PretrainedDecoder", "load_pretrained"),
     "pretrained.saving": ("save_pretrained",),
