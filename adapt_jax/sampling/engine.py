@@ -140,7 +140,10 @@ class Engine:
         total = len(fitting) * self.generation_config.candidates
         if not total:
             return
-        longest = max(len(requests[i].tokens) + self.limit(requests[i]) for i in fitting)
+        longest = max(
+            min(len(requests[i].tokens) + self.limit(requests[i]), self._room(requests[i]))
+            for i in fitting
+        )
         cache_length = round_up(longest, COLUMNS)
         count = self._slot_count(total, cache_length)
         cache, rows = self._empty(count, cache_length)
@@ -200,10 +203,16 @@ class Engine:
                 on_progress(finished, generated)
 
     def limit(self, request: Request) -> int:
-        """How many new tokens this request may get."""
-        prompt_prefix = len(self.prefixes[request.prefix])
-        room = self.model.config.context_length - prompt_prefix - len(request.tokens)
+        """How many new tokens this request may get.
+
+        The last one is never read again, so it takes no position of the context.
+        """
+        room = self._room(request) - len(request.tokens) + 1
         return min(self.generation_config.max_new_tokens, room)
+
+    def _room(self, request: Request) -> int:
+        """How many tokens the context holds behind the request's prefix."""
+        return self.model.config.context_length - len(self.prefixes[request.prefix])
 
     def _slot_count(self, total: int, cache_length: int) -> int:
         """No more slots than are needed, rounded to four sizes per doubling, whole per device."""

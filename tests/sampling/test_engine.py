@@ -285,10 +285,35 @@ def test_the_golden_text_of_stories260k(shared):
     assert candidate.text.strip() == golden.strip()
 
 
+@pytest.mark.parametrize("prefix_length", [0, 5])
+def test_the_last_token_that_fits_is_generated_as_in_transformers(prefix_length, tmp_path):
+    """Learned positions end with the context; the last token takes none."""
+    from family_cases import make
+
+    from adapt_jax.pretrained.loading import load_pretrained
+
+    reference = make(tmp_path, "gpt2", n_positions=24)
+    model = load_pretrained(tmp_path)
+    ids = draws(9)
+    for new in (14, 15, 16, 99):
+        engine = Engine(
+            model,
+            Prefix((ids[:prefix_length],) if prefix_length else ()),
+            GenerationConfig(max_new_tokens=new),
+            seed=0,
+        )
+        found = [candidate for *_, candidate in engine.run([Request("0", ids[prefix_length:])])]
+        expected = reference.generate(
+            torch.tensor([ids]), max_new_tokens=min(new, 16), do_sample=False, pad_token_id=2
+        )
+        assert list(found[0].token_ids) == expected[0, 9:].tolist()
+        assert (len(found[0].token_ids), found[0].finish_reason) == (min(new, 16), "length")
+
+
 def test_a_request_that_leaves_no_room_is_too_long_and_the_others_go_on(tiny):
     context = tiny.config.context_length
     found = greedy(
-        tiny, [Request("long", draws(context)), Request("short", draws(4))], max_new_tokens=3
+        tiny, [Request("long", draws(context + 1)), Request("short", draws(4))], max_new_tokens=3
     )
     assert found[0, 0].finish_reason == "too_long"
     assert len(found[1, 0].token_ids) > 0
