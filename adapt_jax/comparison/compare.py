@@ -23,6 +23,7 @@ from adapt_jax.comparison.setup import (
     choose_methods,
     choose_output_folder,
     load_inputs,
+    report_task,
 )
 from adapt_jax.evaluation.baseline import commonest_label
 from adapt_jax.evaluation.report.files import read_comparison
@@ -189,8 +190,7 @@ def _climb(
     """Runs the rungs one after the other, in a folder that is this process's own."""
     folders = rung_folders(output, methods, inputs, settings.seed)
     comparison = Comparison(output, _new_result(settings, inputs))
-    for warning in comparison.result.warnings:
-        display.line(warning)
+    report_task(inputs.task, display)
     finished = _keep_finished(comparison, folders, display, fresh)
     with display.live(comparison.short_table) as draw:
         draw()
@@ -224,7 +224,7 @@ def _new_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
         seed=settings.seed,
         baseline=commonest_label(task),
         warnings=list(task.warnings),
-        task_summary=getattr(task, "summary", None),
+        task_summary=task.summary,
         show_prompt=SHOW_PROMPT,
     )
 

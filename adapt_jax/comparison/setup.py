@@ -16,8 +16,9 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import CompareConfig, RunConfig, checked, use_compilation_cache
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.progress import Display
 
-__all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs"]
+__all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs", "report_task"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
         mesh = make_mesh(**settings.mesh.model_dump())
     model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
     return RunInputs(resolve_template(task, model), model, mesh)
+
+
+def report_task(task: Task, display: Display) -> None:
+    """Prints what was read of the task's data, and what was left out or looks wrong."""
+    lines = [] if task.summary is None else task.summary.lines()
+    for line in dict.fromkeys([*lines, *task.warnings]):
+        display.line(f"{task.name}: {line}")
 
 
 def choose_methods(settings: CompareConfig, where: str) -> dict[str, Method]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.comparison.setup import choose_output_folder, load_inputs
+from adapt_jax.comparison.setup import choose_output_folder, load_inputs, report_task
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
@@ -42,8 +42,7 @@ def tune(
     inputs = load_inputs(settings, folder)
     output = choose_output_folder(output_dir, settings, config)
     display = Display(progress)
-    for warning in inputs.task.warnings:
-        display.line(warning)
+    report_task(inputs.task, display)
     with lock_folder(output):
         try:
             with display.stage(f"{name}: adapting") as update:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from adapt_jax.tasks.summary import DataSummary
 from adapt_jax.utils.config import Strict
 
 __all__ = [
@@ -222,7 +223,9 @@ class ComparisonResult(Result):
     recommendation: Recommendation | None = None
     baseline: Baseline | None = None
     warnings: list[str] = Field(default=[], description="what the task left out, and why")
-    task_summary: JsonValue = Field(None, description="what was read: rows, labels, longest text")
+    task_summary: DataSummary | None = Field(
+        None, description="what was read: rows, labels, the longest question"
+    )
     show_prompt: str = Field("", description="how to print the text that the decoder reads")
     rungs: list[RungResult] = []
 

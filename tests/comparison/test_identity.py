@@ -58,6 +58,11 @@ def test_what_the_task_says_counts(tiny, task: Task, change):
     assert identify(tiny, change(task)) != identify(tiny, task)
 
 
+def test_what_is_said_about_the_task_does_not_count(tiny, task: Task):
+    other = dataclasses.replace(task, warnings=("odd",), summary=None)
+    assert identify(tiny, other) == identify(tiny, task)
+
+
 def test_seed_and_options_count(tiny, task: Task):
     before = identify(tiny, task)
     assert identify(tiny, task, seed=1) != before
