@@ -25,13 +25,13 @@ from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs, get_pa
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import engine
 from adapt_jax.training.batches import Batches
-from adapt_jax.training.checkpoints import MAX_COPY_BYTES
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
 from adapt_jax.training.optimizers import make_optimizer
 from adapt_jax.training.packing import TrainingExample
+from adapt_jax.training.placement import batch_shardings
 from adapt_jax.training.step import TrainState, init_state, make_step
-from adapt_jax.training.trainer import batch_shardings
 from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.utils.cpu import MAX_CHECKPOINT_COPY_BYTES
 from adapt_jax.utils.errors import UserError
 
 Tree = Any  # of ShapeDtypeStruct, each with its sharding where there is a mesh
@@ -184,7 +184,7 @@ def training(
         beside["original/frozen"] = kept
     if settings.validate_every:
         beside["best/step"] = trainable
-    if platform_of(mesh) == "cpu" and nbytes(state) <= MAX_COPY_BYTES:
+    if platform_of(mesh) == "cpu" and nbytes(state) <= MAX_CHECKPOINT_COPY_BYTES:
         beside["checkpoint/copy"] = state
     return Program(
         "training step",

@@ -1,9 +1,9 @@
-"""What a training run tells of each step: metrics.jsonl, other places, and a picture at the end."""
+"""The log of a training run: metrics.jsonl, trackers, and a picture at the end."""
 
 import json
-import os
+import math
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +11,57 @@ import jax
 
 from adapt_jax.training.trackers import TRACKERS, Tracker
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import LineAppender, replace_file, write_text
+from adapt_jax.utils.text_files import parse_json
+
+__all__ = ["MetricsLog", "Row", "plot_losses", "read_rows"]
 
 Row = dict[str, Any]
-NAME = "metrics.jsonl"
+FILE_NAME = "metrics.jsonl"
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+SMOOTHED_SHARE = 1 / 50  # of a run, over which the drawn loss is smoothed
 
 
 class MetricsLog:
     """One JSON object per step or validation, appended as the run goes; times are under "time".
 
-    Without a folder the rows are only held in memory; of several processes the first one writes.
+    Without a folder the rows are only held in memory; of several processes the first one writes. To
+    be used in a ``with`` statement.
     """
 
-    def __init__(self, folder: Path | None, step: int = 0, track: Sequence[str] = ()):
-        """Goes on after ``step``: rows of later steps, which will be taken again, are removed.
+    def __init__(self, folder: Path | None, step: int = 0, trackers: Sequence[str] = ()):
+        """Continues after ``step``: rows of later steps, which will be taken again, are removed.
 
         Args:
-            track: names in TRACKERS, for runs with a folder.
+            trackers: names in TRACKERS, for runs with a folder.
+
+        Raises:
+            UserError: the log cannot be written, or a tracker is not installed.
         """
+        self.has_folder = folder is not None
         self.rows: list[Row] = []
-        self._file = None
+        self._file: LineAppender | None = None
         self._trackers: list[Tracker] = []
-        if folder is not None:
-            path = folder / NAME
-            self.rows = [row for row in read_rows(path) if row["step"] <= step]
-        if folder is not None and jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            whole = path.with_name(f".{NAME}.new")
-            whole.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
-            os.replace(whole, path)
-            self._file = path.open("a", encoding="utf-8")
-            self._trackers = [TRACKERS[name](folder, self.rows) for name in track]
+        self._stack = ExitStack()
+        if folder is None:
+            return
+        path = folder / FILE_NAME
+        self.rows = [row for row in read_rows(path) if row["step"] <= step]
+        if jax.process_index() == 0:
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            with ExitStack() as stack:
+                self._file = stack.enter_context(LineAppender(path))
+                for name in trackers:
+                    tracker = TRACKERS[name](folder, self.rows)
+                    stack.callback(tracker.close)
+                    self._trackers.append(tracker)
+                self._stack = stack.pop_all()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for tracker in self._trackers:
-            tracker.close()
-        if self._file is not None:
-            with suppress(OSError):  # what could not be written was told
-                self._file.close()
+        self._stack.close()
 
     @property
     def steps(self) -> list[Row]:
@@ -59,7 +70,7 @@ class MetricsLog:
 
     @property
     def losses(self) -> list[float]:
-        """The loss of every step."""
+        """The loss of every step, in nats per target token."""
         return [row["loss"] for row in self.steps]
 
     def write(self, row: Row) -> None:
@@ -68,66 +79,56 @@ class MetricsLog:
         Raises:
             UserError: it could not be written, such as on a full disk.
         """
-        self.rows.append(row)
         if self._file is not None:
-            try:
-                self._file.write(_line(row))
-                self._file.flush()
-            except OSError as problem:  # a full disk; the checkpoints before stay
-                raise UserError(f"{self._file.name}: {problem.strerror}") from None
+            self._file.write(json.dumps(row))
+        self.rows.append(row)
         for tracker in self._trackers:
             tracker.write(row)
 
     def sync(self) -> None:
-        """Returns when all rows are on the disk: a checkpoint never is ahead of its log."""
+        """Returns when all rows are on the disk: a checkpoint is never ahead of its log."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line that was cut off ends them."""
+    """The rows of a metrics.jsonl; they end where a line is damaged, such as one that was cut."""
     rows: list[Row] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                row = json.loads(line)
+                row = parse_json(line, str(path), constants=NOT_FINITE)
                 rows.append({"step": int(row["step"]), **row})
-            except (ValueError, KeyError, TypeError):
+            except (UserError, ValueError, KeyError, TypeError):
                 break
     return rows
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row) + "\n"
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """The loss of every step, smoothed over a fiftieth of the run, and of the validations."""
+def plot_losses(rows: Sequence[Row], path: Path) -> None:
+    """Draws the loss of every step, raw and smoothed, and that of the validations, as PNG."""
     from matplotlib.figure import Figure  # drawn without pyplot: needs no display, keeps no state
 
     steps = [row for row in rows if "loss" in row]
-    checked = [row for row in rows if "development_loss" in row]
+    validations = [row for row in rows if "development_loss" in row]
     if not steps:
         return
-    at, loss = [row["step"] for row in steps], [row["loss"] for row in steps]
-    weight, smooth = 1 / max(1, len(loss) / 50), [loss[0]]
-    for value in loss[1:]:
-        smooth.append(smooth[-1] + weight * (value - smooth[-1]))
+    at, losses = [row["step"] for row in steps], [row["loss"] for row in steps]
+    weight, smooth = min(1, 1 / (len(losses) * SMOOTHED_SHARE)), [losses[0]]
+    for loss in losses[1:]:
+        smooth.append(smooth[-1] + weight * (loss - smooth[-1]))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(at, loss, color="#3b76a8", alpha=0.3, linewidth=0.8)
+    axes.plot(at, losses, color="#3b76a8", alpha=0.3, linewidth=0.8)
     axes.plot(at, smooth, color="#3b76a8", label="training")
-    if checked:
-        places = [row["step"] for row in checked]
-        values = [row["development_loss"] for row in checked]
+    if validations:
+        places = [row["step"] for row in validations]
+        values = [row["development_loss"] for row in validations]
         axes.plot(places, values, "o-", color="#d1793b", label="development")
-        best = checked[-1]["best_step"]
+        best = validations[-1]["best_step"]
         axes.axvline(best, color="#888", linestyle=":", label=f"best step, {best}")
     axes.set_xlabel("step")
     axes.set_ylabel("nats per target token")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#ddd", linewidth=0.6)
     axes.legend(frameon=False)
-    whole = path.with_name(f".new.{path.name}")
-    figure.savefig(whole, dpi=130)
-    os.replace(whole, path)
+    replace_file(path, lambda new: figure.savefig(new, dpi=130))

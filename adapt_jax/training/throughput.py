@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Floating point operations per second of one device in bfloat16, dense, by what its kind contains;
-# from the vendors' data sheets.
+__all__ = ["StepFlops", "peak_flops"]
+
+# Floating point operations per second of one device in bfloat16, dense, by a part of its kind's
+# name; from the vendors' data sheets.
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -21,7 +23,7 @@ PEAKS = {
 }
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 BEFORE_ATTENTION = re.compile(r"\.attention\.(query|key|value)\.")
-SIZE = 1024  # of the matrices that are multiplied where the peak is not known
+MATRIX_SIZE = 1024  # of the matrices that are multiplied where the peak is not known
 
 
 @functools.cache
@@ -35,7 +37,7 @@ def peak_flops() -> float:
     for kind, peak in PEAKS.items():
         if kind in device.device_kind:
             return peak * jax.device_count()
-    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
+    matrix = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.float32)
     multiply = jax.jit(lambda a: a @ a)
     multiply(matrix).block_until_ready()
     seconds = []
@@ -43,38 +45,43 @@ def peak_flops() -> float:
         began = time.perf_counter()
         multiply(matrix).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return 2 * SIZE**3 / min(seconds) * (jax.device_count() if device.platform != "cpu" else 1)
+    return (
+        2 * MATRIX_SIZE**3 / min(seconds) * (jax.device_count() if device.platform != "cpu" else 1)
+    )
 
 
 class StepFlops:
-    """How many floating point operations a training step takes.
+    """Counts the floating point operations of a training step.
 
     With N weights in the layers' matrices, N' of them trained, H weights in the output matrix and
-    in what the last layer does behind its attention, H' of them trained, T tokens of a step, the
+    in what the last layer computes after its attention, H' of them trained, T tokens of a step, the
     shared prefix counted once, and M targets:
 
         4 (N T + H M) + 2 (N' T + H' M)
 
-    Forward 2, the gradient of what goes in 2, the gradient of the weights 2, for each weight and
+    Forward 2, the gradient of the inputs 2, the gradient of the weights 2, for each weight and
     token: 6 N T in all for full training, 4 N T where the decoder is frozen. Attention scores and
     rematerialisation are not counted (2204.02311, appendix B, counts the first).
     """
 
-    def __init__(self, trainable: Any, frozen: Any, prefix: int, members: int = 1):
-        """Args: the two parts of a TunedDecoder's state, the prefix's length in tokens, and how
-        many members of an ensemble do all of this.
+    def __init__(self, trainable: Any, frozen: Any, prefix_length: int, members: int = 1):
+        """Args:
+        trainable, frozen: the two parts of a TunedDecoder's state.
+        prefix_length: in tokens.
+        members: of an ensemble, each of which does all of this.
         """
         last = max(
             _layer(path) for path, _ in jax.tree_util.tree_leaves_with_path((trainable, frozen))
         )
-        inner, output = _matrices(trainable, last)
-        frozen_inner, frozen_output = _matrices(frozen, last)
-        self.trained, self.all = (inner, output), (inner + frozen_inner, output + frozen_output)
-        self.prefix, self.members = prefix, members
+        inner, output = _count_weights(trainable, last)
+        frozen_inner, frozen_output = _count_weights(frozen, last)
+        self.trained = inner, output
+        self.all = inner + frozen_inner, output + frozen_output
+        self.prefix_length, self.members = prefix_length, members
 
-    def flops(self, tokens: int, targets: int) -> float:
+    def count(self, tokens: int, targets: int) -> float:
         """Operations of a step on so many tokens of examples and targets among them."""
-        tokens += self.prefix
+        tokens += self.prefix_length
         (trained, trained_output), (inner, output) = self.trained, self.all
         every = 4 * (inner * tokens + output * targets)
         return self.members * (every + 2 * (trained * tokens + trained_output * targets))
@@ -86,12 +93,12 @@ def _layer(path: Any) -> int:
     return int(found[1]) if found else -1
 
 
-def _matrices(state: Any, last: int) -> tuple[int, int]:
-    """Weights that are multiplied with every token, and those with targets only.
+def _count_weights(state: Any, last: int) -> tuple[int, int]:
+    """Weights of the matrices that every token is multiplied with, and of those of targets only.
 
     A tied embedding is the output matrix.
     """
-    inner = behind = output = embedding = 0
+    inner = after_attention = output = embedding = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if leaf.ndim < 2:
@@ -100,9 +107,9 @@ def _matrices(state: Any, last: int) -> tuple[int, int]:
             if number < last or BEFORE_ATTENTION.search(name):
                 inner += leaf.size
             else:
-                behind += leaf.size
+                after_attention += leaf.size
         elif "decoder.output" in name:
             output += leaf.size
         elif "decoder.embedding" in name:
             embedding += leaf.size
-    return inner, behind + (output or embedding)
+    return inner, after_attention + (output or embedding)

@@ -13,7 +13,7 @@ from adapt_jax.training.packing import Batch
 
 
 class TunedDecoder(nnx.Module):
-    """What a training step sees: a decoder, and perhaps a soft prompt in front of every row."""
+    """What a training step sees: a decoder, and perhaps a soft prompt before every row."""
 
     def __init__(self, decoder: Decoder, soft_prompt: SoftPrompt | None = None):
         self.decoder = decoder
@@ -32,8 +32,9 @@ class TunedDecoder(nnx.Module):
     def prefix(
         self, prompt_prefix: Int[Array, " F"], dtype: DTypeLike = jnp.float32
     ) -> list[KVPair]:
-        """Keys and values [K, P, H] of each layer that has its own, of what stands in front of
-        every row: the soft prompt, then the token ids ``prompt_prefix``. Nothing, where P is 0.
+        """Keys and values [K, P, H] of each layer that has its own, for what all rows share.
+
+        That is the soft prompt and the token ids ``prompt_prefix``; nothing, where P is 0.
         """
         prefix = Prefix((prompt_prefix,))
         if self.soft_prompt is not None:
@@ -53,14 +54,14 @@ class TunedDecoder(nnx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
-        ``prefix`` is attended by every segment; logits, and what the last layer does behind its
+        Every segment attends to ``prefix``. Logits, and what the last layer computes after its
         attention, exist at target positions only.
 
         Args:
             dtype: what is computed in; losses and softmax are float32 always.
-            count: what the sums are divided by, where the batch is a part of a larger one; the
-                weight of its own targets, when not given.
-            objective: what is minimised beside the cross-entropy; the loss then holds it too.
+            count: what the sums are divided by, where the batch is one of several microbatches; by
+                default the weight of its own targets.
+            objective: what is minimised beside the cross-entropy; it is part of the loss.
             remat: what is computed again in the backward pass, a name in decoder.REMAT_POLICIES.
         """
         decoder = self.decoder

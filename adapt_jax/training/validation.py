@@ -1,4 +1,4 @@
-"""Validation during training: how good it is on the development split, and which step was best."""
+"""Validation during training: the metric of the development split, and the best step."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,6 +15,8 @@ from adapt_jax.training.packing import Batch, BatchShape, TrainingExample, pack
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
+__all__ = ["AccuracyFn", "BestStep", "Validation", "Validator"]
+
 log = logging.getLogger("adapt_jax")
 
 AccuracyFn = Callable[[Any, TunedDecoder], float]  # (prompt, decoder) -> share of right answers
@@ -29,7 +31,7 @@ class Validation:
 
 
 @dataclass
-class Best:
+class BestStep:
     """The best step so far by ``metric``, and how many validations came after it."""
 
     metric: str
@@ -37,8 +39,9 @@ class Best:
     value: float | None = None
     stale: int = 0
 
-    def better(self, step: int, value: float) -> bool:
-        """Takes the value of a step into account: is it the best? Of equals the first one is."""
+    def update(self, step: int, value: float) -> bool:
+        """Takes a step's value into account, and says whether it is the best; the first of equals
+        is."""
         sign = 1.0 if self.metric == "accuracy" else -1.0
         if self.value is not None and sign * value <= sign * self.value:
             self.stale += 1
@@ -62,40 +65,32 @@ class Validator:
         graph: nnx.GraphDef,
         loaded: Any,
         accuracy_fn: AccuracyFn | None,
-        place: Callable[[Batch], Batch],
+        place_batch: Callable[[Batch], Batch],
         ensemble: bool = False,
     ):
-        """Packs the examples; those that are longer than a row are left out, and told.
+        """Packs the examples; those that are longer than a row are left out, with a warning.
 
         The loss of an ensemble is the mean of its members'; its accuracy is that of their vote.
 
         Args:
-            loaded: the frozen weights as the adaptation will have them; it is judged on these.
+            loaded: the frozen weights as the adaptation will have them; its accuracy is theirs.
 
         Raises:
-            UserError: no example is left, or the accuracy is asked for where nobody can judge it.
+            UserError: no example is left, or ``metric`` is accuracy and ``accuracy_fn`` is None.
         """
         if config.metric == "accuracy" and accuracy_fn is None:
             raise UserError("training.metric accuracy: there is nothing here that can be asked")
-        self.config, self.validation, self.accuracy_fn = config, validation, accuracy_fn
-        self.graph, self.loaded = graph, loaded
-        fits = [
-            example
-            for example in validation.examples
-            if len(example.tokens) <= shape.row_length and 0 < example.num_targets <= shape.targets
+        self._metric, self._prompt, self._accuracy_fn = (
+            config.metric,
+            validation.prompt,
+            accuracy_fn,
+        )
+        self._graph, self._loaded = graph, loaded
+        examples = _select_fitting(validation.examples, shape)
+        self._batches = [
+            (place_batch(batch), float(batch.target_weight.sum()))
+            for batch in _pack_all(examples, shape, config)
         ]
-        if not fits:
-            raise UserError("training.validate_every: no development example fits into a row")
-        if len(fits) < len(validation.examples):
-            left = len(validation.examples) - len(fits)
-            log.warning("%d development examples are longer than a row and left out", left)
-        self.batches, waiting = [], fits
-        while waiting:
-            taken, rest = waiting[: config.batch_size], waiting[config.batch_size :]
-            batch, left_over = pack(taken, shape, packing=config.packing)
-            targets = float(batch.target_weight.sum())
-            self.batches.append((place(batch), targets))
-            waiting = [*left_over, *rest]
 
         def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
@@ -107,17 +102,52 @@ class Validator:
 
         each = jax.vmap(loss, in_axes=(0, 0, None, None)) if ensemble else loss
         self._prefix = jax.jit(jax.vmap(prefix, in_axes=(0, None, None)) if ensemble else prefix)
-        self._loss = jax.jit(lambda *given: each(*given).mean())
+        self._loss = jax.jit(lambda *arguments: each(*arguments).mean())
 
     def measure(self, trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> Row:
-        """``development_loss``, nats per target token of them all, and perhaps the accuracy."""
+        """``development_loss``, nats per target token of them all; ``development_accuracy``, where
+        that is the metric."""
         prefix = self._prefix(trainable, frozen, prompt_prefix)
-        losses = [self._loss(trainable, prefix, frozen, batch) for batch, _ in self.batches]
-        sizes = [targets for _, targets in self.batches]
-        total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
-        row = {"development_loss": total / sum(sizes)}
-        if self.config.metric == "accuracy":
-            assert self.accuracy_fn is not None
-            tuned = nnx.merge(self.graph, trainable, self.loaded)
-            row["development_accuracy"] = self.accuracy_fn(self.validation.prompt, tuned)
+        losses = [self._loss(trainable, prefix, frozen, batch) for batch, _ in self._batches]
+        weights = [weight for _, weight in self._batches]
+        total = sum(float(loss) * weight for loss, weight in zip(losses, weights, strict=True))
+        row = {"development_loss": total / sum(weights)}
+        if self._metric == "accuracy":
+            assert self._accuracy_fn is not None
+            tuned = nnx.merge(self._graph, trainable, self._loaded)
+            row["development_accuracy"] = self._accuracy_fn(self._prompt, tuned)
         return row
+
+
+def _select_fitting(
+    examples: Sequence[TrainingExample], shape: BatchShape
+) -> list[TrainingExample]:
+    """The examples that fit into a batch of this shape.
+
+    Raises:
+        UserError: none does.
+    """
+    fitting = [
+        example
+        for example in examples
+        if len(example.tokens) <= shape.row_length and 0 < example.num_targets <= shape.targets
+    ]
+    if not fitting:
+        raise UserError("training.validate_every: no development example fits into a row")
+    if len(fitting) < len(examples):
+        left_out = len(examples) - len(fitting)
+        log.warning("%d development examples are longer than a row and left out", left_out)
+    return fitting
+
+
+def _pack_all(
+    examples: list[TrainingExample], shape: BatchShape, config: TrainingConfig
+) -> list[Batch]:
+    """Batches that hold every example once; what one has no room for goes into the next."""
+    batches, waiting = [], examples
+    while waiting:
+        taken, rest = waiting[: config.batch_size], waiting[config.batch_size :]
+        batch, left_over = pack(taken, shape, packing=config.packing)
+        batches.append(batch)
+        waiting = [*left_over, *rest]
+    return batches

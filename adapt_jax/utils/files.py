@@ -245,6 +245,10 @@ class LineAppender:
             raise
         self._size += len(content)
 
+    def sync(self) -> None:
+        """Returns when the lines would also survive a loss of power."""
+        os.fsync(self._file)
+
     def close(self) -> None:
         """Closes the file; one without any line is removed."""
         if self._size == 0:

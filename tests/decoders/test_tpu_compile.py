@@ -26,7 +26,7 @@ from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.optimizers import make_optimizer
 from adapt_jax.training.step import TrainState, make_step
-from adapt_jax.training.trainer import batch_shardings
+from adapt_jax.training.placement import batch_shardings
 
 def slice_of(name, sizes):
     devices = topologies.get_topology_desc(name, platform="tpu").devices

@@ -161,7 +161,7 @@ def test_every_field_in_which_a_checkpoint_differs_is_named(tmp_path):
 
 def test_two_runs_never_share_a_folder(tmp_path):
     with Checkpoints(tmp_path):
-        with pytest.raises(UserError, match="another process is training there"):
+        with pytest.raises(UserError, match="another process is writing there"):
             Checkpoints(tmp_path)
     Checkpoints(tmp_path).close()
 
@@ -170,16 +170,16 @@ def test_the_clock_decides_when_nobody_does(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.due(1)  # at once
+        assert checkpoints.is_due(1)  # at once
         checkpoints.save(1, made_state(), {})
         checkpoints._manager.wait_until_finished()
         checkpoints._cost = 0.2
         now += 9.9
-        assert not checkpoints.due(2)
+        assert not checkpoints.is_due(2)
         now += 0.2
-        assert checkpoints.due(3)  # 0.2 seconds are 2 % of 10
+        assert checkpoints.is_due(3)  # 0.2 seconds are 2 % of 10
     with Checkpoints(tmp_path / "counted", every=3) as checkpoints:
-        assert [step for step in range(1, 8) if checkpoints.due(step)] == [3, 6]
+        assert [step for step in range(1, 8) if checkpoints.is_due(step)] == [3, 6]
 
 
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):

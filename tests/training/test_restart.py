@@ -1,5 +1,6 @@
 """A run survives its process: killed or asked to stop anywhere, it ends as if nothing had been."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_asked_to_stop_it_saves_leaves_and_goes_on(tiny, tmp_path, number):
         tiny, tmp_path, lambda step, *_: seen.append(step), checkpoint_every=100
     )
     expected_losses, expected = trained(tiny)
-    assert seen == [6, 7, 8] and losses == expected_losses
+    assert seen == [5, 6, 7, 8] and losses == expected_losses
     for path, leaf in found.items():
         np.testing.assert_array_equal(leaf, expected[path])
 
@@ -72,7 +73,7 @@ def test_the_command_line_leaves_with_75_when_it_may_be_started_again(monkeypatc
     def asked(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("adapt_jax.comparison.compare.tune", asked)
+    monkeypatch.setattr("adapt_jax.comparison.tune.tune", asked)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["tune", "run.yaml"]) == 75
     assert signal.getsignal(signal.SIGTERM) == before
@@ -129,12 +130,16 @@ def test_other_data_weights_or_settings_are_refused_by_name(tiny, tmp_path):
         train(other, nnx.Param, made_examples(seed=1), CONFIG, seed=0, folder=tmp_path)
 
 
-def test_a_disk_that_fills_up_under_the_log_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="/dev/full: No space left on device"):
-        with MetricsLog(tmp_path) as log:
-            log.write({"step": 1, "loss": 2.0})
-            log._file = open("/dev/full", "a")  # noqa: SIM115
+def test_a_disk_that_fills_up_under_the_log_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with MetricsLog(tmp_path) as log:
+        log.write({"step": 1, "loss": 2.0})
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(No space left"):
             log.write({"step": 2, "loss": 1.0})
+    assert [row["step"] for row in log.rows] == [1]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
 
 

@@ -142,6 +142,7 @@ def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
     )
     assert result.losses[-1] < result.losses[0] - 0.1
     assert result.trainable_parameters == 5 * 32
+    assert seen.pop(0) == (0, 30, "compiling the training step")
     assert [told[:2] for told in seen] == [(i, 30) for i in range(1, 31)]
     assert all(
         f"loss {loss:.3f}" in told[2] for told, loss in zip(seen, result.losses, strict=True)
@@ -235,7 +236,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
         run(tmp_path, stop_at_five, mesh)
     resumed = []
     losses, found = run(tmp_path, lambda step, *_: resumed.append(step), mesh)
-    assert resumed == [4, 5, 6, 7, 8]  # from the checkpoint of step 3
+    assert resumed == [3, 4, 5, 6, 7, 8]  # the checkpoint of step 3, then the others
     assert losses == expected_losses
     for path, leaf in found.items():
         np.testing.assert_array_equal(leaf, expected[path])

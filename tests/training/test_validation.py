@@ -16,19 +16,19 @@ from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.validation import Best, Validation
+from adapt_jax.training.validation import BestStep, Validation
 from adapt_jax.utils.errors import UserError
 
 DEVELOPMENT = Validation(made_examples(9, seed=3))
 
 
 def test_the_best_is_the_first_of_equals_and_stale_counts_what_came_after():
-    loss, accuracy = Best("loss"), Best("accuracy")
-    assert [loss.better(step, v) for step, v in enumerate([3, 2, 2, 4, 1])] == [1, 1, 0, 0, 1]
+    loss, accuracy = BestStep("loss"), BestStep("accuracy")
+    assert [loss.update(step, v) for step, v in enumerate([3, 2, 2, 4, 1])] == [1, 1, 0, 0, 1]
     assert (loss.step, loss.value, loss.stale) == (4, 1, 0)
-    assert [accuracy.better(step, v) for step, v in enumerate([0.1, 0.3, 0.3, 0.2])] == [1, 1, 0, 0]
+    assert [accuracy.update(step, v) for step, v in enumerate([0.1, 0.3, 0.3, 0.2])] == [1, 1, 0, 0]
     assert (accuracy.step, accuracy.stale) == (1, 2)
-    assert Best(**json.loads(json.dumps(accuracy.to_dict()))) == accuracy
+    assert BestStep(**json.loads(json.dumps(accuracy.to_dict()))) == accuracy
 
 
 def run(

@@ -11,7 +11,7 @@ from flax import nnx
 from test_trainer import CONFIG, SOFT, made_examples, soft_prompt
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.training.metrics_log import MetricsLog, draw, read_rows
+from adapt_jax.training.metrics_log import MetricsLog, plot_losses, read_rows
 from adapt_jax.training.throughput import StepFlops, peak_flops
 from adapt_jax.training.trainer import train
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -33,8 +33,8 @@ def test_the_work_of_a_step_is_six_operations_for_each_trained_weight_and_four_f
     _, everything, none = nnx.split(model, nnx.Param, ...)
     _, prompt, frozen = nnx.split(model, SOFT, ...)
     full, light = StepFlops(everything, none, 7), StepFlops(prompt, frozen, 7)
-    assert full.flops(100, 30) == 6 * (layers * 107 + output * 30)
-    assert light.flops(100, 30) == 4 * (layers * 107 + output * 30)
+    assert full.count(100, 30) == 6 * (layers * 107 + output * 30)
+    assert light.count(100, 30) == 4 * (layers * 107 + output * 30)
 
 
 def test_the_peak_is_measured_where_it_is_not_known_and_known_for_accelerators(monkeypatch):
@@ -52,6 +52,7 @@ def test_a_run_tells_its_pace_and_leaves_a_log_and_a_picture(tiny, tmp_path):
         model, SOFT, made_examples(), CONFIG, seed=0, folder=tmp_path,
         on_step=lambda *step: told.append(step),
     )  # fmt: skip
+    assert told.pop(0) == (0, 8, "compiling the training step")
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert all(row["time"]["tokens_per_second"] > 0 for row in rows)
@@ -62,9 +63,9 @@ def test_a_run_tells_its_pace_and_leaves_a_log_and_a_picture(tiny, tmp_path):
 
 
 def test_the_picture_shows_validations_too(tmp_path):
-    draw(ROWS, tmp_path / "loss.png")
+    plot_losses(ROWS, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 5000
-    draw([], tmp_path / "none.png")
+    plot_losses([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
