@@ -39,7 +39,7 @@ from adapt_jax.training.examples import (
     summarize,
     tokenize_examples,
 )
-from adapt_jax.training.trainer import OnStep, train
+from adapt_jax.training.trainer import OnStep, TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import AccuracyFn, Validation
 from adapt_jax.utils.config import Strict
@@ -302,16 +302,18 @@ class TuningMethod(Method):
         result = train(
             tuned,
             trainable,
-            examples.examples,
+            TrainingData(
+                examples.examples,
+                examples.prompt_prefix,
+                validation=validation,
+                accuracy_fn=self._accuracy_fn(model, task, run),
+            ),
             self.training,
             seed=run.seed,
-            prompt_prefix=examples.prompt_prefix,
-            validation=validation,
             folder=run.folder,
             mesh=run.mesh,
             on_step=run.on_step,
             run_metadata=run.run_metadata,
-            accuracy_fn=self._accuracy_fn(model, task, run),
         )
         cast_params(tuned, trainable, dtypes)
         details = summarize(examples, result) | self.describe_options()

@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,56 +20,66 @@ from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.training.config import TrainingConfig
+from adapt_jax.training.config import MAX_SEED, TrainingConfig
 from adapt_jax.training.documents import Documents, read_documents, windows
 from adapt_jax.training.examples import cast_params
-from adapt_jax.training.packing import BatchShape, TrainingExample
-from adapt_jax.training.trainer import OnStep, TrainingResult, train
+from adapt_jax.training.packing import BatchShape
+from adapt_jax.training.trainer import OnStep, TrainingData, TrainingResult, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
-from adapt_jax.utils.config import MeshConfig, find
+from adapt_jax.utils.config import MeshConfig, Strict, find
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import write_text
+
+__all__ = ["DecoderShape", "PretrainingConfig", "make_tokenizer", "pretrain"]
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+Size = Annotated[int, Field(gt=0, le=2**24)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
-class DecoderShape(BaseModel):
+class DecoderShape(Strict):
     """A Llama-shaped decoder to be made (fields as in DecoderConfig)."""
 
-    model_config = ConfigDict(extra="forbid")
-    embed_dim: int = 128
-    ffn_dim: int = 384
-    num_layers: int = 6
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_dim: int = 32
-    context_length: int = 512
-    rope_theta: float = 10000.0
+    embed_dim: Size = 128
+    ffn_dim: Size = 384
+    num_layers: int = Field(6, gt=0, le=1000)
+    num_heads: Size = 4
+    num_kv_heads: Size = 2
+    head_dim: Size = 32
+    context_length: Size = 512
+    rope_theta: float = Field(10000.0, gt=0, le=1e12)
 
 
-class PretrainingConfig(BaseModel):
-    """A pretraining run, whole: running it again gives the same loss curve up to float noise.
+class PretrainingConfig(Strict):
+    """A whole pretraining run; running it again gives the same loss curve up to float noise."""
 
-    ``decoder`` is the shape of one to be made, or a Hugging Face folder to go on from. ``corpus``
-    are .txt and .jsonl ({"text"}) files; a step takes ``training.batch_size`` windows of them.
-    Without it the embedded task's corpus is generated: ``rows`` times ``training.row_length``
-    tokens are a step then; ``training.batch_size`` documents are packed into them, and the few that
-    find no room are left out. ``development`` are files that ``training.validate_every`` measures.
-    ``context_length`` declares a folder's decoder for texts of another length than it says itself.
-    """
-
-    model_config = ConfigDict(extra="forbid")
     name: str
-    seed: int = 0
-    corpus_seed: int = 0
-    vocab_size: int = Field(1024, gt=300)
-    tokenizer_documents: int = Field(4000, gt=0)
-    decoder: DecoderShape | str = DecoderShape()
-    corpus: list[str] | None = Field(None, min_length=1)
-    development: list[str] | None = Field(None, min_length=1)
-    context_length: int | None = Field(None, gt=0)
+    seed: Seed = Field(0, description="of the parameters and the order of the data")
+    corpus_seed: Seed = Field(0, description="of the generated corpus")
+    vocab_size: int = Field(1024, gt=300, le=2**24, description="of a new decoder's tokenizer")
+    tokenizer_documents: int = Field(
+        4000, gt=0, le=10**9, description="documents that the tokenizer is trained on"
+    )
+    decoder: DecoderShape | str = Field(
+        DecoderShape(), description="the shape of a new decoder, or a Hugging Face folder"
+    )
+    corpus: list[str] | None = Field(
+        None,
+        min_length=1,
+        description='.txt and .jsonl ({"text"}) files, of which a step takes training.batch_size '
+        "windows. Without them the corpus of the embedded task is generated: a step packs "
+        "training.batch_size documents into `rows` times training.row_length tokens, and the few "
+        "that find no room are left out",
+    )
+    development: list[str] | None = Field(
+        None, min_length=1, description="files that training.validate_every measures"
+    )
+    context_length: Size | None = Field(
+        None, description="of a folder's decoder, for texts of another length than it says itself"
+    )
     mesh: MeshConfig | None = None
-    rows: int = Field(16, gt=0)
+    rows: int = Field(16, gt=0, le=10**6, description="of a batch of the generated corpus")
     training: TrainingConfig
 
 
@@ -111,8 +121,8 @@ def pretrain(
 ) -> TrainingResult:
     """Trains every parameter on plain text, and writes a Hugging Face folder.
 
-    Beside the folder's usual files it writes ``loss_curve.json`` (nats per token of every step).
-    An interrupted run goes on where its last checkpoint stands.
+    Beside the folder's usual files it writes ``loss_curve.json`` (nats per token of every step). An
+    interrupted run continues from its last checkpoint.
 
     Args:
         base: the folder that relative paths of the configuration start from.
@@ -120,82 +130,104 @@ def pretrain(
     Raises:
         UserError: a decoder or a file that cannot be read; nothing has been written then.
     """
-    mesh = None if config.mesh is None else make_mesh(**config.mesh.model_dump())
     if config.corpus is None and config.training.packing == "none":
         raise UserError("training.packing none: a generated corpus is packed; expected best_fit")
-    texts, held_out = _texts(config.corpus, base), _texts(config.development, base)
-    model = _begin(config, texts, base, mesh)
+    mesh = None if config.mesh is None else make_mesh(**config.mesh.model_dump())
+    texts, development = _read_texts(config.corpus, base), _read_texts(config.development, base)
+    model = _load_or_make(config, texts, base, mesh)
+    row_length = _choose_row_length(config, model)
+    data = _make_data(config, model, texts, development, row_length)
+
     dtypes = cast_params(
-        model.decoder, nnx.Param, jnp.float32
-    )  # bfloat16 would swallow small updates
-    training, context = config.training, model.config.context_length
-    row_length = training.row_length or context
-    if row_length > context:
-        raise UserError(
-            f"training.row_length {row_length} is more than the decoder's context of {context}"
-        )
-
-    def examples(texts: dict[str, str]) -> list[TrainingExample]:
-        return windows(texts, model.encode, next(iter(model.config.eos_ids), None), row_length)
-
-    documents: Any
-    shape = None
+        model.decoder,
+        nnx.Param,
+        jnp.float32,  # bfloat16 would swallow small updates
+    )
+    training = config.training
     if texts is not None:
-        documents = examples(texts)
         training = training.model_copy(update={"row_length": row_length})
-    else:
-        documents = Documents(
-            partial(_generated, config),
-            training.steps * training.batch_size,
-            model.tokenizer,
-            row_length,
-        )
-        shape = BatchShape(config.rows, row_length, config.rows * row_length)
     result = train(
         TunedDecoder(model.decoder),
         nnx.Param,
-        documents,
+        data,
         training,
         seed=config.seed,
-        shape=shape,
         folder=folder / "training",
         mesh=mesh,
         on_step=on_step,
         run_metadata=config.model_dump(exclude={"training", "seed", "mesh"}),
-        validation=None if held_out is None else Validation(examples(held_out)),
     )
     cast_params(model.decoder, nnx.Param, dtypes)
     save_pretrained(replace(model, path=str(folder)), folder)
     curve = [round(float(np.float32(loss)), 5) for loss in result.losses]
-    (folder / "loss_curve.json").write_text(json.dumps(curve) + "\n")
+    write_text(folder / "loss_curve.json", json.dumps(curve) + "\n")
     return result
 
 
-def _texts(names: list[str] | None, base: Path) -> dict[str, str] | None:
+def _read_texts(names: list[str] | None, base: Path) -> dict[str, str] | None:
     return None if names is None else read_documents([Path(find(name, base)) for name in names])
 
 
-def _generated(config: PretrainingConfig, index: int) -> str:
+def _choose_row_length(config: PretrainingConfig, model: PretrainedDecoder) -> int:
+    """Tokens of a row: as configured, or the decoder's whole context.
+
+    Raises:
+        UserError: rows longer than the context.
+    """
+    context = model.config.context_length
+    row_length = config.training.row_length or context
+    if row_length > context:
+        raise UserError(
+            f"training.row_length {row_length} is more than the decoder's context of {context}"
+        )
+    return row_length
+
+
+def _make_data(
+    config: PretrainingConfig,
+    model: PretrainedDecoder,
+    texts: dict[str, str] | None,
+    development: dict[str, str] | None,
+    row_length: int,
+) -> TrainingData:
+    """The texts in windows, or the generated corpus as an endless source with its batch shape."""
+    eos = next(iter(model.config.eos_ids), None)
+    validation = None
+    if development is not None:
+        validation = Validation(windows(development, model.encode, eos, row_length))
+    if texts is not None:
+        return TrainingData(windows(texts, model.encode, eos, row_length), validation=validation)
+    documents: Any = Documents(
+        partial(_generate_document, config),
+        config.training.steps * config.training.batch_size,
+        model.tokenizer,
+        row_length,
+    )
+    shape = BatchShape(config.rows, row_length, config.rows * row_length)
+    return TrainingData(documents, shape=shape, validation=validation)
+
+
+def _generate_document(config: PretrainingConfig, index: int) -> str:
     """A document of the embedded task's corpus."""
     from adapt_jax.tasks.arithmetic import corpus
 
     return corpus.draw_document(config.corpus_seed, index)
 
 
-def _begin(
+def _load_or_make(
     config: PretrainingConfig, texts: dict[str, str] | None, base: Path, mesh: Mesh | None
 ) -> PretrainedDecoder:
-    """The decoder to go on from, or one that is made, with a tokenizer of its own."""
+    """The decoder of a folder, or a new one with a tokenizer of its own."""
     if isinstance(config.decoder, str):
         folder = find(config.decoder, base)
         return load_pretrained(folder, mesh=mesh, context_length=config.context_length)
     if config.context_length is not None:
         raise UserError("context_length: a new decoder's stands in its shape, decoder")
     if texts is None:
-        drawn = [_generated(config, index) for index in range(config.tokenizer_documents)]
+        sample = [_generate_document(config, index) for index in range(config.tokenizer_documents)]
     else:
-        drawn = list(texts.values())[: config.tokenizer_documents]
-    tokenizer = make_tokenizer(drawn, config.vocab_size, config.decoder.context_length)
+        sample = list(texts.values())[: config.tokenizer_documents]
+    tokenizer = make_tokenizer(sample, config.vocab_size, config.decoder.context_length)
     decoder = Decoder(
         DecoderConfig(
             family="LlamaForCausalLM",

@@ -23,7 +23,7 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.packing import TrainingExample
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
 from adapt_jax.utils.errors import UserError
@@ -69,7 +69,11 @@ def test_a_member_is_trained_to_the_values_of_one_alone(tiny):
         chosen = nnx.PathContains("soft_prompt")
         validation = Validation(examples[:4])
         result = train(
-            model, chosen, examples, config, seed=0, prompt_prefix=(0, 7), validation=validation
+            model,
+            chosen,
+            TrainingData(examples, (0, 7), validation=validation),
+            config,
+            seed=0,
         )
         return np.asarray(soft.embeddings[...]), result
 

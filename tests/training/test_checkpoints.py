@@ -15,7 +15,7 @@ from adapt_jax.decoders.sharding import make_mesh, state_shardings
 from adapt_jax.training.checkpoints import Checkpoints
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.step import TrainState
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
@@ -208,6 +208,13 @@ def test_frozen_weights_are_never_written(tiny, tmp_path):
     model = TunedDecoder(tiny.decoder, SoftPrompt(np.zeros((3, 32))))
     config = TrainingConfig(steps=2, batch_size=1, row_length=64, checkpoint_every=1)
     examples = [TrainingExample("a", (0, 5, 6, 7), 2)]
-    train(model, nnx.PathContains("soft_prompt"), examples, config, seed=0, folder=tmp_path)
+    train(
+        model,
+        nnx.PathContains("soft_prompt"),
+        TrainingData(examples),
+        config,
+        seed=0,
+        folder=tmp_path,
+    )
     written = (tmp_path / "checkpoints" / "2" / "state" / "_METADATA").read_text()
     assert "soft_prompt" in written and "decoder" not in written

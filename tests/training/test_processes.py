@@ -28,7 +28,7 @@ from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.config import TrainingConfig
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 
 assert jax.process_count() == jax.device_count() == 2
 config = DecoderConfig("LlamaForCausalLM", 64, 16, 32, 1, 2, 2, 8, 64, tie_embeddings=True)
@@ -42,7 +42,7 @@ def on_step(step, steps, note):
 
 given = {"seed": 0, "folder": Path(folder), "mesh": make_mesh(data=2), "on_step": on_step}
 try:
-    print(json.dumps(train(model, nnx.Param, examples, training, **given).losses))
+    print(json.dumps(train(model, nnx.Param, TrainingData(examples), training, **given).losses))
 except Interrupted as stop:
     print(stop)
     sys.exit(RESTART_EXIT_CODE)

@@ -13,7 +13,7 @@ from test_trainer import CONFIG, SOFT, made_examples, soft_prompt
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.training.metrics_log import MetricsLog, plot_losses, read_rows
 from adapt_jax.training.throughput import StepFlops, peak_flops
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
@@ -49,7 +49,7 @@ def test_a_run_tells_its_pace_and_leaves_a_log_and_a_picture(tiny, tmp_path):
     told = []
     model = TunedDecoder(tiny.decoder, soft_prompt())
     train(
-        model, SOFT, made_examples(), CONFIG, seed=0, folder=tmp_path,
+        model, SOFT, TrainingData(made_examples()), CONFIG, seed=0, folder=tmp_path,
         on_step=lambda *step: told.append(step),
     )  # fmt: skip
     assert told.pop(0) == (0, 8, "compiling the training step")
@@ -110,13 +110,13 @@ def test_a_tracker_that_is_not_installed_names_its_extra(tiny, tmp_path, monkeyp
     config = CONFIG.model_copy(update={"trackers": [name]})
     with pytest.raises(UserError, match=rf"pip install adapt-jax\[{name}\]"):
         model = TunedDecoder(tiny.decoder, soft_prompt())
-        train(model, SOFT, made_examples(), config, seed=0, folder=tmp_path)
+        train(model, SOFT, TrainingData(made_examples()), config, seed=0, folder=tmp_path)
 
 
 def test_a_loss_that_is_no_number_names_the_examples_and_keeps_the_last_checkpoint(tiny, tmp_path):
     model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((2, 32), np.nan)))
     with pytest.raises(UserError) as told:
-        train(model, SOFT, made_examples(), CONFIG, seed=0, folder=tmp_path)
+        train(model, SOFT, TrainingData(made_examples()), CONFIG, seed=0, folder=tmp_path)
     line = str(told.value)
     assert "the loss of step 1 is nan; its batch holds the examples " in line
     named = line.partition("holds the examples ")[2].partition(";")[0].split(", ")
@@ -130,7 +130,7 @@ def test_a_diverging_run_stops_before_it_saves_what_is_worthless(tiny, tmp_path)
     config = CONFIG.model_copy(update=settings)
     model = TunedDecoder(nnx.clone(tiny.decoder))
     with pytest.raises(UserError, match="the run diverges|is nan|not finite") as told:
-        train(model, nnx.Param, made_examples(), config, seed=0, folder=tmp_path)
+        train(model, nnx.Param, TrainingData(made_examples()), config, seed=0, folder=tmp_path)
     assert "\n" not in str(told.value) and "lower learning rate" in str(told.value)
     for row in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert np.isfinite(json.loads(row)["loss"])

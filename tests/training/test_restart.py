@@ -15,7 +15,7 @@ from test_trainer import CONFIG, leaves, made_examples
 from adapt_jax.cli.main import main
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.training.metrics_log import MetricsLog, read_rows
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.interruption import Interrupted
@@ -43,7 +43,14 @@ def trained(tiny, folder=None, on_step=None, mesh=None, **changes):
     model = TunedDecoder(nnx.clone(tiny.decoder))
     config = CONFIG.model_copy(update=changes)
     result = train(
-        model, nnx.Param, made_examples(), config, seed=0, folder=folder, on_step=on_step, mesh=mesh
+        model,
+        nnx.Param,
+        TrainingData(made_examples()),
+        config,
+        seed=0,
+        folder=folder,
+        on_step=on_step,
+        mesh=mesh,
     )
     return result.losses, leaves(model)
 
@@ -127,7 +134,9 @@ def test_other_data_weights_or_settings_are_refused_by_name(tiny, tmp_path):
     other = TunedDecoder(nnx.clone(tiny.decoder))
     other.decoder.norm.scale[...] = other.decoder.norm.scale[...] * 2
     with pytest.raises(UserError, match="another run: examples is .* there, .* here; weights is"):
-        train(other, nnx.Param, made_examples(seed=1), CONFIG, seed=0, folder=tmp_path)
+        train(
+            other, nnx.Param, TrainingData(made_examples(seed=1)), CONFIG, seed=0, folder=tmp_path
+        )
 
 
 def test_a_disk_that_fills_up_under_the_log_is_one_line(tmp_path, monkeypatch):

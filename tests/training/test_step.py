@@ -22,7 +22,7 @@ from adapt_jax.training.packing import (
     split_microbatches,
 )
 from adapt_jax.training.step import TrainState, make_step
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils import cpu
 from adapt_jax.utils.config import checked
@@ -103,7 +103,7 @@ def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(tiny):
     model = TunedDecoder(nnx.clone(tiny.decoder), soft)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model.decoder))]
     config = TrainingConfig(steps=1, frozen_dtype="bfloat16", warmup_steps=0, row_length=64)
-    result = train(model, SOFT, made_examples(), config, seed=0)
+    result = train(model, SOFT, TrainingData(made_examples()), config, seed=0)
     assert soft.embeddings[...].dtype == jnp.float32 and np.isfinite(result.losses).all()
     for leaf, earlier in zip(jax.tree.leaves(nnx.state(model.decoder)), before, strict=True):
         np.testing.assert_array_equal(leaf, earlier)

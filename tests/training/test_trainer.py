@@ -11,12 +11,12 @@ from flax import nnx
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
-from adapt_jax.training import trainer
+from adapt_jax.training import run
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
@@ -134,10 +134,9 @@ def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
     result = train(
         model,
         SOFT,
-        made_examples(),
+        TrainingData(made_examples(), (0, 7)),
         config,
         seed=0,
-        prompt_prefix=(0, 7),
         on_step=lambda *a: seen.append(a),
     )
     assert result.losses[-1] < result.losses[0] - 0.1
@@ -158,7 +157,13 @@ def test_every_optimizer_learns(tiny, optimizer):
     config = CONFIG.model_copy(
         update={"steps": 20, "batch_size": 12, "optimizer": optimizer, "learning_rate": rate}
     )
-    result = train(TunedDecoder(tiny.decoder, soft_prompt()), SOFT, made_examples(), config, seed=0)
+    result = train(
+        TunedDecoder(tiny.decoder, soft_prompt()),
+        SOFT,
+        TrainingData(made_examples()),
+        config,
+        seed=0,
+    )
     assert result.losses[-1] < result.losses[0] - 0.02
 
 
@@ -167,7 +172,12 @@ def fine_tuned(tiny, mesh, optimizer):
     config = CONFIG.model_copy(update={"steps": 20, "batch_size": 12, "optimizer": optimizer})
     model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
     result = train(
-        model, nnx.Param, made_examples(), config, seed=0, prompt_prefix=(0, 7), mesh=mesh
+        model,
+        nnx.Param,
+        TrainingData(made_examples(), (0, 7)),
+        config,
+        seed=0,
+        mesh=mesh,
     )
     return result.losses, leaves(model), model
 
@@ -208,7 +218,9 @@ def test_rows_that_the_mesh_cannot_share_are_refused_with_the_arithmetic(tiny):
     line = r"10 rows .* data 2 x fsdp 2 = 4: 10 / 4 leaves 2; choose 8 or 12"
     with pytest.raises(UserError, match=line):
         mesh = make_mesh(2, 2, 2)
-        train(model, nnx.Param, made_examples(), CONFIG, seed=0, shape=shape, mesh=mesh)
+        train(
+            model, nnx.Param, TrainingData(made_examples(), shape=shape), CONFIG, seed=0, mesh=mesh
+        )
     with pytest.raises(UserError, match="3 x 1 x 1 = 3"):
         make_mesh(3, 1, 1)
 
@@ -222,7 +234,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
         model = TunedDecoder(nnx.clone(tiny.decoder))
         changed = config.model_copy(update=changes)
         result = train(
-            model, nnx.Param, made_examples(), changed,
+            model, nnx.Param, TrainingData(made_examples()), changed,
             seed=0, folder=folder, on_step=on_step, mesh=mesh,
         )  # fmt: skip
         return result.losses, leaves(model)
@@ -247,10 +259,12 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
 
 def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(tiny):
     with pytest.raises(UserError, match="nothing is trainable"):
-        train(TunedDecoder(tiny.decoder), SOFT, made_examples(), CONFIG, seed=0)
+        train(TunedDecoder(tiny.decoder), SOFT, TrainingData(made_examples()), CONFIG, seed=0)
     broken = SoftPrompt(np.full((2, 32), np.nan))
     with pytest.raises(UserError, match="the loss of step 1 is nan"):
-        train(TunedDecoder(tiny.decoder, broken), SOFT, made_examples(), CONFIG, seed=0)
+        train(
+            TunedDecoder(tiny.decoder, broken), SOFT, TrainingData(made_examples()), CONFIG, seed=0
+        )
 
 
 class Steep(TunedDecoder):
@@ -273,7 +287,14 @@ def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpo
     examples[place] = replace(drawn[1], id="bad", tokens=(319, *drawn[1].tokens[1:]))
     config = CONFIG.model_copy(update={"checkpoint_every": 1})
     with pytest.raises(UserError) as told:
-        train(Steep(tiny.decoder, soft_prompt()), SOFT, examples, config, seed=0, folder=tmp_path)
+        train(
+            Steep(tiny.decoder, soft_prompt()),
+            SOFT,
+            TrainingData(examples),
+            config,
+            seed=0,
+            folder=tmp_path,
+        )
     line = str(told.value)
     assert f"the loss of step {step + 1} is " in line and "the norm of its gradient nan" in line
     named = line.partition("holds the examples ")[2].partition(";")[0].split(", ")
@@ -295,21 +316,21 @@ def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_pat
     )
     norm = float(jnp.linalg.norm(expected[-1]))  # decoder before soft_prompt
     assert expected[-1].shape == (5, 32) and not left_over
-    train(model, SOFT, examples, config, seed=0, folder=tmp_path)
+    train(model, SOFT, TrainingData(examples), config, seed=0, folder=tmp_path)
     assert read_rows(tmp_path / "metrics.jsonl")[0]["gradient_norm"] == pytest.approx(norm, 1e-4)
 
 
 @pytest.mark.parametrize("chosen", [SOFT, nnx.Param], ids=["soft prompt", "all"])
 def test_a_run_compiles_its_step_once(tiny, monkeypatch, chosen):
     """The state that a step returns is bound to its device; the first one must be, too."""
-    made, original = [], trainer.make_step
+    made, original = [], run.make_step
 
     def make(*given, **more):
         made.append(original(*given, **more))
         return made[-1]
 
-    monkeypatch.setattr(trainer, "make_step", make)
+    monkeypatch.setattr(run, "make_step", make)
     model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
     config = CONFIG.model_copy(update={"steps": 3})
-    train(model, chosen, made_examples(), config, seed=0)
+    train(model, chosen, TrainingData(made_examples()), config, seed=0)
     assert [step._cache_size() for step in made] == [1]

@@ -12,7 +12,7 @@ from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.pretraining import PretrainingConfig, pretrain
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
 from adapt_jax.utils.errors import UserError
@@ -39,9 +39,10 @@ def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
         attach_lora(decoder, ["query", "up"], 2, 2.0, nnx.Rngs(0))
         chosen = nnx.PathContains("lora")
     model, config = TunedDecoder(decoder, soft), CONFIG.model_copy(update=changes)
-    given = {"seed": 0, "folder": folder, "mesh": mesh, "on_step": on_step, "prompt_prefix": (0, 7)}
+    given = {"seed": 0, "folder": folder, "mesh": mesh, "on_step": on_step}
     development = Validation(made_examples()[1:6]) if config.validate_every else None
-    result = train(model, chosen, made_examples(), config, **given, validation=development)
+    data = TrainingData(made_examples(), (0, 7), validation=development)
+    result = train(model, chosen, data, config, **given)
     return result, leaves(model, chosen)
 
 

@@ -14,7 +14,7 @@ from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
-from adapt_jax.training.trainer import train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import BestStep, Validation
 from adapt_jax.utils.errors import UserError
@@ -46,13 +46,10 @@ def run(
     result = train(
         model,
         SOFT,
-        made_examples(),
+        TrainingData(made_examples(), (0, 7), validation=development, accuracy_fn=accuracy_fn),
         CONFIG.model_copy(update=settings),
         seed=0,
-        prompt_prefix=(0, 7),
         folder=folder,
-        validation=development,
-        accuracy_fn=accuracy_fn,
         on_step=on_step,
     )
     return result, model
