@@ -12,7 +12,6 @@ from adapt_jax.training.trackers import TRACKERS
 from adapt_jax.utils.config import Strict
 
 __all__ = [
-    "MAX_SEED",
     "MAX_STEPS",
     "TrainingConfig",
     "choose_num_microbatches",
@@ -20,7 +19,6 @@ __all__ = [
     "prepare_frozen",
 ]
 
-MAX_SEED = 2**32 - 1  # of NumPy's, Grain's and JAX's generators alike
 MAX_STEPS = 10**9
 MAX_BATCH_SIZE = 10**6  # examples of a step
 MAX_ROW_LENGTH = 2**24  # tokens; positions stay exact in float32

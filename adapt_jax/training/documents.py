@@ -8,6 +8,8 @@ from adapt_jax.tasks.sources import read_jsonl
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["Documents", "read_documents", "windows"]
+
 
 class Documents:
     """A generated corpus as a random-access source of training examples (Grain's protocol).
@@ -31,7 +33,7 @@ class Documents:
 
 
 def read_documents(files: Sequence[Path]) -> dict[str, str]:
-    """Texts by where they stand: a .txt file is one document, a .jsonl file has one on each line.
+    """Texts by their place: a .txt file is one document, a .jsonl file has one on each line.
 
     Raises:
         UserError: a file that is not there or of another kind, a line without text, nothing at all.

@@ -20,14 +20,14 @@ from adapt_jax.decoders.rope import Rope
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.training.config import MAX_SEED, TrainingConfig
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.documents import Documents, read_documents, windows
 from adapt_jax.training.examples import cast_params
 from adapt_jax.training.packing import BatchShape
 from adapt_jax.training.trainer import OnStep, TrainingData, TrainingResult, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
-from adapt_jax.utils.config import MeshConfig, Strict, find
+from adapt_jax.utils.config import MAX_SEED, MeshConfig, Strict, find
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
 

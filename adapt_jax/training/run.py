@@ -135,20 +135,13 @@ def set_up_run(
         num_microbatches=choose_num_microbatches(config, placement.mesh),
         packing=config.packing,
     )
-    is_ensemble = bool(model.ensemble)
-    optimizer = make_optimizer(config)
+    is_ensemble, optimizer = bool(model.ensemble), make_optimizer(config)
     validator = None
     if data.validation is not None and config.validate_every:
         validator = Validator(
-            data.validation,
-            config,
-            batches.shape,
-            graph,
-            loaded,
-            data.accuracy_fn,
-            placement.place_batch,
-            is_ensemble,
-        )
+            data.validation, data.accuracy_fn, config, batches.shape,
+            graph, loaded, placement.place_batch, is_ensemble,
+        )  # fmt: skip
     prefix_length = len(data.prompt_prefix) + model.soft_prompt_length
     return TrainingRun(
         config=config,

@@ -11,6 +11,8 @@ from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_pr
 from adapt_jax.training.cross_entropy import PLAIN, Objective, cross_entropy
 from adapt_jax.training.packing import Batch
 
+__all__ = ["TunedDecoder"]
+
 
 class TunedDecoder(nnx.Module):
     """What a training step sees: a decoder, and perhaps a soft prompt before every row."""

@@ -60,11 +60,11 @@ class Validator:
     def __init__(
         self,
         validation: Validation,
+        accuracy_fn: AccuracyFn | None,
         config: TrainingConfig,
         shape: BatchShape,
         graph: nnx.GraphDef,
         loaded: Any,
-        accuracy_fn: AccuracyFn | None,
         place_batch: Callable[[Batch], Batch],
         ensemble: bool = False,
     ):
@@ -80,11 +80,8 @@ class Validator:
         """
         if config.metric == "accuracy" and accuracy_fn is None:
             raise UserError("training.metric accuracy: there is nothing here that can be asked")
-        self._metric, self._prompt, self._accuracy_fn = (
-            config.metric,
-            validation.prompt,
-            accuracy_fn,
-        )
+        self._metric, self._accuracy_fn = config.metric, accuracy_fn
+        self._prompt = validation.prompt
         self._graph, self._loaded = graph, loaded
         examples = _select_fitting(validation.examples, shape)
         self._batches = [

@@ -21,6 +21,7 @@ from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_SEED = 2**32 - 1  # of NumPy's, Grain's and JAX's generators alike
 Overrides = Mapping[str, Any]  # {"task.seed": 7}
 
 
@@ -43,7 +44,9 @@ class RunConfig(Strict):
 
     decoder: str = Field("embedded", description="a Hugging Face folder, or `embedded`")
     task: str | dict[str, Any] = Field(description="a task file, or its contents")
-    seed: int = Field(0, ge=0, description="of demonstrations, initialisation, order and sampling")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="of demonstrations, initialisation, order and sampling"
+    )
     output_dir: str | None = Field(None, description="runs/NAME-OF-THE-FILE unless given")
     max_concurrent_sequences: PositiveInt | None = Field(
         None, description="sequences decoded side by side; null: what memory allows"
