@@ -69,14 +69,24 @@ class Prompt:
         """The whole text in front of an answer; in the decoder's chat template, where asked so."""
         if not self.template.chat:
             return self.text + asked
-        return render_chat(model.tokenizer, self.messages(asked), add_generation_prompt=True)
+        return render_chat(
+            model.tokenizer,
+            self.messages(asked),
+            add_generation_prompt=True,
+            template_args=self.template.chat_template_args,
+        )
 
     def render_with_answer(self, model: PretrainedDecoder, asked: str, response: str) -> str:
         """The same with the answer; with the end of its turn, in a chat template."""
         if not self.template.chat:
             return self.text + asked + response
         turns = [*self.messages(asked), {"role": "assistant", "content": response}]
-        return render_chat(model.tokenizer, turns, add_generation_prompt=False)
+        return render_chat(
+            model.tokenizer,
+            turns,
+            add_generation_prompt=False,
+            template_args=self.template.chat_template_args,
+        )
 
     def encode(self, model: PretrainedDecoder, text: str) -> list[int]:
         """Token ids of a rendered text; a chat template writes BOS itself."""

@@ -52,7 +52,7 @@ class TaskConfig(Strict):
     source: dict[str, Any]
     fields: Fields = Fields()
     instruction: str = ""
-    template: dict[str, str | list[str] | bool] | str = {}
+    template: dict[str, str | list[str] | bool | dict[str, Any]] | str = {}
     choices: list[Text] | str | None = None
     answer_parser: str = "number"
     answer_index: Literal[0, 1, "none"] | None = None

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
@@ -58,9 +59,11 @@ class Template:
             marker by which the answer is found again.
         separator: between a demonstration and the next question.
         stop: strings that end a generation; when empty, the beginning of a next question.
+        chat: whether the decoder's own chat template is used.
+        chat_template_args: further variables of the chat template, such as ``enable_thinking``.
 
     Raises:
-        UserError: for a placeholder that the field does not know, or one that it lacks.
+        UserError: a placeholder that the field does not know, or one that it lacks.
     """
 
     instruction: str = "{instruction}\n\n"
@@ -71,6 +74,7 @@ class Template:
     separator: str = "\n\n"
     stop: tuple[str, ...] = ()
     chat: bool = False
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = {
@@ -81,18 +85,25 @@ class Template:
             "answer_with_reasoning": {"reasoning", "answer"},
             "separator": set(),
         }
-        for field, names in known.items():
-            wording = getattr(self, field)
+        for key, names in known.items():
+            wording = getattr(self, key)
             if not isinstance(wording, str):
-                raise UserError(f"template.{field}: expected a text, found {wording!r}")
+                raise UserError(f"template.{key}: expected a text, found {wording!r:.80}")
             found = set(PLACEHOLDER.findall(wording))
             for name in sorted(found - names):
                 raise UserError(
-                    f"template.{field}: unknown placeholder {{{name}}}{nearest(name, names)}"
+                    f"template.{key}: unknown placeholder {{{name}}}{nearest(name, names)}"
                 )
-            if field in ("question", "answer", "answer_with_reasoning") and found < names:
+            if key in ("question", "answer", "answer_with_reasoning") and found < names:
                 lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
-                raise UserError(f"template.{field}: lacks {lacking}")
+                raise UserError(f"template.{key}: lacks {lacking}")
+        args = self.chat_template_args
+        if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
+            raise UserError(
+                f"template.chat_template_args: expected names and values, found {args!r:.80}"
+            )
+        if args and not self.chat:
+            raise UserError("template.chat_template_args: belongs to `chat: true`")
         self._move_space_to_answer()
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not isinstance(self.chat, bool):
@@ -108,10 +119,10 @@ class Template:
         space = self.question[len(question) :]
         if space and not self.chat:
             object.__setattr__(self, "question", question)
-            for field in ("answer", "answer_with_reasoning"):
-                wording = getattr(self, field)
+            for key in ("answer", "answer_with_reasoning"):
+                wording = getattr(self, key)
                 if not wording[:1].isspace():
-                    object.__setattr__(self, field, space + wording)
+                    object.__setattr__(self, key, space + wording)
 
     def prompt_prefix(
         self, instruction: str, demonstrations: Sequence[Demonstration], reasoning: bool

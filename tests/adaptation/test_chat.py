@@ -176,3 +176,18 @@ def test_a_chat_template_travels_with_saved_weights(chatting: Any, tmp_path: Pat
     save_pretrained(model, tmp_path)
     again = load_pretrained(tmp_path)
     assert again.tokenizer.get_chat_template() == LLAMA3
+
+
+def test_arguments_of_the_chat_template_reach_it(make_tiny_llama: Any, tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "llama")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}{{ '!' if shout else '?' }}"
+    )
+    model = load_pretrained(folder)
+    loud = replace(CHAT, chat_template_args={"shout": True})
+    assert Prompt(template=CHAT).render_prompt(model, "Why").endswith("Why?")
+    assert Prompt(template=loud).render_prompt(model, "Why").endswith("Why!")
+    saved = Prompt(template=loud)
+    assert saved.template.chat_template_args == {"shout": True}
+    with pytest.raises(UserError, match="belongs to `chat: true`"):
+        Template(chat_template_args={"shout": True})
