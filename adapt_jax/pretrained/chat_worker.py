@@ -22,6 +22,8 @@ import jinja2.ext
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+__all__ = ["MAX_CPU_SECONDS", "main"]
+
 MAX_MEMORY = 1 << 30  # bytes of address space of this process
 MAX_CPU_SECONDS = 2.0  # of one rendering
 MAX_CHARACTERS = 10_000_000  # of one rendered conversation

@@ -6,7 +6,6 @@ sliced.
 """
 
 import re
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,19 +19,10 @@ import regex
 from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.field_checks import (
-    FLAG,
-    Check,
-    find_problems,
-    is_number,
-    is_whole,
-    list_of,
-    number,
-    whole,
-)
 from adapt_jax.pretrained.hf_folder import check_lfs_pointer, find_local_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join_names
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
+from adapt_jax.pretrained.peft_options import PEFT_TYPES, LoRAOptions, find_option_problems
 from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
     CorruptFileError,
@@ -53,81 +43,9 @@ __all__ = [
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_PREFIX = "base_model.model."  # before every module's name
-MAX_PATTERN_SECONDS = 2.0  # for all regular expressions of an adapter together
 _FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 _SAVED_MODULE = re.compile(r"(.+)\.modules_to_save(?:\.([^.]+))?\.(weight|bias)")
-# Options that every adapter may have, and that change nothing in a trained one.
-COMMON_OPTIONS = {
-    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode"),
-    *("base_model_name_or_path", "revision", "modules_to_save"),
-}
-# Options that are computed here, or change nothing in a trained adapter. Any other that is set is
-# refused by its name.
-LORA_OPTIONS = COMMON_OPTIONS | {
-    *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
-    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
-}
-PROMPT_TUNING_OPTIONS = COMMON_OPTIONS | {
-    *("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads"),
-    *("num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"),
-    "tokenizer_name_or_path",
-}
 KERNELS = ("kernel", "router")  # the parameters that have factors, by their names here
-# Ways to begin a training that leave the decoder's own kernels as they were.
-PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_names(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
-
-
-def _is_layer(value: Any) -> bool:
-    return is_whole(value, 0, 10**6)
-
-
-def _is_layers(value: Any) -> bool:
-    return _is_layer(value) or (isinstance(value, list) and all(map(_is_layer, value)))
-
-
-_NAMES = Check("a text or a list of texts", _is_names, nullable=True)
-LORA_CHECKS = {
-    "r": whole(1, 2**16),
-    "lora_alpha": number(-1e9, 1e9),
-    "use_rslora": FLAG,
-    "fan_in_fan_out": FLAG,
-    "rank_pattern": Check(
-        "ranks by module",
-        lambda value: (
-            isinstance(value, dict) and all(is_whole(one, 1, 2**16) for one in value.values())
-        ),
-        nullable=True,
-    ),
-    "alpha_pattern": Check(
-        "numbers by module",
-        lambda value: (
-            isinstance(value, dict) and all(is_number(one, -1e9, 1e9) for one in value.values())
-        ),
-        nullable=True,
-    ),
-    "target_modules": _NAMES,
-    "exclude_modules": _NAMES,
-    "layers_pattern": _NAMES,
-    "layers_to_transform": Check("layers", _is_layers, nullable=True),
-    "modules_to_save": list_of("texts", _is_text),
-    "bias": Check("none, all or lora_only", lambda value: value in ("none", "all", "lora_only")),
-}
-PROMPT_TUNING_CHECKS = {
-    "num_virtual_tokens": whole(1, 2**20, nullable=True),
-    "token_dim": whole(1, 2**22, nullable=True),
-    "num_transformer_submodules": whole(1, 1, nullable=True),
-    "modules_to_save": Check("null", lambda value: value == [], nullable=True),
-}
 
 
 @dataclass(frozen=True)
@@ -186,25 +104,17 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
     """
     folder = find_adapter_folder(folder)
     config = read_json(folder / ADAPTER_CONFIG)
-    readers = {
-        "PROMPT_TUNING": (_read_soft_prompt, PROMPT_TUNING_OPTIONS, PROMPT_TUNING_CHECKS),
-        "LORA": (_read_lora, LORA_OPTIONS, LORA_CHECKS),
-    }
     peft_type = config.get("peft_type")
-    if not isinstance(peft_type, str) or peft_type not in readers:
-        known, shown = ", ".join(readers), repr(peft_type)[:60]
+    if not isinstance(peft_type, str) or peft_type not in PEFT_TYPES:
+        known, shown = ", ".join(PEFT_TYPES), repr(peft_type)[:60]
         raise UserError(
             f"{folder / ADAPTER_CONFIG}: peft_type {shown} is not supported; supported: {known}"
         )
-    read, options, checks = readers[peft_type]
-    problems = find_problems(config, checks)
-    problems += [
-        f"{name} {value!r}"[:100] for name, value in config.items() if value and name not in options
-    ]
-    if problems:
+    if problems := find_option_problems(config):
         raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
     tensors = _read_tensors(folder)
     try:
+        read = _read_soft_prompt if peft_type == "PROMPT_TUNING" else _read_lora
         return read(folder, config, tensors, model)
     except regex.error as error:
         raise UserError(
@@ -287,14 +197,12 @@ def _read_lora(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
     problems: list[str] = []
-    if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
-        problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels"[:200])
     modules = _Modules(model)
     pairs, whole_tensors, originals = _sort_tensors(_plain_names(tensors, problems), problems)
     # with what PEFT wraps, it can also save the module as it was: that must be the decoder's
     changed = modules.match_whole(originals, problems)
     problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]
-    options = _LoRAOptions(folder, config)
+    options = LoRAOptions(folder / ADAPTER_CONFIG, config)
     factors: dict[ParameterPath, LoRAFactors] = {}
     for module, pair in pairs.items():
         layout = modules.find_kernels(f"{module}.weight")
@@ -365,92 +273,6 @@ def _slice_factors(
         path: LoRAFactors(a, layout.slice_parameter(path, shapes, b), alpha)
         for path in layout.parameters
     }
-
-
-class _LoRAOptions:
-    """What adapter_config.json says of single modules, as PEFT reads it (peft/tuners/lora)."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Any]):
-        self.config = config
-        self.patterns = _Patterns(folder / ADAPTER_CONFIG)
-
-    def find_problem(self, module: str, pair: Mapping[str, np.ndarray]) -> str:
-        """Why PEFT would not give this module these factors, or an empty string."""
-        if pair.keys() != {"A", "B"}:
-            return f"has lora_{next(iter(pair))} alone"
-        if not self._is_target(module):
-            return "has factors, but target_modules does not name it"
-        if not self._is_in_layers(module):
-            return "has factors, but layers_to_transform leaves its layer out"
-        return ""
-
-    def get_rank(self, module: str) -> int:
-        """R of a module."""
-        return int(self._by_pattern("rank_pattern", module, self.config.get("r", 8)))
-
-    def get_alpha(self, module: str) -> float:
-        """alpha of a module."""
-        return float(self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8)))
-
-    def _is_target(self, module: str) -> bool:
-        targets = self.config.get("target_modules")
-        if targets is None or targets == "all-linear":
-            return True
-        excluded = self.config.get("exclude_modules")
-        return self._is_named(module, targets) and not self._is_named(module, excluded)
-
-    def _is_named(self, module: str, names: Any) -> bool:
-        if isinstance(names, str):
-            return self.patterns.fullmatch(names, module)
-        return any(module == end or module.endswith(f".{end}") for end in names or ())
-
-    def _is_in_layers(self, module: str) -> bool:
-        layers = self.config.get("layers_to_transform")
-        if layers is None or layers == []:
-            return True
-        found = re.search(r"\.(\d+)\.", module)
-        if patterns := self.config.get("layers_pattern"):
-            patterns = [patterns] if isinstance(patterns, str) else patterns
-            number = next((n for p in patterns if (n := self.patterns.layer(p, module))), None)
-        else:
-            number = found[1] if found else None
-        wanted = layers if isinstance(layers, list) else [layers]
-        return number is not None and int(number) in wanted
-
-    def _by_pattern(self, key: str, module: str, default: Any) -> Any:
-        """The number that a pattern has for a module: the first whose end of a name matches."""
-        for pattern, value in (self.config.get(key) or {}).items():
-            if self.patterns.fullmatch(rf"(.*\.)?({pattern})", module):
-                return value
-        return default
-
-
-class _Patterns:
-    """Regular expressions out of a received file: they share a limit of time."""
-
-    def __init__(self, file: Path):
-        self.file, self.end = file, time.monotonic() + MAX_PATTERN_SECONDS
-
-    def fullmatch(self, pattern: str, text: str) -> bool:
-        """Whether the pattern matches all of the text."""
-        return self._match(pattern, text) is not None
-
-    def layer(self, pattern: str, module: str) -> str | None:
-        """The number that follows the pattern in a module's name."""
-        found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
-        return None if found is None else found["layer"]
-
-    def _match(self, pattern: str, text: str) -> Any:
-        try:
-            left = self.end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            return regex.fullmatch(pattern, text, timeout=left)
-        except (TimeoutError, RecursionError, MemoryError):
-            shown = repr(pattern)[:100]
-            raise UserError(
-                f"{self.file}: the regular expression {shown} takes too long to match"
-            ) from None
 
 
 class _Modules:

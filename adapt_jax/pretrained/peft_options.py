@@ -1,0 +1,211 @@
+"""The options of adapter_config.json: their types, which are known, and what they say of a module.
+
+Whatever an adapter asks for is either computed here exactly as PEFT computes it (peft/tuners), or
+refused by its name.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import regex
+
+from adapt_jax.pretrained.field_checks import (
+    FLAG,
+    Check,
+    find_problems,
+    is_number,
+    is_whole,
+    list_of,
+    number,
+    whole,
+)
+from adapt_jax.utils.errors import UserError
+
+__all__ = ["PEFT_TYPES", "LoRAOptions", "find_option_problems"]
+
+MAX_PATTERN_SECONDS = 2.0  # for all regular expressions of an adapter together
+# Options that every adapter may have, and that change nothing in a trained one.
+COMMON_OPTIONS = {
+    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode"),
+    *("base_model_name_or_path", "revision", "modules_to_save"),
+}
+# Options that are computed here, or change nothing in a trained adapter. Any other that is set is
+# refused by its name.
+LORA_OPTIONS = COMMON_OPTIONS | {
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
+    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
+}
+PROMPT_TUNING_OPTIONS = COMMON_OPTIONS | {
+    *("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads"),
+    *("num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"),
+    "tokenizer_name_or_path",
+}
+# Ways to begin a training that leave the decoder's own kernels as they were.
+PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_layer(value: Any) -> bool:
+    return is_whole(value, 0, 10**6)
+
+
+def _is_layers(value: Any) -> bool:
+    return _is_layer(value) or (isinstance(value, list) and all(map(_is_layer, value)))
+
+
+_NAMES = Check("a text or a list of texts", _is_names, nullable=True)
+LORA_CHECKS = {
+    "r": whole(1, 2**16),
+    "lora_alpha": number(-1e9, 1e9),
+    "use_rslora": FLAG,
+    "fan_in_fan_out": FLAG,
+    "rank_pattern": Check(
+        "ranks by module",
+        lambda value: (
+            isinstance(value, dict) and all(is_whole(one, 1, 2**16) for one in value.values())
+        ),
+        nullable=True,
+    ),
+    "alpha_pattern": Check(
+        "numbers by module",
+        lambda value: (
+            isinstance(value, dict) and all(is_number(one, -1e9, 1e9) for one in value.values())
+        ),
+        nullable=True,
+    ),
+    "target_modules": _NAMES,
+    "exclude_modules": _NAMES,
+    "layers_pattern": _NAMES,
+    "layers_to_transform": Check("layers", _is_layers, nullable=True),
+    "modules_to_save": list_of("texts", _is_text),
+    "bias": Check("none, all or lora_only", lambda value: value in ("none", "all", "lora_only")),
+}
+PROMPT_TUNING_CHECKS = {
+    "num_virtual_tokens": whole(1, 2**20, nullable=True),
+    "token_dim": whole(1, 2**22, nullable=True),
+    "num_transformer_submodules": whole(1, 1, nullable=True),
+    "modules_to_save": Check("null", lambda value: value == [], nullable=True),
+}
+PEFT_TYPES = {
+    "PROMPT_TUNING": (PROMPT_TUNING_OPTIONS, PROMPT_TUNING_CHECKS),
+    "LORA": (LORA_OPTIONS, LORA_CHECKS),
+}
+
+
+def find_option_problems(config: Mapping[str, Any]) -> list[str]:
+    """The options that are of a wrong type, or set and not known, one text each.
+
+    Args:
+        config: an adapter_config.json whose ``peft_type`` is one of PEFT_TYPES.
+    """
+    known, checks = PEFT_TYPES[config["peft_type"]]
+    problems = find_problems(config, checks)
+    problems += [
+        f"{name} {value!r}"[:100] for name, value in config.items() if value and name not in known
+    ]
+    if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
+        problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels"[:200])
+    return problems
+
+
+class LoRAOptions:
+    """What adapter_config.json says of single modules, as PEFT reads it.
+
+    ``file`` is named in messages.
+    """
+
+    def __init__(self, file: Path, config: Mapping[str, Any]):
+        self.config, self.patterns = config, _Patterns(file)
+
+    def find_problem(self, module: str, pair: Mapping[str, np.ndarray]) -> str:
+        """Why PEFT would not give this module these factors, or an empty string."""
+        if pair.keys() != {"A", "B"}:
+            return f"has lora_{next(iter(pair))} alone"
+        if not self._is_target(module):
+            return "has factors, but target_modules does not name it"
+        if not self._is_in_layers(module):
+            return "has factors, but layers_to_transform leaves its layer out"
+        return ""
+
+    def get_rank(self, module: str) -> int:
+        """R of a module."""
+        return int(self._by_pattern("rank_pattern", module, self.config.get("r", 8)))
+
+    def get_alpha(self, module: str) -> float:
+        """alpha of a module."""
+        return float(self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8)))
+
+    def _is_target(self, module: str) -> bool:
+        targets = self.config.get("target_modules")
+        if targets is None or targets == "all-linear":
+            return True
+        excluded = self.config.get("exclude_modules")
+        return self._is_named(module, targets) and not self._is_named(module, excluded)
+
+    def _is_named(self, module: str, names: Any) -> bool:
+        if isinstance(names, str):
+            return self.patterns.fullmatch(names, module)
+        return any(module == end or module.endswith(f".{end}") for end in names or ())
+
+    def _is_in_layers(self, module: str) -> bool:
+        layers = self.config.get("layers_to_transform")
+        if layers is None or layers == []:
+            return True
+        found = re.search(r"\.(\d+)\.", module)
+        if patterns := self.config.get("layers_pattern"):
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            layer_number = next(
+                (n for p in patterns if (n := self.patterns.layer(p, module))), None
+            )
+        else:
+            layer_number = found[1] if found else None
+        wanted = layers if isinstance(layers, list) else [layers]
+        return layer_number is not None and int(layer_number) in wanted
+
+    def _by_pattern(self, key: str, module: str, default: Any) -> Any:
+        """The number that a pattern has for a module: the first whose end of a name matches."""
+        for pattern, value in (self.config.get(key) or {}).items():
+            if self.patterns.fullmatch(rf"(.*\.)?({pattern})", module):
+                return value
+        return default
+
+
+class _Patterns:
+    """Regular expressions out of a received file: they share a limit of time."""
+
+    def __init__(self, file: Path):
+        self.file, self.end = file, time.monotonic() + MAX_PATTERN_SECONDS
+
+    def fullmatch(self, pattern: str, text: str) -> bool:
+        """Whether the pattern matches all of the text."""
+        return self._match(pattern, text) is not None
+
+    def layer(self, pattern: str, module: str) -> str | None:
+        """The number that follows the pattern in a module's name."""
+        found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
+        return None if found is None else found["layer"]
+
+    def _match(self, pattern: str, text: str) -> Any:
+        try:
+            left = self.end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return regex.fullmatch(pattern, text, timeout=left)
+        except (TimeoutError, RecursionError, MemoryError):
+            shown = repr(pattern)[:100]
+            raise UserError(
+                f"{self.file}: the regular expression {shown} takes too long to match"
+            ) from None
