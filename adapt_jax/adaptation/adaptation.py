@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt_jax.adaptation.session import Session, build_prefixes
+from adapt_jax.adaptation.session import BULK_CACHE_MULTIPLE, Session, build_prefixes
 from adapt_jax.adaptation.storage import read_adaptation, save_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -113,9 +113,8 @@ class Adaptation:
         on_progress: OnProgress | None = None,
     ) -> list[Prediction]:
         """Answers every example, in their order."""
-        return self.session(seed=seed, max_concurrent_sequences=max_concurrent_sequences).answer(
-            examples, on_progress=on_progress
-        )
+        session = self._make_bulk_session(seed, max_concurrent_sequences)
+        return session.answer(examples, on_progress=on_progress)
 
     def stream(
         self,
@@ -127,8 +126,19 @@ class Adaptation:
         on_tokens: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """(index, prediction) of each example, as soon as it is decided; see ``Session.stream``."""
-        session = self.session(seed=seed, max_concurrent_sequences=max_concurrent_sequences)
+        session = self._make_bulk_session(seed, max_concurrent_sequences)
         yield from session.stream(examples, answered=answered, on_tokens=on_tokens)
+
+    def _make_bulk_session(self, seed: int, max_concurrent_sequences: int | None) -> Session:
+        """A session for many questions at once, which takes no more memory than they need."""
+        return Session(
+            self.model,
+            self.prompt,
+            self.soft_prompt,
+            seed=seed,
+            max_concurrent_sequences=max_concurrent_sequences,
+            cache_multiple=BULK_CACHE_MULTIPLE,
+        )
 
     def prompt_text(self, question: str, choices: Sequence[str] = ()) -> str:
         """Exactly what the decoder sees before it answers, special tokens included.

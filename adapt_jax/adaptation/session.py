@@ -23,8 +23,17 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress
 
-__all__ = ["Session", "build_prefixes", "find_mesh"]
+__all__ = [
+    "BULK_CACHE_MULTIPLE",
+    "SESSION_CACHE_MULTIPLE",
+    "Session",
+    "build_prefixes",
+    "find_mesh",
+    "read_candidate",
+]
 
+SESSION_CACHE_MULTIPLE = 128  # tokens; questions one after the other compile nothing new
+BULK_CACHE_MULTIPLE = 16  # many questions at once share one shape anyway
 MAX_ENGINES = 2  # kept by a session; a tokenizer that merges across the border may need a second
 
 
@@ -42,15 +51,18 @@ class Session:
         *,
         seed: int = 0,
         max_concurrent_sequences: int | None = None,
+        cache_multiple: int = SESSION_CACHE_MULTIPLE,
     ):
         """
         Args:
             seed: of sampled candidates.
             max_concurrent_sequences: candidates that are generated at the same time; by default
                 what memory allows.
+            cache_multiple: see Engine.
         """
         self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
         self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences
+        self.cache_multiple = cache_multiple
         self._weights = _list_weights(model)
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
 
@@ -159,6 +171,7 @@ class Session:
                 seed=self.seed,
                 max_concurrent_sequences=self.max_concurrent_sequences,
                 mesh=find_mesh(self.model),
+                cache_multiple=self.cache_multiple,
             )
         self._engines.move_to_end(tokens)
         while len(self._engines) > MAX_ENGINES:

@@ -46,6 +46,11 @@ __all__ = [
 
 FORMAT_VERSION = 2  # of the saved folder; another version is refused
 DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
+# Its token ids tell tokenizers apart that have the same vocabulary.
+TOKENIZER_PROBE = (
+    "The quick brown fox jumps over the lazy dog, and 1,234.5 others follow.\n\n  I've"
+    " Caf\u00e9s: \u6f22\u5b57, \u00bd x\u00b2, <b>\U0001f600</b>\tQ: What is 17 + 25?\nA:"
+)
 EMBEDDINGS = "prompt_embeddings"  # the one tensor of SOFT_PROMPT, named as in PEFT
 
 
@@ -264,6 +269,7 @@ def _hash_tokenizer(model: PretrainedDecoder) -> str:
     """A hash that the same tokenizer has in every release of its library."""
     found = describe_tokenizer(model.tokenizer)
     found["vocabulary"] = model.tokenizer.get_vocab()
+    found["probe"] = model.encode(TOKENIZER_PROBE)
     return identity(found, model.config.bos_id, sorted(model.config.eos_ids))
 
 

@@ -54,6 +54,8 @@ class Engine:
             When not given, as many as fit into memory, up to a number that keeps a device busy.
         mesh: slots are spread over its ``data`` and ``fsdp`` axes; the weights lie where
             load_pretrained(mesh=...) put them.
+        cache_multiple: tokens that the length of a slot's cache is rounded up to. Where it is
+            large, questions of similar lengths share compiled code.
 
     Raises:
         UserError: when there is no slot, no prefix, or one that alone fills the context.
@@ -68,6 +70,7 @@ class Engine:
         seed: int,
         max_concurrent_sequences: int | None = None,
         mesh: Mesh | None = None,
+        cache_multiple: int = COLUMNS,
     ):
         if max_concurrent_sequences is not None and max_concurrent_sequences < 1:
             raise UserError(
@@ -84,6 +87,7 @@ class Engine:
                 )
         self.model, self.generation_config = model, generation_config
         self.max_concurrent_sequences, self.mesh = max_concurrent_sequences, mesh
+        self.cache_multiple = cache_multiple
         self.graph, self.weights = nnx.split(model.decoder)
         self.dtype = model.decoder.embedding[...].dtype
         self.seed = jax.random.key(seed)
@@ -144,7 +148,7 @@ class Engine:
             min(len(requests[i].tokens) + self.limit(requests[i]), self._room(requests[i]))
             for i in fitting
         )
-        cache_length = round_up(longest, COLUMNS)
+        cache_length = round_up(longest, self.cache_multiple)
         count = self._slot_count(total, cache_length)
         cache, rows = self._empty(count, cache_length)
         breadth = 1 if is_decided is None else max(1, count // min(ROWS, count))
