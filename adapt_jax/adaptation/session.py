@@ -220,12 +220,24 @@ def _predict(
 
 
 def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Candidate:
-    """The candidate with its reasoning and answer; one that was cut off abstains."""
+    """The candidate with its reasoning and answer.
+
+    One that was cut off abstains, unless its answer stands complete before the cut.
+    """
     template = prompt.template
-    reasoning, _ = template.split_reasoning(candidate.text)
+    reasoning, stated = template.split_reasoning(candidate.text)
     answer = None
     if candidate.finish_reason in ("eos", "stop"):
         answer = read_answer(prompt.parser, candidate.text, template, example.choices)
+    elif candidate.finish_reason == "length" and stated != candidate.text:
+        # complete: the last word, which may be half a word, does not change what is read
+        words = candidate.text.rpartition(" ")[0]
+        read = [
+            read_answer(prompt.parser, text, template, example.choices)
+            for text in (candidate.text, words)
+            if template.split_reasoning(text)[1].strip()
+        ]
+        answer = read[0] if len(read) == 2 and read[0] == read[1] else None
     return replace(candidate, reasoning=reasoning.strip(), answer=answer)
 
 

@@ -16,7 +16,7 @@ from scripted import scripted
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation import storage as storage_module
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.adaptation.session import build_prefixes
+from adapt_jax.adaptation.session import build_prefixes, read_candidate
 from adapt_jax.adaptation.storage import DESCRIPTION, EMBEDDINGS, SOFT_PROMPT, WEIGHTS
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.prompting.prompt import Prompt
@@ -310,6 +310,25 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monk
         assert [len(one.candidates) for one in stopped] == counts
         assert [one.candidates_saved for one in stopped] == [9 - count for count in counts]
         assert texts(stopped) == [t[:n] for t, n in zip(texts(whole), counts, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" 2 + 3 = 5. The answer is 5. Then", "5"),  # complete before the cut
+        (" The answer is 5, since 2 + 3", "5"),
+        (" The answer is 1", None),  # of 18, perhaps
+        (" The answer is 1 0", None),  # of 1 000
+        (" The answer is", None),
+        (" 2 + 3 = 5. The ans", None),
+    ],
+)
+def test_a_candidate_that_was_cut_off_is_read_only_where_its_answer_is_complete(
+    tiny, text: str, answer: str | None
+):
+    example = Example("q", "How many?")
+    cut = Candidate(text, (1,), -1.0, "length")
+    assert read_candidate(prompt(), cut, example).answer == answer
 
 
 def test_a_candidate_that_ran_out_of_length_abstains(tiny, monkeypatch):
