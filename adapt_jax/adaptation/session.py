@@ -231,13 +231,15 @@ def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Ca
         answer = read_answer(prompt.parser, candidate.text, template, example.choices)
     elif candidate.finish_reason == "length" and stated != candidate.text:
         # complete: the last word, which may be half a word, does not change what is read
-        words = candidate.text.rpartition(" ")[0]
+        words, _, last = candidate.text.rpartition(" ")
         read = [
             read_answer(prompt.parser, text, template, example.choices)
             for text in (candidate.text, words)
             if template.split_reasoning(text)[1].strip()
         ]
-        answer = read[0] if len(read) == 2 and read[0] == read[1] else None
+        continues_number = last[:1].isdigit()  # "1 0" may become "1 000"
+        if len(read) == 2 and read[0] == read[1] and not continues_number:
+            answer = read[0]
     return replace(candidate, reasoning=reasoning.strip(), answer=answer)
 
 
