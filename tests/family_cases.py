@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import tiny_tokenizer
+from tiny_llama import tiny_tokenizer
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder

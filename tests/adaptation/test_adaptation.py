@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import EXAMPLES, prompt
 from safetensors.numpy import save_file
 from scripted import scripted
 
@@ -22,20 +23,9 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Candidate, GenerationConfig
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError
 
 QUESTION = "Jane has 2 apples. She bought 3 more. How many apples does she have in total?"
-EXAMPLES = [Example(str(n), f"Joe has {n} oranges and got 1 more. How many?") for n in range(3)]
-
-
-def prompt(**generation_config) -> Prompt:
-    template = Template()
-    generation_config = {"max_new_tokens": 8, "stop": template.stop} | generation_config
-    shown = (Demonstration("What is 1 + 1?", "2", "One and one more make 2."),)
-    return Prompt(
-        template, "Solve it.", shown, True, "number", GenerationConfig(**generation_config)
-    )
 
 
 def soft(model, length: int = 5, before_bos: bool = True) -> SoftPrompt:
@@ -79,7 +69,7 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["lora_weights", "has_full_weights", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     from family_cases import make
-    from test_peft import updates
+    from peft_cases import updates
 
     from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.utils.config import TuneConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import write_tiny_llama
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize

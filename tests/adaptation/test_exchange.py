@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from family_cases import make
+from peft_cases import ours, soft, theirs, updates
 from safetensors.numpy import load_file
-from test_peft import ours, soft, theirs, updates
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import export_adaptation

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.config import DecoderConfig

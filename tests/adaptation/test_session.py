@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from flax import nnx
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation

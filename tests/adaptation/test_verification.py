@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
-from test_peft import soft, updates
+from peft_cases import soft, updates
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation import export as export_module
 from adapt_jax.adaptation import verification as verification_module

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import SHORT, fails, prompt, write_task
 from scripted import scripted
-from test_adaptation import prompt
-from test_comparison import SHORT, write_task
 
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
@@ -38,15 +37,6 @@ def config(tiny_folder: Path, tmp_path: Path) -> Path:
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     return tmp_path / "run.yaml"
-
-
-def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """Runs a command that must fail with exit code 2 and one line; returns the line."""
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
-    return lines[0]
 
 
 def test_version_is_that_of_the_package(capsys):

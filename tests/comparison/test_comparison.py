@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from helpers import SHORT, write_task
 from rich.console import Console
 from scripted import scripted
 
@@ -28,7 +29,6 @@ from adapt_jax.utils.registry import load_plugin
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 TRAINING = {"steps": 3, "batch_size": 4, "warmup_steps": 0}
-SHORT = {"max_new_tokens": 6}
 TRAINED = SHORT | {"training": TRAINING}
 LADDER = {
     "zero_shot": SHORT,
@@ -40,28 +40,6 @@ LADDER = {
     "fine_tuning": TRAINED,
     "instruction_tuning": TRAINED | {"examples_per_category": 4, "eval_size": 2},
 }
-
-
-def write_task(folder: Path, reasoning: bool = True, train: int = 12, test: int = 6) -> dict:
-    """A task of small sums in files of its own."""
-    folder.mkdir(exist_ok=True)
-    for split, first, count in (("train", 0, train), ("test", 50, test)):
-        rows = [
-            {"question": f"What is {n} + 1?", "answer": str(n + 1)}
-            | ({"reasoning": f"One more than {n} is {n + 1}."} if reasoning else {})
-            for n in range(first, first + count)
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "name": "sums",
-        "source": {
-            "name": "jsonl",
-            "train": str(folder / "train.jsonl"),
-            "test": str(folder / "test.jsonl"),
-        },
-        "fields": {"reasoning": "reasoning"} if reasoning else {},
-        "instruction": "Solve it.",
-    }
 
 
 @pytest.fixture(scope="module")

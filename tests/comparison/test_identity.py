@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_comparison import write_task
+from helpers import write_task
 
 from adapt_jax.comparison.rung import rung_folders
 from adapt_jax.comparison.setup import RunInputs

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import EXAMPLES, prompt, write_task
 from scripted import scripted
-from test_adaptation import EXAMPLES, prompt
-from test_comparison import write_task
 
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation

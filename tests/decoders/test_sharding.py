@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt

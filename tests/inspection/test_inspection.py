@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from test_cli import fails
+from helpers import fails
 
 from adapt_jax.cli.main import main
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig

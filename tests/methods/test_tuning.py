@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
+from training_cases import ITEMS, TASK
 
 from adapt_jax.methods.base import RunOptions
 from adapt_jax.methods.fine_tuning import FineTuning, select_parameters
@@ -20,25 +21,12 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
-from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.training.examples import tokenize_examples
 from adapt_jax.utils.errors import UserError
 
 TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
 EOS = 1
-ITEMS = [
-    Example(
-        f"train-{a}-{b}",
-        f"Jane has {a} apples. She bought {b} more. How many apples does she have?",
-        str(a + b),
-        reasoning=f"Jane starts with {a} and buys {b}, so {a} + {b} = {a + b}.",
-    )
-    for a in range(2, 6)
-    for b in range(2, 6)
-]
-TASK = Task("sums", ITEMS[:12], (), ITEMS[12:], instruction="Solve the problem.")
 
 
 def weights(model):

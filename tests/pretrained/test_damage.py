@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_tokenizer
 from family_cases import CASES, SIZES, run, tokens
+from tiny_llama import tiny_tokenizer
 
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import load_pretrained

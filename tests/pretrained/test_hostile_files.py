@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from family_cases import CASES, SIZES
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.pretrained.hf_config import OUTER_MODEL_TYPES, read_config

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained

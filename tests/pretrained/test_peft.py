@@ -5,80 +5,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from family_cases import make
+from peft_cases import ours, soft, theirs, updates
 from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.import_peft import import_adapter
-from adapt_jax.decoders.prefix import Prefix, SoftPrompt
+from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.engine import Engine, Request
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.errors import UserError
-
-TEXT, NEW = "Jane has 2 apples.", 24
-
-
-def soft(model: PretrainedDecoder, length: int = 5) -> SoftPrompt:
-    rows = np.random.default_rng(0).normal(0, 0.3, (length, model.config.embed_dim))
-    return SoftPrompt(jnp.asarray(rows, jnp.float32))
-
-
-def updates(model: PretrainedDecoder, *names: str, rank: int = 3, stabilized: bool = False) -> Any:
-    """Random factors of every kernel of these names, large enough to change what is said."""
-    draws = np.random.default_rng(1)
-    factors = {
-        path: LoRAFactors(
-            draws.normal(0, 0.3, (rank, value.shape[1])).astype(np.float32),
-            draws.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32),
-            6.0,
-        )
-        for path, value in get_parameters(model.decoder).items()
-        if path[-1] == "kernel" and path[-2] in names and path[0] == "layers"
-    }
-    return LoRAWeights(factors, model.fingerprint, stabilized)
-
-
-def ours(model: PretrainedDecoder, soft_prompt: SoftPrompt | None = None) -> list[int]:
-    """Greedy token ids."""
-    prefix = Prefix(() if soft_prompt is None else (soft_prompt,))
-    engine = Engine(
-        model, prefix, GenerationConfig(max_new_tokens=NEW), seed=0, max_concurrent_sequences=2
-    )
-    request = Request("0", tuple(model.encode(TEXT)))
-    return [list(said.token_ids) for _, _, said in engine.run([request])][0]
-
-
-def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list[int]:
-    """Greedy token ids of transformers, with a PEFT adapter or without."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if adapter is not None:
-        reference = PeftModel.from_pretrained(reference, str(adapter))
-    ids = torch.tensor([model.encode(TEXT)])
-    with torch.no_grad():
-        said = reference.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=NEW,
-            do_sample=False,
-            pad_token_id=2,
-            # with it PEFT contradicts itself where there is a soft prompt (transformers 5.24)
-            use_cache=False,
-        )
-    return said[0, ids.shape[1] :].tolist()
 
 
 def test_a_soft_prompt_leaves_and_peft_says_the_same(

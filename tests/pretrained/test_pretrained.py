@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_tiny_llama
 from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.families import FAMILIES

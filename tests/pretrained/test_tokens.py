@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.pretrained.chat import render_chat
 from adapt_jax.pretrained.control_tokens import (

@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-from test_adaptation import EXAMPLES, prompt
+from helpers import EXAMPLES, prompt
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.prompting.prompt import hash_prompts

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_trainer import CONFIG, SOFT, made_examples, soft_prompt
+from training_cases import CONFIG, SOFT, made_examples, soft_prompt
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.training.metrics_log import MetricsLog, plot_losses, read_rows

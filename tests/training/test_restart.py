@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
-from test_comparison import SHORT, write_task
-from test_trainer import CONFIG, leaves, made_examples
+from helpers import SHORT, write_task
+from training_cases import CONFIG, leaves, made_examples
 
 from adapt_jax.cli.main import main
 from adapt_jax.decoders.sharding import make_mesh

@@ -7,42 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from training_cases import CONFIG, SOFT, leaves, made_examples, soft_prompt
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.training import run
 from adapt_jax.training.batches import Batches
-from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import read_rows
-from adapt_jax.training.packing import BatchShape, TrainingExample, pack
+from adapt_jax.training.packing import BatchShape, pack
 from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
-
-SOFT = nnx.PathContains("soft_prompt")
-CONFIG = TrainingConfig(steps=8, batch_size=4, learning_rate=1e-2, warmup_steps=2, row_length=64)
-
-
-def made_examples(count=12, seed=0):
-    rng = np.random.default_rng(seed)
-    examples = []
-    for number in range(count):
-        tokens = rng.integers(3, 320, rng.integers(6, 30))
-        start = int(rng.integers(1, len(tokens) - 1))
-        examples.append(TrainingExample(str(number), tuple(tokens.tolist()), start))
-    return examples
-
-
-def soft_prompt(length=5, seed=1):
-    return SoftPrompt(np.random.default_rng(seed).normal(0, 0.2, (length, 32)))
-
-
-def leaves(model, chosen=nnx.Param):
-    state = nnx.state(model, chosen)
-    return {
-        str(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 def gradients(model, loss):

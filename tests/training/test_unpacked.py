@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_trainer import SOFT, leaves, soft_prompt
+from training_cases import SOFT, leaves, soft_prompt
 
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.methods.lora import attach_lora

@@ -6,8 +6,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_trainer import CONFIG, SOFT, made_examples, soft_prompt
-from test_tuning import ITEMS, TASK
+from training_cases import CONFIG, ITEMS, SOFT, TASK, made_examples, soft_prompt
 
 from adapt_jax.methods.fine_tuning import FineTuning
 from adapt_jax.methods.prompt_tuning import PromptTuning
