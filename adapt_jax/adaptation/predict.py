@@ -1,20 +1,25 @@
-"""Answers unlabelled questions in bulk, from one JSONL file to another; goes on where it stood."""
+"""Answers unlabelled questions in bulk, from a file to a JSONL file; continues where it stopped."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.sources import read_jsonl
+from adapt_jax.tasks.fields import ExampleReader, Fields
+from adapt_jax.tasks.loading import load_question_reader
+from adapt_jax.tasks.readers import Row, read_rows
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.progress import OnProgress, Pace
+from adapt_jax.utils.text_files import parse_json
 
-Asked = tuple[str, str, tuple[str, ...]]  # id, question, choices
-Rows = dict[Asked, str]  # -> the line of its answer
+__all__ = ["predict", "read_answers", "read_questions"]
+
+Question = tuple[str, str, tuple[str, ...]]  # id, question, choices
+FIRST_KEY = b'{"question"'  # how a line of answers begins
 
 
 def predict(
@@ -22,6 +27,7 @@ def predict(
     source: Path,
     target: Path,
     *,
+    task: str | Path | Mapping[str, Any] | None = None,
     seed: int = 0,
     max_concurrent_sequences: int | None = None,
     on_progress: OnProgress | None = None,
@@ -30,114 +36,136 @@ def predict(
 
     Answers are appended as they come; when all are there, they are put in the order of the
     questions. So an interrupted run that is started again ends with the file of one that was not,
-    but for the ``seconds``. Answers to other questions that ``target`` held stay in front. Each
-    line names by its ``identity`` the adaptation and the seed that gave it.
+    but for the ``seconds``. Answers to other questions that ``target`` had come first. The
+    ``identity`` of each line stands for the adaptation and the seed that gave it.
 
     Args:
-        open_adaptation: opens the adaptation, when both files are found in order.
+        open_adaptation: opens the adaptation, after both files have been checked.
+        source: JSONL, JSON, CSV, TSV or Parquet; see ``read_questions``.
+        task: a task file or its content, by whose fields ``source`` is read.
 
     Returns:
-        how many questions were answered, and how many were before.
+        how many questions were answered, and how many an earlier run had answered.
 
     Raises:
         UserError: naming file and line of what is no question, no answer, or an answer of another
-            adaptation or seed.
+            adaptation or seed; the file cannot be written, or the disk is full.
     """
-    examples = read_questions(source)
+    examples = read_questions(source, task)
+    files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
-    lines = read_answered(target)
-    asked = [(example.id, example.question, example.choices) for example in examples]
-    known = {index for index, key in enumerate(asked) if key in lines}
+    lines = read_answers(target)
+    questions = [(one.id, one.question, one.choices) for one in examples]
+    known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
-    work = identity(adaptation.identity, seed)
+    answered_by = identity(adaptation.identity, seed)
+    _check_identity(lines, answered_by, target)
+
+    pace = Pace(on_progress, len(known), len(examples))
+    with files.LineAppender(target) as out:
+        for index, prediction in adaptation.stream(
+            examples,
+            seed=seed,
+            max_concurrent_sequences=max_concurrent_sequences,
+            answered=known,
+            on_tokens=pace.count_tokens,
+        ):
+            line = _to_line(examples[index], prediction, answered_by)
+            out.write(line)
+            lines[questions[index]] = line
+            pace.count_answer()
+
+    asked = set(questions)
+    ordered = [line for question, line in lines.items() if question not in asked]
+    ordered += [lines[question] for question in questions]
+    files.write_text(target, "".join(f"{line}\n" for line in ordered))
+    return len(examples) - len(known), len(known)
+
+
+def _to_line(example: Example, prediction: Prediction, answered_by: str) -> str:
+    row: dict[str, Any] = {"question": example.question}
+    row |= {"choices": example.choices} if example.choices else {}
+    row |= prediction.to_dict() | {"identity": answered_by}
+    return files.to_json_lines([row]).rstrip("\n")
+
+
+def _check_identity(lines: Mapping[Question, str], answered_by: str, target: Path) -> None:
+    """Raises UserError where an answer is another adaptation's, or of another seed."""
     for number, line in enumerate(lines.values(), 1):
-        if json.loads(line)["identity"] != work:
+        if parse_json(line, str(target), line=number)["identity"] != answered_by:
             raise UserError(
                 f"{target}, line {number}: answered by another adaptation, or with another seed; "
                 "choose another file"
             )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pace = Pace(on_progress, len(known), len(examples))
-    try:
-        with target.open("a", encoding="utf-8") as out:
-            for index, said in adaptation.stream(
-                examples,
-                seed=seed,
-                max_concurrent_sequences=max_concurrent_sequences,
-                answered=known,
-                on_tokens=pace.count_tokens,
-            ):
-                _, question, choices = asked[index]
-                row: dict[str, Any] = {"question": question}
-                row |= {"choices": choices} if choices else {}
-                line = files.to_json_lines([row | said.to_dict() | {"identity": work}])
-                out.write(line)
-                out.flush()  # what is answered is kept, whatever happens next
-                lines[asked[index]] = line
-                pace.count_answer()
-    finally:
-        if not target.stat().st_size:  # a mistake was found before the first answer
-            target.unlink()
-    mine = set(asked)
-    others = [line for key, line in lines.items() if key not in mine]
-    files.write_text(target, "".join([*others, *(lines[key] for key in asked)]))
-    return len(examples) - len(known), len(known)
 
 
-def read_questions(path: Path) -> list[Example]:
-    """The questions of a JSONL file; the id is the line number where a line has none.
+def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = None) -> list[Example]:
+    """The unlabelled questions of a file.
+
+    Without a task a row has a ``question``, and may have ``choices`` (a list) and an ``id``; by
+    default its id is the number of its line or record.
+
+    Args:
+        task: whose fields, fixed choices and file options say how the file is read. Ids are those
+            that the task gives, so that the answers are those of an evaluation.
 
     Raises:
-        UserError: naming the line, for one that is no object with a question, or a repeated id.
+        UserError: naming the line of a row without a question, or with an id that occurs twice.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    if task is None:
+        rows, read = read_rows(path), _read_plain_question
+    else:
+        reader, options = load_question_reader(task)
+        rows, read = read_rows(path, options), reader.read_question
     examples, seen = [], set[str]()
-    for row in read_jsonl(path):
-        question = row.values.get("question")
-        if not isinstance(question, str) or not question.strip():
-            has = ", ".join(row.values) or "nothing"
-            raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")
-        choices = row.values.get("choices", [])
-        if not isinstance(choices, list):
-            raise UserError(f"{row.where}: 'choices' is no list: {choices!r}")
-        name = str(row.values.get("id", row.number))
-        if name in seen:
-            raise UserError(f"{row.where}: the id {name!r} stands in an earlier line too")
-        seen.add(name)
-        examples.append(Example(name, question, choices=tuple(map(str, choices))))
+    for row in rows:
+        example = read(row)
+        if example.id in seen:
+            raise UserError(f"{row.where}: the id {example.id!r:.80} occurs in an earlier line too")
+        seen.add(example.id)
+        examples.append(example)
     if not examples:
         raise UserError(f"{path}: holds no question")
     return examples
 
 
-def read_answered(path: Path) -> Rows:
-    """The answers of an earlier run; a last line that was cut off is taken away.
+def _read_plain_question(row: Row) -> Example:
+    """A question of a file that no task describes."""
+    if row.values.get("question") in (None, ""):
+        has = ", ".join(row.values) or "nothing"
+        raise UserError(f"{row.where}: no text in field 'question'; it has: {has:.200}")
+    choices = row.values.get("choices")
+    if choices is not None and not isinstance(choices, list):
+        raise UserError(f"{row.where}: 'choices' is no list: {choices!r:.100}")
+    has_id = row.values.get("id") not in (None, "")
+    fields = Fields(choices="choices" if choices else None, id="id" if has_id else None)
+    example = ExampleReader("", fields, "text", (), None, {}, row.where).read_question(row)
+    return (
+        example if has_id else Example(str(row.number), example.question, choices=example.choices)
+    )
+
+
+def read_answers(path: Path) -> dict[Question, str]:
+    """The lines of an earlier run by their questions, without a last line that was cut off.
 
     Raises:
-        UserError: naming the line, when the file holds something else.
+        UserError: naming the line, if the file holds something else.
     """
     if not path.exists():
         return {}
-    content = path.read_bytes()  # a cut may go through a letter
-    whole, newline, rest = content.rpartition(b"\n")
-    answered: Rows = {}
-    try:
-        lines = whole.decode("utf-8").split("\n") if whole else []
-    except UnicodeDecodeError:
-        lines = [""]
-    for number, line in enumerate(lines, 1):
+    whole, _, rest = path.read_bytes().rpartition(b"\n")  # a cut may go through a character
+    lines: dict[Question, str] = {}
+    for number, content in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
-            row: Any = json.loads(line)
-            row["identity"]  # who gave it
-            answered[row["id"], row["question"], tuple(row.get("choices", ()))] = line + "\n"
-        except (ValueError, KeyError, TypeError):
+            line = content.decode("utf-8")
+            row = parse_json(line, str(path), line=number)
+            row["identity"]  # whose answer it is
+            lines[row["id"], row["question"], tuple(row.get("choices", ()))] = line
+        except (UserError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{path}, line {number}: not an answer of an earlier run; choose another file"
             ) from None
-    if rest:
-        if not (lines or b'{"question"'.startswith(rest[:11])):
-            raise UserError(f"{path}: not the answers of an earlier run; choose another file")
-        path.write_bytes(whole + newline)
-    return answered
+    if rest and not lines and not FIRST_KEY.startswith(rest[: len(FIRST_KEY)]):
+        raise UserError(f"{path}: not the answers of an earlier run; choose another file")
+    return lines

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.cli.options import AdaptationPath, DecoderPath
@@ -26,6 +27,14 @@ def export(
         ),
     ] = None,
     max_shard_size: Annotated[str, Parameter(help="of one file of hf weights")] = "5GB",
+    verify: Annotated[
+        int | None,
+        Parameter(
+            help="questions that are asked through the folder with transformers or PEFT, to see "
+            "that it answers alike; by default 3 where they are installed",
+            validator=Number(gte=0, lte=1000),
+        ),
+    ] = None,
     decoder: DecoderPath = None,
 ) -> None:
     """Write an adaptation for transformers or PEFT.
@@ -34,10 +43,17 @@ def export(
     LoRA factors alone as a PEFT adapter (--format peft). README.md in it says how to ask.
     """
     from adapt_jax.adaptation.export import choose_export_dtype, export_adaptation
+    from adapt_jax.utils.files import check_target_folder
 
+    check_target_folder(folder)
     opened = open_adaptation(adaptation, decoder)
     written = export_adaptation(
-        opened, folder, format=format, dtype=dtype, max_shard_size=max_shard_size
+        opened,
+        folder,
+        format=format,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        verify=verify,
     )
     if (written / "config.json").is_file():
         why = "" if dtype else ", as the decoder's own files; --dtype chooses another"

@@ -22,8 +22,11 @@ def import_adapter(
 ) -> None:
     """Make an adaptation of a PEFT adapter."""
     from adapt_jax.adaptation.import_peft import import_adapter as read_adapter
+    from adapt_jax.adaptation.storage import DESCRIPTION
     from adapt_jax.tasks.loading import load_task
+    from adapt_jax.utils.files import check_target_folder
 
+    check_target_folder(folder, DESCRIPTION)
     read_task = None if task is None else load_task(task)
     adaptation = read_adapter(adapter, decoder, task=read_task, context_length=context_length)
     print(f"saved: {adaptation.save(folder)}")

@@ -13,10 +13,13 @@ __all__ = ["predict"]
 
 def predict(
     adaptation: AdaptationPath,
-    source: Annotated[Path, Parameter(name="IN", help="a JSONL file of questions")],
+    source: Annotated[
+        Path, Parameter(name="IN", help="questions: JSONL, JSON, CSV, TSV or Parquet")
+    ],
     target: Annotated[Path, Parameter(name="OUT", help="a JSONL file: one answer per line")],
     /,
     *,
+    task: Annotated[str | None, Parameter(help="a task file, by whose fields IN is read")] = None,
     decoder: DecoderPath = None,
     seed: Seed = 0,
     max_concurrent_sequences: Concurrency = None,
@@ -24,10 +27,11 @@ def predict(
 ) -> None:
     """Answer unlabelled questions in bulk; continues where it stopped.
 
-    Answers every line of IN and appends to OUT as the answers come; when all are there, they are
-    put in the order of the questions. A line is an object with "question", and optionally "id" and
-    "choices". Questions that OUT already answers are not asked again: an interrupted run is simply
-    started once more. A file whose answers came from another adaptation or seed is refused.
+    Answers every row of IN and appends to OUT as the answers come; when all are there, they are
+    put in the order of the questions. A row has a "question", and may have an "id" and "choices";
+    with --task it is read as that task reads its files. Questions that OUT already answers are not
+    asked again: an interrupted run is simply started once more. A file whose answers came from
+    another adaptation or seed is refused.
     """
     from adapt_jax.adaptation.predict import predict as run_prediction
     from adapt_jax.utils.progress import Display
@@ -37,6 +41,7 @@ def predict(
             lambda: open_adaptation(adaptation, decoder),
             source,
             target,
+            task=task,
             seed=seed,
             max_concurrent_sequences=max_concurrent_sequences,
             on_progress=update,

@@ -127,6 +127,20 @@ class ExampleReader:
             aliases=tuple(aliases),
         )
 
+    def read_question(self, row: Row) -> Example:
+        """The row as an unlabelled question, with the id that it has in an undivided file.
+
+        Raises:
+            Missing: the question is missing.
+            UserError: a field is absent or structured.
+        """
+        choices, _ = self._read_choices(row)
+        return Example(
+            id=_text(row, self.fields.id) if self.fields.id else self._default_id(row, "all"),
+            question=_filled(row, self.fields.question),
+            choices=choices,
+        )
+
     def read_inline(self, items: Sequence[InlineExample]) -> list[Example]:
         """The examples of the task file itself.
 

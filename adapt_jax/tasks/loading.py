@@ -10,6 +10,7 @@ from pydantic import Field
 from adapt_jax.tasks.answers import PARSERS, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Missing, Text
+from adapt_jax.tasks.readers import FileOptions
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest, find
 from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
@@ -19,7 +20,7 @@ from adapt_jax.utils.config import Strict, checked, read_yaml
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import read_json
 
-__all__ = ["TaskConfig", "load_task"]
+__all__ = ["TaskConfig", "load_question_reader", "load_task"]
 
 MAX_STRATA = 200  # distinct answers that count as labels where a task names no choices
 
@@ -124,6 +125,25 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         warnings=(*warnings, *leaks, *_describe_irregular(summary)),
         summary=summary,
     )
+
+
+def load_question_reader(
+    config: str | Path | Mapping[str, Any],
+) -> tuple[ExampleReader, FileOptions]:
+    """How a task reads rows and files, for questions that are not in the task itself.
+
+    Raises:
+        UserError: as ``load_task``.
+    """
+    where, folder = "task", Path(".")
+    if not isinstance(config, Mapping):
+        where, folder = str(config), Path(config).parent
+        config = read_yaml(config)
+    settings = checked(TaskConfig, config, where)
+    _check_names(settings, where)
+    names = FileOptions.__dataclass_fields__.keys() & settings.source.keys()
+    options = FileOptions(**{name: settings.source[name] for name in names})
+    return _make_reader(settings, folder, where), options
 
 
 def _check_names(settings: TaskConfig, where: str) -> str:

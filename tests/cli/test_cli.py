@@ -136,7 +136,7 @@ def test_predict_answers_every_line_and_resumes(saved: Path, tmp_path: Path, cap
         ('{"question": "a"}\n{"text": "b"}', "line 2: no text in field 'question'; it has: text"),
         ('{"question": ""}', "in.jsonl, line 1: no text in field 'question'"),
         ('{"question": "a", "choices": "b"}', "in.jsonl, line 1: 'choices' is no list: 'b'"),
-        ('{"id": 1, "question": "a"}\n{"id": 1, "question": "b"}', "line 2: the id '1' stands"),
+        ('{"id": 1, "question": "a"}\n{"id": 1, "question": "b"}', "line 2: the id '1' occurs"),
         ("\n", "in.jsonl: holds no question"),
     ],
 )  # fmt: skip
