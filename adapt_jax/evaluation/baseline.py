@@ -4,7 +4,7 @@ from collections import Counter
 
 from adapt_jax.evaluation.results import Baseline
 from adapt_jax.evaluation.scorers import score_answer
-from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 
@@ -38,4 +38,4 @@ def _has_labels(task: Task) -> bool:
 
 def _label(task: Task, example: Example) -> str:
     """The gold answer in canonical form."""
-    return PARSERS[task.parser](example.answer, example.choices) or example.answer
+    return read_gold(task.parser, example.answer, example.choices) or example.answer

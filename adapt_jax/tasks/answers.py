@@ -23,7 +23,14 @@ from functools import lru_cache
 from typing import Any
 
 from adapt_jax.tasks.characters import normalize_widths
-from adapt_jax.tasks.choices import find_choice, find_equal, find_label, fold_text, option_name
+from adapt_jax.tasks.choices import (
+    LETTERS,
+    find_choice,
+    find_equal,
+    find_label,
+    fold_text,
+    option_name,
+)
 from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
@@ -177,24 +184,26 @@ def choice(text: str, choices: Sequence[str] = ()) -> str | None:
     index = find_choice(text, choices)
     if index is None:
         return None
-    return option_name(index, choices)
+    return option_name(index, choices) if choices else LETTERS[index]
 
 
 def _gold_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The letter, or the text of a choice; None where the two readings differ."""
+    """The letter, or the text of a choice; None where a bare letter may be either."""
+    if len(text) > 1 and text in choices:
+        return option_name(list(choices).index(text), choices)
     letter = re.fullmatch(r"\(?([A-Za-z])\)?[.):]?", normalize_widths(text).strip())
-    by_letter = ord(letter[1].lower()) - ord("a") if letter else None
-    if by_letter is not None and by_letter >= (len(choices) or 26):
+    count = len(choices) or len(LETTERS)
+    by_letter = LETTERS.index(letter[1].lower()) if letter and count <= len(LETTERS) else None
+    if by_letter is not None and by_letter >= count:
         by_letter = None
     by_text = find_equal(text, choices) if choices else None
-    if text in choices:
-        by_text = list(choices).index(text)
-    if None not in (by_letter, by_text) and by_letter != by_text and len(text.strip()) == 1:
+    if by_letter is None or by_text is None or by_letter == by_text:
+        index = by_letter if by_text is None else by_text
+    else:
+        index = by_letter if text.strip().startswith("(") else None
+    if index is None:
         return None
-    index = by_text if by_text is not None else by_letter
-    if index is None or (by_text is None and len(choices) > 26):
-        return None
-    return option_name(index, choices)
+    return option_name(index, choices) if choices else LETTERS[index]
 
 
 PARSERS.register("choice")(AnswerParser(choice, read_gold=_gold_choice))

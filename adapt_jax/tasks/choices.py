@@ -28,8 +28,23 @@ _SEPARATORS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|(?<=[^\W_])_+(?=[^\W_])")
 
 
 def option_name(index: int, choices: Sequence[str]) -> str:
-    """The canonical answer for a choice: its letter, or its text where letters do not suffice."""
-    return LETTERS[index] if len(choices) <= len(LETTERS) else choices[index]
+    """The canonical answer for a choice: its letter, or its text where letters do not suffice.
+
+    The letter is put in brackets where it is also the text of another choice.
+    """
+    return _option_names(tuple(choices))[index]
+
+
+@lru_cache(maxsize=1024)
+def _option_names(choices: tuple[str, ...]) -> tuple[str, ...]:
+    if len(choices) > len(LETTERS):
+        return choices
+    texts = [_fold_case(choice) for choice in choices]
+    names = []
+    for index, letter in enumerate(LETTERS[: len(choices)]):
+        is_text = letter in texts[:index] + texts[index + 1 :]
+        names.append(f"({letter})" if is_text else letter)
+    return tuple(names)
 
 
 # ---- equality, from strict to forgiving
@@ -169,7 +184,7 @@ def find_label(text: str, choices: Sequence[str]) -> int | None:
 # ---- letters
 
 
-_LETTER = r"[A-Za-z]"
+_LETTER = r"(?-i:[A-Za-z])"  # ignoring case would also match the Kelvin sign and others
 _END = r"(?=[)\]}*_`\"'$]*(?:[.,;:!?]?(?:\s|\Z|<)))"
 # "The correct answer is C", "Answer: (C)", "final answer: **C**", "I choose option c)"
 _CUE = re.compile(
@@ -206,14 +221,14 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     A letter in brackets or with a cue ("the answer is C") wins over the text of a choice. A bare
     letter that is also the text of another choice is ambiguous. Without choices any letter counts.
     """
+    if len(text.strip()) > 1 and text.strip() in choices:
+        return list(choices).index(text.strip())  # "A-" is a choice, not a dash behind a letter
     text = normalize_widths(_strip_tex(text[:MAX_ANSWER_LENGTH])).strip()
     count = len(choices) or len(LETTERS)
     lettered = count <= len(LETTERS)
     index = find_equal(text, choices) if choices else None
     letter = _whole_letter(text) if lettered else None
     if letter is not None and letter < count:
-        if len(text) > 1 and text in choices:
-            return index  # "A-" is a choice of its own, not a dash behind the letter
         clear = index in (None, letter) or (text[0], text[-1]) == ("(", ")")
         return letter if clear else None
     if index is not None:

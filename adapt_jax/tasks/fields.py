@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
-from adapt_jax.tasks.choices import LETTERS
+from adapt_jax.tasks.choices import LETTERS, option_name
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.readers import Row
 from adapt_jax.utils.config import Strict
@@ -227,7 +227,7 @@ class ExampleReader:
             self._refuse_ambiguous_index(text, choices, where)
             return self._check(text, choices, where)
         if self.parser == "choice" and len(choices) <= len(LETTERS):
-            return LETTERS[index]
+            return option_name(index, choices)
         return self._check(choices[index], choices, where)
 
     def _refuse_ambiguous_index(self, text: str, choices: tuple[str, ...], where: str) -> None:

@@ -72,10 +72,10 @@ def test_a_choice_is_read_as_instruct_models_write_it(text: str, expected: str |
         ("21", ("$20", "$21.00", "$22"), "b"),
         ("The answer is 21", ("20", "22", "21"), "c"),
         ("Answer: C) 21", ("20", "22", "21"), "c"),
-        ("A-", ("A", "A-", "B", "B-"), "b"),
+        ("A-", ("A", "A-", "B", "B-"), "(b)"),
         ("A+", ("A", "B"), None),
-        ("C#", ("C", "C++", "C#"), "c"),
-        ("(a)", ("B", "A"), "a"),
+        ("C#", ("C", "C++", "C#"), "(c)"),
+        ("(a)", ("B", "A"), "(a)"),
         ("a", ("B", "A"), None),
         ("topic 27", tuple(f"topic {n}" for n in range(30)), "topic 27"),
         ("It is topic 27.", tuple(f"topic {n}" for n in range(30)), "topic 27"),
@@ -150,8 +150,9 @@ def test_two_different_labels_never_grade_equal(labels: list[str], parser: str) 
             if said != gold:
                 likeliest = canonical_option(parser, index, said, choices)
                 assert likeliest != canonical
-                if parser == "label":
-                    assert not task.grade(said, example) and not task.grade(likeliest, example)
+                assert not task.grade(likeliest, example)
+                if parser == "label" or len(said) > 1:
+                    assert not task.grade(said, example)
             elif parser == "label":
                 assert task.grade(said, example)
             elif canonical is not None:
@@ -164,7 +165,7 @@ def test_a_reading_is_one_of_the_choices_and_stable(labels: list[str], text: str
     found = PARSERS["label"](text, choices)
     assert found is None or (found in choices and PARSERS["label"](found, choices) == found)
     letter = PARSERS["choice"](text, choices)
-    assert letter is None or letter in "abcd"[: len(choices)]
+    assert letter is None or letter.strip("()") in "abcd"[: len(choices)]
 
 
 @given(st.sampled_from(COLOURED), st.sampled_from(["{}", " {}.", "**{}**", "It is {}.", "({})"]))

@@ -150,6 +150,7 @@ def test_several_answers_are_accepted_and_the_first_is_shown(load: Load) -> None
         ({"answer": 2, "c": ["2", "4", "1", "6"]}, {"answer_index": "none"}, "2"),
         ({"answer": "2", "c": {"text": ["x", "y"], "label": ["1", "2"]}}, "nested", "b"),
         ({"answer": "B", "c": {"text": ["x", "y"], "label": ["A", "B"]}}, "nested", "b"),
+        ({"answer": 0, "c": ["B", "A"]}, {"answer_index": 0}, "(a)"),
         ({"answer": "b", "c": [0.25, 0.5, 1.5]}, {}, "b"),
         ({"answer": "0.5", "c": [0.25, 0.5, 1.5]}, {}, "0.5"),
         ({"answer": "y", "c": [{"name": "x"}, {"name": "y"}]}, "objects", "y"),
@@ -167,6 +168,7 @@ def test_answers_may_be_letters_texts_indices_or_names_of_choices(
         [{"question": "?", **row}], answer_parser="choice", fields=fields, **config
     ).test
     assert example.answer == answer
+    assert Task("t", (), (), (), parser="choice").grade(answer, example)
     assert len(example.choices) == len(row["c"] if "text" not in row["c"] else row["c"]["text"])
 
 
