@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from adapt_jax.methods.base import TuningMethod as TuningMethod
     from adapt_jax.methods.registry import METHODS as METHODS
     from adapt_jax.pretrained.loading import PretrainedDecoder as PretrainedDecoder
-    from adapt_jax.pretrained.loading import load_pretrained as load_pretrained
     from adapt_jax.pretrained.saving import save_pretrained as save_pretrained
     from adapt_jax.prompting.maj_at_k import maj_at_k as maj_at_k
     from adapt_jax.prompting.prediction import Prediction as Prediction
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from adapt_jax.prompting.voting import VOTES as VOTES
     from adapt_jax.prompting.voting import vote as vote
     from adapt_jax.sampling.generate import generate as generate
+    from adapt_jax.sampling.model import Model as Model
+    from adapt_jax.sampling.model import load_pretrained as load_pretrained
     from adapt_jax.sampling.types import Candidate as Candidate
     from adapt_jax.sampling.types import GenerationConfig as GenerationConfig
     from adapt_jax.tasks.answers import PARSERS as PARSERS
@@ -68,13 +69,14 @@ _MODULES = {
     "evaluation.scorers": ("SCORERS",),
     "methods.base": ("MethodResult", "PromptingMethod", "RunOptions", "TuningMethod"),
     "methods.registry": ("METHODS",),
-    "pretrained.loading": ("PretrainedDecoder", "load_pretrained"),
+    "pretrained.loading": ("PretrainedDecoder",),
     "pretrained.saving": ("save_pretrained",),
     "prompting.prediction": ("Prediction",),
     "prompting.prompt": ("Prompt",),
     "prompting.maj_at_k": ("maj_at_k",),
     "prompting.voting": ("VOTES", "vote"),
     "sampling.generate": ("generate",),
+    "sampling.model": ("Model", "load_pretrained"),
     "sampling.types": ("Candidate", "GenerationConfig"),
     "tasks.answers": ("PARSERS",),
     "tasks.example": ("Example",),

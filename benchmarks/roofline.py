@@ -76,7 +76,7 @@ def main() -> None:
     draws = np.random.default_rng(0).integers(3, VOCAB, options.prefix)
     generation_config = GenerationConfig(temperature=0.7, top_k=40)
     engine = Engine(model, Prefix((tuple(draws.tolist()),)), generation_config, seed=0)
-    cache, rows = engine._empty(options.rows, options.columns)
+    cache, rows = engine._make_slots(options.rows, options.columns)
     state = [cache, rows]
 
     def chunk() -> Any:

@@ -1,6 +1,7 @@
 """Makes adaptations of PEFT adapters."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,9 +11,10 @@ from flax import nnx
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.peft_folder import read_adapter, read_base_decoder
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
@@ -65,7 +67,7 @@ def import_adapter(
     if not adapter.replaced:
         merged = adapter.lora_weights.merge_into(model)
         return Adaptation("lora", prompt, merged, lora_weights=adapter.lora_weights)
-    own = PretrainedDecoder(nnx.clone(model.decoder), model.tokenizer, model.path)
+    own = replace(model, decoder=nnx.clone(model.decoder))
     _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
     return Adaptation("lora", prompt, adapter.lora_weights.merge_into(own), has_full_weights=True)
 

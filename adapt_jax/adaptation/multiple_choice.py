@@ -1,4 +1,4 @@
-"""Answers questions by the likeliest of their options, where a prompt says so (Scoring)."""
+"""Answers questions by the most probable of their choices (MultipleChoiceConfig)."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -10,112 +10,129 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.multiple_choice import (
     MultipleChoiceConfig,
     content_free_examples,
-    tokenize_options,
+    tokenize_choices,
 )
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
+from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import canonical_option
 from adapt_jax.tasks.example import Example
 
-Asked = tuple[Example, tuple[str, ...]]  # a question and its options
+__all__ = ["answer_by_likelihood"]
+
+Question = tuple[Example, tuple[str, ...]]  # with the answers that stand for its choices
 
 
-def choose(
+def answer_by_likelihood(
     model: PretrainedDecoder,
     prompt: Prompt,
-    scoring: MultipleChoiceConfig,
-    prefix_of: Callable[[tuple[int, ...]], Prefix],
+    config: MultipleChoiceConfig,
+    build_prefix: Callable[[tuple[int, ...]], Prefix],
     examples: Sequence[Example],
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
 ) -> Iterator[tuple[int, Prediction]]:
-    """(index, answer) of each example that is not ``answered``.
+    """Yields (index, prediction) of each example that is not ``answered``.
 
-    The vote counts the probabilities of the options; the one candidate is the option chosen.
+    The vote holds the probabilities of the choices; the one candidate is the chosen answer.
 
     Args:
-        prefix_of: makes the prefix of the tokens in front (a soft prompt may join them).
+        build_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them).
     """
     started = time.perf_counter()
-    asked = [(example, scoring.options(example.choices)) for example in examples]
-    free = _without_content(asked) if scoring.calibrated else []
-    prompt_prefix, rows = tokenize_options(model, prompt, [*asked, *free])
-    prefix = prefix_of(prompt_prefix)
-    hashes = hash_prompts(prompt_prefix, [row.question for row in rows])
-    room = model.config.context_length - len(prefix)
+    # 1. the questions, and behind them those without content
+    questions = [(example, config.list_answers(example.choices)) for example in examples]
+    content_free = _list_content_free(questions) if config.calibrated else []
+    prompt_prefix, requests = tokenize_choices(model, prompt, [*questions, *content_free])
+    prefix = build_prefix(prompt_prefix)
+    hashes = hash_prompts(prompt_prefix, [request.context for request in requests])
+    # the last token of a choice is not read
+    room = model.config.context_length - len(prefix) + 1
+    fits = [len(one.context) + max(map(len, one.continuations)) <= room for one in requests]
 
-    def scores(numbers: Sequence[int], known: Collection[int]) -> Iterator[tuple[int, list[float]]]:
-        before = {at for at, number in enumerate(numbers) if number in known}
-        chosen = [rows[number] for number in numbers]
-        for at, found in score(model, prefix, chosen, mesh=mesh, answered=before):
-            yield numbers[at], found
+    def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+        known = {at for at, number in enumerate(numbers) if number in answered}
+        chosen = [requests[number] for number in numbers]
+        for at, found in score_continuations(model, prefix, chosen, mesh=mesh, answered=known):
+            yield numbers[at], [one.log_probability for one in found]
 
-    fits = [len(row.question) + max(map(len, row.options)) <= room for row in rows]
-    calibrating = [n for n in range(len(asked), len(rows)) if fits[n]]
-    nothing: dict[tuple[str, ...], list[list[float]]] = {}
-    for number, found in scores(calibrating, ()):
-        nothing.setdefault(free[number - len(asked)][0].choices, []).append(found)
+    # 2. what the decoder says behind questions without content
+    free_scores: dict[tuple[str, ...], list[list[float]]] = {}
+    for number, scores in score([n for n in range(len(questions), len(requests)) if fits[n]]):
+        choices = content_free[number - len(questions)][0].choices
+        free_scores.setdefault(choices, []).append(scores)
 
-    def told(index: int, found: list[float] | None) -> Prediction:
-        nonlocal started
-        example = examples[index]
+    # 3. the questions themselves; those that are too long have no scores
+    def list_scores() -> Iterator[tuple[int, list[float] | None]]:
+        for index in range(len(questions)):
+            if not fits[index] and index not in answered:
+                yield index, None
+        yield from score([index for index in range(len(questions)) if fits[index]])
+
+    for index, found in list_scores():
+        example, request = examples[index], requests[index]
         candidate, vote = None, Vote(None, 0.0, {}, "likelihood")
         if found is not None:
-            shares = scoring.probabilities(rows[index], found, nothing.get(example.choices, ()))
-            candidate, vote = _decide(prompt, scoring, asked[index], rows[index], found, shares)
+            free = free_scores.get(example.choices, ())
+            probabilities = config.compute_probabilities(request, found, free)
+            candidate, vote = _choose(
+                prompt, config, questions[index], request, found, probabilities
+            )
         before, started = started, time.perf_counter()
-        return Prediction(
+        prediction = Prediction(
             example_id=example.id,
             answer=vote.answer,
             reasoning="",
             candidates=() if candidate is None else (candidate,),
             vote=vote,
-            prompt_tokens=len(prefix) + len(rows[index].question),
+            prompt_tokens=len(prefix) + len(request.context),
             generated_tokens=0,
             seconds=started - before,
             too_long=found is None,
             prompt_sha256=hashes[index],
         )
-
-    for index in range(len(asked)):
-        if not fits[index] and index not in answered:
-            yield index, told(index, None)
-    for index, found in scores([n for n in range(len(asked)) if fits[n]], answered):
-        yield index, told(index, found)
+        yield index, prediction
 
 
-def _without_content(asked: Sequence[Asked]) -> list[Asked]:
-    """The questions that calibrate, for each set of choices that occurs."""
-    first = {example.choices: (example, options) for example, options in asked}
-    return [(one, options) for e, options in first.values() for one in content_free_examples(e)]
+def _list_content_free(questions: Sequence[Question]) -> list[Question]:
+    """The questions without content, for each set of choices that occurs."""
+    first = {example.choices: (example, answers) for example, answers in questions}
+    return [
+        (one, answers)
+        for example, answers in first.values()
+        for one in content_free_examples(example)
+    ]
 
 
-def _decide(
+def _choose(
     prompt: Prompt,
-    scoring: MultipleChoiceConfig,
-    asked: Asked,
-    row: MultipleChoiceRequest,
+    config: MultipleChoiceConfig,
+    question: Question,
+    request: MultipleChoiceRequest,
     scores: Sequence[float],
-    shares: Sequence[float],
+    probabilities: Sequence[float],
 ) -> tuple[Candidate, Vote]:
-    """The likeliest option as a candidate, and the options' probabilities by canonical answer."""
-    example, options = asked
-    choices = example.choices or scoring.choices
-    answers = [
-        canonical_option(prompt.parser, index, option, choices)
-        for index, option in enumerate(options)
+    """The most probable answer as a candidate, and all probabilities by canonical answer."""
+    example, answers = question
+    choices = example.choices or config.choices
+    canonical = [
+        canonical_option(prompt.parser, number, answer, choices)
+        for number, answer in enumerate(answers)
     ]
     counts: dict[str, float] = {}
-    for answer, share in zip(answers, shares, strict=True):
-        counts[answer] = counts.get(answer, 0.0) + share
-    best = max(range(len(options)), key=shares.__getitem__)
-    text, tokens = prompt.template.format_answer(options[best]), row.options[best]
-    candidate = Candidate(text, tokens, scores[best], "scored", answer=answers[best])
-    tied_answers = tuple(
-        answer for answer, share in counts.items() if share == counts[answers[best]]
+    for answer, probability in zip(canonical, probabilities, strict=True):
+        counts[answer] = counts.get(answer, 0.0) + probability
+    best = max(range(len(answers)), key=probabilities.__getitem__)
+    highest = counts[canonical[best]]
+    tied_answers = tuple(answer for answer, count in counts.items() if count == highest)
+    candidate = Candidate(
+        prompt.template.format_answer(answers[best]),
+        request.continuations[best],
+        scores[best],
+        "scored",
+        answer=canonical[best],
     )
-    return candidate, Vote(answers[best], counts[answers[best]], counts, "likelihood", tied_answers)
+    return candidate, Vote(canonical[best], highest, counts, "likelihood", tied_answers)

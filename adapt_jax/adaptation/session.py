@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from adapt_jax.adaptation.multiple_choice import choose
+from adapt_jax.adaptation.multiple_choice import answer_by_likelihood
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prediction import Prediction
@@ -187,7 +187,7 @@ class Session:
                 f"an ensemble of {self.soft_prompt.ensemble_size} soft prompts votes on what it "
                 "generates; it cannot choose by likelihood"
             )
-        yield from choose(
+        yield from answer_by_likelihood(
             self.model,
             self.prompt,
             self.prompt.multiple_choice,

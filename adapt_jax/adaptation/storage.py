@@ -18,13 +18,14 @@ from safetensors.numpy import load_file, save
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_local_folder
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.utils import files
 from adapt_jax.utils.config import Strict, checked
 from adapt_jax.utils.errors import UserError

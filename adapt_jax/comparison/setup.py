@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import resolve_template
+from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import CompareConfig, RunConfig, checked, use_compilation_cache

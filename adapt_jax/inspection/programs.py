@@ -23,7 +23,7 @@ from adapt_jax.decoders.sharding import batch_sharding, platform_of, state_shard
 from adapt_jax.methods.base import Method, PromptingMethod, TuningMethod
 from adapt_jax.pretrained.loading import abstract_decoder, abstract_rngs, get_parameters
 from adapt_jax.sampling import compiled as steps
-from adapt_jax.sampling import engine
+from adapt_jax.sampling import shapes
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
 from adapt_jax.training.optimizers import make_optimizer
@@ -268,21 +268,21 @@ def decoding(
     graph, weights = nnx.split(abstract_decoder(config))
     weights = placed(cast(weights, dtype), mesh)
     count = slot_count(work, mesh)
-    breadth = count // min(engine.ROWS, count) if method.stops_early else 1
+    breadth = shapes.count_batches_at_once(count) if method.stops_early else 1
     held: dict[str, Tree] = {"parameters": weights}
     programs = []
 
-    padded = round_up(work.prefix, engine.FRONT)
+    padded = shapes.pad_prefix(work.prefix)
     width = config.embed_dim + config.num_layers * config.per_layer_embedding_dim
     embeddings = anywhere(jax.ShapeDtypeStruct((padded, width), dtype), mesh)
     prompt_prefix = (embeddings, anywhere(np.int32(0), mesh))
-    whole = jax.eval_shape(partial(steps.encode_front, graph), weights, *prompt_prefix)
+    whole = jax.eval_shape(partial(steps.encode_prompt_prefix, graph), weights, *prompt_prefix)
     one: Any = np.zeros(1, np.int32)
     columns: Any = np.zeros(padded, np.int32)
     prefix = anywhere(PrefixCaches(whole.layers, one, columns, columns), mesh)
     held |= {"prefix": prefix}
     if padded:
-        lower = partial(steps.encode_front.lower, graph, weights, *prompt_prefix)
+        lower = partial(steps.encode_prompt_prefix.lower, graph, weights, *prompt_prefix)
         programs.append(Program("prefix", dict(held), lower))
 
     def questions(many: int, columns: int) -> tuple[Tree, Tree]:
@@ -293,10 +293,10 @@ def decoding(
             partial(steps.encode_questions, graph), weights, prefix, *given
         )
 
-    cache = rows(questions(count, round_up(work.length, engine.COLUMNS))[1], mesh)
+    cache = rows(questions(count, shapes.pad_cache(work.length))[1], mesh)
     held |= {"cache": cache}
-    width = max(engine.SHORTEST, 1 << (work.length - work.answer - 1).bit_length())
-    many = min(engine.ROWS, count if work.candidates is None else 1)
+    width = shapes.pad_question(work.length - work.answer)
+    many = min(shapes.MAX_QUESTION_ROWS, count if work.candidates is None else 1)
     given, encoded = questions(many, width)
     kept = anywhere(questions(many * breadth, width)[1], mesh)
     programs.append(

@@ -28,7 +28,7 @@ from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, check_prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
@@ -150,6 +150,7 @@ class PromptingMethod(Method):
     ) -> MethodResult:
         """The decoder as it is, behind the prompt."""
         prompt = self.build_prompt(model, task, run.seed)
+        check_prompt(model, prompt, task)
         return MethodResult(adaptation=Adaptation(self.name, prompt, model))
 
 
@@ -226,7 +227,7 @@ class TuningMethod(Method):
             tuned: after the training; its parameters have the dtypes that they had before.
             model: the decoder as it was loaded.
         """
-        own = PretrainedDecoder(tuned.decoder, model.tokenizer, model.path)
+        own = replace(model, decoder=tuned.decoder)
         return Adaptation(self.name, prompt, own, has_full_weights=True)
 
     def merged_paths(self, trained: Collection[ParameterPath]) -> Collection[ParameterPath]:

@@ -7,6 +7,7 @@ It is enough for most tasks with hundreds of examples or more. Paper: 2106.09685
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 import jax
@@ -90,7 +91,7 @@ class LoRAConfig(TuningMethod):
         """The factors are saved; the decoder that answers has them merged into its kernels."""
         factors = detach_lora(tuned.decoder, self.alpha)
         weights = LoRAWeights(factors, model.fingerprint, self.rank_stabilized)
-        frozen = PretrainedDecoder(tuned.decoder, model.tokenizer, model.path)
+        frozen = replace(model, decoder=tuned.decoder)
         merged = weights.merge_into(frozen)
         return Adaptation(self.name, prompt, merged, lora_weights=weights)
 

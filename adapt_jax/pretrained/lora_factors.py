@@ -4,7 +4,7 @@ Axes: R rank, I inputs, O outputs of a kernel.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -64,4 +64,4 @@ class LoRAWeights:
             merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
             state[path] = state[path].replace(jax.device_put(merged, kernel.sharding))
         nnx.update(decoder, nnx.from_flat_state(list(state.items())))
-        return PretrainedDecoder(decoder, model.tokenizer, model.path)
+        return replace(model, decoder=decoder)

@@ -1,1 +1,1 @@
-"""Adapts without training: what stands in front of the question."""
+"""Adapts without training: what is prepended to the question, and votes on the answers."""

@@ -1,7 +1,7 @@
-"""Choosing among given answers by their likelihood, instead of writing one.
+"""Choosing among given answers by their likelihood, instead of generating one.
 
-The decoder's likelihood of each option behind the question (2005.14165, section 2.4), per token
-where options differ in length, and against what it would say to a question without content
+The decoder's likelihood of each choice behind the question (2005.14165, section 2.4), per token
+where choices differ in length, and relative to its likelihood behind a question without content
 (contextual calibration, 2102.09690, section 5: W = diag(p)^-1, over the same three inputs).
 """
 
@@ -11,81 +11,98 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import common_prefix_length
-from adapt_jax.sampling.scoring import MultipleChoiceRequest
+from adapt_jax.sampling.likelihood import MultipleChoiceRequest
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.templates import LETTERS, Template
+from adapt_jax.tasks.templates import LETTERS
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from adapt_jax.prompting.prompt import Prompt
 
-CONTENT_FREE = ("N/A", "[MASK]", "")  # asked in place of a question
+__all__ = [
+    "CONTENT_FREE",
+    "MultipleChoiceConfig",
+    "content_free_examples",
+    "tokenize_choices",
+]
+
+CONTENT_FREE = ("N/A", "[MASK]", "")  # the questions without content of 2102.09690
 
 
 @dataclass(frozen=True)
 class MultipleChoiceConfig:
-    """How options are scored.
+    """How the choices of a question are scored.
 
     Attributes:
-        normalised: by the mean log-probability of an option's tokens rather than their sum.
-        calibrated: divided by the option's probability behind a question without content.
-        choices: of a question that brings none of its own.
-        letter: how a choice is named, "a", "(B)" and the like; empty: by its own text.
+        length_normalised: by the mean log-probability of a choice's tokens, instead of the sum.
+        calibrated: divided by the choice's probability behind a question without content.
+        choices: of questions that have none of their own.
+        letter: how the first choices are named, such as "a" or "(A)"; empty: by their texts.
     """
 
-    normalised: bool = False
+    length_normalised: bool = False
     calibrated: bool = False
     choices: tuple[str, ...] = ()
     letter: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
+        object.__setattr__(self, "choices", tuple(self.choices))  # JSON gives a list
 
     @classmethod
-    def of(cls, task: Task, normalised: bool, calibrated: bool) -> "MultipleChoiceConfig | None":
-        """For a task all of whose questions have choices, otherwise None."""
+    def of(
+        cls, task: Task, length_normalised: bool, calibrated: bool
+    ) -> "MultipleChoiceConfig | None":
+        """For a task all of whose questions have two choices or more; otherwise None."""
         examples = [*task.train, *task.development, *task.test]
         sets = {example.choices for example in examples}
         if any(len(choices) < 2 for choices in sets):
             return None
         letter = ""
         if task.parser == "choice":
-            named = [e.answer for e in (*task.train, *task.development)] or ["a"]
-            if all(re.fullmatch(r"\(?[A-Za-z]\)?", answer) for answer in named):
-                letter = named[0]
-        return cls(normalised, calibrated, sets.pop() if len(sets) == 1 else (), letter)
+            golds = [e.answer for e in (*task.train, *task.development)] or ["a"]
+            if all(re.fullmatch(r"\(?[A-Za-z]\)?", gold) for gold in golds):
+                letter = golds[0]
+        choices = sets.pop() if len(sets) == 1 else ()
+        return cls(length_normalised, calibrated, choices, letter)
 
-    def options(self, choices: Sequence[str]) -> tuple[str, ...]:
-        """What the decoder is asked about: each choice's own text, or its letter.
+    def list_answers(self, choices: Sequence[str]) -> tuple[str, ...]:
+        """The answer that stands for each choice: its own text, or its letter.
 
         Raises:
-            UserError: for fewer than two choices.
+            UserError: there are fewer than two choices, or more than letters.
         """
         choices = tuple(choices) or self.choices
         if len(choices) < 2:
             raise UserError("answers are chosen by likelihood: the question needs its choices")
         if not self.letter:
             return choices
+        if len(choices) > len(LETTERS):
+            raise UserError(
+                f"{len(choices)} choices are more than letters: set the answer parser to 'label'"
+            )
         letters = LETTERS.upper() if self.letter.upper() == self.letter else LETTERS
         return tuple(re.sub("[A-Za-z]", letters[i], self.letter) for i in range(len(choices)))
 
-    def probabilities(
+    def compute_probabilities(
         self,
-        asked: MultipleChoiceRequest,
+        request: MultipleChoiceRequest,
         scores: Sequence[float],
         content_free: Sequence[Sequence[float]] = (),
     ) -> list[float]:
-        """What each option gets; they sum to one.
+        """The probability of each choice; they sum to one.
 
         Args:
-            scores: log-likelihoods of the options.
+            scores: the log-likelihood of each choice.
             content_free: the same behind each question without content.
         """
-        lengths = np.asarray([len(o) if self.normalised else 1 for o in asked.options])
+        lengths = np.ones(len(request.continuations))
+        if self.length_normalised:
+            lengths = np.asarray([len(one) for one in request.continuations])
         weights = np.asarray(scores) / lengths
         if content_free:
             free = [_softmax(np.asarray(one) / lengths) for one in content_free]
@@ -93,47 +110,56 @@ class MultipleChoiceConfig:
         return [float(share) for share in _softmax(weights)]
 
 
-def _softmax(x: np.ndarray) -> np.ndarray:
-    shares = np.exp(x - x.max())
+def _softmax(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    shares: np.ndarray = np.exp(x - x.max())
     return shares / shares.sum()
 
 
-def tokenize_options(
-    model: PretrainedDecoder, prompt: "Prompt", asked: Sequence[tuple[Example, tuple[str, ...]]]
+def tokenize_choices(
+    model: PretrainedDecoder, prompt: "Prompt", questions: Sequence[tuple[Example, Sequence[str]]]
 ) -> tuple[tuple[int, ...], list[MultipleChoiceRequest]]:
-    """Token ids of what stands in front, and of each question and its options behind it.
+    """Token ids of the prompt prefix, and of each question and its choices behind it.
 
-    An option is the answer in the template's words, from where the words before it end (" yes."
-    of " The answer is yes."). All three together are exactly the tokens of the joint text: where a
-    tokenizer merges across a border, the earlier part is cut back to what all have in common.
+    A choice is the answer in the template's words, from where the words before it end (" yes." of
+    " The answer is yes."). Prefix, question and choice together are exactly the tokens of the joint
+    text: where a tokenizer merges across a border, the earlier part is cut back to what all have in
+    common.
+
+    Args:
+        questions: each with the answers that stand for its choices.
     """
-    template: Template = prompt.template
+    template = prompt.template
     lead = template.answer.partition("{answer}")[0].rstrip()
-    prompt_prefix = prompt.prompt_prefix(model)
-    rows: list[tuple[int, list[list[int]]]] = []
-    for example, options in asked:
+    prompt_prefix = prompt.encode_prefix(model)
+    tokenized: list[tuple[int, list[list[int]]]] = []
+    for example, answers in questions:
         text = prompt.render_prompt(
             model, template.format_question(example.question, example.choices)
         )
-        joint = [prompt.encode(model, text + template.format_answer(option)) for option in options]
-        context = prompt.encode(model, text + lead)
-        shared = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)
-        rows.append((shared, joint))
+        joint = [
+            prompt.encode_with_start(model, text, template.format_answer(one)) for one in answers
+        ]
+        context = prompt.encode_with_start(model, text, lead)
+        border = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)
+        tokenized.append((border, joint))
     cut = min(
-        (common_prefix_length(prompt_prefix, j[0][: n - 1]) for n, j in rows),
+        (
+            common_prefix_length(prompt_prefix, joint[0][: border - 1])
+            for border, joint in tokenized
+        ),
         default=len(prompt_prefix),
     )
-    questions = [
+    requests = [
         MultipleChoiceRequest(
-            tuple(joint[0][cut:shared]), tuple(tuple(tokens[shared:]) for tokens in joint)
+            tuple(joint[0][cut:border]), tuple(tuple(tokens[border:]) for tokens in joint)
         )
-        for shared, joint in rows
+        for border, joint in tokenized
     ]
-    return tuple(prompt_prefix[:cut]), questions
+    return tuple(prompt_prefix[:cut]), requests
 
 
 def content_free_examples(example: Example) -> list[Example]:
-    """The questions that calibrate: the example's own replaced, its choices kept."""
+    """The questions that calibrate: those without content, with the choices of the example."""
     return [
         Example(f"{example.id}/{number}", text, choices=example.choices)
         for number, text in enumerate(CONTENT_FREE)

@@ -1,1 +1,1 @@
-"""Many candidates for the price of one prompt."""
+"""Generates many candidates behind one encoded prefix, and computes likelihoods of given texts."""

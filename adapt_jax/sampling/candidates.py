@@ -1,20 +1,26 @@
-"""The host's view of candidates: those that wait for a slot, and those that are being written."""
+"""Candidates on the host: those that wait for a slot, and those that are being generated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Float, Int
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.compiled import Cache
 from adapt_jax.sampling.stopping import cut_at_stop
 from adapt_jax.sampling.types import Candidate
 
+__all__ = ["ActiveCandidate", "NonFiniteLogitsError", "PendingCandidate"]
+
+
+class NonFiniteLogitsError(Exception):
+    """The decoder gave logits that are infinite or no numbers."""
+
 
 @dataclass
 class PendingCandidate:
-    """A candidate that waits for a slot; its question is row ``row`` of an encoded batch."""
+    """A candidate that waits for a slot; its question is one row of an encoded batch."""
 
     request: int
     candidate: int
@@ -24,40 +30,48 @@ class PendingCandidate:
 
 @dataclass
 class ActiveCandidate:
-    """The host's view of a candidate in a slot: what was generated so far."""
+    """A candidate in a slot, with the tokens that were generated so far."""
 
     request: int
     candidate: int
-    limit: int
+    max_new_tokens: int
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
 
     def extend(
-        self, model: PretrainedDecoder, stop: Sequence[str], tokens: Array, scores: Array
+        self,
+        model: PretrainedDecoder,
+        stop: Sequence[str],
+        tokens: Int[np.ndarray, " C"],
+        log_probabilities: Float[np.ndarray, " C"],
     ) -> Candidate | None:
-        """Adds the tokens of a chunk; returns the candidate when they finish it.
+        """Adds the tokens of a chunk; returns the candidate if it is finished.
 
         Raises:
-            ValueError: when the decoder's logits were not finite.
+            NonFiniteLogitsError: a token's log-probability is not finite.
         """
-        seen = len(self.tokens)
+        checked = len(self.tokens)
         self.tokens += tokens.tolist()
-        self.log_probabilities += scores.tolist()
-        eos = model.config.eos_ids
-        ends = (at for at in range(seen, len(self.tokens)) if self.tokens[at] in eos)
-        end = next(ends, self.limit)  # the EOS stands here
-        count, reason = (end + 1, "eos") if end < self.limit else (self.limit, "length")
-        readable = self.tokens[: min(end, self.limit)]
-        cut = cut_at_stop(model.decode, readable, stop, seen)
+        self.log_probabilities += log_probabilities.tolist()
+        # 1. where EOS or the limit ends it
+        eos_ids = model.config.eos_ids
+        ends = (at for at in range(checked, len(self.tokens)) if self.tokens[at] in eos_ids)
+        end = next(ends, self.max_new_tokens)
+        length, reason = self.max_new_tokens, "length"
+        if end < self.max_new_tokens:
+            length, reason = end + 1, "eos"
+        # 2. whether a stop string ends it before
+        readable = self.tokens[: min(end, self.max_new_tokens)]
+        text: str | None = None
+        cut = cut_at_stop(model.decode, readable, stop, checked)
         if cut is not None:
-            (count, text), reason = cut, "stop"
-        elif len(self.tokens) < count:
-            count, text = len(self.tokens), None
-        else:
+            (length, text), reason = cut, "stop"
+        elif len(self.tokens) >= length:
             text = model.decode(readable)
-        if not np.isfinite(self.log_probabilities[seen:count]).all():
-            raise ValueError("not finite")
+        # 3. tokens behind the end were drawn from anything
+        if not np.isfinite(self.log_probabilities[checked:length]).all():
+            raise NonFiniteLogitsError
         if text is None:
             return None
-        total = float(sum(self.log_probabilities[:count]))
-        return Candidate(text, tuple(self.tokens[:count]), total, reason)
+        total = float(sum(self.log_probabilities[:length]))
+        return Candidate(text, tuple(self.tokens[:length]), total, reason)

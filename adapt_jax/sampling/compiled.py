@@ -1,9 +1,10 @@
-"""What runs on the device: prefix and questions encoded, slots filled, slots decoded.
+"""The compiled functions of sampling: prefix and questions are encoded, slots filled and decoded.
 
-The compiled functions take the weights as arguments and the decoder's structure as a static one,
-so that engines over the same shapes share them.
+They take the weights as arguments and the decoder's structure as a static one, so that engines
+over the same shapes share them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -15,47 +16,76 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from adapt_jax.decoders.attention import KVPair, causal_mask
+from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCache, PrefixCaches, encode_prefix
-from adapt_jax.sampling.logits import SamplingParams, choose, draw_keys, log_probability, penalize
+from adapt_jax.sampling.logits import (
+    SamplingParams,
+    apply_repetition_penalty,
+    get_log_probability,
+    make_draw_keys,
+    sample_token,
+)
 
-CHUNK = 8  # decoding steps on the device between two looks by the host
+__all__ = [
+    "CHUNK",
+    "Cache",
+    "SlotState",
+    "concatenate_rows",
+    "decode_chunk",
+    "encode_prompt_prefix",
+    "encode_questions",
+    "insert_into_slots",
+]
 
-Cache = list[KVPair]  # per layer keys and values [B, K, S, H] of question and text, no prefix
+CHUNK = 8  # decoding steps on the device before the host looks at the tokens
+
+Cache = list[KVPair]  # keys and values [B, K, S, H] of each layer, without those of the prefix
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SlotState:
-    """What the device knows of each slot, beside its cache. A slot that was never filled is idle.
+    """What the device knows of each of B slots, beside its cache.
 
-    ``token`` is the newest one: its keys and values belong to column ``length`` of the cache and
-    are not there yet.
+    The keys and values of ``token`` are not in the cache yet; they go to column ``length``.
+
+    Attributes:
+        token: the newest one.
+        length: columns of the cache in use.
+        num_generated: new tokens so far.
+        max_new_tokens: new tokens at most.
+        example: CRC-32 of the request's id, for the random draws.
+        candidate: the candidate's number, for the random draws.
+        prefix: the number of the prefix that the slot attends to.
+        active: whether the slot has a candidate that is not finished.
+        seen: which of V tokens are in the prompt or were generated; V is 0 without a penalty.
     """
 
     token: Int[Array, " B"]
-    length: Int[Array, " B"]  # columns of the cache in use
-    num_generated: Int[Array, " B"]  # new tokens so far
-    max_new_tokens: Int[Array, " B"]  # new tokens at most
-    example: Int[Array, " B"]  # crc32 of the request's id
+    length: Int[Array, " B"]
+    num_generated: Int[Array, " B"]
+    max_new_tokens: Int[Array, " B"]
+    example: Int[Array, " B"]
     candidate: Int[Array, " B"]
-    prefix: Int[Array, " B"]  # which one the row stands behind
+    prefix: Int[Array, " B"]
     active: Bool[Array, " B"]
-    seen: Bool[Array, "B V"]  # tokens that stand before; V is 0 where no penalty asks for it
+    seen: Bool[Array, "B V"]
 
     @staticmethod
-    def idle(count: int, vocabulary: int = 0) -> "SlotState":
-        """``count`` rows on the host, none of them active."""
-        kinds: dict[str, Any] = {"example": np.uint32, "active": bool}
+    def idle(count: int, vocab_size: int = 0) -> "SlotState":
+        """``count`` slots as arrays on the host, none of them active."""
+        dtypes: dict[str, Any] = {"example": np.uint32, "active": bool}
         names = [one.name for one in fields(SlotState)]
-        rows: dict[str, Any] = {n: np.zeros(count, kinds.get(n, np.int32)) for n in names}
-        rows["seen"] = np.zeros((count, vocabulary), bool)
-        return SlotState(**rows)
+        arrays: dict[str, Any] = {n: np.zeros(count, dtypes.get(n, np.int32)) for n in names}
+        arrays["seen"] = np.zeros((count, vocab_size), bool)
+        return SlotState(**arrays)
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_front(
+def encode_prompt_prefix(
     graph: Any, weights: Any, embeddings: Float[Array, "P D"], length: Int[Array, ""]
 ) -> PrefixCache:
+    """Keys and values of the prefix, of which the first ``length`` embeddings are no padding."""
     return encode_prefix(nnx.merge(graph, weights), embeddings, length)
 
 
@@ -70,106 +100,142 @@ def encode_questions(
 ) -> Cache:
     """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens, behind its prefix."""
     decoder = nnx.merge(graph, weights)
-    places = jnp.arange(tokens.shape[1])
-    segments = (places < lengths[:, None]).astype(jnp.int32)
-    positions = prefix.lengths[which][:, None] + places
-    blocks = prefix.blocks(which, tokens.shape[1])
+    columns = jnp.arange(tokens.shape[1])
+    segments = (columns < lengths[:, None]).astype(jnp.int32)
+    positions = prefix.lengths[which][:, None] + columns
     embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    return decoder(
+    _, cache = decoder(
         embeddings,
         positions,
         causal_mask(segments),
-        prefix=blocks,
+        prefix=prefix.blocks(which, tokens.shape[1]),
         prefix_positions=prefix.positions,
-    )[1]
+    )
+    return cache
+
+
+def concatenate_rows(caches: Sequence[Cache]) -> Cache:
+    """Caches of equal shapes as one, with the rows of all."""
+    if len(caches) == 1:
+        return caches[0]
+    return list(jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *caches))
 
 
 def insert_into_slots(
     cache: Cache,
-    rows: SlotState,
-    where: Int[Array, " B"],
+    slots: SlotState,
+    where: Int[Array | np.ndarray, " B"],
     encoded: Cache,
-    question: Int[Array, " B"],
+    rows: Int[Array | np.ndarray, " B"],
     new: SlotState,
 ) -> tuple[Cache, SlotState]:
-    """Puts row ``question[i]`` of ``encoded`` and row ``i`` of ``new`` into slot ``where[i]``.
+    """Puts row ``rows[i]`` of ``encoded`` and row i of ``new`` into slot ``where[i]``, for each i.
 
-    Nothing is put where ``where`` is beyond the last slot. Layer by layer, as a compiler would have
-    the copies of all layers in memory at once.
+    A slot number past the last slot inserts nothing. Layer by layer: one compiled function for all
+    layers would hold the copies of all of them at the same time.
     """
     layers = [
-        _fill_layer(kept, where, fresh, question)
-        for kept, fresh in zip(cache, encoded, strict=True)
+        _insert_into_layer(old, where, fresh, rows)
+        for old, fresh in zip(cache, encoded, strict=True)
     ]
-    return layers, _fill_rows(rows, where, new)
+    return layers, _insert_into_state(slots, where, new)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _fill_layer(
-    cache: KVPair, where: Int[Array, " B"], encoded: KVPair, question: Int[Array, " B"]
+def _insert_into_layer(
+    cache: KVPair,
+    where: Int[Array | np.ndarray, " B"],
+    encoded: KVPair,
+    rows: Int[Array | np.ndarray, " B"],
 ) -> KVPair:
-    def put(kept: Array, fresh: Array) -> Array:
-        cache_length = min(kept.shape[2], fresh.shape[2])  # padding may be longer than the cache
-        return kept.at[where, :, :cache_length].set(fresh[question, :, :cache_length], mode="drop")
+    def insert(old: Array, fresh: Array) -> Array:
+        columns = min(old.shape[2], fresh.shape[2])  # the padded question may be longer
+        return old.at[where, :, :columns].set(fresh[rows, :, :columns], mode="drop")
 
-    return put(cache[0], encoded[0]), put(cache[1], encoded[1])
+    return insert(cache[0], encoded[0]), insert(cache[1], encoded[1])
 
 
 @partial(jax.jit, donate_argnums=0)
-def _fill_rows(rows: SlotState, where: Int[Array, " B"], new: SlotState) -> SlotState:
-    return jax.tree.map(lambda kept, fresh: kept.at[where].set(fresh, mode="drop"), rows, new)
+def _insert_into_state(
+    slots: SlotState, where: Int[Array | np.ndarray, " B"], new: SlotState
+) -> SlotState:
+    return jax.tree.map(lambda old, fresh: old.at[where].set(fresh, mode="drop"), slots, new)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
 def decode_chunk(
     graph: Any,
     sampling: SamplingParams,
-    eos: tuple[int, ...],
+    eos_ids: tuple[int, ...],
     weights: Any,
     prefix: PrefixCaches,
     cache: Cache,
-    rows: SlotState,
+    slots: SlotState,
     seed: Key[Array, ""],
 ) -> tuple[Cache, SlotState, Int[Array, "CHUNK B"], Float[Array, "CHUNK B"]]:
-    """CHUNK steps of all slots. Returns also the new tokens and their log-probabilities."""
+    """CHUNK decoding steps of all slots.
+
+    Returns:
+        the cache, the slots, the new tokens, and their log-probabilities under the decoder.
+    """
     decoder = nnx.merge(graph, weights)
-    cache_length = jnp.arange(cache[0][0].shape[2])
-    blocks, prompt_prefix = prefix.blocks(rows.prefix, 1), prefix.lengths[rows.prefix]
+    columns = jnp.arange(cache[0][0].shape[2])
+    blocks, prefix_lengths = prefix.blocks(slots.prefix, 1), prefix.lengths[slots.prefix]
 
     def step(
         carry: tuple[Cache, SlotState], _: None
     ) -> tuple[tuple[Cache, SlotState], tuple[Array, Array]]:
-        cache, rows = carry
+        cache, slots = carry
+        # 1. the newest token of each slot is read; a column past the last writes nothing
         hidden, cache = decoder(
-            decoder.embed(rows.token, decoder.embedding[...].dtype)[:, None],
-            (prompt_prefix + rows.length)[:, None],
-            (cache_length <= rows.length[:, None])[:, None],
+            decoder.embed(slots.token, decoder.embedding[...].dtype)[:, None],
+            (prefix_lengths + slots.length)[:, None],
+            (columns <= slots.length[:, None])[:, None],
             prefix=blocks,
             prefix_positions=prefix.positions,
             cache=cache,
-            write_at=jnp.where(rows.active, rows.length, cache_length.size),  # beyond: not written
+            write_at=jnp.where(slots.active, slots.length, columns.size),
         )
-        logits = decoder.logits(hidden[:, 0])
-        keys = draw_keys(seed, rows.example, rows.candidate, rows.num_generated)
-        seen, told = rows.seen, logits
-        if sampling.repetition_penalty != 1:
-            told = penalize(logits, seen, sampling.repetition_penalty)
-        token = choose(told, keys, sampling).astype(jnp.int32)
-        if sampling.repetition_penalty != 1:
-            seen = seen.at[jnp.arange(token.size), token].set(True)
-        one = rows.active.astype(jnp.int32)
-        ended = jnp.isin(token, jnp.asarray(eos, jnp.int32)) | (
-            rows.num_generated + one >= rows.max_new_tokens
-        )
-        after = replace(
-            rows,
-            token=token,
-            length=rows.length + one,
-            num_generated=rows.num_generated + one,
-            active=rows.active & ~ended,
-            seen=seen,
-        )
-        return (cache, after), (token, log_probability(logits, token))
+        # 2. the next token is drawn
+        token, log_probabilities, seen = _draw_next(decoder, hidden[:, 0], slots, sampling, seed)
+        # 3. slots move on, or end
+        return (cache, _advance(slots, token, seen, eos_ids)), (token, log_probabilities)
 
-    (cache, rows), news = jax.lax.scan(step, (cache, rows), length=CHUNK)
-    return cache, rows, *news
+    (cache, slots), (tokens, log_probabilities) = jax.lax.scan(step, (cache, slots), length=CHUNK)
+    return cache, slots, tokens, log_probabilities
+
+
+def _draw_next(
+    decoder: Decoder,
+    hidden: Float[Array, "B D"],
+    slots: SlotState,
+    sampling: SamplingParams,
+    seed: Key[Array, ""],
+) -> tuple[Int[Array, " B"], Float[Array, " B"], Bool[Array, "B V"]]:
+    """The next token of each slot, its log-probability, and the tokens seen with it."""
+    logits = decoder.logits(hidden)
+    keys = make_draw_keys(seed, slots.example, slots.candidate, slots.num_generated)
+    seen, penalized = slots.seen, logits
+    if sampling.repetition_penalty != 1:
+        penalized = apply_repetition_penalty(logits, seen, sampling.repetition_penalty)
+    token = sample_token(penalized, keys, sampling).astype(jnp.int32)
+    if sampling.repetition_penalty != 1:
+        seen = seen.at[jnp.arange(token.size), token].set(True)
+    return token, get_log_probability(logits, token), seen
+
+
+def _advance(
+    slots: SlotState, token: Int[Array, " B"], seen: Bool[Array, "B V"], eos_ids: tuple[int, ...]
+) -> SlotState:
+    """The slots after one more token; those that end with it are no longer active."""
+    one = slots.active.astype(jnp.int32)
+    is_eos = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
+    ends = is_eos | (slots.num_generated + one >= slots.max_new_tokens)
+    return replace(
+        slots,
+        token=token,
+        length=slots.length + one,
+        num_generated=slots.num_generated + one,
+        active=slots.active & ~ends,
+        seen=seen,
+    )

@@ -1,4 +1,4 @@
-"""Text in, candidates out: the engine in one call."""
+"""Texts in, candidates out: the engine in one call."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -10,6 +10,8 @@ from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import Candidate, GenerationConfig, Request
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["generate"]
+
 
 def generate(
     model: PretrainedDecoder,
@@ -20,33 +22,38 @@ def generate(
     seed: int = 0,
     **options: Any,
 ) -> list[list[Candidate]]:
-    """Continues each prompt; one list of candidates per prompt.
+    """Continues each prompt.
 
     Args:
-        prompts: whole texts, or what follows ``prefix`` (then BOS, if any, stands there).
-        generation_config: how; or give its fields by name, as in ``generate(model, ["Once"], top_k=5)``.
+        prompts: whole texts, or what follows ``prefix``; BOS, if any, is then part of the prefix.
+        generation_config: how to generate; fields can also be given by name, as in
+            ``generate(model, ["Once"], top_k=5)``.
+        prefix: what is prepended to every prompt; it is encoded once.
+        seed: of sampled candidates.
+
+    Returns:
+        for each prompt the list of its candidates.
 
     Raises:
-        UserError: for a prompt longer than the context, and whatever Decoding refuses.
+        UserError: a prompt is longer than the context, or an option is unknown or out of range.
     """
     try:
-        generation_config = replace(generation_config or GenerationConfig(), **options)
+        config = replace(generation_config or GenerationConfig(), **options)
     except TypeError:
         known = [option.name for option in fields(GenerationConfig)]
-        wrong = next(name for name in options if name not in known)
+        wrong = next((name for name in options if name not in known), None)
+        if wrong is None:
+            raise
         raise UserError(
             f"generate: no option {wrong!r}; it has: {', '.join(known)}{nearest(wrong, known)}"
         ) from None
     if isinstance(prompts, str):
         raise UserError("generate: prompts is a single text; expected a list of texts")
     tokens = [model.encode(prompt, bos=prefix is None) for prompt in prompts]
-    requests = [Request(p, tuple(t)) for p, t in zip(prompts, tokens, strict=True)]
-    candidates: list[list[Candidate]] = [
-        [Candidate("", (), 0.0, "")] * generation_config.candidates for _ in prompts
-    ]
-    for index, number, candidate in Engine(
-        model, prefix or Prefix(), generation_config, seed=seed
-    ).run(requests):
+    requests = [Request(text, tuple(ids)) for text, ids in zip(prompts, tokens, strict=True)]
+    engine = Engine(model, prefix or Prefix(), config, seed=seed)
+    candidates: list[dict[int, Candidate]] = [{} for _ in prompts]
+    for index, number, candidate in engine.run(requests):
         if candidate.finish_reason == "too_long":
             raise UserError(
                 f"prompt {index + 1} has {len(tokens[index])} tokens, with its prefix "
@@ -54,4 +61,4 @@ def generate(
                 f"{model.config.context_length}"
             )
         candidates[index][number] = candidate
-    return candidates
+    return [[found[number] for number in sorted(found)] for found in candidates]

@@ -7,16 +7,18 @@ import jax
 
 from adapt_jax.decoders.config import DecoderConfig
 
-MAX_USEFUL_SLOTS = 128  # slots beyond which a step takes longer rather than doing more at once
-SHARE = 0.8  # of the free memory that slots may take
+__all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "free_bytes", "slot_bytes"]
+
+MAX_USEFUL_SLOTS = 128  # with more, a step only takes longer
+MAX_SHARE = 0.8  # of the free memory
 
 
 def slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
-    """What one slot takes: its keys and values, and its row of logits while it is drawn from."""
+    """Bytes of one slot: its keys and values, and its row of logits while a token is drawn."""
     kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
     heads = sum(kind.num_kv_heads * kind.head_dim for kind in kinds)
     cache = 2 * heads * cache_length * itemsize
-    return cache + 4 * config.vocab_size * 4  # logits, restricted logits, exponentials, seen
+    return cache + 4 * config.vocab_size * 4  # logits, truncated logits, exponentials, seen tokens
 
 
 def free_bytes() -> int:
@@ -26,7 +28,8 @@ def free_bytes() -> int:
         return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # what can be had, file caches included
+    if meminfo.exists():
+        # what the system can free counts too, such as its file cache
         lines = meminfo.read_text().splitlines()
         found = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
         free = max([free, *found])
@@ -36,7 +39,8 @@ def free_bytes() -> int:
     return max(free, 0)
 
 
-def room_for_slots(each: int, devices: int) -> int:
-    """How many slots of ``each`` bytes fit, spread over ``devices``."""
-    ways = 1 if jax.default_backend() == "cpu" else devices  # simulated devices share one memory
-    return int(free_bytes() * SHARE) * ways // each
+def count_fitting_slots(bytes_per_slot: int, num_devices: int) -> int:
+    """How many slots fit, spread over the devices."""
+    # simulated devices of a CPU share one memory
+    memories = 1 if jax.default_backend() == "cpu" else num_devices
+    return int(free_bytes() * MAX_SHARE) * memories // bytes_per_slot

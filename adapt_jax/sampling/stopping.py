@@ -1,31 +1,33 @@
-"""When a text is finished: stop strings, found in decoded text whatever the tokens' borders."""
+"""Stop strings. They are looked for in decoded text, wherever the borders of tokens are."""
 
 from collections.abc import Callable, Sequence
 
+__all__ = ["cut_at_stop", "find_stop"]
 
-def earliest_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first of the stop strings begins in ``text``, or None."""
+
+def find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string begins in ``text``; None if there is none."""
     found = [at for at in map(text.find, stop) if at >= 0]
     return min(found, default=None)
 
 
 def cut_at_stop(
-    decode: Callable[[Sequence[int]], str], tokens: Sequence[int], stop: Sequence[str], seen: int
+    decode: Callable[[Sequence[int]], str], tokens: Sequence[int], stop: Sequence[str], checked: int
 ) -> tuple[int, str] | None:
-    """(how many tokens it took, the text before the stop string), or None where none occurs.
+    """The number of tokens up to a stop string, and the text before it; None if there is none.
 
-    The answer is that of a check after every single token, however many come at once.
+    The result is that of a check after every single token, however many tokens come at once.
 
     Args:
         decode: token ids to text.
-        tokens: all that were generated so far; the prompt is not among them.
-        seen: how many of them were already found to hold no stop string.
+        tokens: all that were generated so far, without the prompt.
+        checked: how many of them are known to hold no stop string.
     """
-    if not stop or earliest_stop(decode(tokens), stop) is None:
+    if not stop or find_stop(decode(tokens), stop) is None:
         return None
-    for count in range(seen + 1, len(tokens) + 1):
+    for count in range(checked + 1, len(tokens) + 1):
         text = decode(tokens[:count])
-        at = earliest_stop(text, stop)
+        at = find_stop(text, stop)
         if at is not None:
             return count, text[:at]
     return None

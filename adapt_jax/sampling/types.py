@@ -1,9 +1,27 @@
-"""What is asked of the engine, and what comes back: options, requests, candidates."""
+"""What the engine is asked for, and what it returns: configuration, requests, candidates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from adapt_jax.sampling.logits import SamplingParams
 from adapt_jax.utils.errors import UserError
+
+__all__ = ["Candidate", "GenerationConfig", "Request"]
+
+MAX_TOKENS = 2**31 - 1  # counts of tokens are int32 on the device
+MAX_CANDIDATES = 1_000_000
+MAX_TEMPERATURE = 1000.0
+# field -> its type, what holds for its values, and the same in words
+RANGES: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "max_new_tokens": (int, lambda x: 1 <= x <= MAX_TOKENS, "an integer of at least 1"),
+    "candidates": (int, lambda x: 1 <= x <= MAX_CANDIDATES, f"1 to {MAX_CANDIDATES:,}"),
+    "temperature": (float | int, lambda x: 0 <= x <= MAX_TEMPERATURE, "0 (greedy) to 1000"),
+    "top_k": (int, lambda x: 0 <= x <= MAX_TOKENS, "an integer, 0 (off) or more"),
+    "top_p": (float | int, lambda x: 0 < x <= 1, "above 0, at most 1 (off)"),
+    "min_p": (float | int, lambda x: 0 <= x <= 1, "0 (off) to 1"),
+    "repetition_penalty": (float | int, lambda x: 1e-3 <= x <= 1e3, "0.001 to 1000 (1 is off)"),
+}
 
 
 @dataclass(frozen=True)
@@ -11,13 +29,13 @@ class GenerationConfig:
     """How answers are generated.
 
     Attributes:
-        max_new_tokens: after the question; the context may leave less.
-        temperature, top_k, top_p, min_p, repetition_penalty: see logits.Sampling.
-        candidates: texts per question.
-        stop: strings that end a text, and are not part of it; EOS always does.
+        max_new_tokens: of an answer; the context may leave room for fewer.
+        temperature, top_k, top_p, min_p, repetition_penalty: see logits.SamplingParams.
+        candidates: answers per question.
+        stop: strings that end an answer and are no part of it; EOS always ends it.
 
     Raises:
-        UserError: for values that contradict each other or are out of range.
+        UserError: a value is out of range, or two contradict each other.
     """
 
     max_new_tokens: int = 128
@@ -31,26 +49,16 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)  # JSON brings a list
-        wrong = [
-            (self.max_new_tokens < 1, "max_new_tokens", "at least 1"),
-            (self.candidates < 1, "candidates", "at least 1"),
-            (not 0 <= self.temperature < float("inf"), "temperature", "0 or more"),
-            (self.top_k < 0, "top_k", "0 (off) or more"),
-            (not 0 < self.top_p <= 1, "top_p", "above 0, at most 1 (off)"),
-            (not 0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1"),
-            (
-                not 0 < self.repetition_penalty < float("inf"),
-                "repetition_penalty",
-                "above 0 (1 is off)",
-            ),
-            ("" in self.stop, "stop", "no empty string, which would end every text"),
-        ]
-        for is_wrong, name, expected in wrong:
-            if is_wrong:
-                raise UserError(
-                    f"generation_config.{name}: {getattr(self, name)!r}; expected {expected}"
-                )
+        object.__setattr__(self, "stop", stop)  # JSON gives a list
+        for name, (kind, is_in_range, expected) in RANGES.items():
+            value = getattr(self, name)
+            is_kind = isinstance(value, kind) and not isinstance(value, bool)
+            if not is_kind or not is_in_range(value):
+                raise UserError(f"generation_config.{name}: {value!r:.100}; expected {expected}")
+        if not all(isinstance(one, str) and one for one in self.stop):
+            raise UserError(
+                f"generation_config.stop: {self.stop!r:.100}; expected texts that are not empty"
+            )
         if self.candidates > 1 and self.temperature == 0:
             raise UserError(
                 f"generation_config.candidates: {self.candidates} candidates at temperature 0 "
@@ -67,9 +75,12 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """A question as tokens, to be answered behind a prefix. Draws depend on its ``id``.
+    """A question, to be answered behind a prefix.
 
-    ``prefix`` says behind which, where the engine was given several.
+    Attributes:
+        id: what the random draws depend on, beside the seed and the candidate's number.
+        tokens: the question's token ids, at least one.
+        prefix: the number of its prefix, where the engine has several.
     """
 
     id: str
@@ -79,12 +90,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One generated text.
+    """One generated answer.
 
     Attributes:
-        token_ids: what was generated, the EOS or the stop string's tokens included.
+        text: without the EOS or the stop string that ended it.
+        token_ids: what was generated, the tokens of the EOS or stop string included.
         log_probability: of these tokens under the decoder itself (temperature 1, untruncated).
-        finish_reason: "eos", "stop", "length", or "too_long" where the question left no room.
+        finish_reason: "eos", "stop", "length", or "too_long" if the question left no room;
+            "scored" for a choice that was given and not generated.
+        reasoning: the part of the text before the answer.
+        answer: in canonical form; None if none was found.
     """
 
     text: str

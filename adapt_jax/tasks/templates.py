@@ -11,6 +11,7 @@ from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["CHAT", "LETTERS", "PLACEHOLDER", "TEMPLATES", "Demonstration", "Template", "fill"]
 
+RESERVED_ARGS = {"messages", "add_generation_prompt"}  # of a chat template
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -104,6 +105,8 @@ class Template:
             )
         if args and not self.chat:
             raise UserError("template.chat_template_args: belongs to `chat: true`")
+        for name in RESERVED_ARGS & args.keys():
+            raise UserError(f"template.chat_template_args: {name!r} is set for every question")
         self._move_space_to_answer()
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not isinstance(self.chat, bool):

@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.sharding import state_shardings
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize, tokenize_answer
 from adapt_jax.tasks.example import Example
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.training.trainer import TrainingResult
-from adapt_jax.utils.errors import UserError
 
 __all__ = [
     "TokenizedExamples",
@@ -77,8 +76,8 @@ def tokenize_examples(
             context length.
 
     Raises:
-        UserError: the tokenizer merges across the border between question and answer, so that
-            training would see other tokens there than generation.
+        MethodNotApplicable, UserError: as ``tokenize_answer``; training would see other tokens
+            between question and answer than generation.
     """
     examples = list(examples)
     template = prompt.template
@@ -104,21 +103,12 @@ def tokenize_examples(
 def _tokenize_target(
     model: PretrainedDecoder, prompt: Prompt, example: Example, question: str, context: list[int]
 ) -> list[int]:
-    """Token ids of the answer that follow ``context``, with one EOS at the end.
-
-    Raises:
-        UserError: the joint text does not begin with the tokens of the context.
-    """
+    """Token ids of the answer that follow ``context``, with one EOS at the end."""
     reasoning = example.reasoning if prompt.reasoning else ""
     answer = prompt.template.format_answer(example.answer, reasoning)
-    joint = prompt.encode(model, prompt.render_with_answer(model, question, answer))
-    if joint[: len(context)] != context:
-        raise UserError(
-            f"example {example.id!r}: the tokenizer merges the end of the question "
-            f"{question[-8:]!r} with the beginning of the answer {answer[:8]!r}; a template's "
-            "question should end, and its answer begin, where a token does"
-        )
-    target, eos_ids = joint[len(context) :], model.config.eos_ids
+    name = f"example {example.id!r:.100}"
+    target = tokenize_answer(model, prompt, question, answer, context=context, name=name)
+    eos_ids = model.config.eos_ids
     eos: Sequence[int] = eos_ids[:1]
     ends = [index for index, token in enumerate(target) if token in eos_ids]
     if prompt.template.chat and ends:  # a chat template ends the turn itself

@@ -13,7 +13,7 @@ from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling import memory
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.logits import draw_keys, vocab_grid
+from adapt_jax.sampling.logits import make_draw_keys, vocab_grid
 from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
@@ -151,7 +151,7 @@ def margin(model, prompt_prefix, request, number, one, other):
     hidden, _ = model.decoder(model.decoder.embed(tokens), jnp.arange(length)[None], mask)
     grid = vocab_grid(model.decoder.logits(hidden[:, -1]))[0]
     example = jnp.asarray([zlib.crc32(request.id.encode())], jnp.uint32)
-    key = draw_keys(jax.random.key(0), example, jnp.asarray([number]), jnp.asarray([at]))[0]
+    key = make_draw_keys(jax.random.key(0), example, jnp.asarray([number]), jnp.asarray([at]))[0]
     first, second = jax.random.split(key)
     sums = jax.nn.logsumexp(grid, axis=0) + jax.random.gumbel(first, grid.shape[1:])
     (a, b), width = (one[at], other[at]), grid.shape[1]
@@ -238,7 +238,12 @@ def test_slots_are_filled_again_without_compiling_again(tiny):
     before = steps.decode_chunk._cache_size()
     greedy(tiny, requests, prompt_prefix, max_concurrent_sequences=3, max_new_tokens=11)
     assert steps.decode_chunk._cache_size() <= before + 1
-    compiled = (steps.decode_chunk, steps._fill_layer, steps._fill_rows, steps.encode_questions)
+    compiled = (
+        steps.decode_chunk,
+        steps._insert_into_layer,
+        steps._insert_into_state,
+        steps.encode_questions,
+    )
     sizes = [one._cache_size() for one in compiled]
     again = [Request(f"other{i}", draws(25, 50 + i)) for i in range(9)]
     greedy(tiny, again, prompt_prefix[::-1], max_concurrent_sequences=3, max_new_tokens=11)
@@ -257,7 +262,9 @@ def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch
     with pytest.raises(UserError, match=r"max_concurrent_sequences: 5000 do not fit.*; \d+ would"):
         greedy(tiny, [Request("q", (5,))], max_concurrent_sequences=5000, max_new_tokens=2)
     engine = Engine(tiny, Prefix(), GenerationConfig(), seed=0)
-    assert engine._slot_count(10_000, 64) < memory.MAX_USEFUL_SLOTS  # left to the engine: what fits
+    assert (
+        engine._count_slots(10_000, 64) < memory.MAX_USEFUL_SLOTS
+    )  # left to the engine: what fits
 
 
 @pytest.mark.parametrize(
@@ -272,6 +279,12 @@ def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch
 def test_what_cannot_be_asked_is_one_clear_line(tiny, prefixes, request_, said):
     with pytest.raises(UserError, match=said):
         list(Engine(tiny, prefixes, GenerationConfig(), seed=0).run([request_]))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_a_seed_that_a_key_cannot_hold_is_refused(tiny, seed):
+    with pytest.raises(UserError, match="seed: .*expected 0 to 4294967295"):
+        Engine(tiny, Prefix(), GenerationConfig(), seed=seed)
 
 
 def test_the_golden_text_of_stories260k(shared):
@@ -319,9 +332,62 @@ def test_a_request_that_leaves_no_room_is_too_long_and_the_others_go_on(tiny):
     assert len(found[1, 0].token_ids) > 0
 
 
+def test_the_last_token_that_fits_is_generated_as_by_transformers(make_tiny_llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = make_tiny_llama(tmp_path / "short", max_position_embeddings=40, seed=3)
+    model = adapt_jax.load_pretrained(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt_prefix = draws(20, 1)
+    requests = [Request(str(n), draws(n, n)) for n in (14, 19, 20)]
+    found = greedy(model, requests, prompt_prefix, max_new_tokens=30)
+    for index, request in enumerate(requests):
+        ids = torch.tensor([prompt_prefix + request.tokens])
+        fitting = 40 - ids.shape[1] + 1  # the last token is never read
+        text = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=fitting, do_sample=False
+        )
+        assert list(found[index, 0].token_ids) == text[0, ids.shape[1] :].tolist()
+        assert len(found[index, 0].token_ids) == fitting
+        assert found[index, 0].finish_reason == "length"
+    again = greedy(model, requests[:1], prompt_prefix, max_new_tokens=6)  # to the context's end
+    assert again[0, 0].token_ids == found[0, 0].token_ids[:6]
+
+
+def test_a_second_run_with_one_question_compiles_and_encodes_nothing_again(tiny, monkeypatch):
+    config = GenerationConfig(max_new_tokens=8, temperature=1.0, candidates=2)
+    engine = Engine(tiny, Prefix((draws(60, 4),)), config, seed=0, cache_multiple=128)
+    first = {n: c.token_ids for _, n, c in engine.run([Request("q", draws(10, 5))])}
+    compiled = (
+        steps.decode_chunk,
+        steps.encode_questions,
+        steps._insert_into_layer,
+        steps._insert_into_state,
+    )
+    sizes = [one._cache_size() for one in compiled]
+    monkeypatch.setattr(engine, "_encode_prefix", None)
+    for length in (10, 25, 40, 11):  # questions of many lengths share what is compiled
+        list(engine.run([Request(f"other {length}", draws(length, length))]))
+        if length == 25:
+            sizes_of_short = [one._cache_size() for one in compiled]
+    assert sizes == sizes_of_short
+    grown = [
+        now - before for now, before in zip([f._cache_size() for f in compiled], sizes, strict=True)
+    ]
+    assert grown[0] == grown[3] == 0  # the decoding step, and the state of the slots
+    assert {n: c.token_ids for _, n, c in engine.run([Request("q", draws(10, 5))])} == first
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"candidates": 2**63}, "candidates"),
+        ({"temperature": 1e30}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature: 'hot'; expected 0"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"max_new_tokens": True}, "max_new_tokens"),
+        ({"stop": (5,)}, "stop"),
         ({"candidates": 0}, "candidates"),
         ({"candidates": 2}, "temperature 0"),
         ({"stop": ("",)}, "stop"),

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt_jax.sampling.logits import SamplingParams, argmax, choose, penalize, restrict
+from adapt_jax.sampling.logits import (
+    SamplingParams,
+    apply_repetition_penalty,
+    argmax,
+    sample_token,
+    truncate_logits,
+)
 
 OPTIONS = {
     "whole": SamplingParams(0.8),
@@ -34,7 +40,7 @@ def test_truncations_keep_what_their_definitions_keep(name: str) -> None:
     sampling, draws = OPTIONS[name], np.random.default_rng(0)
     logits = draws.normal(0, 2, (6, 333)).astype(np.float32)
     logits[3:] = np.round(logits[3:])  # many ties
-    found = np.isfinite(np.asarray(restrict(jnp.asarray(logits), sampling)))
+    found = np.isfinite(np.asarray(truncate_logits(jnp.asarray(logits), sampling)))
     for row in range(len(logits)):
         np.testing.assert_array_equal(found[row], kept(logits[row], sampling))
 
@@ -47,7 +53,7 @@ def test_draws_follow_their_shares(name: str) -> None:
     shares = np.where(kept(logits, sampling), shares, 0) / shares[kept(logits, sampling)].sum()
     keys = jax.random.split(jax.random.key(5), count)
     rows = jnp.broadcast_to(jnp.asarray(logits), (count, len(logits)))
-    drawn = np.bincount(choose(rows, keys, sampling), minlength=len(logits))
+    drawn = np.bincount(sample_token(rows, keys, sampling), minlength=len(logits))
     assert drawn[shares == 0].sum() == 0
     common = shares * count >= 5
     observed = np.append(drawn[common], drawn[~common].sum())
@@ -61,14 +67,14 @@ def test_the_first_of_the_likeliest_is_taken_at_temperature_0() -> None:
     logits = jnp.asarray([[0.0, 3.0, 3.0, 1.0], [-jnp.inf, -5.0, -jnp.inf, -5.0]])
     assert argmax(logits).tolist() == [1, 1]
     keys = jax.random.split(jax.random.key(0), 2)
-    assert choose(logits, keys, SamplingParams()).tolist() == [1, 1]
+    assert sample_token(logits, keys, SamplingParams()).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-5])
 def test_the_coldest_temperatures_take_the_likeliest(temperature: float) -> None:
     logits = jnp.asarray(np.random.default_rng(3).normal(0, 3, (6, 320)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 6)
-    found = jax.jit(lambda *given: choose(*given, SamplingParams(temperature)))(logits, keys)
+    found = jax.jit(lambda *given: sample_token(*given, SamplingParams(temperature)))(logits, keys)
     assert found.tolist() == argmax(logits).tolist()
 
 
@@ -81,4 +87,6 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(said), torch.tensor(logits))
     seen = np.zeros(logits.shape, bool)
     np.put_along_axis(seen, said, True, axis=1)
-    np.testing.assert_allclose(penalize(logits, seen, 1.7), theirs.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        apply_repetition_penalty(logits, seen, 1.7), theirs.numpy(), rtol=1e-6
+    )

@@ -12,9 +12,9 @@ from adapt_jax.comparison.compare import compare
 from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.methods.few_shot import FewShot
 from adapt_jax.methods.zero_shot import ZeroShot
-from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig, tokenize_options
+from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig, tokenize_choices
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.scoring import MultipleChoiceRequest, score
+from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
@@ -41,6 +41,11 @@ def summed(theirs, context: list[int], option: list[int]) -> float:
     return float(scores.gather(1, torch.tensor(option)[:, None]).sum())
 
 
+def scores(found):
+    """index -> the log-probability of each continuation."""
+    return {index: [one.log_probability for one in each] for index, each in found}
+
+
 def task(choices: tuple[str, ...] = CHOICES, parser: str = "label", **options) -> Task:
     rows = [
         Example(str(n), text, choices[n % len(choices)], choices=choices)
@@ -59,18 +64,18 @@ def test_scores_are_those_of_transformers_one_option_at_a_time(tiny, theirs):
         )
         for asks, options in ((1, 2), (5, 4), (40, 3), (20, 20), (30, 1))
     ]
-    found = dict(score(tiny, Prefix((prompt_prefix,)), asked))
+    found = scores(score_continuations(tiny, Prefix((prompt_prefix,)), asked))
     assert sorted(found) == list(range(5))
     for index, one in enumerate(asked):
-        context = [*prompt_prefix, *one.question]
-        expected = [summed(theirs, context, list(option)) for option in one.options]
+        context = [*prompt_prefix, *one.context]
+        expected = [summed(theirs, context, list(option)) for option in one.continuations]
         assert found[index] == pytest.approx(expected, abs=1e-4)
-    left = dict(score(tiny, Prefix((prompt_prefix,)), asked, answered={0, 3}))
+    left = scores(score_continuations(tiny, Prefix((prompt_prefix,)), asked, answered={0, 3}))
     assert left == {index: found[index] for index in (1, 2, 4)}  # to the bit
 
 
 def test_an_adaptation_takes_the_likeliest_answer_in_the_templates_words(tiny, theirs):
-    prompt = FewShot(answer_by="likelihood", demonstrations=1).adapt(tiny, task(), seed=0)
+    prompt = FewShot(answer_by="likelihood", demonstrations=1).build_prompt(tiny, task(), seed=0)
     answered = Adaptation("few_shot", prompt, tiny).answer(task().test)
     for example, said in zip(task().test, answered, strict=True):
         text = prompt.text + prompt.template.format_question(example.question, CHOICES)
@@ -88,15 +93,17 @@ def test_an_adaptation_takes_the_likeliest_answer_in_the_templates_words(tiny, t
 def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothing(tiny):
     asked = MultipleChoiceRequest((5,), ((6,), (7, 8, 9, 10)))
     sums = [-2.0, -4.0]
-    assert MultipleChoiceConfig().probabilities(asked, sums) == pytest.approx(
+    assert MultipleChoiceConfig().compute_probabilities(asked, sums) == pytest.approx(
         [0.8808, 0.1192], abs=1e-4
     )
-    by_token = MultipleChoiceConfig(normalised=True).probabilities(asked, sums)
+    by_token = MultipleChoiceConfig(length_normalised=True).compute_probabilities(asked, sums)
     assert by_token == pytest.approx([0.2689, 0.7311], abs=1e-4)
-    biased = MultipleChoiceConfig(calibrated=True).probabilities(asked, sums, [sums, sums, sums])
+    biased = MultipleChoiceConfig(calibrated=True).compute_probabilities(
+        asked, sums, [sums, sums, sums]
+    )
     assert biased == pytest.approx([0.5, 0.5])
     drawn = task(("apples", "oranges"))
-    prompt = ZeroShot(answer_by="likelihood", calibrated=True).adapt(tiny, drawn, seed=0)
+    prompt = ZeroShot(answer_by="likelihood", calibrated=True).build_prompt(tiny, drawn, seed=0)
     nothing = [
         Example(str(n), t, choices=drawn.test[0].choices) for n, t in enumerate(CONTENT_FREE)
     ]
@@ -116,10 +123,10 @@ def test_a_merge_across_the_border_is_scored_as_the_joint_text_has_it(tiny, thei
     example = Example("0", "How many apples does she", choices=("A: 2", ": 3"))
     worded = replace(worded, question="{question} A")
     prompt = replace(prompt, template=worded)
-    prompt_prefix, [row] = tokenize_options(tiny, prompt, [(example, example.choices)])
-    for choice, option in zip(example.choices, row.options, strict=True):
+    prompt_prefix, [row] = tokenize_choices(tiny, prompt, [(example, example.choices)])
+    for choice, option in zip(example.choices, row.continuations, strict=True):
         text = worded.format_question(example.question, example.choices) + choice
-        assert [*prompt_prefix, *row.question, *option] == tiny.encode(text)
+        assert [*prompt_prefix, *row.context, *option] == tiny.encode(text)
 
 
 def test_letters_are_named_as_the_task_names_them(tiny):
@@ -128,15 +135,15 @@ def test_letters_are_named_as_the_task_names_them(tiny):
         rows = [Example("0", "Which?", named, choices=choices)]
         lettered = Task("t", rows, (), [replace(rows[0], id="1")], parser="choice")
         scoring = MultipleChoiceConfig.of(lettered, False, False)
-        assert scoring is not None and scoring.options(choices) == letters
-        prompt = ZeroShot(answer_by="likelihood").adapt(tiny, lettered, seed=0)
+        assert scoring is not None and scoring.list_answers(choices) == letters
+        prompt = ZeroShot(answer_by="likelihood").build_prompt(tiny, lettered, seed=0)
         [said] = Adaptation("zero_shot", prompt, tiny).answer(lettered.test)
         assert said.vote.counts.keys() == {"a", "b"}
 
 
 def test_what_is_chosen_by_likelihood_is_saved_and_asked_without_its_choices(tiny, tmp_path: Path):
     fixed = task(("yes", "no"), "yes_no", template=Template(choice=""))
-    prompt = ZeroShot(answer_by="likelihood", calibrated=True).adapt(tiny, fixed, seed=0)
+    prompt = ZeroShot(answer_by="likelihood", calibrated=True).build_prompt(tiny, fixed, seed=0)
     Adaptation("zero_shot", prompt, tiny).save(tmp_path / "saved")
     loaded = Adaptation.load(tmp_path / "saved", tiny)
     assert loaded.prompt == prompt

@@ -1,0 +1,74 @@
+"""Model: a pretrained decoder with the calls that a notebook needs.
+
+model = adapt_jax.load_pretrained("path/to/folder")
+model.logits("Once upon a time")               # [1, T, V]
+model.log_likelihood("2 + 2 =", " 4")          # log-probability, and whether it is greedy
+model.generate(["Once upon a time"], max_new_tokens=20)[0][0].text
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.pretrained import loading
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.sampling.generate import generate
+from adapt_jax.sampling.likelihood import LogLikelihood, compute_logits, log_likelihood
+from adapt_jax.sampling.types import Candidate, GenerationConfig
+
+__all__ = ["Model", "load_pretrained"]
+
+
+class Model(PretrainedDecoder):
+    """A decoder with its tokenizer, which computes logits and likelihoods, and generates."""
+
+    @classmethod
+    def of(cls, decoder: PretrainedDecoder) -> "Model":
+        """The same decoder, with these calls."""
+        return cls(**{one.name: getattr(decoder, one.name) for one in fields(PretrainedDecoder)})
+
+    def logits(
+        self, texts: str | Sequence[int] | Sequence[str | Sequence[int]] | Any
+    ) -> Float[np.ndarray, "B T V"]:
+        """Logits of token ids [T] or [B, T], or of texts; see ``likelihood.compute_logits``."""
+        return compute_logits(self, texts)
+
+    def log_likelihood(
+        self, context: str | Sequence[int], continuation: str | Sequence[int]
+    ) -> LogLikelihood:
+        """How probable a continuation is; see ``likelihood.log_likelihood``."""
+        return log_likelihood(self, context, continuation)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        generation_config: GenerationConfig | None = None,
+        *,
+        prefix: Prefix | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[list[Candidate]]:
+        """Continues each prompt; see ``generate.generate``."""
+        return generate(self, prompts, generation_config, prefix=prefix, seed=seed, **options)
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    context_length: int | None = None,
+) -> Model:
+    """Reads a Hugging Face folder; see ``pretrained.loading.load_pretrained`` for arguments."""
+    return Model.of(
+        loading.load_pretrained(
+            path, revision=revision, dtype=dtype, mesh=mesh, context_length=context_length
+        )
+    )
