@@ -1,4 +1,4 @@
-"""The decoder itself: padding, packing, positions and the cache change nothing they should not."""
+"""The decoder itself: padding, packing, positions and cache change only what they should."""
 
 from functools import partial
 from typing import Any
@@ -225,8 +225,8 @@ def test_gradients_of_a_product_are_those_of_matmul_for_one_kernel_and_for_sever
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), *map(gradients, (matmul, plain)))
 
 
-def test_the_gradient_of_a_kernel_has_the_narrower_factor_left_and_a_frozen_one_has_none() -> None:
-    """XLA turns the left factor on a CPU: that one is to be small."""
+def test_a_kernel_gradient_has_the_narrower_factor_on_the_left_and_a_frozen_one_is_absent() -> None:
+    """XLA transposes the left factor on a CPU, so it should be the smaller one."""
 
     def products(multiply: Any, sizes: tuple[int, int], of: int) -> list[str]:
         x, kernel = jnp.ones((5, sizes[0])), jnp.ones(sizes[::-1])
@@ -241,22 +241,23 @@ def test_the_gradient_of_a_kernel_has_the_narrower_factor_left_and_a_frozen_one_
     assert products(plain, (4, 6), of=1)[1] == "tensor<5x6xf32>"  # JAX's own: the wider
 
 
-def test_the_last_layer_computes_little_for_tokens_that_nobody_asks_for() -> None:
-    """All but its queries, keys and values, and who looks at whom."""
+def test_the_last_layer_computes_little_for_tokens_whose_output_is_not_wanted() -> None:
+    """Little is its queries, keys, values and attention weights."""
     config = DecoderConfig(**(SHAPE | {"ffn_dim": 512, "num_layers": 2}))
     graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
     places = jnp.broadcast_to(jnp.arange(32), (4, 32))
     mask = causal_mask(jnp.ones((4, 32), jnp.int32))
 
-    def operations(asked: Any) -> float:
+    def count_flops(wanted: Any) -> float:
         def loss(x: Any, state: Any) -> Any:
-            return nnx.merge(graph, state)(x, places, mask, output_positions=asked)[0].sum()
+            return nnx.merge(graph, state)(x, places, mask, output_positions=wanted)[0].sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 32, 16)), state).compile()
         return compiled.cost_analysis()["flops"]
 
-    each = 3 * 16 * 512 * 2 * 2  # forward and back through a feed-forward part, of one token
-    saved = operations(None) - operations(jnp.arange(0, 128, 8))
+    # forward and backward pass of one token through the feed-forward layer
+    each = 3 * 16 * 512 * 2 * 2
+    saved = count_flops(None) - count_flops(jnp.arange(0, 128, 8))
     assert saved > (128 - 16) * each
 
 
@@ -275,7 +276,7 @@ def test_rotary_angles_are_computed_once_for_all_layers_forward_and_back() -> No
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_keeps_nothing_but_what_it_was_given_for_the_backward_pass(name: str) -> None:
+def test_an_activation_saves_only_its_inputs_for_the_backward_pass(name: str) -> None:
     x, by = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
     plain = ACTIVATIONS[name]
     for ours, theirs, given in (

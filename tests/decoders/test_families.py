@@ -1,6 +1,7 @@
 """Every family against transformers: the same logits, gradients and texts."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +46,36 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
         attention_mask=torch.tensor(real),
         position_ids=torch.tensor(positions),
     ).logits
-    surprise = torch.nn.functional.cross_entropy(
+    nats = torch.nn.functional.cross_entropy(
         theirs.flatten(0, 1), torch.tensor(targets, dtype=torch.long).flatten(), reduction="none"
     )
-    (surprise * torch.tensor(counted).flatten()).sum().backward()
+    (nats * torch.tensor(counted).flatten()).sum().backward()
 
-    decoder = ours.decoder
+    graphdef, state = nnx.split(ours.decoder)
 
-    def loss(x: jax.Array) -> Any:
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def loss_and_gradient(x: jax.Array, state: nnx.State) -> Any:
+        decoder = nnx.merge(graphdef, state)
         mask = causal_mask(jnp.asarray(real))
         logits = decoder.logits(decoder(x, jnp.asarray(positions), mask)[0])
         logs = jax.nn.log_softmax(logits)
-        said = jnp.take_along_axis(logs, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
-        return -(said * counted).sum(), logits
+        target_logs = jnp.take_along_axis(logs, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
+        return -(target_logs * counted).sum(), logits
 
-    (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(decoder.embed(jnp.asarray(ids)))
-    expected, seen = theirs.detach().numpy(), real.astype(bool)
-    scale = np.abs(expected[seen]).max()
-    assert np.std(expected[seen]) > 0.1  # weights large enough to show an error
-    np.testing.assert_allclose(np.asarray(logits)[seen], expected[seen], atol=1e-4 * scale, rtol=0)
-    slope = embeds.grad.numpy()
+    embeddings = ours.decoder.embed(jnp.asarray(ids))
+    (_, logits), gradient = loss_and_gradient(embeddings, state)
+    expected, is_real = theirs.detach().numpy(), real.astype(bool)
+    scale = np.abs(expected[is_real]).max()
+    assert np.std(expected[is_real]) > 0.1  # weights large enough to show an error
     np.testing.assert_allclose(
-        np.asarray(gradient)[seen][:, : slope.shape[-1]],
-        slope[seen],
-        atol=1e-3 * np.abs(slope).max(),
+        np.asarray(logits)[is_real], expected[is_real], atol=1e-4 * scale, rtol=0
+    )
+    expected_gradient = embeds.grad.numpy()
+    np.testing.assert_allclose(
+        np.asarray(gradient)[is_real][:, : expected_gradient.shape[-1]],
+        expected_gradient[is_real],
+        atol=1e-3 * np.abs(expected_gradient).max(),
         rtol=0,
     )
 
@@ -81,7 +88,7 @@ def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> Non
     ids = tokens(1, 4200)
     with torch.no_grad():
         expected = model(torch.tensor(ids), logits_to_keep=64).logits.numpy()
-    found = run(ours.decoder, ids)[:, -64:]
+    found = run(ours.decoder, ids, last=64)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
@@ -105,26 +112,38 @@ def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made:
 
 
 @pytest.mark.parametrize("name", [*FIRST, "stablelm, parallel", "gpt_neox, sequential"])
-def test_tokens_that_are_asked_for_are_what_they_are_among_all(name: str, made: Any) -> None:
+def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
+    name: str, made: Any
+) -> None:
     decoder = made(name)[2].decoder
-    given = decoder.embed(jnp.asarray(tokens(2, 24)))
-    places = jnp.broadcast_to(jnp.arange(24), (2, 24))
+    embeddings = decoder.embed(jnp.asarray(tokens(2, 24)))
+    positions = jnp.broadcast_to(jnp.arange(24), (2, 24))
     mask = causal_mask(jnp.ones((2, 24), jnp.int32))
-    asked = jnp.asarray([40, 3, 3, 17, 47])  # in any order, also twice
+    wanted = jnp.asarray([40, 3, 3, 17, 47])  # in any order, also twice
 
-    def among_all(x: jax.Array) -> Any:
-        hidden = decoder(x, places, mask)[0]
-        return hidden.reshape(48, -1)[asked]
+    cotangent = np.random.default_rng(0).standard_normal((5, decoder.config.embed_dim))
+    cotangent = jnp.asarray(cotangent, jnp.float32)
 
-    expected, back = jax.vjp(among_all, given)
-    pull = jnp.asarray(np.random.default_rng(0).standard_normal(expected.shape), jnp.float32)
+    def select_from_all(decoder: Decoder, x: jax.Array) -> jax.Array:
+        return decoder(x, positions, mask)[0].reshape(48, -1)[wanted]
+
+    def run_selected(decoder: Decoder, x: jax.Array, remat: str) -> jax.Array:
+        return decoder(x, positions, mask, output_positions=wanted, remat=remat)[0]
+
+    graphdef, state = nnx.split(decoder)
+
+    def output_and_gradient(function: Any) -> Any:
+        @jax.jit
+        def compute(state: nnx.State, x: jax.Array) -> Any:
+            out, vjp = jax.vjp(lambda x: function(nnx.merge(graphdef, state), x), x)
+            return out, vjp(cotangent)[0]
+
+        return compute(state, embeddings)
+
+    expected = output_and_gradient(select_from_all)
     for remat in ("none", "layers"):
-        found, to_given = jax.vjp(
-            lambda x, remat=remat: decoder(x, places, mask, output_positions=asked, remat=remat)[0],
-            given,
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
-        for ours, theirs in zip(to_given(pull), back(pull), strict=True):
+        found = output_and_gradient(partial(run_selected, remat=remat))
+        for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
 
 
@@ -147,21 +166,21 @@ def test_the_tensors_of_real_checkpoints_are_those_of_the_decoder(
     folder = shared / "data" / "hf_checkpoints" / checkpoint
     family, config = read_config(folder)
     decoder = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    stored = family.tensor_layouts(config)
-    expected = {name for path in get_parameters(decoder) for name in stored[path].names}
+    layouts = family.tensor_layouts(config)
+    expected = {name for path in get_parameters(decoder) for name in layouts[path].names}
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    held = (name for name in index["weight_map"] if not family.ignores_tensor(name, config))
-    real = {family.canonical_name(name) for name in held}
+    loaded = (name for name in index["weight_map"] if not family.ignores_tensor(name, config))
+    real = {family.canonical_name(name) for name in loaded}
     if config.tie_embeddings:
         real.discard("lm_head.weight")
     assert real == expected
 
 
-def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
-    """As transformers has it for images, whose embeddings have no token either."""
+def test_a_soft_prompt_has_the_per_layer_embeddings_of_padding(made: Any) -> None:
+    """As images have in transformers, whose embeddings belong to no token either."""
     import torch
 
-    _, model, ours = made("gemma4, layer inputs")
+    _, model, ours = made("gemma4, per-layer embeddings")
     draws = np.random.default_rng(3)
     soft = draws.normal(size=(6, 32)).astype(np.float32)
     question, width = tokens(1, 9), ours.config.embed_dim
@@ -170,24 +189,24 @@ def test_a_soft_prompt_tells_the_layers_what_padding_does(made: Any) -> None:
     embeds = model.get_input_embeddings()(ids).detach()
     embeds[0, :6] = torch.tensor(soft)
     with torch.no_grad():
-        told = model.model.get_per_layer_inputs(ids)
-        expected = model(inputs_embeds=embeds, per_layer_inputs=told).logits.numpy()[:, 6:]
+        per_layer = model.model.get_per_layer_inputs(ids)
+        expected = model(inputs_embeds=embeds, per_layer_inputs=per_layer).logits.numpy()[:, 6:]
     prompt = Prefix((SoftPrompt(jnp.asarray(soft)),))
     embedded = prompt.embeddings(ours.decoder)
     assert embedded.shape[1] > width
-    front = encode_prefix(ours.decoder, embedded)
+    cache = encode_prefix(ours.decoder, embedded)
     hidden, _ = ours.decoder(
         ours.decoder.embed(jnp.asarray(question)),
         6 + jnp.arange(9)[None],
         causal_mask(jnp.ones((1, 9), jnp.int32)),
-        prefix=front.blocks,
+        prefix=cache.blocks,
     )
     found = ours.decoder.logits(hidden)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-def test_layers_that_read_others_take_no_room_in_caches(made: Any) -> None:
-    config = made("gemma4, layer inputs")[2].config
+def test_layers_that_share_keys_and_values_take_no_memory_in_caches(made: Any) -> None:
+    config = made("gemma4, per-layer embeddings")[2].config
     assert config.layers_with_kv_cache == [0, 1, 2]
     assert [config.layer_config(layer).kv_shared_with for layer in (3, 4)] == [2, 1]
     heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide

@@ -61,7 +61,7 @@ def shared_logits(
 
 
 def repeated_logits(decoder: Decoder, soft: jax.Array, tokens: jax.Array) -> jax.Array:
-    """The same prefix standing in every row."""
+    """The same prefix repeated in every row."""
     front = jnp.concatenate([soft, decoder.embed(jnp.asarray(DISCRETE))])
     rows, length = tokens.shape[0], front.shape[0]
     front = jnp.broadcast_to(front, (rows, *front.shape))

@@ -1,4 +1,4 @@
-"""Rotary frequencies against transformers, kind by kind; what is not known is refused by name."""
+"""Rotary frequencies equal transformers, for each rope type; unknown fields are refused by name."""
 
 from typing import Any
 
@@ -64,16 +64,16 @@ def test_frequencies_equal_transformers(
     assert layer.rope.attention_scaling == pytest.approx(scaling, rel=1e-6)
 
 
-def test_proportional_frequencies_turn_the_first_pairs_only() -> None:
+def test_proportional_frequencies_rotate_the_first_pairs_only() -> None:
     found = Rope("proportional", theta=1e4, partial_rotary_factor=0.25).frequencies(32)
     whole = Rope(theta=1e4).frequencies(32)
     np.testing.assert_array_equal(found, np.where(np.arange(16) < 4, whole, 0))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ROPE_TYPES if ROPE_TYPES[kind].required])
-def test_a_number_that_is_missing_is_named(kind: str) -> None:
-    with pytest.raises(KeyError, match=ROPE_TYPES[kind].required[0]):
-        Rope(kind)
+@pytest.mark.parametrize("name", [name for name in ROPE_TYPES if ROPE_TYPES[name].required])
+def test_a_missing_parameter_is_named(name: str) -> None:
+    with pytest.raises(KeyError, match=ROPE_TYPES[name].required[0]):
+        Rope(name)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_number_that_is_missing_is_named(kind: str) -> None:
         ({"hidden_act": "cosine"}, "hidden_act 'cosine'.*supported: silu"),
     ],
 )
-def test_what_is_not_known_is_never_a_silent_default(fields: dict[str, Any], said: str) -> None:
+def test_an_unknown_value_is_never_a_silent_default(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FAMILIES["LlamaForCausalLM"].to_config({**SIZES, **fields})
 
@@ -102,7 +102,7 @@ def test_what_is_not_known_is_never_a_silent_default(fields: dict[str, Any], sai
         ("MistralForCausalLM", {"sliding_window": 0}, "sliding_window 0"),
     ],
 )
-def test_layers_that_cannot_be_are_refused(
+def test_impossible_layers_are_refused(
     architecture: str, fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):

@@ -57,7 +57,7 @@ def test_sharded_logits_and_gradients_equal_those_of_one_device(
         np.testing.assert_allclose(left, right, atol=1e-4)
 
 
-def test_weights_lie_where_the_table_says(tiny_folder: Path) -> None:
+def test_weights_are_split_as_the_table_says(tiny_folder: Path) -> None:
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     arrays = get_parameters(load_pretrained(tiny_folder, mesh=mesh).decoder)
     assert all(len(array.sharding.device_set) == 8 for array in arrays.values())
@@ -135,17 +135,17 @@ def test_a_mesh_of_some_devices() -> None:
     assert make_mesh(tensor=2, devices=jax.devices()[:2]).size == 2
 
 
-def test_a_single_cpu_device_has_its_own_way_but_not_when_it_compiles_for_another(
+def test_a_single_cpu_device_runs_its_own_function_unless_it_compiles_for_another_platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def ways(platform: str) -> list[str]:
+    def find_functions(platform: str) -> list[str]:
         function = jax.jit(lambda x: run_by_platform(jnp.sin, jnp.cos, x))
         text = function.trace(1.0).lower(lowering_platforms=(platform,)).as_text()
         return [name for name in ("cosine", "sine") if f"stablehlo.{name} " in text]
 
-    assert ways("cpu") == ["cosine"]  # eight devices
+    assert find_functions("cpu") == ["cosine"]  # eight devices
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert {name: ways(name) for name in ("cpu", "tpu", "cuda")} == {
+    assert {name: find_functions(name) for name in ("cpu", "tpu", "cuda")} == {
         "cpu": ["sine"],
         "tpu": ["cosine"],
         "cuda": ["cosine"],

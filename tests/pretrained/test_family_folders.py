@@ -44,7 +44,7 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
 
     inner = {
         "gemma3": ("gemma3", "siglip_vision_model"),
-        "gemma4": ("gemma4, layer inputs", "gemma4_vision"),
+        "gemma4": ("gemma4, per-layer embeddings", "gemma4_vision"),
         "mistral3": ("ministral3", "pixtral"),
     }
     text_case, vision_type = inner[kind]
@@ -116,7 +116,7 @@ def test_tensors_named_without_what_stands_in_front_are_found(
 def test_keys_and_values_of_layers_that_read_others_are_left_unread(
     made: Any, tmp_path: Path
 ) -> None:
-    folder, _, ours = made("gemma4, layer inputs")
+    folder, _, ours = made("gemma4, per-layer embeddings")
     from safetensors.numpy import load_file, save_file
 
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

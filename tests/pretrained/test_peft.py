@@ -444,8 +444,8 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
         read_adapter(tmp_path / "in", model)
 
 
-@pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, layer inputs"])
-def test_all_that_peft_finds_beside_experts_and_in_layer_inputs_comes_in_and_leaves(
+@pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, per-layer embeddings"])
+def test_all_that_peft_finds_with_experts_and_in_per_layer_embeddings_comes_in_and_leaves(
     name: str, families: Any, tmp_path: Path
 ) -> None:
     folder, model = families(name)

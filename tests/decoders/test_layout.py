@@ -1,4 +1,4 @@
-"""Parameters in the tensors of a checkpoint: alone, fused, in groups, by expert; there and back."""
+"""Parameters lie in tensors alone, fused, in groups or by expert; writing and reading agree."""
 
 import numpy as np
 import pytest
@@ -23,11 +23,11 @@ QUERY, KEY, VALUE, UP, GATE = (
 )
 CASES = {
     "alone": TensorLayout(("t",), False, (QUERY,)),
-    "swapped": TensorLayout(("t",), True, (QUERY,)),
+    "transposed": TensorLayout(("t",), True, (QUERY,)),
     "fused": TensorLayout(("t",), False, (QUERY, KEY, VALUE)),
-    "fused and swapped": TensorLayout(("t",), True, (QUERY, KEY, VALUE)),
+    "fused and transposed": TensorLayout(("t",), True, (QUERY, KEY, VALUE)),
     "in groups": TensorLayout(("t",), False, (QUERY, KEY, VALUE), groups=3),
-    "in groups and swapped": TensorLayout(("t",), True, (QUERY, KEY, VALUE), groups=3),
+    "in groups and transposed": TensorLayout(("t",), True, (QUERY, KEY, VALUE), groups=3),
     "biases in groups": TensorLayout(("t",), False, (("bias", "query"), ("bias", "key")), groups=3),
     "by expert": TensorLayout(("0", "1", "2"), True, (UP,)),
     "by expert and fused": TensorLayout(("0", "1", "2"), True, (GATE, UP)),
@@ -35,30 +35,30 @@ CASES = {
 }
 
 
-def draw(stored: TensorLayout) -> dict[ParameterPath, np.ndarray]:
+def draw(layout: TensorLayout) -> dict[ParameterPath, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {part: rng.normal(size=SHAPES[part]) for part in stored.parameters}
+    return {path: rng.normal(size=SHAPES[path]) for path in layout.parameters}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_come_back_from_their_tensors_whole_and_in_slices(case: str) -> None:
-    stored = CASES[case]
-    written = draw(stored)
-    tensors = stored.write(written)
-    assert tensors.keys() == set(stored.names)
-    assert all(tensor.shape == stored.tensor_shape(SHAPES) for tensor in tensors.values())
+    layout = CASES[case]
+    written = draw(layout)
+    tensors = layout.write(written)
+    assert tensors.keys() == set(layout.names)
+    assert all(tensor.shape == layout.tensor_shape(SHAPES) for tensor in tensors.values())
     for path, parameter in written.items():
         for cut in (slice(None), slice(1, 3)):
             for axis in range(parameter.ndim):
                 index = tuple(cut if at == axis else slice(None) for at in range(parameter.ndim))
-                found = stored.read(path, SHAPES, tensors, index)
+                found = layout.read(path, SHAPES, tensors, index)
                 np.testing.assert_array_equal(found, parameter[index])
 
 
 def test_groups_hold_a_share_of_every_part() -> None:
-    stored = CASES["in groups"]
-    written = draw(stored)
-    tensor = stored.write(written)["t"]
+    layout = CASES["in groups"]
+    written = draw(layout)
+    tensor = layout.write(written)["t"]
     heads = [(QUERY, slice(0, 4)), (KEY, slice(0, 2)), (VALUE, slice(0, 2)), (QUERY, slice(4, 8))]
     expected = np.concatenate([written[path][rows] for path, rows in heads])
     np.testing.assert_array_equal(tensor[: len(expected)], expected)
