@@ -75,7 +75,7 @@ def inspect(
     the platform that was compiled for, which `--mesh v5e:1x1` (v6e, v5p, v4) chooses.
     """
     from adapt_jax.inspection.inspect import inspect as run_inspection
-    from adapt_jax.inspection.programs import Workload
+    from adapt_jax.inspection.workload import Workload
     from adapt_jax.utils.config import use_compilation_cache
     from adapt_jax.utils.progress import Display
 
@@ -159,7 +159,7 @@ def show_memory(found: "Inspection") -> None:
     title = (
         f"memory of a device: {where}, compiled for {found.platform}, weights {found.dtype}; "
         f"{work.batch} examples of {work.length} tokens ({work.answer} of the answer), "
-        f"{work.prefix} in front; {work.max_concurrent_sequences} sequences at a time"
+        f"{work.prefix} of the prompt prefix; {work.max_concurrent_sequences} sequences at a time"
     )
     memories = {name: measured.memory() for name, measured in found.measured.items()}
     table = Table(title=title, title_justify="left")
@@ -177,7 +177,7 @@ def show_memory(found: "Inspection") -> None:
             f"the {human(found.imported)} of one that has only imported its libraries"
         )
     verdicts = {name: found.verdicts(name) for name in memories}
-    table = Table(title=f"does it fit? (weights {found.elsewhere})", title_justify="left")
+    table = Table(title=f"does it fit? (weights {found.accelerator_dtype})", title_justify="left")
     table.add_column("device")
     for name in memories:
         table.add_column(name)
@@ -188,11 +188,11 @@ def show_memory(found: "Inspection") -> None:
 
 def cell(verdict: dict[str, Any]) -> str:
     """A verdict in few words."""
-    helps = ", or ".join(verdict.get("helps", ()))
+    suggestions = ", or ".join(verdict.get("suggestions", ()))
     if verdict["fits"]:
-        return f"fits, with {helps}" if helps else "fits"
+        return f"fits, with {suggestions}" if suggestions else "fits"
     why = f"no: {verdict['largest']} of {human(verdict['needed_bytes'])}"
-    return why + (f"; would: {helps}" if helps else "")
+    return why + (f"; would: {suggestions}" if suggestions else "")
 
 
 def human(size: int) -> str:

@@ -24,20 +24,21 @@ from adapt_jax.pretrained.loading import (
 )
 from adapt_jax.pretrained.safetensors_io import FLOATS, count_bytes
 from adapt_jax.pretrained.saving import find_main_dtype
+from adapt_jax.pretrained.tokenizer_folder import has_tokenizer
 from adapt_jax.utils.errors import UserError
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+__all__ = ["Checkpoint", "count_parameters", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face folder, unread.
+    """What a Hugging Face folder says of itself.
 
     Attributes:
         parameters: their number by kind: embedding, attention, ffn, norm, output, other.
-        dtype: what most of the stored weights are.
-        nbytes: of all tensors together; those that this decoder leaves unread are counted too.
-        missing: files that the index names and that are not there; all, where there are no weights.
+        dtype: of most of the weights.
+        nbytes: of all tensors together, those included that this decoder does not use.
+        missing: files of weights that are not there: all of them, or none.
         tokenizer: whether the folder has one.
     """
 
@@ -82,66 +83,92 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
     """
     folder = folders.find_folder(path, weights=False)
     family, config = read_config(folder, context_length)
-    dtype, size, missing = stored(folder, family, config)
-    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
-    return Checkpoint(str(path), config, count(config), dtype, size, missing, tokenizer)
+    dtype, size, missing = _read_weights_summary(folder, family, config)
+    parameters = count_parameters(config)
+    return Checkpoint(str(path), config, parameters, dtype, size, missing, has_tokenizer(folder))
 
 
-def count(config: DecoderConfig) -> dict[str, int]:
+def count_parameters(config: DecoderConfig) -> dict[str, int]:
     """The number of parameters by kind; kinds that this decoder lacks are left out."""
-    kinds: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for path, parameter in get_parameters(abstract_decoder(config)).items():
         name = ".".join(map(str, path))
-        found = (kind for kind, part in PARTS.items() if part and re.search(part, name))
-        kinds[next(found, "other")] += int(np.prod(parameter.shape))
-    return {kind: kinds[kind] for kind in (*PARTS, "other") if kinds[kind]}
+        kinds = (kind for kind, pattern in PARTS.items() if pattern and re.search(pattern, name))
+        counts[next(kinds, "other")] += int(np.prod(parameter.shape))
+    return {kind: counts[kind] for kind in (*PARTS, "other") if counts[kind]}
 
 
-def stored(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, int, tuple[str, ...]]:
+def _read_weights_summary(
+    folder: Path, family: Family, config: DecoderConfig
+) -> tuple[str, int, tuple[str, ...]]:
     """dtype and bytes of the weights, and the files that are missing.
 
     From the files' headers where all are there, otherwise from the index and ``config.json``.
+
+    Raises:
+        UserError: some files are there and some are not, or they disagree with the config.
     """
     files = folders.list_weight_files(folder)
     missing = tuple(name for name in files if not (folder / name).is_file())
-    if missing and len(missing) < len(files):
+    if not missing:
+        return *_read_headers(folder, family, config), ()
+    if len(missing) < len(files):
         raise UserError(
             f"{folder}: {len(missing)} of {len(files)} files of weights are missing: "
             f"{join_names(missing, 3)}"
         )
-    indexed = (folder / folders.INDEX_FILE).is_file()
-    if missing and not indexed and any(any(folder.glob(pattern)) for pattern in PICKLES):
+    if (folder / folders.INDEX_FILE).is_file():
+        return _read_config_dtype(folder), _read_index(folder, family, config), missing
+    if any(any(folder.glob(pattern)) for pattern in PICKLES):
         raise UserError("; ".join(open_tensors(folder, ExitStack())[1]))
-    if not missing:
-        with ExitStack() as stack:
-            tensors, problems = open_tensors(folder, stack)
-            if wrong := check_weights(family, config, tensors, damaged=bool(problems)):
-                problems.append(f"{folder}: weights and config.json disagree: {wrong}")
-        if problems:
-            raise UserError("; ".join(problems))
-        size = sum(count_bytes(one.shape, FLOATS[one.dtype]) for one in tensors.values())
-        return find_main_dtype(tensors) or "float32", size, ()
-    size = 0
-    if indexed:
-        named = {
-            family.canonical_name(name)
-            for name in folders.read_weight_map(folder / folders.INDEX_FILE)
-        }
-        places = family.tensor_layouts(config)
-        expected = {
-            n for path in get_parameters(abstract_decoder(config)) for n in places[path].names
-        }
-        tied = set(places["output", "kernel"].names) if config.tie_embeddings else set[str]()
-        surplus = named - expected - tied
-        for what, names in (
-            ("has no tensor", expected - named),
-            ("names tensors that this config has no place for:", surplus),
-        ):
-            if lacking := sorted(name for name in names if not family.ignores_tensor(name, config)):
-                raise UserError(f"{folder / folders.INDEX_FILE}: {what} {join_names(lacking, 3)}")
-        said = folders.read_json(folder / folders.INDEX_FILE).get("metadata")
-        size = int(said.get("total_size", 0)) if isinstance(said, dict) else 0
-    hf = folders.read_json(folder / "config.json")
-    parts = (hf, hf.get("text_config") or {})
-    told = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
-    return next((str(name) for name in told if name), "float32"), size, missing
+    return _read_config_dtype(folder), 0, missing
+
+
+def _read_headers(folder: Path, family: Family, config: DecoderConfig) -> tuple[str, int]:
+    """dtype and bytes of the weights in the files.
+
+    Raises:
+        UserError: all that is wrong with them, in one line.
+    """
+    with ExitStack() as stack:
+        tensors, problems = open_tensors(folder, stack)
+        if wrong := check_weights(family, config, tensors, damaged=bool(problems)):
+            problems.append(f"{folder}: weights and config.json disagree: {wrong}")
+    if problems:
+        raise UserError("; ".join(problems))
+    size = sum(count_bytes(tensor.shape, FLOATS[tensor.dtype]) for tensor in tensors.values())
+    return find_main_dtype(tensors) or "float32", size
+
+
+def _read_index(folder: Path, family: Family, config: DecoderConfig) -> int:
+    """Bytes of the weights as the index says, 0 where it does not.
+
+    Raises:
+        UserError: the index lacks a tensor of this decoder, or names one too many.
+    """
+    index = folder / folders.INDEX_FILE
+    named = {family.canonical_name(name) for name in folders.read_weight_map(index)}
+    layouts = family.tensor_layouts(config)
+    paths = get_parameters(abstract_decoder(config))
+    expected = {name for path in paths for name in layouts[path].names}
+    tied = set(layouts["output", "kernel"].names) if config.tie_embeddings else set[str]()
+    for problem, names in (
+        ("has no tensor", expected - named),
+        ("names tensors that this config has no place for:", named - expected - tied),
+    ):
+        if wrong := sorted(name for name in names if not family.ignores_tensor(name, config)):
+            raise UserError(f"{index}: {problem} {join_names(wrong, 3)}")
+    metadata = folders.read_json(index).get("metadata")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def _read_config_dtype(folder: Path) -> str:
+    """The dtype that ``config.json`` names, in its old or new spelling."""
+    config = folders.read_json(folder / "config.json")
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            for key in ("dtype", "torch_dtype"):
+                if part.get(key):
+                    return str(part[key])
+    return "float32"

@@ -1,25 +1,30 @@
 """Puts together what a checkpoint is, what each method would train, and what a device holds."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from jax.sharding import Mesh
 
-from adapt_jax.inspection.accelerators import ACCELERATORS, here, verdict
+from adapt_jax.inspection.accelerators import ACCELERATORS, judge, local_accelerator
 from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
-from adapt_jax.inspection.memory import Measured, measure
+from adapt_jax.inspection.memory import Measurement, measure
 from adapt_jax.inspection.mesh import read_mesh
-from adapt_jax.inspection.process import imported_and_tokenizer, process_bytes
-from adapt_jax.inspection.programs import Workload, build, trace_tuning
+from adapt_jax.inspection.process import estimate_process_bytes, measure_imports_and_tokenizer
+from adapt_jax.inspection.programs import build_programs
+from adapt_jax.inspection.training_programs import trace_tuning
+from adapt_jax.inspection.workload import Workload
 from adapt_jax.methods.base import Method, TuningMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.utils.config import checked
 from adapt_jax.utils.errors import UserError, nearest
+
+__all__ = ["Inspection", "inspect"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 OnProgram = Callable[[int, int, str], None]
@@ -30,12 +35,14 @@ class Inspection:
     """What is known of a checkpoint before anything is loaded.
 
     Attributes:
-        trained: parameters that each tuning method would train.
+        methods: those whose steps are compiled, by name.
+        topology: the TPU slice that is compiled for, such as "v5e:2x4"; empty for this machine.
         dtype: of the frozen weights, as compiled.
-        elsewhere: of the frozen weights, on an accelerator.
+        accelerator_dtype: of the frozen weights on an accelerator.
+        trained: parameters that each tuning method would train.
         measured: by method, once ``measure`` has run.
-        imported: on a CPU, resident bytes of a process that has done nothing but import; they are
-            in no part.
+        imported: on a CPU, resident bytes of a process that has only imported its libraries; they
+            are in no part.
     """
 
     checkpoint: Checkpoint
@@ -44,9 +51,9 @@ class Inspection:
     mesh: Mesh | None
     topology: str
     dtype: str
-    elsewhere: str
+    accelerator_dtype: str
     trained: dict[str, int]
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, Measurement] = field(default_factory=dict)
     imported: int = 0
 
     def measure(self, on_program: OnProgram = lambda done, total, note: None) -> None:
@@ -55,31 +62,29 @@ class Inspection:
         Raises:
             UserError: the work does not fit the context or the mesh.
         """
-        for name, measured in self.each(on_program):
-            self.measured[name] = measured
-
-    def each(self, on_program: OnProgram) -> Iterator[tuple[str, Measured]]:
-        """Method by method."""
-        tokenizer, layers = 0, self.checkpoint.config.num_layers
-        if self.platform == "cpu":
+        config, on_cpu, tokenizer = self.checkpoint.config, self.platform == "cpu", 0
+        if on_cpu:
             folder = find_folder(self.checkpoint.path, weights=False)
-            known = self.checkpoint.tokenizer
-            self.imported, tokenizer = imported_and_tokenizer(folder, tokenizer=known)
+            self.imported, tokenizer = measure_imports_and_tokenizer(
+                folder, has_tokenizer=self.checkpoint.tokenizer
+            )
         for name, method in self.methods.items():
-            programs = build(method, self.work, jnp.dtype(self.dtype), self.mesh)
+            programs = build_programs(method, self.work, jnp.dtype(self.dtype), self.mesh)
 
-            def told(done: int, total: int, note: str, name: str = name) -> None:
+            def report(done: int, total: int, note: str, name: str = name) -> None:
                 on_program(done, total, f"{name}: {note}")
 
-            found = measure(programs, self.checkpoint.config, told)
-            process = 0
-            if self.platform == "cpu":
-                twice = (
+            measurement = measure(programs, config, report)
+            if on_cpu:
+                adds_modules = (
                     isinstance(method, TuningMethod)
-                    and trace_tuning(self.checkpoint.config, method, jnp.float32).adds_modules
+                    and trace_tuning(config, method, jnp.float32).adds_modules
                 )
-                process = process_bytes(layers, tokenizer, adds_modules=twice)
-            yield name, replace(found, process=process // self.devices)
+                process = estimate_process_bytes(
+                    config.num_layers, tokenizer, adds_modules=adds_modules
+                )
+                measurement = replace(measurement, process=process // self.devices)
+            self.measured[name] = measurement
 
     @property
     def devices(self) -> int:
@@ -87,32 +92,36 @@ class Inspection:
         return 1 if self.mesh is None else self.mesh.size
 
     def verdicts(self, name: str) -> list[dict[str, Any]]:
-        """Accelerator by accelerator, this machine last."""
-        measured = self.measured[name]
-        alone = replace(measured, process=0)  # there it lies in the host's memory
-        found = [verdict(alone, one, self.elsewhere, self.work) for one in ACCELERATORS]
+        """Whether a method fits, accelerator by accelerator, this machine last."""
+        measurement = self.measured[name]
+        arrays = replace(measurement, process=0)  # an accelerator's host holds the process
+        verdicts = [
+            judge(arrays, accelerator, self.accelerator_dtype, self.work)
+            for accelerator in ACCELERATORS
+        ]
         if not self.topology:
-            found.append(verdict(measured, here(self.devices), self.dtype, self.work))
-        return found
+            here = local_accelerator(self.devices)
+            verdicts.append(judge(measurement, here, self.dtype, self.work))
+        return verdicts
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON; bytes are those of one device."""
-        told = self.checkpoint.to_dict() | {"trained_parameters": self.trained}
+        result = self.checkpoint.to_dict() | {"trained_parameters": self.trained}
         if not self.measured:
-            return told
-        memory = {}
-        for name, measured in self.measured.items():
-            found = measured.memory()
-            memory[name] = {
-                "bytes": found.parts,
-                "total_bytes": found.total,
-                "largest": found.largest,
-                "fullest_during": found.moment,
-                "compiled_layers": list(measured.depths),
+            return result
+        methods = {}
+        for name, measurement in self.measured.items():
+            memory = measurement.memory()
+            methods[name] = {
+                "bytes": memory.parts,
+                "total_bytes": memory.total,
+                "largest": memory.largest,
+                "fullest_during": memory.moment,
+                "compiled_layers": list(measurement.depths),
                 "verdicts": self.verdicts(name),
             }
         mesh = {} if self.mesh is None else dict(self.mesh.shape)
-        return told | {
+        return result | {
             "platform": self.platform,
             "topology": self.topology or None,
             "mesh": mesh,
@@ -120,7 +129,7 @@ class Inspection:
             "dtype": self.dtype,
             "imported_bytes": self.imported,
             "work": vars(self.work),
-            "memory": memory,
+            "memory": methods,
         }
 
     @property
@@ -154,41 +163,56 @@ def inspect(
         UserError: for whatever the user can mend.
     """
     work = work or Workload()
-    check_work(work)
+    _check_work(work)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype: {dtype!r}{nearest(dtype, DTYPES)}; expected {', '.join(DTYPES)}")
     names = methods or [name for name in METHODS if METHODS[name].inspected_by_default]
-    chosen = {name: options_of(name, overrides or {}) for name in names}
+    chosen = {name: _check_options(name, overrides or {}) for name in names}
     devices, topology = read_mesh(mesh)  # first: once JAX has started, a CPU is one device
     checkpoint = read_checkpoint(path, context_length)
     on_cpu = not topology and jax.default_backend() == "cpu"
     stored = checkpoint.dtype if checkpoint.dtype in DTYPES else "float32"
-    trained = {}
-    for name, kind in METHODS.items():
-        if issubclass(kind, TuningMethod):
-            method = chosen.get(name) or kind()
-            assert isinstance(method, TuningMethod)
-            trainable = trace_tuning(checkpoint.config, method, jnp.float32).trainable
-            trained[name] = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     return Inspection(
-        checkpoint,
-        chosen,
-        work,
-        devices,
-        topology,
-        dtype or ("float32" if on_cpu else stored),
-        dtype or stored,
-        trained,
+        checkpoint=checkpoint,
+        methods=chosen,
+        work=work,
+        mesh=devices,
+        topology=topology,
+        dtype=dtype or ("float32" if on_cpu else stored),
+        accelerator_dtype=dtype or stored,
+        trained=_count_trained(checkpoint, chosen),
     )
 
 
-def options_of(name: str, overrides: Mapping[str, Any]) -> Method:
-    """A rung with its options checked."""
+def _count_trained(checkpoint: Checkpoint, chosen: Mapping[str, Method]) -> dict[str, int]:
+    """Parameters that each tuning method trains, with its defaults where it was not chosen.
+
+    A method that was not chosen and cannot do without options, or that does not fit this decoder,
+    is left out.
+
+    Raises:
+        UserError: a chosen method does not fit the decoder.
+    """
+    counts = {}
+    for name, kind in METHODS.items():
+        try:
+            method = chosen[name] if name in chosen else kind()
+            if isinstance(method, TuningMethod):
+                trainable = trace_tuning(checkpoint.config, method, jnp.float32).trainable
+                counts[name] = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+        except (UserError, pydantic.ValidationError):
+            if name in chosen:
+                raise
+    return counts
+
+
+def _check_options(name: str, overrides: Mapping[str, Any]) -> Method:
+    """A method with its options checked."""
     return checked(METHODS.find(name, "--method"), overrides, f"--method {name}")
 
 
-def check_work(work: Workload) -> None:
-    """Refuses sizes that make no sense, one line for the first."""
+def _check_work(work: Workload) -> None:
+    """Raises UserError for the first size that makes no sense."""
     for key, value in vars(work).items():
         least = 0 if key == "prefix" else 1
         if value is not None and value < least:

@@ -1,5 +1,10 @@
-"""Bytes per device: parts from shapes, what a step needs beside them from the compiler."""
+"""Bytes per device: the arrays from their shapes, what a step needs beside them from the compiler.
 
+Deep decoders are compiled at two shallow depths. A step's memory is linear in its layers, so the
+bytes at full depth lie on the straight line through the two.
+"""
+
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +12,15 @@ from typing import Any
 import jax
 
 from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.inspection.programs import Build, Program, cast, nbytes
+from adapt_jax.inspection.abstract import cast, count_bytes
+from adapt_jax.inspection.workload import BuildPrograms, Program
 from adapt_jax.utils.errors import UserError
 
-# Compiled shallow and continued in a straight line: a step's memory is linear in its layers.
-SHALLOW = 2
-AFFINE = 0.02  # how far from a line the bytes of what is held may be
+__all__ = ["Measurement", "Memory", "choose_depths", "compile_bytes", "find_period", "measure"]
+
+MIN_DEPTH = 2  # layers of the shallower of the two decoders
+LINEAR_TOLERANCE = 0.02  # how far from the line the bytes of the arguments may be
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -20,9 +28,8 @@ class Memory:
     """What a device holds at the fullest moment.
 
     Attributes:
-        moment: the program during which this is.
-        parts: bytes by part; "activations" are all that the compiler adds, of which "gradients"
-            were taken off where there are any.
+        moment: the program that runs then.
+        parts: bytes by part. "activations" are what the compiler adds, without "gradients".
     """
 
     moment: str
@@ -40,114 +47,152 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The programs of a method, and what each needs beside the arrays that it holds.
+class Measurement:
+    """The programs of a method, and what each needs beside its arguments.
 
     Attributes:
-        scratch: bytes of each program; None, where nothing was compiled.
+        temporary: bytes of each program; None where nothing was compiled.
         depths: in layers, those that were compiled.
-        process: bytes that are no arrays; 0, where the device has a memory of its own.
+        process: bytes that are no arrays; 0 where the device has a memory of its own.
     """
 
     programs: list[Program]
-    scratch: list[int] | None = None
+    temporary: list[int] | None = None
     depths: tuple[int, ...] = ()
     process: int = 0
 
     def memory(self, dtype: Any = None) -> Memory:
-        """The moment at which most is held.
+        """The fullest moment.
 
         Args:
-            dtype: of frozen weights and caches, where it is not the one that was compiled.
+            dtype: of frozen weights and caches; by default that of the compilation.
         """
-        moments = []
-        for index, program in enumerate(self.programs):
-            parts: dict[str, int] = {}
-            for name, tree in (program.held | program.beside).items():
-                part, _, fixed = name.partition("/")
-                size = nbytes(tree if dtype is None or fixed else cast(tree, dtype))
-                parts[part] = parts.get(part, 0) + size
-            inside = {part: nbytes(tree) for part, tree in program.within.items()}
-            if self.scratch is not None:
-                inside["activations"] = max(0, self.scratch[index] - sum(inside.values()))
-            if self.process:
-                inside["process"] = self.process
-            moments.append(Memory(program.name, parts | inside))
+        moments = [self._moment(index, dtype) for index in range(len(self.programs))]
         return max(moments, key=lambda moment: moment.total)
+
+    def _moment(self, index: int, dtype: Any) -> Memory:
+        """What is held while one program runs."""
+        program = self.programs[index]
+        parts: dict[str, int] = {}
+        for name, tree in (program.arguments | program.co_resident).items():
+            part, _, has_fixed_dtype = name.partition("/")
+            size = count_bytes(tree if dtype is None or has_fixed_dtype else cast(tree, dtype))
+            parts[part] = parts.get(part, 0) + size
+        internal = {part: count_bytes(tree) for part, tree in program.internal.items()}
+        if self.temporary is not None:
+            activations = self.temporary[index] - sum(internal.values())
+            internal["activations"] = max(0, activations)
+        if self.process:
+            internal["process"] = self.process
+        return Memory(program.name, parts | internal)
 
 
 def measure(
-    build: Build, config: DecoderConfig, on_program: Callable[[int, int, str], None]
-) -> Measured:
+    build: BuildPrograms, config: DecoderConfig, on_program: Callable[[int, int, str], None]
+) -> Measurement:
     """Compiles each program at one or two depths.
 
     Args:
-        on_program: told (done, of how many, what comes next) before each compilation.
+        on_program: called with (done, of how many, what comes next) before each compilation.
     """
     programs = build(config)
-    depths = depths_of(build, config, programs)
-    scratch: list[dict[int, int]] = [{} for _ in programs]
+    depths = choose_depths(build, config, programs)
+    found: list[dict[int, int]] = [{} for _ in programs]
     total = len(depths) * len(programs)
     for number, depth in enumerate(depths):
-        shallow = programs if depth == config.num_layers else build(shortened(config, depth))
+        shallow = programs if depth == config.num_layers else build(_shorten(config, depth))
         for index, program in enumerate(shallow):
             on_program(number * len(programs) + index, total, f"{program.name}, {depth} layers")
-            scratch[index][depth] = temporary(program)
+            found[index][depth] = compile_bytes(program)
     on_program(total, total, "")
-    return Measured(programs, [line(found, config.num_layers) for found in scratch], depths)
+    temporary = [_extrapolate(by_depth, config.num_layers) for by_depth in found]
+    return Measurement(programs, temporary, depths)
 
 
-def temporary(program: Program) -> int:
-    """Compiles; the bytes that a device needs beside the shapes of what the program holds.
+def compile_bytes(program: Program) -> int:
+    """Compiles a program; the bytes that a device needs beside the program's arguments.
 
     That is the compiler's working memory, gradients included, and where its layouts pad the
-    arrays, what that adds.
+    arrays, what that adds. A program that is too large for the device that it is compiled for
+    needs what the compiler says in its refusal.
+
+    Raises:
+        UserError: the compiler refuses without naming a size.
     """
     if program.lower is None:
         return 0
     lowered = program.lower()
-    first = next(leaf for leaf in jax.tree.leaves(program.held))
+    first = next(leaf for leaf in jax.tree.leaves(program.arguments))
     platform = jax.default_backend()
     if first.sharding is not None:
         platform = next(iter(first.sharding.device_set)).platform
     # On a CPU less effort for the code leaves its memory the same, and takes half the time.
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
-    found = lowered.compile(compiler_options=options).memory_analysis()
+    arguments = count_bytes(program.arguments)
+    try:
+        found = lowered.compile(compiler_options=options).memory_analysis()
+    except jax.errors.JaxRuntimeError as refusal:
+        return _read_refusal(str(refusal), program.name, arguments)
     whole = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
     )
-    return max(0, whole - nbytes(program.held))
+    return max(0, whole - arguments)
 
 
-def line(found: dict[int, int], layers: int) -> int:
+def _read_refusal(message: str, name: str, arguments: int) -> int:
+    """The bytes beside the arguments, from what the compiler says of a program too large.
+
+    It names either the temporary bytes ("HLO temporaries (42.47G)"), or all that the program uses
+    ("Used 18.40G of 15.75G hbm").
+
+    Raises:
+        UserError: the message names neither.
+    """
+    size = r"\(?([\d.]+)([KMGT]?)\b"
+    if found := re.search(rf"temporaries {size}", message):
+        return _parse_size(*found.groups())
+    if found := re.search(rf"Used {size} of", message):
+        return max(0, _parse_size(*found.groups()) - arguments)
+    first = message.strip().splitlines()[0] if message.strip() else "no reason given"
+    raise UserError(f"{name}: the compiler refuses it: {first[:300]}") from None
+
+
+def _parse_size(number: str, unit: str) -> int:
+    return round(float(number) * UNITS[unit])
+
+
+def _extrapolate(by_depth: dict[int, int], layers: int) -> int:
     """The value at ``layers`` of the straight line through what was found at other depths."""
-    if layers in found:
-        return found[layers]
-    (low, below), (high, above) = sorted(found.items())
+    if layers in by_depth:
+        return by_depth[layers]
+    (low, below), (high, above) = sorted(by_depth.items())
     return max(0, above + round((above - below) / (high - low) * (layers - high)))
 
 
-def depths_of(build: Build, config: DecoderConfig, programs: list[Program]) -> tuple[int, ...]:
-    """The depths to compile: two shallow ones, or the whole where these do not tell about it."""
-    low, layers = max(SHALLOW, period(config)), config.num_layers
+def choose_depths(
+    build: BuildPrograms, config: DecoderConfig, programs: list[Program]
+) -> tuple[int, ...]:
+    """The depths to compile: two shallow ones, or the whole where it does not follow from them."""
+    low, layers = max(MIN_DEPTH, find_period(config)), config.num_layers
     high = 2 * low
     if layers <= high:
         return (layers,)
     try:
-        held = {
-            depth: sum(nbytes(program.held) for program in build(shortened(config, depth)))
+        arguments = {
+            depth: sum(count_bytes(one.arguments) for one in build(_shorten(config, depth)))
             for depth in (low, high)
         }
     except UserError:  # a part that only the whole decoder has
         return (layers,)
-    whole = sum(nbytes(program.held) for program in programs)
-    return (low, high) if abs(line(held, layers) - whole) <= AFFINE * whole else (layers,)
+    whole = sum(count_bytes(program.arguments) for program in programs)
+    error = abs(_extrapolate(arguments, layers) - whole)
+    return (low, high) if error <= LINEAR_TOLERANCE * whole else (layers,)
 
 
-def period(config: DecoderConfig) -> int:
+def find_period(config: DecoderConfig) -> int:
     """After how many layers their kinds repeat; 1 where all are alike."""
     kinds = config.layer_configs
     for length in range(1, len(kinds) // 4 + 1):
@@ -156,7 +201,7 @@ def period(config: DecoderConfig) -> int:
     return 1
 
 
-def shortened(config: DecoderConfig, layers: int) -> DecoderConfig:
+def _shorten(config: DecoderConfig, layers: int) -> DecoderConfig:
     """The same decoder with its first layers alone."""
     kinds = config.layer_configs
     return replace(

@@ -1,34 +1,36 @@
-"""What a process on a CPU holds beside arrays: tokenizer, compiled code, what compiling left."""
+"""What a process on a CPU holds beside arrays: tokenizer, compiled code, the rest of compiling."""
 
 import gc
 from pathlib import Path
 
 from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 
-# Measured over whole commands (benchmarks/inspection.py, RESULTS.md): what stands in memory before
-# the first step and beside its arrays, as a constant and a slope over the decoder's layers.
-RUNTIME = 96 << 20  # Python objects, threads and their buffers, the task's texts
-A_LAYER = 14 << 20  # traced, compiled and loaded code of a layer; with added modules, twice that
+__all__ = ["estimate_process_bytes", "measure_imports_and_tokenizer"]
+
+# What is in memory before the first step and beside its arrays, as a constant and a slope over the
+# decoder's layers; measured over whole commands (benchmarks/inspection.py, RESULTS.md).
+RUNTIME_BYTES = 96 << 20  # Python objects, threads and their buffers, the task's texts
+BYTES_PER_LAYER = 14 << 20  # traced, compiled and loaded code; with added modules, twice that
 
 
-def resident() -> int:
+def _resident_bytes() -> int:
     """Resident bytes of this process; 0 where the system does not say."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS")), 0)
 
 
-def process_bytes(layers: int, tokenizer: int, *, adds_modules: bool) -> int:
+def estimate_process_bytes(layers: int, tokenizer: int, *, adds_modules: bool) -> int:
     """What a command that trains or decodes takes beside its arrays, and beside its imports.
 
     Args:
         tokenizer: bytes of it.
         adds_modules: whether the method adds modules to the layers, such as LoRA's factors.
     """
-    return RUNTIME + layers * A_LAYER * (2 if adds_modules else 1) + tokenizer
+    return RUNTIME_BYTES + layers * BYTES_PER_LAYER * (2 if adds_modules else 1) + tokenizer
 
 
-def imported_and_tokenizer(folder: Path, *, tokenizer: bool) -> tuple[int, int]:
+def measure_imports_and_tokenizer(folder: Path, *, has_tokenizer: bool) -> tuple[int, int]:
     """Resident bytes of a process that has imported what a run imports; and of the tokenizer.
 
     Measured in this very process, which imports the same.
@@ -37,15 +39,16 @@ def imported_and_tokenizer(folder: Path, *, tokenizer: bool) -> tuple[int, int]:
     from transformers import AutoTokenizer  # noqa: F401  (as a run does)
 
     # all that a command imports but the comparison itself, which adds 1 MiB
-    import adapt_jax.evaluation.report.picture
-    import adapt_jax.methods.registry  # noqa: F401
+    import adapt_jax.evaluation.report.picture  # noqa: F401
+    from adapt_jax.methods.registry import METHODS
 
+    assert len(METHODS)  # looked up, so that they are imported
     jnp.zeros(1).block_until_ready()
     gc.collect()
-    before = resident()
-    if not tokenizer:
+    before = _resident_bytes()
+    if not has_tokenizer:
         return before, 0
-    held = read_tokenizer(folder)
-    after = resident()
-    del held
+    tokenizer = read_tokenizer(folder)
+    after = _resident_bytes()
+    del tokenizer
     return before, max(0, after - before)
