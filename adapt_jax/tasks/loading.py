@@ -209,7 +209,7 @@ def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) ->
     """
     if isinstance(choices, str):
         path = find(choices, folder)
-        content, where = read_json(path), str(path)
+        content, where = read_json(path, keep_number_text=True), str(path)
         if not isinstance(content, list) or not all(
             isinstance(one, str | int | float) and not isinstance(one, bool) for one in content
         ):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.utils.errors import UserError, nearest
-from adapt_jax.utils.text_files import parse_json, read_json_lines, read_text
+from adapt_jax.utils.text_files import read_json as read_json_value
+from adapt_jax.utils.text_files import read_json_lines, read_text
 
 __all__ = [
     "FileOptions",
@@ -103,7 +104,7 @@ def read_jsonl(path: Path, options: FileOptions | None = None) -> list[Row]:
     Raises:
         UserError: naming the line that is not a JSON object.
     """
-    lines = read_json_lines(path, constants=MISSING)
+    lines = read_json_lines(path, constants=MISSING, keep_number_text=True)
     return [_row(values, f"{path}, line {line}", line) for line, values in lines]
 
 
@@ -118,7 +119,7 @@ def read_json(path: Path, options: FileOptions | None = None) -> list[Row]:
         UserError: for anything else.
     """
     records = (options or FileOptions()).records
-    content = parse_json(read_text(path), str(path), constants=MISSING)
+    content = read_json_value(path, constants=MISSING, keep_number_text=True)
     if records is not None:
         content = _at(content, records, path)
     found = _records(content)
