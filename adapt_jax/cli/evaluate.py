@@ -47,6 +47,7 @@ def evaluate(
     from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.loading import load_task
     from adapt_jax.utils.config import override, read_yaml
+    from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display
 
@@ -55,6 +56,8 @@ def evaluate(
         if not key.startswith("task."):
             raise UserError(f"--{key}: evaluate overrides keys of the task only, as --task.KEY")
     of_task = {key.removeprefix("task."): value for key, value in given.items()}
+    if output_dir:
+        check_output_folder(output_dir)
     read_task = load_task(override(read_yaml(task), of_task, task), Path(task).parent)
     opened = open_adaptation(adaptation, decoder)
     output, journal = Path(output_dir or "."), None

@@ -28,12 +28,14 @@ def pretrain(
     from adapt_jax.training.pretraining import PretrainingConfig
     from adapt_jax.training.pretraining import pretrain as run_pretraining
     from adapt_jax.utils.config import checked, override, read_yaml, use_compilation_cache
+    from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.progress import Display
 
     content = override(read_yaml(config), collect_overrides(overrides, top_level), config)
     settings = checked(PretrainingConfig, content, config)
     use_compilation_cache()
     output = Path(output_dir or Path("runs") / Path(config).stem)
+    check_output_folder(output)
     with Display(not quiet).stage("pretraining") as update:
         result = run_pretraining(settings, output, update, base=Path(config).parent)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")

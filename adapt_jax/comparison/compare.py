@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.storage import DESCRIPTION
 from adapt_jax.comparison.recommendation import recommend
 from adapt_jax.comparison.rung import (
     RungFolder,
@@ -173,8 +174,8 @@ def compare(
     settings, where, folder = load_config(CompareConfig, config, overrides)
     methods = choose_methods(settings, where)
     display = Display(progress)
-    inputs = load_inputs(settings, folder)
     output = choose_output_folder(output_dir, settings, config)
+    inputs = load_inputs(settings, folder)
     with lock_folder(output):
         return _climb(settings, methods, inputs, output, display, fresh)
 
@@ -189,6 +190,9 @@ def _climb(
 ) -> Comparison:
     """Runs the rungs one after the other, in a folder that is this process's own."""
     folders = rung_folders(output, methods, inputs, settings.seed)
+    for one in folders.values():
+        files.check_target_file(one.predictions)
+        files.check_target_folder(one.adaptation, DESCRIPTION)
     comparison = Comparison(output, _new_result(settings, inputs))
     report_task(inputs.task, display)
     finished = _keep_finished(comparison, folders, display, fresh)

@@ -17,6 +17,7 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import CompareConfig, RunConfig, checked, use_compilation_cache
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import check_output_folder
 from adapt_jax.utils.progress import Display
 
 __all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs", "report_task"]
@@ -94,10 +95,9 @@ def choose_output_folder(
     """Where the results go; by default runs/NAME-OF-THE-CONFIG.
 
     Raises:
-        UserError: a file stands there.
+        UserError: a file is there, or the folder cannot be written.
     """
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     folder = Path(asked or settings.output_dir or Path("runs") / name)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; expected a folder for the results")
+    check_output_folder(folder)
     return folder

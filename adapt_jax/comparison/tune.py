@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.storage import DESCRIPTION
 from adapt_jax.comparison.setup import choose_output_folder, load_inputs, report_task
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils.config import Overrides, TuneConfig, checked, load_config
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import check_target_folder
 from adapt_jax.utils.locks import lock_folder
 from adapt_jax.utils.progress import Display
 
@@ -39,8 +41,9 @@ def tune(
     """
     settings, where, folder = load_config(TuneConfig, config, overrides)
     name, method = _read_method(settings, where)
-    inputs = load_inputs(settings, folder)
     output = choose_output_folder(output_dir, settings, config)
+    check_target_folder(output / "adaptation", DESCRIPTION)
+    inputs = load_inputs(settings, folder)
     display = Display(progress)
     report_task(inputs.task, display)
     with lock_folder(output):

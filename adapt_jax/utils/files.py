@@ -137,7 +137,7 @@ def report_write_errors(path: str | Path) -> Iterator[None]:
         yield
     except OSError as problem:
         file = str(problem.filename or path)
-        ours = file == str(path) or NEW in file or problem.filename is None
+        ours = str(path).startswith(file) or NEW in file
         # a temporary name tells the user nothing; another file's name does
         reason = (problem.strerror if ours else None) or str(problem)
         raise UserError(f"{path}: cannot be written ({reason})") from problem
@@ -293,7 +293,10 @@ def replace_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)
         with _temporary(target, is_folder=True) as new:
-            write(new)
+            try:
+                write(new)
+            except UserError as problem:  # the user knows the folder by its own name
+                raise UserError(str(problem).replace(str(new), str(path))) from problem
             if target.exists():
                 exchange(new, target)  # the temporary folder is now the old one
             else:

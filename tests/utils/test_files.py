@@ -281,6 +281,13 @@ def test_a_kill_loses_nothing_and_the_next_run_removes_what_it_left(
     assert names(tmp_path) == ["saved"] and (saved / "marker").read_text() == "next"
 
 
+def test_a_mistake_names_the_folder_and_not_its_temporary_name(tmp_path: Path):
+    with limited_file_size(10), pytest.raises(UserError) as error:
+        files.replace_folder(tmp_path / "saved", lambda new: files.write_text(new / "a", "x" * 99))
+    assert str(error.value) == f"{tmp_path / 'saved' / 'a'}: cannot be written (File too large)"
+    assert names(tmp_path) == []
+
+
 def test_what_another_run_is_writing_is_not_removed(tmp_path: Path):
     def write(new: Path) -> None:
         files.remove_unfinished(tmp_path / "saved")
