@@ -10,7 +10,14 @@ import yaml
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.prompting.prompt import Prompt, resolve_template, tokenize
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
+from adapt_jax.prompting.prompt import (
+    MethodNotApplicable,
+    Prompt,
+    check_prompt,
+    resolve_template,
+    tokenize,
+)
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
@@ -191,3 +198,84 @@ def test_arguments_of_the_chat_template_reach_it(make_tiny_llama: Any, tmp_path:
     assert saved.template.chat_template_args == {"shout": True}
     with pytest.raises(UserError, match="belongs to `chat: true`"):
         Template(chat_template_args={"shout": True})
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}{% endif %}"
+)
+
+
+def thinking(tmp_path: Path) -> PretrainedDecoder:
+    folder = write_tiny_llama(tmp_path / "thinking")
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return load_pretrained(folder)
+
+
+def test_a_generation_prompt_that_opens_thoughts_skips_tuning_with_a_reason(tmp_path: Path) -> None:
+    model, prompt = thinking(tmp_path), Prompt(template=CHAT, reasoning=True)
+    assert prompt.render_prompt(model, "Why?").endswith("assistant\n<think>\n")
+    with pytest.raises(MethodNotApplicable, match=r"begins an answer with '<think>\\n'"):
+        tokenize_examples(model, prompt, EXAMPLES)
+    quiet = replace(prompt, template=replace(CHAT, chat_template_args={"enable_thinking": False}))
+    assert len(tokenize_examples(model, quiet, EXAMPLES).examples) == 2
+    # what generates goes on; what scores given choices behind open thoughts does not
+    task = Task("t", EXAMPLES, (), EXAMPLES, template=CHAT)
+    check_prompt(model, prompt, task)
+    with pytest.raises(MethodNotApplicable, match="begins an answer"):
+        check_prompt(model, replace(prompt, multiple_choice=MultipleChoiceConfig()), task)
+
+
+def test_the_other_rungs_go_on_where_tuning_is_skipped(tmp_path: Path) -> None:
+    from adapt_jax.comparison.compare import compare
+
+    rows = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "sums",
+        "source": {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")},
+        "template": "chat",
+        "splits": {"test": 2},
+    }
+    config = {
+        "decoder": thinking(tmp_path).path,
+        "task": task,
+        "methods": {"zero_shot": {"max_new_tokens": 4}, "lora": {"training": {"steps": 1}}},
+    }
+    found = compare(config, tmp_path / "run", progress=False)
+    assert found["zero_shot"].status == "done"
+    assert found["lora"].status == "skipped" and "<think>" in found["lora"].reason
+
+
+def test_a_merge_between_question_and_answer_is_refused_in_prompting_as_in_tuning(
+    tiny: PretrainedDecoder,
+) -> None:
+    merging = Template(question="{question} app", answer="les {answer}", choice="")
+    prompt = Prompt(template=merging)
+    task = Task("t", EXAMPLES, (), EXAMPLES, template=merging)
+    with pytest.raises(UserError) as in_prompting:
+        check_prompt(tiny, prompt, task)
+    with pytest.raises(UserError) as in_tuning:
+        tokenize_examples(tiny, prompt, EXAMPLES)
+    assert str(in_prompting.value) == str(in_tuning.value)
+    assert "example '1': the tokenizer merges the end of the question" in str(in_tuning.value)
+
+
+def test_a_template_without_a_stop_string_is_reported(tiny: PretrainedDecoder) -> None:
+    bare = Template(question="{question} =", separator="\n")
+    task = Task("t", (), (), EXAMPLES, template=bare)
+    [warning] = resolve_template(task, tiny).warnings
+    assert "no stop string" in warning and "template.stop" in warning
+    for template in (replace(bare, stop=("\n",)), Template()):
+        assert not resolve_template(replace(task, template=template), tiny).warnings
+
+
+def test_choices_that_spell_control_tokens_are_scored_as_text(chatting: Any) -> None:
+    model, prompt = chatting("llama 3"), Prompt(template=CHAT)
+    eos = model.tokenizer.eos_token
+    text = prompt.render_prompt(model, "Which?")
+    tokens = prompt.encode_with_start(model, text, f"It is {eos}.")
+    assert tokens.count(model.config.eos_ids[0]) == text.count(eos)
+    plain = Prompt(template=Template())
+    assert model.config.eos_ids[0] not in plain.encode_with_start(model, "Which?", f" {eos}.")

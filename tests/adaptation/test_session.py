@@ -41,13 +41,13 @@ def soft(model: PretrainedDecoder, before_bos: bool = True) -> SoftPrompt:
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every prefix that is encoded, by its number of tokens."""
     counted: list[int] = []
-    encode = Engine._encode
+    encode = Engine._encode_prefix
 
     def count(self, prefix):
         counted.append(len(prefix))
         return encode(self, prefix)
 
-    monkeypatch.setattr(Engine, "_encode", count)
+    monkeypatch.setattr(Engine, "_encode_prefix", count)
     return counted
 
 

@@ -181,7 +181,11 @@ def test_a_comparison_by_likelihood(tiny_folder: Path, tmp_path: Path):
     [
         ("zero_shot", {"calibrated": True}, "need `answer_by: likelihood`"),
         ("zero_shot", {"answer_by": "likelyhood"}, "answer_by: Input should be 'text' or"),
-        ("chain_of_thought", {"answer_by": "likelihood"}, "chain_of_thought writes its reasoning"),
+        (
+            "chain_of_thought",
+            {"answer_by": "likelihood"},
+            "chain_of_thought generates its reasoning",
+        ),
     ],
 )
 def test_contradictory_options_are_one_clear_line(tiny_folder, tmp_path, method, options, line):
