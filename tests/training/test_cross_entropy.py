@@ -1,5 +1,7 @@
 """The chunked loss: sums and gradients equal to those of all logits at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,27 +48,36 @@ def small_chunks(request, monkeypatch):
     return request.param
 
 
+def sums_and_gradients(function, case, objective):
+    """Of the loss, and gradients of parameters and hidden states."""
+    decoder, hidden, ids, weights = case
+    graph, params = nnx.split(decoder)
+
+    def loss(params, hidden):
+        return function(nnx.merge(graph, params), hidden, ids, weights, objective)
+
+    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    sums, gradients = compute(params, hidden)
+    return sums, jax.tree.leaves(gradients), lambda: jax.jit(loss)(params, hidden)
+
+
+@functools.cache
+def expected_of(tied, objective, capped):
+    """What all logits at once give; the same for every way to cut them."""
+    return sums_and_gradients(at_once, made(tied, **dict(capped)), objective)[:2]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, 1e-2)])
-@pytest.mark.parametrize("capped", [{}, {"logit_softcap": 3.0, "logit_divisor": 2.0}])
+@pytest.mark.parametrize("capped", [(), (("logit_softcap", 3.0), ("logit_divisor", 2.0))])
 def test_chunks_give_the_sums_and_gradients_of_all_logits_at_once(
     tied, objective, capped, small_chunks
 ):
-    decoder, hidden, ids, weights = made(tied, **capped)
-    graph, params = nnx.split(decoder)
-
-    def run(function):
-        def loss(params, hidden):
-            return function(nnx.merge(graph, params), hidden, ids, weights, objective)
-
-        (nats, right), gradients = jax.jit(
-            jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        )(params, hidden)  # fmt: skip
-        alone = jax.jit(loss)(params, hidden)  # without gradients
-        return (nats, right, *alone), jax.tree.leaves(gradients)
-
-    (sums, found), (expected_sums, expected) = run(cross_entropy), run(at_once)
+    expected_sums, expected = expected_of(tied, objective, capped)
+    case = made(tied, **dict(capped))
+    sums, found, compute_alone = sums_and_gradients(cross_entropy, case, objective)
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
+    np.testing.assert_allclose(compute_alone(), expected_sums, rtol=1e-5)  # without gradients
     assert float(sums[1]) > 0 and max(float(jnp.abs(g).max()) for g in expected) > 1
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
