@@ -229,7 +229,7 @@ class Decoder(nnx.Module):
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
         """The input embeddings of token ids.
 
-        A decoder with per-layer embeddings has those of all layers behind the embedding proper,
+        With per-layer embeddings, those of all layers are appended to the embedding itself,
         [*B, T, D + L·E], so that everything else passes on one array.
         """
         embeddings = look_up(self.embedding, tokens, self.config.embedding_scale, dtype)

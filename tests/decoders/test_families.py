@@ -1,6 +1,7 @@
 """Every family against transformers: the same logits, gradients and texts."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 from family_cases import CASES, FIRST, PROMPT, ROPES, run, tokens
 from flax import nnx
+from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.families import FAMILIES, llama
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.pretrained.hf_config import read_config
-from adapt_jax.pretrained.loading import get_parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.memory import slot_bytes
 from adapt_jax.sampling.types import GenerationConfig, Request
+from adapt_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -211,3 +216,23 @@ def test_layers_that_share_keys_and_values_take_no_memory_in_caches(made: Any) -
     assert [config.layer_config(layer).kv_shared_with for layer in (3, 4)] == [2, 1]
     heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
     assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4
+
+
+def test_a_family_registered_from_outside_is_loaded(
+    tmp_path: Path, tiny: PretrainedDecoder
+) -> None:
+    """A Llama under another name, whose files call the gate of the feed-forward layer otherwise."""
+    rows = [(name.replace("gate_proj", "w1"), *rest) for name, *rest in llama.FAMILY.tensors]
+    family = replace(llama.FAMILY, architecture="MyForCausalLM", tensors=tuple(rows))
+    write_tiny_llama(tmp_path, architectures=["MyForCausalLM"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {name.replace("gate_proj", "w1"): value for name, value in tensors.items()}
+    save_file(renamed, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="MyForCausalLM"):
+        load_pretrained(tmp_path)
+    FAMILIES.register("MyForCausalLM")(family)
+    try:
+        found = run(load_pretrained(tmp_path).decoder, tokens(1, 20))
+    finally:
+        del FAMILIES._entries["MyForCausalLM"]
+    np.testing.assert_array_equal(found, run(tiny.decoder, tokens(1, 20)))
