@@ -24,7 +24,7 @@ from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.evaluation.significance import paired_p_value
 from adapt_jax.methods.base import Method, MethodResult, RunOptions
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.prompting.voting import VOTES
+from adapt_jax.prompting.voting import AUTO_RULES, VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
@@ -66,8 +66,9 @@ def rung_folders(
         options = hash_named_files(method)
         code = [extension_version(type(method))]
         rule = getattr(method, "vote", None)
-        if isinstance(rule, str) and rule in VOTES:
-            code.append(extension_version(VOTES[rule]))
+        if isinstance(rule, str):  # one that is no rule of its own chooses among some
+            rules = [rule] if rule in VOTES else AUTO_RULES
+            code += [extension_version(VOTES[one]) for one in rules]
         found[name] = RungFolder(output, name, identity(common, name, options, code))
     return found
 

@@ -45,6 +45,7 @@ from adapt_jax.training.validation import AccuracyFn, Validation
 from adapt_jax.utils.config import Strict
 
 __all__ = [
+    "DEFAULT_RUN",
     "InitContext",
     "Method",
     "MethodResult",
@@ -75,6 +76,9 @@ class RunOptions:
     on_step: OnStep | None = None
     run_metadata: Mapping[str, Any] = field(default_factory=dict)
     max_concurrent_sequences: int | None = None
+
+
+DEFAULT_RUN = RunOptions()
 
 
 class MethodResult(BaseModel):
@@ -109,7 +113,7 @@ class Method(Strict, ABC):
 
     @abstractmethod
     def adapt(
-        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
         """Adapts the decoder to the task. The weights of ``model`` itself stay unchanged.
 
@@ -146,7 +150,7 @@ class PromptingMethod(Method):
         return False
 
     def adapt(
-        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
         """The decoder as it is, behind the prompt."""
         prompt = self.build_prompt(model, task, run.seed)
@@ -284,7 +288,7 @@ class TuningMethod(Method):
     # The one way from these answers to an adaptation
 
     def adapt(
-        self, model: PretrainedDecoder, task: Task, run: RunOptions = RunOptions()
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
         """Trains a copy of the decoder, or what is added to it, on the task's training examples."""
         prompt = self.build_prompt(model, task, run.seed)

@@ -11,16 +11,22 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.evaluation.scorers import score_answer
+from adapt_jax.methods.base import DEFAULT_RUN, MethodResult, RunOptions
 from adapt_jax.methods.chain_of_thought import ChainOfThought
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.prompting.voting import VOTES
+from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
+from adapt_jax.prompting.voting import AUTO_RULES, VOTES, VoteChoice, choose_vote_rule
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import nearest
 
 __all__ = ["SelfConsistency"]
+
+AUTO = "auto"
 
 
 @METHODS.register("self_consistency")
@@ -29,7 +35,8 @@ class SelfConsistency(ChainOfThought):
 
     Attributes:
         candidates: reasonings per question; the most, where ``stop_at`` is given.
-        vote: how candidates become one answer, a name in prompting.voting.VOTES.
+        vote: how candidates become one answer, a name in prompting.voting.VOTES. "auto" takes the
+            rule of highest accuracy on the development split, on which it draws all candidates.
         stop_at: a question gets no more candidates once its leading answer beats the runner-up
             with this probability (2305.11860); null draws all of them.
     """
@@ -46,9 +53,10 @@ class SelfConsistency(ChainOfThought):
     @field_validator("vote")
     @classmethod
     def _check_vote(cls, rule: str) -> str:
-        if rule not in VOTES:
+        known = [*VOTES, AUTO]
+        if rule not in known:
             raise ValueError(
-                f"unknown rule {rule!r}{nearest(rule, VOTES)}; known: {', '.join(VOTES)}"
+                f"unknown rule {rule!r}{nearest(rule, known)}; known: {', '.join(known)}"
             )
         return rule
 
@@ -84,6 +92,51 @@ class SelfConsistency(ChainOfThought):
         )
 
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
-        """The prompt of chain of thought, with the same demonstrations, and the vote."""
+        """The prompt of chain of thought, with the same demonstrations, and the vote.
+
+        With ``vote: auto`` it votes by the first of AUTO_RULES, until ``adapt`` has chosen one.
+        """
         prompt = super().build_prompt(model, task, seed)
-        return replace(prompt, vote=self.vote, stop_at=self.stop_at)
+        rule = AUTO_RULES[0] if self.vote == AUTO else self.vote
+        return replace(prompt, vote=rule, stop_at=self.stop_at)
+
+    def adapt(
+        self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
+    ) -> MethodResult:
+        """The decoder behind the prompt; with ``vote: auto`` the details name the chosen rule.
+
+        Raises:
+            MethodNotApplicable: ``vote: auto`` without a development split, or no demonstration
+                can be shown.
+        """
+        adaptation = super().adapt(model, task, run).adaptation
+        if self.vote != AUTO:
+            return MethodResult(adaptation=adaptation)
+        choice = self._choose_vote(adaptation, task, run)
+        prompt = replace(adaptation.prompt, vote=choice.rule)
+        return MethodResult(
+            adaptation=replace(adaptation, prompt=prompt),
+            details={"vote": choice.rule, "vote_accuracy": dict(choice.accuracy)},
+        )
+
+    def _choose_vote(self, adaptation: Adaptation, task: Task, run: RunOptions) -> VoteChoice:
+        """The rule that answers the development split best."""
+        if not task.development:
+            raise MethodNotApplicable("vote: auto needs a development split, the task has none")
+        # all candidates: where a vote stops early, the rules agree
+        asked = replace(adaptation, prompt=replace(adaptation.prompt, stop_at=None))
+        evaluation = evaluate(
+            asked,
+            task,
+            task.development,
+            seed=run.seed,
+            max_concurrent_sequences=run.max_concurrent_sequences,
+            on_progress=run.on_step,
+        )
+        questions = []
+        for row in evaluation.predictions:
+            candidates = row.prediction.candidates
+            answers = {one.answer for one in candidates if one.answer is not None}
+            right = {a for a in answers if score_answer(a, row.example, task).correct}
+            questions.append((candidates, right))
+        return choose_vote_rule(questions)
