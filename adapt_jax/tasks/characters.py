@@ -11,6 +11,7 @@ _GROUPING_SPACES = "\u00a0\u2007\u2009\u200a\u202f\u205f"
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f"
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT = re.compile("(?<=[0-9])([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e\u2189])")
 _SAME_SHAPE = ("<wide>", "<narrow>", "<noBreak>", "<compat>", "<font>")
 
 
@@ -56,7 +57,7 @@ def _to_ascii(character: str) -> str:
         return " "
     if unicodedata.decomposition(character).startswith("<fraction>"):
         fraction = unicodedata.normalize("NFKC", character).replace("\u2044", "/")
-        return f" {fraction}" if not fraction.endswith("/") else character
+        return fraction if not fraction.endswith("/") else character
     same = {"⁄": "/", "∕": "/", "÷": "/", "⋅": "·", "∙": "·", "’": "'", "‘": "'", "ʼ": "'"}
     arabic = {"٫": ".", "٬": ",", "٪": "%"}
     plain = unicodedata.normalize("NFKC", character)
@@ -74,4 +75,4 @@ def normalize_digits(text: str) -> str:
     if text.isascii():
         return text
     text = _SUPERSCRIPT.sub(lambda found: f"^{{{found[1].translate(_SUPERSCRIPTS)}}}", text)
-    return text.translate(_DIGITS)
+    return _VULGAR_FRACTION.sub(" ", text).translate(_DIGITS)  # 3½ is 3 1/2

@@ -112,7 +112,9 @@ def find_equal(text: str, choices: Sequence[str]) -> int | None:
 _BEFORE = r"(?<![^\s(\[{\"'“‘«*_`:=$>])"
 _AFTER = r"(?=[)\]}\"'”’»*_`$<.,;:!?]*(?:\s|\Z|<))"
 _NEGATED = re.compile(
-    r"(?:\bnot|n't|\bneither|\bnor)(?:\s(?:a|an|the|option|choice))?\s\W{0,4}\Z", re.IGNORECASE
+    r"(?:\bnot|n['’]t|\bcannot|\bneither|\bnor)(?:\s(?:be|a|an|the|answer|option|choice)){0,3}"
+    r"\s\W{0,4}\Z",
+    re.IGNORECASE,
 )
 
 
@@ -213,6 +215,13 @@ _SEVERAL = re.compile(
 _REASON = re.compile(
     r"\s{0,3}(?:because|since|as|is|was|for|due|would|seems|,|;|-|–|—|\()|\s*\n|\s*\Z", re.I
 )
+# "A is wrong", "B isn't right", "C cannot be"
+_REFUTED = re.compile(
+    r"\W{0,4}(?:(?:is|was|seems|looks|(?:would|can|could|must)\sbe)\s{1,3}(?:also|clearly|simply)?\s{0,3})?"
+    r"(?:not|never|wrong|incorrect|false|impossible|eliminated|excluded|ruled\sout)\b"
+    r"|\W{0,4}(?:is|was|ca|could|would|does|did|wo)n['’]t\b|\W{0,4}cannot\b",
+    re.IGNORECASE,
+)
 
 
 def find_choice(text: str, choices: Sequence[str]) -> int | None:
@@ -221,8 +230,9 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     A letter in brackets or with a cue ("the answer is C") wins over the text of a choice. A bare
     letter that is also the text of another choice is ambiguous. Without choices any letter counts.
     """
-    if len(text.strip()) > 1 and text.strip() in choices:
-        return list(choices).index(text.strip())  # "A-" is a choice, not a dash behind a letter
+    written = text.strip()
+    if written in choices and not re.fullmatch(_LETTER, written):
+        return list(choices).index(written)  # "A-" is a choice, not a dash behind a letter
     text = normalize_widths(_strip_tex(text[:MAX_ANSWER_LENGTH])).strip()
     count = len(choices) or len(LETTERS)
     lettered = count <= len(LETTERS)
@@ -234,7 +244,7 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     if index is not None:
         return index
     if lettered:
-        found = _stated_letter(text, count)
+        found = _stated_letter(text, count, choices)
         if found is not _NOTHING:
             return found
     if not choices:
@@ -271,7 +281,7 @@ def _whole_letter(text: str) -> int | None:
     return LETTERS.index(bare[1].lower()) if bare else None
 
 
-def _stated_letter(text: str, count: int) -> int | None:
+def _stated_letter(text: str, count: int, choices: Sequence[str]) -> int | None:
     """The letter that a sentence states; None for several letters, _NOTHING for none."""
     stated = _NOTHING
     for found in (*_CUE.finditer(text), _START.match(text)):
@@ -279,6 +289,8 @@ def _stated_letter(text: str, count: int) -> int | None:
             continue
         rest = text[found.end("next") : found.end("next") + 40]
         if not _is_letter_of_a_choice(found, rest):
+            continue
+        if _REFUTED.match(rest) or found.re is _START and _lists_choices(text, choices):
             continue
         if _SEVERAL.match(text[found.end("close") : found.end("close") + 20]):
             return None
@@ -290,6 +302,15 @@ def _stated_letter(text: str, count: int) -> int | None:
         return _NOTHING
     index = LETTERS.index(bracketed.pop())
     return index if not bracketed and index < count else None
+
+
+def _lists_choices(text: str, choices: Sequence[str]) -> bool:
+    """Whether the text begins with all choices as they were asked: ``A. sky``, ``B. blood``."""
+    lines = [line for line in text.splitlines() if line.strip()][: len(choices)]
+    return len(lines) == len(choices) > 1 and all(
+        re.match(rf"\W{{0,4}}{letter}\W{{1,4}}{re.escape(choice)}", line, re.IGNORECASE)
+        for letter, choice, line in zip(LETTERS, choices, lines, strict=False)
+    )
 
 
 def _is_letter_of_a_choice(found: re.Match[str], rest: str) -> bool:
@@ -305,7 +326,11 @@ def _is_letter_of_a_choice(found: re.Match[str], rest: str) -> bool:
 
 def _lone_letter(text: str, count: int) -> int | None:
     """The one capital letter that stands alone in the text."""
-    found = list(islice(_ALONE.finditer(text), MAX_MENTIONS))
+    found = [
+        one
+        for one in islice(_ALONE.finditer(text), MAX_MENTIONS)
+        if not _REFUTED.match(text[one.end() : one.end() + 40])
+    ]
     if len({one[0] for one in found}) != 1:
         return None
     if any(_NEGATED.search(text[max(0, one.start() - 20) : one.start()]) for one in found):

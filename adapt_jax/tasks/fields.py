@@ -170,6 +170,11 @@ class ExampleReader:
         if not self.fields.choices:
             return self.choices, ()
         choices = _texts(row, self.fields.choices)
+        if len(choices) < 2:
+            raise UserError(
+                f"{row.where}: field {self.fields.choices!r}: expected a list of two or more "
+                f"choices, found {len(choices)}"
+            )
         for choice in choices:
             if not choice:
                 raise UserError(f"{row.where}: field {self.fields.choices!r}: a choice is empty")

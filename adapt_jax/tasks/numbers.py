@@ -40,11 +40,14 @@ _GROUPED = (
     r"|[0-9]++"
 )
 # A leading dot is a decimal point only where no word, digit or dot stands before it: Rs.5, ...5
+_ARGUMENT = r"(?:\[[0-9]\])?+(?:\{[^{}]{0,40}\}){0,2}+"  # of a LaTeX command
 _DECIMAL = rf"(?:(?>{_GROUPED})(?:\.[0-9]++)?+|(?<![\w.])\.[0-9]++)"
 _NUMBER = re.compile(
     # a minus after a digit, a word or a bracket is a subtraction, not a sign
     r"(?P<sign>(?<![\w)\].}])[-+]|\b(?:minus|negative)[ ]{1,3})?+"
     r"(?:"
+    # a date, a hexadecimal number
+    r"(?P<code>[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}-[0-9]{1,2}-[0-9]{4}|0[xX][0-9a-fA-F]++)(?!\w)|"
     # a fraction, perhaps mixed: 1/2, 3 1/2, \frac{1}{2}
     rf"(?>(?:(?P<whole>(?>{_GROUPED}))[ ]{{0,3}})?"
     rf"\\[dt]?frac{_S}(?P<sign2>)"
@@ -58,11 +61,17 @@ _NUMBER = re.compile(
     rf"|{_S}(?:×|\\times|\\cdot|\*|x|·){_S}10{_S}\^{_S}"
     rf"(?:\{{{_S}(?P<power>[-+]?[0-9]{{1,3}}){_S}\}}|(?P<power1>[-+]?[0-9]{{1,3}}(?![0-9]))))?+"
     r")"
-    rf"(?:[- ]?(?P<magnitude>{'|'.join(_MAGNITUDES)})s?+\b|(?P<kilo>[kK])(?!\w))?+"
+    rf"(?:(?P<magnitudes>(?:[- ]?(?:{'|'.join(_MAGNITUDES)})s?+\b){{1,3}}+)|(?P<kilo>[kK])(?!\w))?+"
     # what follows makes another value of it
-    rf"(?P<more>{_S}(?:\^|\*\*[0-9]|\\sqrt|√|\\pi\b|π|\\frac))?+"
+    rf"(?P<more>{_S}(?:\^{_ARGUMENT}|(?:\\sqrt|√|\\pi\b|π|\\[dt]?frac){_ARGUMENT}"
+    r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9])"
+    r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++"  # 1 234 567, or three numbers
+    rf"|(?:[MB]|[ ]?(?:bn|mn|mln|mil|dozens?))(?![\w'])"
+    rf"|(?={_S}(?:\+|\*\*?|×|\\times\b|\\cdot\b|·)[ ]?[0-9])"  # a calculation
+    r"|(?=[ ](?:and[ ])?[0-9]++[ ](?:hundred|thousand)))?+"
     r"|(?P<compound>[0-9](?:[0-9.,:/']*[0-9])?+)"
-    r"|(?P<other>\\[dt]?frac\b|\\sqrt\b|√|\\pi\b|π|∞|\\infty\b)"
+    rf"|(?P<other>(?:\\[dt]?frac\b|\\sqrt\b|√){_ARGUMENT}|\\pi\b|π|∞|\\infty\b"
+    r"|(?:±|\\pm\b)[ ]?[0-9.,]*)"
 )
 _TEN_TO = re.compile(r"(?:\A|(?<=[ =]))10\^(?:\{([-+]?[0-9]{1,3})\}|([-+]?[0-9]{1,3})(?![0-9]))")
 _LIST = re.compile(r"[0-9]+(?:,[0-9]+)+")
@@ -81,6 +90,8 @@ _NUMBER_WORD = re.compile(
     r"|thousand|million|billion|trillion|lakh|crore|minus|negative|plus|or|not)s?\b",
     re.IGNORECASE,
 )
+_SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
+_DASH_BEFORE = re.compile(r"-[ ]{1,3}\.?[0-9]")  # a sign, or the mark of a list item
 
 
 class Found(NamedTuple):
@@ -98,6 +109,9 @@ def read_number(text: str) -> str | None:
     last ``=``. Currency, percent sign and units are dropped (``50%`` is ``50``, as GSM8K has it).
     """
     text = _prepare(text[:MAX_ANSWER_LENGTH]).strip()
+    text = _SIGN_OF_RESULT.sub("-", text)
+    if _DASH_BEFORE.match(text):
+        return None
     for clause in _split_clauses(text):
         result = clause.rfind("=") + 1
         for part in (clause[result:], clause) if result else (clause,):
@@ -130,6 +144,8 @@ def read_gold_number(text: str) -> str | None:
     if len(numbers) != 1:
         return None
     found = numbers[0]
+    if _DASH_BEFORE.search(text[max(0, found.start - 4) : found.end]):
+        return None
     rest = text[: found.start] + " " + text[found.end :]
     if len(rest) > 60 or any(one.isdecimal() for one in rest) or _NUMBER_WORD.search(rest):
         return None
@@ -179,7 +195,7 @@ def _find_numbers(text: str) -> Iterator[Found]:
             exponent = int(power[1] or power[2])
             value = _canonical(Fraction(10) ** exponent) if abs(exponent) <= MAX_EXPONENT else None
             yield Found(start, position, value)
-        elif start and text[start - 1] in "^_":
+        elif text.endswith(("^", "_", "^{", "_{"), 0, start):
             continue  # an exponent or an index, no number of its own
         elif found["compound"] and _LIST.fullmatch(found["compound"]) and _is_list(text, position):
             first = found["compound"].partition(",")[0]
@@ -194,7 +210,7 @@ def _is_list(text: str, position: int) -> bool:
 
 
 def _value(found: re.Match[str]) -> str | None:
-    if found["compound"] or found["other"] or found["more"]:
+    if found["more"] is not None or any(found[kind] for kind in ("code", "compound", "other")):
         return None
     if len(found[0]) > MAX_DIGITS:
         return None
@@ -213,7 +229,9 @@ def _value(found: re.Match[str]) -> str | None:
             value = whole + value if value >= 0 or not whole else whole
     except ZeroDivisionError:
         return None
-    value *= _MAGNITUDES.get(found["magnitude"] or "", 1) * (1000 if found["kilo"] else 1)
+    for magnitude in re.findall("|".join(_MAGNITUDES), found["magnitudes"] or ""):
+        value *= _MAGNITUDES[magnitude]
+    value *= 1000 if found["kilo"] else 1
     negative = (found["sign"] or "").strip() not in ("", "+")
     return _canonical(-value if negative else value)
 

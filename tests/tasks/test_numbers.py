@@ -43,6 +43,8 @@ from adapt_jax.tasks.numbers import (
         ("3\u00bd", "3.5"),
         ("\u00bd", "0.5"),
         ("-3\u00bd", "-3.5"),
+        ("\u2212\u00bd", "-0.5"),
+        ("-\u2153", "-1/3"),
         ("1 / 2", "0.5"),
         ("3\u20444", "0.75"),
         # powers and magnitudes
@@ -54,6 +56,7 @@ from adapt_jax.tasks.numbers import (
         ("2.5 billion", "2500000000"),
         ("1 1/2 million", "1500000"),
         ("1.5k", "1500"),
+        ("5 hundred thousand", "500000"),
         # signs, digits and dashes of any script
         ("minus 5", "-5"),
         ("negative 5", "-5"),
@@ -69,6 +72,7 @@ from adapt_jax.tasks.numbers import (
         ("25 m\u00b2", "25"),
         ("18, where x = 3.", "18"),
         ("x = 18, where y = 3", "18"),
+        ("x = - 18", "-18"),
         ("In total, 5 + 3 = 8", "8"),
         ("18!", "18"),
         # ambiguous, or no rational number
@@ -84,6 +88,18 @@ from adapt_jax.tasks.numbers import (
         ("2\\sqrt{3}", None),
         ("3\\pi", None),
         ("\\frac{\\pi}{2}", None),
+        ("0.\\overline{3}", None),
+        ("1 234 567", None),
+        ("$1.5M", None),
+        ("2.5 bn", None),
+        ("2 dozen", None),
+        ("2 thousand 5 hundred", None),
+        ("2001-11-22", None),
+        ("0x1F", None),
+        ("5 * 4", None),
+        ("5 \u00b1 2", None),
+        ("\u00b15", None),
+        ("- 5", None),
     ],
 )
 def test_a_number_is_read_as_a_whole_or_not_at_all(text: str, expected: str | None) -> None:
@@ -91,6 +107,13 @@ def test_a_number_is_read_as_a_whole_or_not_at_all(text: str, expected: str | No
     if expected is not None:
         assert read_number(expected) == expected
         assert read_last_number(f"So it is {text}") == expected or "=" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["2^{10}", "It is \\sqrt{2}", "\\frac{\\pi}{2}", "2\\sqrt[3]{5}", "1 234 567"]
+)
+def test_no_part_of_an_expression_is_the_last_number(text: str) -> None:
+    assert read_last_number(text) is None
 
 
 @pytest.mark.parametrize(
@@ -110,6 +133,10 @@ def test_a_number_is_read_as_a_whole_or_not_at_all(text: str, expected: str | No
         ("18, where x = 3", None),
         ("5 dozen", None),
         ("twenty 5", None),
+        ("5M", None),
+        ("- 5", None),
+        ("price: - 5", None),
+        ("\u00b15", None),
         ("many", None),
         ("", None),
         ("1 " * 50_000, None),
