@@ -7,17 +7,25 @@ from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.types import Candidate
 
 
+__all__ = ["Prediction"]
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What an adaptation says to one question.
+    """The answer of an adaptation to one question, and how it came about.
 
-    ``answer`` is canonical, None where every candidate abstained; ``reasoning`` is that of the
-    first candidate which gave the answer. ``prompt_tokens`` counts everything in front of the
-    answer, soft prompt included, for every member of an ensemble; ``generated_tokens`` sums over
-    the candidates that count, ``candidates_saved`` is how many early stopping did without, and
-    ``seconds`` is this question's share of the wall-clock time, compilation included.
-    ``prompt_sha256`` tells whether two predictions come from the same prompt (see
-    prompt.hash_prompts); ``Adaptation.prompt_text`` shows it.
+    Attributes:
+        answer: in canonical form; None if every candidate abstained.
+        reasoning: of the first candidate with this answer.
+        candidates: those that were voted on.
+        prompt_tokens: everything before the answer, the soft prompt included; summed over the
+            members of an ensemble.
+        generated_tokens: summed over the candidates.
+        seconds: this question's share of the wall-clock time, compilation included.
+        candidates_saved: how many candidates early stopping did without.
+        too_long: whether the context left no room for an answer.
+        prompt_sha256: equal for equal prompts (prompt.hash_prompts); ``Adaptation.prompt_text``
+            shows the prompt.
     """
 
     example_id: str

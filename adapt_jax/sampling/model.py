@@ -66,7 +66,20 @@ def load_pretrained(
     mesh: Mesh | None = None,
     context_length: int | None = None,
 ) -> Model:
-    """Reads a Hugging Face folder; see ``pretrained.loading.load_pretrained`` for arguments."""
+    """Reads a Hugging Face folder: config files, safetensors, tokenizer.
+
+    Args:
+        path: a folder; "embedded", the decoder that comes with this package; or a model on the
+            hub, ``owner/name`` or ``owner/name@revision``, fetched where it is not there yet.
+        revision: a branch, tag or commit on the hub, where the path names none.
+        dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
+        mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
+        context_length: tokens of the longest text, the prefix counted, if it is not what
+            ``config.json`` says.
+
+    Raises:
+        UserError: with all that is wrong with the folder at once.
+    """
     return Model.of(
         loading.load_pretrained(
             path, revision=revision, dtype=dtype, mesh=mesh, context_length=context_length
