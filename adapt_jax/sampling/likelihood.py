@@ -272,7 +272,7 @@ def tokenize_texts(
         UserError: something is no text and no token id of this decoder, or a row is empty.
     """
     given = texts.tolist() if hasattr(texts, "tolist") else texts
-    if isinstance(given, str) or (len(given) and isinstance(given[0], int | np.integer)):
+    if isinstance(given, str) or (len(given) and isinstance(given[0], int | float | np.number)):
         given = [given]
     rows = [model.encode(one) if isinstance(one, str) else _check_ids(model, one) for one in given]
     if not rows or not all(rows):
