@@ -6,7 +6,6 @@ from typing import Any
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.types import Candidate
 
-
 __all__ = ["Prediction"]
 
 
