@@ -274,7 +274,9 @@ def test_a_place_that_cannot_be_written_is_one_line(config: Path, tmp_path: Path
         capsys, "compare", config, "--output-dir", tmp_path / "taken"
     )
     deeper = tmp_path / "taken" / "run"
-    assert "Not a directory" in fails(capsys, "compare", config, "--output-dir", deeper)
+    assert "taken is a file; expected a folder" in fails(
+        capsys, "compare", config, "--output-dir", deeper
+    )
 
 
 def test_interrupting_ends_with_130(config: Path, monkeypatch, capsys):
