@@ -1,11 +1,11 @@
 """The one decoder: embeddings in, hidden states out, with a shared prefix and a cache.
 
 Axes: B rows, T tokens, P prefix tokens, S keys (cache slots), M tokens whose output is wanted,
-D embedding, N query heads, K key/value heads, H head size, E per-layer embedding, V vocabulary.
+D embedding, K key/value heads, H head size, L layers, E per-layer embedding, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,196 +14,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.attention import KVBlock, KVPair, attend, sliding_window_masks
+from adapt_jax.decoders.attention import KVBlock, KVPair, sliding_window_masks
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
-from adapt_jax.decoders.layers import FeedForward, Linear, Norm
-from adapt_jax.decoders.moe import DenseWithMoE, MoE
-from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, PerLayerGate, look_up
-from adapt_jax.decoders.rope import CosSin, Rope, apply_rope
+from adapt_jax.decoders.layers import Linear, Norm
+from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
+from adapt_jax.decoders.rope import CosSin, Rope
+from adapt_jax.decoders.transformer_layer import AttentionInputs, TransformerLayer
 
-__all__ = ["REMAT_POLICIES", "Attention", "AttentionInputs", "Decoder", "Layer"]
+__all__ = ["REMAT_POLICIES", "Decoder"]
 
 # What the backward pass computes again: all of a layer, or all of it but its matrix products.
 REMAT_POLICIES = {
     "layers": None,
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@dataclass(frozen=True)
-class AttentionInputs:
-    """What the attention of a layer reads besides the hidden states.
-
-    Attributes:
-        cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
-        query_scale: [B, T, 1, 1], queries are multiplied by it.
-        masks: for each window, the masks of the blocks (prefix where there is one, own keys).
-        write_at: [B], as in ``Decoder.__call__``.
-        prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
-        shared_kv: keys and values of the layer that this one shares them with.
-        output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
-    """
-
-    cos_sin: Mapping[tuple[Rope, int], CosSin]
-    query_scale: Array | None
-    masks: Mapping[int | None, list[Array | None]]
-    write_at: Array | None
-    prefix: KVBlock | None = None
-    cache: KVPair | None = None
-    shared_kv: KVPair | None = None
-    output_positions: Array | None = None
-
-    def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""
-        if self.output_positions is None:
-            return x
-        return x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention (2305.13245)."""
-
-    def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
-        embed, head_dim, bias = config.embed_dim, layer.head_dim, config.qkv_bias
-        query_dim, kv_dim = config.num_heads * head_dim, layer.num_kv_heads * head_dim
-        has_kv = layer.kv_shared_with is None
-
-        def make_kv_projection(needed: bool) -> Linear | None:
-            return Linear(rngs, embed, kv_dim, ("embed", "kv_heads"), bias) if needed else None
-
-        self.query = Linear(rngs, embed, query_dim, ("embed", "heads"), bias)
-        self.key = make_kv_projection(has_kv)
-        self.value = make_kv_projection(has_kv and not layer.attention_k_eq_v)
-        self.output = Linear(rngs, query_dim, embed, ("heads", "embed"), config.output_bias)
-        self.query_norm = _make_qk_norm(config, query_dim, head_dim, "heads")
-        self.key_norm = _make_qk_norm(config, kv_dim, head_dim, "kv_heads") if has_kv else None
-        norms_values = has_kv and config.value_norm
-        self.value_norm = Norm(config, head_dim, None, scaled=False) if norms_values else None
-        self.config, self.layer = config, layer
-
-    def __call__(
-        self, x: Float[Array, "B T D"], inputs: AttentionInputs
-    ) -> tuple[Float[Array, "B T D"], KVPair]:
-        """The attention output (at ``output_positions``), and the keys and values it used."""
-        config = self.config
-        # queries [B, T, N, H]
-        queries = self._rotate(self._split_heads(self.query(x), self.query_norm), inputs)
-        if inputs.query_scale is not None:
-            queries = queries * inputs.query_scale.astype(queries.dtype)
-        # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
-        shared = inputs.shared_kv
-        keys, values = self._compute_kv(x, inputs) if shared is None else shared
-        # the prefix, where there is one, is a block of its own
-        *prefix_mask, own_mask = inputs.masks[self.layer.window]
-        blocks: list[KVBlock] = [(keys, values, own_mask)]
-        if inputs.prefix is not None:
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prefix_mask[0]))
-        attended = attend(queries, blocks, config.attention_scale, config.attention_softcap)
-        # heads side by side, projected back to [B, T, D]
-        attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
-        return self.output(attended), (keys, values)
-
-    def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
-        """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
-        assert self.key is not None
-        rows, tokens = x.shape[:2]
-        projected = self.key(x)
-        values = self._split_heads(
-            projected if self.value is None else self.value(x), self.value_norm
-        )
-        keys = self._rotate(self._split_heads(projected, self.key_norm), inputs)
-        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
-        if inputs.cache is not None and inputs.write_at is not None:
-            # scatter the new keys and values into each row's slots, for all heads
-            row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
-            slots = row, head, (inputs.write_at[:, None] + jnp.arange(tokens))[:, None]
-            cached_keys, cached_values = inputs.cache
-            keys = cached_keys.at[slots].set(keys.astype(cached_keys.dtype))
-            values = cached_values.at[slots].set(values.astype(cached_values.dtype))
-        return keys, values
-
-    def _rotate(
-        self, x: Float[Array, "B T N H"], inputs: AttentionInputs
-    ) -> Float[Array, "B T N H"]:
-        rope = self.layer.rope
-        if rope is None:
-            return x
-        return apply_rope(x, inputs.cos_sin[rope, self.layer.head_dim], rope.interleaved)
-
-    def _split_heads(
-        self, x: Float[Array, "B T N*H"], norm: Norm | None
-    ) -> Float[Array, "B T N H"]:
-        """Splits a projection into heads; the norm goes over each head or over all of them."""
-        shape = (*x.shape[:-1], -1, self.layer.head_dim)
-        if norm is None:
-            return x.reshape(shape)
-        if self.config.qk_norm == "projection":
-            return norm(x).reshape(shape)
-        return norm(x.reshape(shape))
-
-
-def _make_qk_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:
-    """The norm of queries or keys: of each head, or of a whole projection of this size."""
-    if config.qk_norm is None:
-        return None
-    whole = config.qk_norm == "projection"
-    return Norm(config, size, axis) if whole else Norm(config, head_dim, None)
-
-
-class Layer(nnx.Module):
-    """A transformer layer: attention, then a feed-forward layer, each added to its input."""
-
-    def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
-        def make_norm(needed: bool) -> Norm | None:
-            return Norm(config, config.embed_dim) if needed else None
-
-        self.attention_norm = make_norm(config.pre_norm)
-        self.attention = Attention(config, layer, rngs)
-        self.attention_post_norm = make_norm(config.post_norm)
-        self.ffn_norm = make_norm(config.pre_norm and config.residual != "parallel_shared")
-        self.ffn = MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
-        self.dense_with_moe = DenseWithMoE(config, rngs) if config.dense_with_moe else None
-        self.ffn_post_norm = make_norm(config.post_norm)
-        has_gate = bool(config.per_layer_embedding_dim)
-        self.per_layer_gate = PerLayerGate(config, rngs) if has_gate else None
-        self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
-        self.residual, self.residual_scale = config.residual, config.residual_scale
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        inputs: AttentionInputs,
-        per_layer_embedding: Float[Array, "B T E"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVPair]:
-        """The layer's output, and the keys and values that its attention used.
-
-        With ``inputs.output_positions`` all that follows attention is computed for these tokens
-        alone, and the output is [1, M, D].
-        """
-        # attention
-        normed = x if self.attention_norm is None else self.attention_norm(x)
-        update, kv = self.attention(normed, inputs)
-        x, normed = inputs.select_outputs(x), inputs.select_outputs(normed)
-        after_attention = self._add(x, update, self.attention_post_norm)
-        # feed-forward; with parallel residuals it reads what attention read
-        if self.residual == "sequential":
-            x = after_attention
-        if self.residual != "parallel_shared":
-            normed = x if self.ffn_norm is None else self.ffn_norm(x)
-        update = self.ffn(normed)
-        if self.dense_with_moe is not None:
-            update = self.dense_with_moe(update, x)
-        x = self._add(after_attention, update, self.ffn_post_norm)
-        # what some families do at the end of a layer
-        if self.per_layer_gate is not None and per_layer_embedding is not None:
-            x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
-        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kv
-
-    def _add(
-        self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None
-    ) -> Float[Array, "B T D"]:
-        update = update if norm is None else norm(update)
-        return x + (update if self.residual_scale == 1 else update * self.residual_scale)
 
 
 class Decoder(nnx.Module):
@@ -221,7 +45,9 @@ class Decoder(nnx.Module):
         has_per_layer = bool(config.per_layer_embedding_dim)
         self.per_layer_embeddings = PerLayerEmbeddings(config, rngs) if has_per_layer else None
         layers = range(config.num_layers)
-        self.layers = nnx.List([Layer(config, config.layer_config(n), rngs) for n in layers])
+        self.layers = nnx.List(
+            [TransformerLayer(config, config.layer_config(n), rngs) for n in layers]
+        )
         self.norm = Norm(config, embed)
         untied = not config.tie_embeddings
         self.output = Linear(rngs, embed, vocab, ("embed", "vocab"), False) if untied else None
