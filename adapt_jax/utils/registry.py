@@ -42,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
         def enter(entry: T) -> T:
             taken = self._entries.get(name)
-            if taken is not None and _origin(taken) != _origin(entry):
+            if taken is not None and not _is_same(taken, entry):
                 raise ValueError(f"{self.kind} {name!r} is registered already, by {taken!r}")
             self._entries[name] = entry
             return entry
@@ -74,10 +74,15 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._entries)
 
 
-def _origin(entry: object) -> tuple[str, str]:
-    """Where something was defined: a module that is loaded twice registers the same again."""
-    kind = entry if hasattr(entry, "__qualname__") else type(entry)
-    return getattr(kind, "__module__", ""), getattr(kind, "__qualname__", "")
+def _is_same(one: object, other: object) -> bool:
+    """Whether two entries are one, or the same function or class of a module loaded twice."""
+    if one is other:
+        return True
+    origins = [
+        (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+        for entry in (one, other)
+    ]
+    return origins[0] == origins[1] and None not in origins[0]
 
 
 def load_plugin(name: str) -> None:

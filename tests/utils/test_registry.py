@@ -1,0 +1,46 @@
+"""Registries: names in order, nothing replaced in silence, plugins from modules and files."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.registry import Registry, load_plugin
+
+
+@dataclass(frozen=True)
+class Entry:
+    size: int
+
+
+def test_entries_are_found_by_name_in_the_order_of_their_registration():
+    registry: Registry[Entry] = Registry("thing")
+    registry.register("b")(Entry(1))
+    registry.register("a")(Entry(2))
+    assert list(registry) == ["b", "a"] and registry.find("a") == Entry(2)
+    with pytest.raises(UserError, match="task: unknown thing 'ab'; did you mean 'b'.*known: b, a"):
+        registry.find("ab", "task")
+
+
+def test_a_taken_name_is_never_replaced():
+    registry: Registry[object] = Registry("thing")
+    entry = registry.register("a")(Entry(1))
+    registry.register("a")(entry)
+    for other in (Entry(2), Entry(1), len):
+        with pytest.raises(ValueError, match="thing 'a' is registered already"):
+            registry.register("a")(other)
+
+
+def test_a_plugin_is_a_module_or_a_file_and_is_loaded_once(tmp_path, monkeypatch):
+    plugin = tmp_path / "counting_plugin.py"
+    plugin.write_text("import sys\nsys.plugin_count = getattr(sys, 'plugin_count', 0) + 1\n")
+    monkeypatch.setattr(sys, "plugin_count", 0, raising=False)
+    load_plugin(str(plugin))
+    load_plugin(str(plugin))
+    assert sys.plugin_count == 1  # type: ignore[attr-defined]
+    load_plugin("json")
+    with pytest.raises(UserError, match="--plugin no_such: cannot be imported"):
+        load_plugin("no_such")
+    with pytest.raises(UserError, match="no file"):
+        load_plugin(str(tmp_path / "absent.py"))
