@@ -21,6 +21,7 @@ from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import replace_surrogates
 from adapt_jax.utils.progress import OnProgress
 
 __all__ = [
@@ -67,14 +68,16 @@ class Session:
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
 
     def ask(self, question: str, choices: Sequence[str] = ()) -> Prediction:
-        """Answers one bare question.
+        """Answers one bare question. Half of a surrogate pair becomes U+FFFD.
 
         Raises:
             UserError: the question is empty, or too long for the decoder's context.
         """
         if not question.strip():
             raise UserError("the question is empty")
-        example = Example(id=question, question=question, choices=tuple(choices))
+        # a shell hands over bytes that are not UTF-8 as surrogates
+        question, *options = map(replace_surrogates, (question, *choices))
+        example = Example(id=question, question=question, choices=tuple(options))
         prediction = self.answer([example])[0]
         if prediction.too_long:
             members = 1 if self.soft_prompt is None else len(self.soft_prompt.members)

@@ -114,6 +114,12 @@ def test_a_session_refuses_what_it_cannot_ask(tiny):
         session.ask("why? " * 200)
 
 
+def test_half_a_surrogate_pair_in_a_question_becomes_the_replacement_character(tiny):
+    session = adapt(tiny).session()
+    texts = [session.ask(f"caf{one} 2 + 3?").candidates[0].text for one in ("\udce9", "\ufffd")]
+    assert texts[0] == texts[1]
+
+
 def test_no_more_than_a_few_prefixes_are_kept(tiny, encodings: list[int], monkeypatch):
     cuts = iter([5, 6, 7, 5])
     tokenize = session_module.tokenize
