@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from jax.sharding import Mesh
 
-from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.prefix import Prefix, PrefixCache
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.multiple_choice import (
     MultipleChoiceConfig,
@@ -15,7 +15,11 @@ from adapt_jax.prompting.multiple_choice import (
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
+from adapt_jax.sampling.likelihood import (
+    MultipleChoiceRequest,
+    encode_scoring_prefix,
+    score_continuations,
+)
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import canonical_option
 from adapt_jax.tasks.example import Example
@@ -34,6 +38,7 @@ def answer_by_likelihood(
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
+    encode_prefix: Callable[[tuple[int, ...], Prefix], PrefixCache] | None = None,
 ) -> Iterator[tuple[int, Prediction]]:
     """Yields (index, prediction) of each example that is not ``answered``.
 
@@ -41,6 +46,7 @@ def answer_by_likelihood(
 
     Args:
         build_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them).
+        encode_prefix: encodes that prefix, or gives what it encoded for the same tokens before.
     """
     started = time.perf_counter()
     # 1. the questions, and behind them those without content
@@ -48,6 +54,11 @@ def answer_by_likelihood(
     content_free = _list_content_free(questions) if config.calibrated else []
     prompt_prefix, requests = tokenize_choices(model, prompt, [*questions, *content_free])
     prefix = build_prefix(prompt_prefix)
+    encoded = (
+        encode_scoring_prefix(model, prefix)
+        if encode_prefix is None
+        else encode_prefix(prompt_prefix, prefix)
+    )
     hashes = hash_prompts(prompt_prefix, [request.context for request in requests])
     # the last token of a choice is not read
     room = model.config.context_length - len(prefix) + 1
@@ -56,7 +67,9 @@ def answer_by_likelihood(
     def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
         known = {at for at, number in enumerate(numbers) if number in answered}
         chosen = [requests[number] for number in numbers]
-        for at, found in score_continuations(model, prefix, chosen, mesh=mesh, answered=known):
+        for at, found in score_continuations(
+            model, prefix, chosen, mesh=mesh, answered=known, encoded_prefix=encoded
+        ):
             yield numbers[at], [one.log_probability for one in found]
 
     # 2. what the decoder says behind questions without content

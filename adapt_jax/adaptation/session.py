@@ -4,19 +4,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from adapt_jax.adaptation.multiple_choice import answer_by_likelihood
-from adapt_jax.decoders.prefix import Prefix, SoftPrompt
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, hash_prompts, tokenize
 from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.likelihood import encode_scoring_prefix
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.example import Example
@@ -32,6 +33,8 @@ __all__ = [
     "find_mesh",
     "read_candidate",
 ]
+
+T = TypeVar("T")
 
 SESSION_CACHE_MULTIPLE = 128  # tokens; questions one after the other compile nothing new
 BULK_CACHE_MULTIPLE = 16  # many questions at once share one shape anyway
@@ -66,6 +69,7 @@ class Session:
         self.cache_multiple = cache_multiple
         self._weights = _list_weights(model)
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
+        self._scoring_prefixes: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()
 
     def ask(self, question: str, choices: Sequence[str] = ()) -> Prediction:
         """Answers one bare question. Half of a surrogate pair becomes U+FFFD.
@@ -176,10 +180,7 @@ class Session:
                 mesh=find_mesh(self.model),
                 cache_multiple=self.cache_multiple,
             )
-        self._engines.move_to_end(tokens)
-        while len(self._engines) > MAX_ENGINES:
-            self._engines.popitem(last=False)
-        return self._engines[tokens]
+        return _keep_newest(self._engines, tokens)
 
     def _choose_by_likelihood(
         self, examples: Sequence[Example], answered: Collection[int]
@@ -198,7 +199,14 @@ class Session:
             examples,
             mesh=find_mesh(self.model),
             answered=answered,
+            encode_prefix=self._encode_for_scoring,
         )
+
+    def _encode_for_scoring(self, tokens: tuple[int, ...], prefix: Prefix) -> PrefixCache:
+        """The encoded prefix of these tokens, by which choices are scored."""
+        if tokens not in self._scoring_prefixes:
+            self._scoring_prefixes[tokens] = encode_scoring_prefix(self.model, prefix)
+        return _keep_newest(self._scoring_prefixes, tokens)
 
 
 def _predict(
@@ -263,6 +271,14 @@ def find_mesh(model: PretrainedDecoder) -> Mesh | None:
     if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
         return place.mesh
     return None
+
+
+def _keep_newest(entries: OrderedDict[tuple[int, ...], T], key: tuple[int, ...]) -> T:
+    """The entry of this key, after the least recently used beyond MAX_ENGINES were dropped."""
+    entries.move_to_end(key)
+    while len(entries) > MAX_ENGINES:
+        entries.popitem(last=False)
+    return entries[key]
 
 
 def _list_weights(model: PretrainedDecoder) -> list[Any]:

@@ -32,6 +32,7 @@ __all__ = [
     "LogLikelihood",
     "MultipleChoiceRequest",
     "compute_logits",
+    "encode_scoring_prefix",
     "log_likelihood",
     "score_continuations",
     "tokenize_texts",
@@ -91,6 +92,7 @@ def score_continuations(
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
+    encoded_prefix: PrefixCache | None = None,
 ) -> Iterator[tuple[int, list[LogLikelihood]]]:
     """Yields (index, the likelihood of each continuation) for every request, in any order.
 
@@ -99,9 +101,10 @@ def score_continuations(
         requests: which fit into the decoder's context together with the prefix.
         answered: indices of requests whose scores are known. They are not yielded, but still shape
             the batches, so that the other scores are bitwise identical to those beside them.
+        encoded_prefix: what ``encode_scoring_prefix`` gave, where it is known already.
     """
     graph, weights = nnx.split(model.decoder)
-    encoded = _encode_prefix(model, prefix, graph, weights)
+    encoded = encoded_prefix or encode_scoring_prefix(model, prefix)
     rows = [(index, part) for index, one in enumerate(requests) for part in one.split()]
     num_missing = {index: 0 for index in range(len(requests))}
     for index, _ in rows:
@@ -131,9 +134,9 @@ def score_continuations(
                 yield index, [one for _, part in parts for one in part]
 
 
-def _encode_prefix(
-    model: PretrainedDecoder, prefix: Prefix, graph: Any, weights: Any
-) -> PrefixCache:
+def encode_scoring_prefix(model: PretrainedDecoder, prefix: Prefix) -> PrefixCache:
+    """Keys and values of a prefix, padded as scoring takes it."""
+    graph, weights = nnx.split(model.decoder)
     padding = ((0, round_up(len(prefix)) - len(prefix)), (0, 0))
     dtype = model.decoder.embedding[...].dtype
     embeddings = jnp.pad(prefix.embeddings(model.decoder, dtype), padding)

@@ -14,6 +14,7 @@ from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import GenerationConfig
@@ -104,6 +105,26 @@ def test_a_session_answers_many_questions_as_the_adaptation_does(tiny):
         )
     ]
     assert texts[0] == texts[1]
+
+
+def test_choices_are_scored_behind_a_prefix_that_is_encoded_once(tiny, monkeypatch):
+    counted: list[int] = []
+    encode = session_module.encode_scoring_prefix
+
+    def count(model, prefix):
+        counted.append(len(prefix))
+        return encode(model, prefix)
+
+    monkeypatch.setattr(session_module, "encode_scoring_prefix", count)
+    config = MultipleChoiceConfig(calibrated=True)
+    prompt = Prompt(instruction="Solve it.", parser="label", multiple_choice=config)
+    adaptation = Adaptation("zero_shot", prompt, tiny)
+    session = adaptation.session()
+    for question in QUESTIONS:
+        prediction = session.ask(question, ("yes", "no"))
+        fresh = adaptation.session().ask(question, ("yes", "no"))
+        assert prediction.vote == fresh.vote
+    assert len(counted) == 1 + len(QUESTIONS)  # one by the session that is kept
 
 
 def test_a_session_refuses_what_it_cannot_ask(tiny):
