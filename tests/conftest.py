@@ -1,6 +1,10 @@
-"""What the tests share: eight simulated devices, tiny random decoders, and the shared data."""
+"""What the tests share: eight simulated devices, tiny random decoders, and the shared data.
+
+Every test is either ``slow`` or ``fast``: see SLOW_FILES.
+"""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,14 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = flags.strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Equal programs are compiled once, by all workers, by the processes that tests start, and by the
+# next session: they share a folder, which `pytest --cache-clear` removes.
+TESTS = Path(__file__).resolve().parent
+CACHE = TESTS.parent / ".pytest_cache" / "d" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
@@ -19,7 +31,72 @@ pytest.register_assert_rewrite("helpers", "training_cases", "peft_cases", "famil
 
 from tiny_llama import write_tiny_llama  # noqa: E402
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+MAX_CACHE_BYTES = 2**30
+SHARED = TESTS.parents[1] / "shared"
+# Files, and whole rooms, whose tests compile models, run PyTorch ones or start processes. The
+# longest files come first, and start first, so that no worker waits for another at the end.
+SLOW_FILES = (
+    "cli/test_notebook.py",
+    "training/test_processes.py",
+    "training/test_restart.py",
+    "decoders/test_tpu_compile.py",
+    "decoders/test_families.py",
+    "decoders/test_family_configs.py",
+    "training/test_trainer.py",
+    "training/test_unpacked.py",
+    "inspection/test_inspection.py",
+    "comparison/test_comparison.py",
+    "comparison/test_resume.py",
+    "comparison/test_identity.py",
+    "methods/",
+    "pretrained/test_peft.py",
+    "pretrained/test_family_folders.py",
+    "pretrained/test_pretrained.py",
+    "pretrained/test_streaming.py",
+    "adaptation/test_exchange.py",
+    "adaptation/test_adaptation.py",
+    "adaptation/test_chat.py",
+    "adaptation/test_ensemble.py",
+    "adaptation/test_verification.py",
+    "decoders/",
+    "training/",
+    "sampling/test_engine.py",
+    "prompting/test_scoring.py",
+    "docs/",
+    "cli/test_cli.py",
+    "cli/test_without_extras.py",
+)
+
+
+def slow_rank(path: Path) -> int:
+    """The place of a file in SLOW_FILES; one past its end for all others."""
+    name = path.relative_to(TESTS).as_posix()
+    found = (rank for rank, start in enumerate(SLOW_FILES) if name.startswith(start))
+    return next(found, len(SLOW_FILES))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m fast`` files without a fast test are not imported: PyTorch alone takes seconds."""
+    if config.option.markexpr != "fast" or collection_path.suffix != ".py":
+        return None
+    is_slow = slow_rank(collection_path) < len(SLOW_FILES)
+    return True if is_slow and "mark.fast" not in collection_path.read_text() else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test slow or fast; a mark of its own, either one, wins over its file's."""
+    items.sort(key=lambda item: slow_rank(item.path))
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "fast")):
+            item.add_marker("slow" if slow_rank(item.path) < len(SLOW_FILES) else "fast")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins the folder of compiled programs anew when it is large; the workers leave it alone."""
+    size = sum(path.stat().st_size for path in CACHE.glob("*"))
+    if size > MAX_CACHE_BYTES and not hasattr(config, "workerinput"):
+        shutil.rmtree(CACHE)
 
 
 @pytest.fixture(scope="session")

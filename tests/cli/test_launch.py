@@ -1,6 +1,7 @@
 """The launch scripts: what they would run, what they refuse, and when they install."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -216,9 +217,12 @@ def test_quickstart_installs_once_and_passes_overrides_on(checkout: Path) -> Non
 
 
 def test_the_test_extra_holds_what_quickstart_needs(checkout: Path) -> None:
-    checks = ["-m ruff check", "-m ruff format --check", "-m mypy adapt_jax", "-m pytest -x"]
-    assert asked(checkout, "test.sh", "-x") == [f"{PIP}.[test]", *checks]
-    assert asked(checkout, "test.sh", "-x") == checks
+    first, second = (asked(checkout, "test.sh", "-n3", "-x") for _ in range(2))
+    assert first == [f"{PIP}.[test]", *second]
+    assert second[:3] == ["-m ruff check", "-m ruff format --check", "-m mypy adapt_jax"]
+    # a number of workers that is asked for comes last and wins
+    assert re.fullmatch("-m pytest -n [1-4] --dist loadfile .* -n3 -x", second[3])
+    assert len(second) == 4
     assert asked(checkout, "quickstart.sh") == [COMPARE]
 
 

@@ -105,6 +105,7 @@ def test_the_same_seed_gives_the_same_problems_and_another_seed_others():
     assert [len(one[split]) for split in ("train", "development", "test")] == [20, 5, 30]
 
 
+@pytest.mark.slow
 def test_no_test_problem_is_in_the_corpus_word_for_word_or_with_names_and_objects_swapped():
     held_out = [e.question for seed in range(4) for e in draw_splits(seed, 0, 300, 700)["test"]]
     held_out += [e.question for e in draw_splits(9, 0, 600, 0)["development"]]
@@ -149,6 +150,7 @@ def test_an_unknown_kind_is_an_error_that_names_the_nearest():
         draw_instructions(0, ["ownr"], 1)
 
 
+@pytest.mark.slow
 def test_the_embedded_decoder_is_small_and_says_where_it_comes_from():
     size = sum(path.stat().st_size for path in EMBEDDED.iterdir())
     assert size < 16 * 2**20
@@ -159,6 +161,7 @@ def test_the_embedded_decoder_is_small_and_says_where_it_comes_from():
     assert len(model.encode("1234", bos=False)) == 4  # digits stand apart
 
 
+@pytest.mark.slow
 def test_pretraining_again_gives_the_recorded_loss_curve(tmp_path):
     path = EMBEDDED.parents[2] / "configs" / "pretrain" / "arithmetic.yaml"
     config = checked(PretrainingConfig, read_yaml(path), str(path))
