@@ -87,16 +87,7 @@ def build_recipe(
     lines += ["", "", "def generate(question, choices=()):"]
     lines += ["    input_ids = torch.tensor([encode(question, choices)])"]
     lines += ["    output = model.generate("]
-    options = {
-        "input_ids": "input_ids",
-        "attention_mask": "torch.ones_like(input_ids)",
-        "max_new_tokens": decoding.max_new_tokens,
-        **_list_sampling_options(decoding),
-    }
-    # the first of the EOS tokens pads, so that transformers need not guess a padding token
-    options |= {"eos_token_id": "eos", "pad_token_id": "eos[0]"} if eos else {}
-    options |= {"stop_strings": "stop", "tokenizer": "tokenizer"} if decoding.stop else {}
-    options |= {"use_cache": False} if adaptation.soft_prompt is not None else {}
+    options = _list_generate_options(adaptation, decoding)
     lines += [f"        {name}={value}," for name, value in options.items()]
     lines += [
         "    )",
@@ -117,6 +108,24 @@ def build_recipe(
         "    return decode(generate(question, choices))",
     ]
     return "\n".join(lines)
+
+
+def _list_generate_options(adaptation: Adaptation, decoding: GenerationConfig) -> dict[str, Any]:
+    """The arguments of ``model.generate``, as source text where they are no plain values."""
+    options = {
+        "input_ids": "input_ids",
+        "attention_mask": "torch.ones_like(input_ids)",
+        "max_new_tokens": decoding.max_new_tokens,
+        **_list_sampling_options(decoding),
+    }
+    if adaptation.model.config.eos_ids:
+        # the first of the EOS tokens pads, so that transformers need not guess a padding token
+        options |= {"eos_token_id": "eos", "pad_token_id": "eos[0]"}
+    if decoding.stop:
+        options |= {"stop_strings": "stop", "tokenizer": "tokenizer"}
+    if adaptation.soft_prompt is not None:
+        options |= {"use_cache": False}
+    return options
 
 
 def _define_encode(adaptation: Adaptation) -> list[str]:
