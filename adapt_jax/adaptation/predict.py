@@ -11,6 +11,7 @@ from adapt_jax.tasks.fields import ExampleReader, Fields
 from adapt_jax.tasks.loading import load_question_reader
 from adapt_jax.tasks.readers import Row, read_rows
 from adapt_jax.utils import files
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.progress import OnProgress, Pace
@@ -133,8 +134,8 @@ def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = Non
 def _read_plain_question(row: Row) -> Example:
     """A question of a file that no task describes."""
     if row.values.get("question") in (None, ""):
-        has = ", ".join(row.values) or "nothing"
-        raise UserError(f"{row.where}: no text in field 'question'; it has: {has:.200}")
+        has = display_text(", ".join(row.values), 200) or "nothing"
+        raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")
     choices = row.values.get("choices")
     if choices is not None and not isinstance(choices, list):
         raise UserError(f"{row.where}: 'choices' is no list: {choices!r:.100}")

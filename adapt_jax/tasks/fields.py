@@ -18,6 +18,7 @@ from adapt_jax.tasks.choices import LETTERS, option_name
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.readers import Row
 from adapt_jax.utils.config import Strict
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["ExampleReader", "Fields", "InlineExample", "Missing", "Text"]
@@ -310,9 +311,9 @@ def _value(row: Row, name: str) -> Any:
             value = [one.get(part) for one in value]  # a path through a list of objects
         elif isinstance(value, dict) or value is row.values:
             if part not in value:
-                has = ", ".join(map(str, list(value)[:20]))
+                has = display_text(", ".join(map(str, list(value)[:20])), 200)
                 raise UserError(
-                    f"{row.where}: no field {name!r}; it has: {has:.200}{nearest(part, value)}"
+                    f"{row.where}: no field {name!r}; it has: {has}{nearest(part, value)}"
                 )
             value = value[part]
         else:
@@ -372,7 +373,8 @@ def _to_text(value: Any, where: str, name: str) -> str:
         case dict():
             inner = [f"{name}.{key}" for key in list(value)[:5]]
             raise UserError(
-                f"{where}: field {name!r} is an object; name a value in it: {', '.join(inner):.150}"
+                f"{where}: field {name!r} is an object; name a value in it: "
+                + display_text(", ".join(inner), 150)
             )
         case list() | tuple():
             if any(isinstance(_plain(one), list | tuple) for one in value):

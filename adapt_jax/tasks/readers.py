@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import read_json as read_json_value
 from adapt_jax.utils.text_files import read_json_lines, read_text
@@ -125,7 +126,8 @@ def read_json(path: Path, options: FileOptions | None = None) -> list[Row]:
     found = _records(content)
     if found is None:
         lists = _list_paths(content)
-        hint = f"; name one of its lists by `records`: {', '.join(lists[:10])}" if lists else ""
+        names = display_text(", ".join(lists[:10]), 200)
+        hint = f"; name one of its lists by `records`: {names}" if lists else ""
         raise UserError(f"{path}: expected a list of objects, or a mapping of id to object{hint}")
     return [_row(values, f"{path}, record {n}", n) for n, values in enumerate(found, start=1)]
 
@@ -134,7 +136,7 @@ def _at(content: Any, dotted: str, path: Path) -> Any:
     for key in dotted.split("."):
         if not isinstance(content, dict) or key not in content:
             has = list(content)[:20] if isinstance(content, dict) else []
-            hint = nearest(key, has) or f"; it has: {', '.join(has)}"
+            hint = nearest(key, has) or f"; it has: {display_text(', '.join(has), 200)}"
             raise UserError(f"{path}: records: there is no {dotted!r}{hint}")
         content = content[key]
     return content

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -250,6 +251,7 @@ JSON = st.recursive(
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON, JSON, st.sampled_from(["number", "choice", "label", "yes_no", "text"]))
+@hypothesis.example(None, {"\n": None}, "number")
 def test_any_values_are_read_or_refused_in_one_line(
     load: Load, question: Any, answer: Any, parser: str
 ) -> None:

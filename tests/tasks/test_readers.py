@@ -154,3 +154,12 @@ def test_parquet_is_read_where_pyarrow_is_installed(
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.xlsx: expected a file that ends with \.jsonl"):
         read_rows(write(tmp_path / "a.xlsx", ""))
+
+
+def test_a_refusal_is_short_though_a_files_keys_are_long(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.json"
+    path.write_text(json.dumps({"a" * 50: [{"x": 1}], "b\n" * 5000: [{"x": 2}]}))
+    with pytest.raises(UserError, match="`records`: aaa") as refusal:
+        read_rows(path)
+    assert len(str(refusal.value)) < 400 + len(str(path))
+    assert "\n" not in str(refusal.value)
