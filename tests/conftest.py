@@ -25,8 +25,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+# A busy machine makes an example slow; tests of speed say so by themselves.
+hypothesis.settings.register_profile("adapt_jax", deadline=None)
+hypothesis.settings.load_profile("adapt_jax")
 pytest.register_assert_rewrite("helpers", "training_cases", "peft_cases", "family_cases")
 
 from tiny_llama import write_tiny_llama  # noqa: E402

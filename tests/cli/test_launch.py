@@ -206,7 +206,7 @@ def asked(checkout: Path, script: str, *arguments: str) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-PIP = "-m pip install --quiet --disable-pip-version-check --editable "
+PIP = "-m pip install --quiet --disable-pip-version-check --no-compile --editable "
 COMPARE = "-m adapt_jax compare configs/ladder.yaml --output-dir runs/ladder --fresh"
 
 

@@ -106,6 +106,7 @@ def test_whatever_a_template_raises_is_one_line(
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loops",
     [

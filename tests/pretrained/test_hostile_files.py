@@ -75,6 +75,7 @@ def test_a_field_of_another_type_or_range_is_named(name: str, tmp_path: Path) ->
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_other_families_read_no_hostile_field_into_an_error_of_python(tmp_path: Path) -> None:
     from transformers import CONFIG_MAPPING
 
@@ -180,6 +181,7 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_loads_or_is_refused_in_one_line(tmp_path: Path) -> None:
     loaded = fuzz_folder(make_folder(tmp_path / "whole"), tmp_path / "damaged", 240, seed=0)
     assert 0 < loaded < 200

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from helpers import EXAMPLES, prompt
 
 from adapt_jax.adaptation.adaptation import Adaptation
@@ -16,6 +17,7 @@ def test_a_prompt_is_hashed_by_its_token_ids():
     assert hash_prompts([1, 2], [[3, 70001]]) != [both]
 
 
+@pytest.mark.slow
 def test_predictions_tell_whether_their_prompts_are_the_same(tiny):
     first = Adaptation("zero_shot", prompt(), tiny).answer(EXAMPLES[:2])
     hashes = [one.prompt_sha256 for one in first]

@@ -145,6 +145,7 @@ LABELS = st.text(min_size=1, max_size=8) | st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.lists(LABELS, min_size=2, max_size=4, unique=True), st.sampled_from(["label", "choice"]))
 def test_two_different_labels_never_grade_equal(labels: list[str], parser: str) -> None:

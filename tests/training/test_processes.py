@@ -14,7 +14,7 @@ import json, os, signal, sys
 import jax
 from flax import nnx
 
-folder, index, port, asked = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+index, port, runs = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(
     f"localhost:{port}", num_processes=2, process_id=index, heartbeat_timeout_seconds=300
@@ -32,33 +32,39 @@ from adapt_jax.training.trainer import TrainingData, train
 
 assert jax.process_count() == jax.device_count() == 2
 config = DecoderConfig("LlamaForCausalLM", 64, 16, 32, 1, 2, 2, 8, 64, tie_embeddings=True)
-model = TunedDecoder(Decoder(config, rngs=nnx.Rngs(0)))
 examples = [TrainingExample(str(n), tuple(range(n, n + 9)), 4) for n in range(3, 11)]
 training = TrainingConfig(steps=25, batch_size=4, row_length=64, learning_rate=1e-2)
 
-def on_step(step, steps, note):
-    if step == asked and index == 1:  # one of the two is told
-        os.kill(os.getpid(), signal.SIGTERM)
+for folder, asked in runs:
+    def on_step(step, steps, note):
+        if step == asked and index == 1:  # one of the two is told
+            os.kill(os.getpid(), signal.SIGTERM)
 
-given = {"seed": 0, "folder": Path(folder), "mesh": make_mesh(data=2), "on_step": on_step}
-try:
-    print(json.dumps(train(model, nnx.Param, TrainingData(examples), training, **given).losses))
-except Interrupted as stop:
-    print(stop)
-    sys.exit(RESTART_EXIT_CODE)
+    model = TunedDecoder(Decoder(config, rngs=nnx.Rngs(0)))
+    given = {"seed": 0, "folder": Path(folder), "mesh": make_mesh(data=2), "on_step": on_step}
+    try:
+        losses = train(model, nnx.Param, TrainingData(examples), training, **given).losses
+        print(json.dumps(losses))
+    except Interrupted as stop:
+        print(stop)
+        sys.exit(RESTART_EXIT_CODE)
 """
 
 
-def together(folder: Path, asked: int = 0) -> list[tuple[int, str]]:
-    """Exit code and last line of each of two processes; one is asked to stop after a step."""
+def together(*runs: tuple[Path, int | None]) -> list[tuple[int, list[str]]]:
+    """Exit code and last lines of each of two processes, a line for each run.
+
+    Args:
+        runs: folders, and after which step one process is asked to stop (None: it is not).
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    words = [sys.executable, "-c", PROGRAM, str(folder)]
+    given = json.dumps([(str(folder), asked) for folder, asked in runs])
     started = [
         subprocess.Popen(
-            [*words, str(index), str(port), str(asked)],
+            [sys.executable, "-c", PROGRAM, str(index), str(port), given],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for index in range(2)
@@ -68,7 +74,7 @@ def together(folder: Path, asked: int = 0) -> list[tuple[int, str]]:
         for process in started:
             out, errors = process.communicate(timeout=300)
             assert process.returncode in (0, RESTART_EXIT_CODE), errors[-3000:]
-            ended.append((process.returncode, out.splitlines()[-1]))
+            ended.append((process.returncode, out.splitlines()[-len(runs) :]))
     finally:
         for process in started:
             process.kill()
@@ -78,16 +84,17 @@ def together(folder: Path, asked: int = 0) -> list[tuple[int, str]]:
 def test_one_process_that_is_asked_to_stop_leads_all_to_save_the_same_step_and_leave(
     tmp_path: Path,
 ):
-    codes, lines = zip(*together(tmp_path / "cut", asked=AGREEMENT_INTERVAL + 2), strict=True)
+    whole, cut = (tmp_path / "whole", None), (tmp_path / "cut", AGREEMENT_INTERVAL + 2)
+    codes, lines = zip(*together(whole, cut), strict=True)
     assert codes == (RESTART_EXIT_CODE, RESTART_EXIT_CODE)
-    assert all(
-        f"stopped by SIGTERM after step {2 * AGREEMENT_INTERVAL} of 25" in line for line in lines
-    )
+    notice = f"stopped by SIGTERM after step {2 * AGREEMENT_INTERVAL} of 25"
+    assert all(notice in line for _, line in lines), lines
     saved = {int(entry.name) for entry in (tmp_path / "cut" / "checkpoints").iterdir()}
     assert max(saved) == 2 * AGREEMENT_INTERVAL
-    resumed, whole = together(tmp_path / "cut"), together(tmp_path / "whole")
-    assert [code for code, _ in (*resumed, *whole)] == [0] * 4
-    losses = [json.loads(line) for _, line in (*resumed, *whole)]
+    resumed = together((tmp_path / "cut", None))
+    assert [code for code, _ in resumed] == [0, 0]
+    # in new processes the run ends as the one that was never stopped
+    losses = [json.loads(said[0]) for said in (*lines, *(said for _, said in resumed))]
     assert len(losses[0]) == 25 and all(each == losses[0] for each in losses)
     rows = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 26))
