@@ -5,7 +5,7 @@
 For each method the command a user would give, `adapt-jax tune` or `adapt-jax compare`, runs on a
 random Llama in a process of its own, with nothing compiled beforehand (cold), and once more with
 what it compiled (warm). Measured is its resident memory at its highest, minus that of a process
-that has only imported its libraries; foretold is what inspect says with the same sizes, compared
+that has only imported its libraries; the estimate is what inspect says with the same sizes, compared
 with the cold run, which is what a user meets. On the CPU; ends with a JSON line per method.
 """
 
@@ -123,7 +123,7 @@ def compare(folder: Path, size: str, method: str, work: argparse.Namespace) -> d
     return {
         "size": size,
         "method": method,
-        "foretold_mib": round(found["total_bytes"] / 2**20),
+        "estimated_mib": round(found["total_bytes"] / 2**20),
         "cold_mib": round(measured[0] / 2**20),
         "warm_mib": round(measured[1] / 2**20) if not work.cold else None,
         "ratio": round(found["total_bytes"] / measured[0], 3),

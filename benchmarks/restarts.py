@@ -7,7 +7,7 @@
 
 One run of the command (`adapt-jax tune` of each method's file in configs/tune, unless another is
 given) is left alone; another is killed with SIGKILL at random moments of its life, from its first
-breath to the writing of its result. Both must end with the same files: parameters to the bit,
+breath to the writing of its result. Both must end with the same files: parameters bitwise,
 metrics and answers but for what the clock says. Ends with one JSON line per command.
 """
 

@@ -23,7 +23,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A solved question that stands in front of the one that is asked."""
+    """A solved question that is prepended to the one that is asked."""
 
     question: str
     answer: str

@@ -350,7 +350,7 @@ print("measured", status("VmHWM") - idle)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no memory")
-def test_what_is_foretold_is_what_a_real_run_reaches(make_tiny_llama: Any, tmp_path: Path):
+def test_the_estimate_is_what_a_real_run_reaches(make_tiny_llama: Any, tmp_path: Path):
     """Resident memory at its highest of `adapt-jax tune`, compiling included, within 15 %."""
     decoder = make_tiny_llama(
         tmp_path / "decoder",

@@ -71,7 +71,7 @@ def test_scores_are_those_of_transformers_one_option_at_a_time(tiny, theirs):
         expected = [summed(theirs, context, list(option)) for option in one.continuations]
         assert found[index] == pytest.approx(expected, abs=1e-4)
     left = scores(score_continuations(tiny, Prefix((prompt_prefix,)), asked, answered={0, 3}))
-    assert left == {index: found[index] for index in (1, 2, 4)}  # to the bit
+    assert left == {index: found[index] for index in (1, 2, 4)}  # bitwise
 
 
 def test_an_adaptation_takes_the_likeliest_answer_in_the_templates_words(tiny, theirs):

@@ -173,7 +173,7 @@ def test_a_cpus_parts_have_two_thousand_tokens_or_more_and_at_least_a_row():
 
 
 @pytest.mark.parametrize(("devices", "chosen"), [(1, None), (2, 1)])
-def test_only_one_cpu_device_takes_a_step_in_parts_unasked(devices, chosen):
+def test_only_one_cpu_device_takes_a_step_in_microbatches_by_default(devices, chosen):
     mesh = make_mesh(devices=jax.devices()[:devices])
     assert choose_num_microbatches(TrainingConfig(), mesh) == chosen
     assert choose_num_microbatches(TrainingConfig(gradient_accumulation_steps=3), mesh) == 3

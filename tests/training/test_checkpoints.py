@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back to the bit, to where it lay, and only the newest stay."""
+"""Checkpoints: what was saved comes back bitwise, to where it was placed, and only the newest stay."""
 
 import resource
 import shutil
