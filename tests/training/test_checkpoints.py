@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back bitwise, to where it was placed, and only the newest stay."""
+"""Checkpoints: what was saved comes back bitwise, where it was placed; only the newest stay."""
 
 import resource
 import shutil
