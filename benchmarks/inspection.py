@@ -5,8 +5,8 @@
 For each method the command a user would give, `adapt-jax tune` or `adapt-jax compare`, runs on a
 random Llama in a process of its own, with nothing compiled beforehand (cold), and once more with
 what it compiled (warm). Measured is its resident memory at its highest, minus that of a process
-that has only imported its libraries. The estimate is what inspect says with the same sizes, compared
-with the cold run, which is what a user meets. On the CPU; ends with a JSON line per method.
+that has only imported its libraries. The estimate is what inspect says for the same sizes; compare
+it with the cold run, which is what a user meets. On the CPU; ends with a JSON line per method.
 """
 
 import argparse
