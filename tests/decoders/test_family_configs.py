@@ -101,6 +101,7 @@ MOVED: set[tuple[str, ...]] = set()  # what changed the logits in an earlier cas
 def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -> None:
     folder, _, ours = made(name)
     family, hf = FAMILIES[ours.config.family], json.loads((folder / "config.json").read_text())
+    unaltered = family.to_config(hf)  # loading leaves out ids beyond the vocabulary
     silent = set()
     for path in fields(hf):
         other = copy.deepcopy(hf)
@@ -113,7 +114,7 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
         except (ValueError, KeyError, IndexError):
             continue  # refused by name
         differ = tuple(
-            one for one in vars(config) if getattr(config, one) != getattr(ours.config, one)
+            one for one in vars(config) if getattr(config, one) != getattr(unaltered, one)
         )
         if differ == ("context_length",):
             continue  # how long a text may be

@@ -34,7 +34,7 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     ids = torch.tensor(tokens(1, 40))
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
-    assert read_config(tmp_path)[1] == ours.config
+    assert load_pretrained(tmp_path).config == ours.config
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gemma4", "mistral3"])

@@ -440,7 +440,7 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
     with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
         write_lora(tmp_path / "up", updates(model, "up"), model)
     peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
-    with pytest.raises(UserError, match=r"target_parameters .*experts: no module of"):
+    with pytest.raises(UserError, match=r"cannot be represented here: target_parameters \["):
         read_adapter(tmp_path / "in", model)
 
 
