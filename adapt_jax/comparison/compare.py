@@ -76,7 +76,7 @@ class Comparison:
         return self.result.rungs
 
     @property
-    def done(self) -> list[DoneRung]:
+    def measured_rungs(self) -> list[DoneRung]:
         """The rungs that were not skipped."""
         return [rung for rung in self.rungs if isinstance(rung, DoneRung)]
 
@@ -101,11 +101,11 @@ class Comparison:
         method = method or self.best
         if method is None:
             raise UserError(f"{self.output_dir}: no adaptation, every rung was skipped")
-        done = [rung.method for rung in self.done]
-        if method not in done:
+        measured = [rung.method for rung in self.measured_rungs]
+        if method not in measured:
             why = "was skipped" if method in [rung.method for rung in self.rungs] else "did not run"
             raise UserError(
-                f"{self.output_dir}: no adaptation, {method} {why}; there are {', '.join(done)}"
+                f"{self.output_dir}: no adaptation, {method} {why}; there are {', '.join(measured)}"
             )
         return Adaptation.load(self.output_dir / "adaptations" / method)
 
@@ -120,14 +120,14 @@ class Comparison:
     @property
     def title(self) -> str:
         """What was compared, in one line."""
-        asked = f"{self.done[0].n} test questions, " if self.done else ""
+        asked = f"{self.measured_rungs[0].n} test questions, " if self.measured_rungs else ""
         result = self.result
         return f"{result.task}, {asked}decoder {result.decoder}, seed {result.seed}"
 
     def measured_below(self, method: str) -> list[DoneRung]:
         """The measured rungs below a rung, the lowest first."""
         order = list(METHODS)
-        return [one for one in self.done if order.index(one.method) < order.index(method)]
+        return [one for one in self.measured_rungs if order.index(one.method) < order.index(method)]
 
     def add_rung(self, rung: RungResult) -> None:
         """Puts a rung at its place in the ladder, and decides anew which one is enough."""

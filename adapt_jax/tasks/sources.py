@@ -200,7 +200,7 @@ def tfds(request: SourceRequest) -> Rows:
     for split, name in named.items():
         try:
             records = builder.as_data_source(split=name)
-        except NotImplementedError:
+        except NotImplementedError:  # how tfds reports a dataset that it prepared as TFRecord
             raise UserError(f"{where}: prepared as TFRecord; prepare it by `{prepare}`") from None
         except (ValueError, KeyError) as error:
             has = ", ".join(builder.info.splits)

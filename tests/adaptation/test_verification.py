@@ -29,9 +29,9 @@ CHAT = (
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> PretrainedDecoder:
+def chat_decoder(tmp_path_factory: pytest.TempPathFactory) -> PretrainedDecoder:
     """A decoder whose folder says how to chat, and to generate in other ways than asked here."""
-    folder = write_tiny_llama(tmp_path_factory.mktemp("told"), tie_word_embeddings=False, seed=4)
+    folder = write_tiny_llama(tmp_path_factory.mktemp("chat"), tie_word_embeddings=False, seed=4)
     generation = {
         "eos_token_id": [1, 7],
         "do_sample": True,
@@ -62,14 +62,14 @@ def run_readme(folder: Path) -> Any:
 
 @pytest.mark.parametrize("kind", ["soft_prompt", "lora as peft", "lora as hf", "weights", "chat"])
 def test_the_code_in_the_readme_gives_the_texts_that_ask_gives(
-    told: PretrainedDecoder, tmp_path: Path, kind: str
+    chat_decoder: PretrainedDecoder, tmp_path: Path, kind: str
 ) -> None:
     format = None
     match kind:
         case "soft_prompt":
-            adaptation = adapt(told, soft_prompt=soft(told))
+            adaptation = adapt(chat_decoder, soft_prompt=soft(chat_decoder))
         case "weights":
-            adaptation = adapt(told)
+            adaptation = adapt(chat_decoder)
         case "chat":
             chat = Template(
                 instruction="{instruction}",
@@ -78,10 +78,10 @@ def test_the_code_in_the_readme_gives_the_texts_that_ask_gives(
                 answer_with_reasoning="{reasoning} {answer}",
                 chat=True,
             )
-            adaptation = adapt(told, chat)
+            adaptation = adapt(chat_decoder, chat)
         case _:
-            made = updates(told, "query", "down")
-            adaptation = adapt(made.merge_into(told), lora_weights=made)
+            made = updates(chat_decoder, "query", "down")
+            adaptation = adapt(made.merge_into(chat_decoder), lora_weights=made)
             format = kind.split()[-1]
     folder = export_adaptation(adaptation, tmp_path / "out", format=format)
     ask = run_readme(folder)
@@ -94,14 +94,14 @@ def test_the_code_in_the_readme_gives_the_texts_that_ask_gives(
 
 
 def test_a_folder_that_answers_otherwise_is_not_exported(
-    told: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat_decoder: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_another(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDecoder) -> None:
         write(folder, SoftPrompt(-3 * soft_prompt.embeddings[...]), model)
 
     write = export_module.write_soft_prompt
     monkeypatch.setattr(export_module, "write_soft_prompt", write_another)
-    adaptation = adapt(told, soft_prompt=soft(told))
+    adaptation = adapt(chat_decoder, soft_prompt=soft(chat_decoder))
     with pytest.raises(UserError, match="PEFT generates another text .* nothing was exported: to"):
         export_adaptation(adaptation, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -109,7 +109,7 @@ def test_a_folder_that_answers_otherwise_is_not_exported(
 
 
 def test_a_prompt_that_is_tokenized_otherwise_is_not_exported(
-    told: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat_decoder: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = verification_module.build_recipe
     monkeypatch.setattr(
@@ -118,52 +118,54 @@ def test_a_prompt_that_is_tokenized_otherwise_is_not_exported(
         lambda *args, **options: build(*args, **options).replace("return [0] + ids", "return ids"),
     )
     with pytest.raises(UserError, match="transformers reads .* tokens where adapt_jax reads"):
-        export_adaptation(adapt(told), tmp_path / "out")
+        export_adaptation(adapt(chat_decoder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_another_tool_refuses_is_not_exported(
-    told: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat_decoder: PretrainedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification_module, "build_recipe", lambda *_, **__: "1 / 0")
     with pytest.raises(UserError, match="cannot use the exported folder.*division by zero"):
-        export_adaptation(adapt(told), tmp_path / "out")
+        export_adaptation(adapt(chat_decoder), tmp_path / "out")
     monkeypatch.setattr(verification_module, "_list_missing", lambda _: ["torch", "transformers"])
     with pytest.raises(UserError, match="verify: torch and transformers is not installed"):
-        export_adaptation(adapt(told), tmp_path / "out", verify=2)
+        export_adaptation(adapt(chat_decoder), tmp_path / "out", verify=2)
     assert list(tmp_path.iterdir()) == []
-    assert export_adaptation(adapt(told), tmp_path / "out").is_dir()  # verified where it can be
+    assert export_adaptation(
+        adapt(chat_decoder), tmp_path / "out"
+    ).is_dir()  # verified where it can be
 
 
 def test_texts_that_rounding_changes_are_noted_in_the_readme(
-    told: PretrainedDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    chat_decoder: PretrainedDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = updates(told, "query", "key", "value", "up", "down")
-    adaptation = adapt(made.merge_into(told), lora_weights=made)
+    made = updates(chat_decoder, "query", "key", "value", "up", "down")
+    adaptation = adapt(made.merge_into(chat_decoder), lora_weights=made)
     folder = export_adaptation(adaptation, tmp_path / "narrow", dtype="bfloat16", verify=5)
     note = "Rounding the weights to the dtype of the files changes"
     assert note in (folder / "README.md").read_text() and note in caplog.text
 
 
-def test_a_tie_is_no_difference(told: PretrainedDecoder) -> None:
-    adaptation = adapt(told, soft_prompt=soft(told))
-    tokens = tuple(told.encode("What?"))
-    logits = verification_module._compute_next_logits(adaptation, told, tokens)
+def test_a_tie_is_no_difference(chat_decoder: PretrainedDecoder) -> None:
+    adaptation = adapt(chat_decoder, soft_prompt=soft(chat_decoder))
+    tokens = tuple(chat_decoder.encode("What?"))
+    logits = verification_module._compute_next_logits(adaptation, chat_decoder, tokens)
     best, second = np.argsort(logits)[[-1, -2]].tolist()
     one = verification_module.Replay("", (), tokens, (best, 9), "")
     assert logits[best] - logits[second] > 1e-3
-    assert not verification_module._is_tie(adaptation, told, one, [second, 9])
-    assert verification_module._is_tie(adaptation, told, one, [best, 9]) is False
+    assert not verification_module._is_tie(adaptation, chat_decoder, one, [second, 9])
+    assert verification_module._is_tie(adaptation, chat_decoder, one, [best, 9]) is False
     close = {"float32": float(logits[best] - logits[second]) + 1e-6}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verification_module, "MAX_TIE", close)
-        assert verification_module._is_tie(adaptation, told, one, [second, 9])
+        assert verification_module._is_tie(adaptation, chat_decoder, one, [second, 9])
 
 
-def test_the_readme_says_what_its_code_leaves_out(told: PretrainedDecoder) -> None:
+def test_the_readme_says_what_its_code_leaves_out(chat_decoder: PretrainedDecoder) -> None:
     sampled = GenerationConfig(candidates=5, temperature=0.7, top_k=40, min_p=0.1)
     text = build_readme(
-        Adaptation("voted", Prompt(generation_config=sampled), told), "hf", ["Note."]
+        Adaptation("voted", Prompt(generation_config=sampled), chat_decoder), "hf", ["Note."]
     )
     assert "samples 5 candidates and takes their vote (rule `distinct`)" in text
     assert "do_sample=True" in text and "top_k=40" in text and "min_p=0.1" in text

@@ -198,7 +198,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def asked(checkout: Path, script: str, *arguments: str) -> list[str]:
+def run_recorded(checkout: Path, script: str, *arguments: str) -> list[str]:
     """What the script asks of Python, one line per call; it is started from another folder."""
     log = checkout / "log"
     log.unlink(missing_ok=True)
@@ -212,41 +212,41 @@ COMPARE = "-m adapt_jax compare configs/ladder.yaml --output-dir runs/ladder --f
 
 def test_quickstart_installs_once_and_passes_overrides_on(checkout: Path) -> None:
     run = f"{COMPARE} --task.seed 7"
-    assert asked(checkout, "quickstart.sh", "--task.seed", "7") == [f"{PIP}.", run]
-    assert asked(checkout, "quickstart.sh", "--task.seed", "7") == [run]
+    assert run_recorded(checkout, "quickstart.sh", "--task.seed", "7") == [f"{PIP}.", run]
+    assert run_recorded(checkout, "quickstart.sh", "--task.seed", "7") == [run]
 
 
 def test_the_test_extra_holds_what_quickstart_needs(checkout: Path) -> None:
-    first, second = (asked(checkout, "test.sh", "-n3", "-x") for _ in range(2))
+    first, second = (run_recorded(checkout, "test.sh", "-n3", "-x") for _ in range(2))
     assert first == [f"{PIP}.[test]", *second]
     assert second[:3] == ["-m ruff check", "-m ruff format --check", "-m mypy adapt_jax"]
     # a number of workers that is asked for comes last and wins
     assert re.fullmatch("-m pytest -n [1-4] --dist loadfile .* -n3 -x", second[3])
     assert len(second) == 4
-    assert asked(checkout, "quickstart.sh") == [COMPARE]
+    assert run_recorded(checkout, "quickstart.sh") == [COMPARE]
 
 
 def test_other_requirements_are_installed_anew(checkout: Path) -> None:
-    asked(checkout, "quickstart.sh")
+    run_recorded(checkout, "quickstart.sh")
     with open(checkout / "setup.cfg", "a") as file:
         file.write("# another line\n")
-    assert asked(checkout, "quickstart.sh") == [f"{PIP}.", COMPARE]
+    assert run_recorded(checkout, "quickstart.sh") == [f"{PIP}.", COMPARE]
 
 
 def test_a_moved_folder_is_installed_anew(checkout: Path) -> None:
-    asked(checkout, "quickstart.sh")
+    run_recorded(checkout, "quickstart.sh")
     moved = checkout.rename(checkout.parent / "moved")
-    assert asked(moved, "quickstart.sh") == [f"{PIP}.", COMPARE]
+    assert run_recorded(moved, "quickstart.sh") == [f"{PIP}.", COMPARE]
 
 
 def test_a_failed_installation_is_taken_up_again(checkout: Path) -> None:
     packages = checkout / ".venv" / "lib" / "python3.11" / "site-packages"
     half, whole = packages / "half-1.dist-info", packages / "whole-1.dist-info"
     (checkout / "broken").touch()
-    assert asked(checkout, "quickstart.sh") == [f"{PIP}."]  # and nothing is run
+    assert run_recorded(checkout, "quickstart.sh") == [f"{PIP}."]  # and nothing is run
     half.mkdir(parents=True)
     whole.mkdir()
     (whole / "INSTALLER").write_text("pip\n")
     (checkout / "broken").unlink()
-    assert asked(checkout, "quickstart.sh") == [f"{PIP}.", COMPARE]
+    assert run_recorded(checkout, "quickstart.sh") == [f"{PIP}.", COMPARE]
     assert whole.exists() and not half.exists()

@@ -34,12 +34,12 @@ def slice_of(name, sizes):
 
 config = DecoderConfig("LlamaForCausalLM", 512, 128, 256, 2, 4, 2, 32, 256, tie_embeddings=True)
 
-def placed(tree, places):
+def place_arrays(tree, places):
     shape = jax.ShapeDtypeStruct
     return jax.tree.map(lambda x, s: shape(x.shape, x.dtype, sharding=s), tree, places)
 
 def spread(tree):
-    return placed(tree, jax.tree.map(lambda x: everywhere, tree))
+    return place_arrays(tree, jax.tree.map(lambda x: everywhere, tree))
 
 def make(name):
     decoder = Decoder(config, rngs=nnx.Rngs(0))
@@ -62,13 +62,13 @@ def measured(compiled):
 
 def training(name, chosen, mesh):
     graph, trainable, frozen = nnx.split(nnx.eval_shape(lambda: make(name)), chosen, ...)
-    trainable = placed(trainable, state_shardings(trainable, mesh))
-    frozen = placed(frozen, state_shardings(frozen, mesh))
+    trainable = place_arrays(trainable, state_shardings(trainable, mesh))
+    frozen = place_arrays(frozen, state_shardings(frozen, mesh))
     update = make_optimizer(TrainingConfig())
     state = TrainState(trainable, spread(jax.eval_shape(update.init, trainable)))
     grid, flat = (jax.ShapeDtypeStruct(size, jnp.int32) for size in ((16, 256), (512,)))
     batch = Batch(grid, grid, grid, flat, flat, jax.ShapeDtypeStruct((512,), jnp.float32))
-    batch = placed(batch, batch_shardings(batch, mesh))
+    batch = place_arrays(batch, batch_shardings(batch, mesh))
     front = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=everywhere)
     return make_step(graph, update).lower(state, frozen, batch, front).compile()
 
@@ -85,7 +85,7 @@ for slice_name, sizes in (("v5e:4x8", (4, 4, 2)), ("v5e:2x4", (2, 2, 2))):
         told[f"{name} on {slice_name}"] = measured(training(name, chosen, mesh))
 
 graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
-weights = placed(weights, state_shardings(weights, mesh))
+weights = place_arrays(weights, state_shardings(weights, mesh))
 def encode(w, e):
     cache = encode_prefix(nnx.merge(graph, w), e, 100)
     return PrefixCaches(cache.layers, jnp.full(1, 100), jnp.zeros(128, jnp.int32), jnp.arange(128))
@@ -93,7 +93,7 @@ def encode(w, e):
 prefix = spread(jax.eval_shape(encode, weights, jax.ShapeDtypeStruct((128, 128), jnp.float32)))
 one = jax.ShapeDtypeStruct((8, 2, 128, 32), jnp.float32, sharding=rows)
 state = steps.SlotState.idle(8)
-state = placed(state, jax.tree.map(lambda x: rows, state))
+state = place_arrays(state, jax.tree.map(lambda x: rows, state))
 seed = jax.eval_shape(lambda: jax.random.key(0))
 seed = jax.ShapeDtypeStruct(seed.shape, seed.dtype, sharding=everywhere)
 compiled = steps.decode_chunk.lower(

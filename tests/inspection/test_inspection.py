@@ -44,7 +44,7 @@ SMALL = Workload(batch=8, length=64, answer=32, prefix=16, max_concurrent_sequen
 SIZES = ("--batch", 8, "--length", 64, "--prefix", 16, "--max-concurrent-sequences", 8)
 
 
-def told(capsys: pytest.CaptureFixture, *arguments: object) -> dict[str, Any]:
+def inspect_json(capsys: pytest.CaptureFixture, *arguments: object) -> dict[str, Any]:
     """What the command says as JSON."""
     assert main(["inspect", *map(str, arguments), "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -52,7 +52,7 @@ def told(capsys: pytest.CaptureFixture, *arguments: object) -> dict[str, Any]:
 
 
 def test_a_folder_with_weights_is_read_from_its_headers(tiny_folder: Path, tiny: Any, capsys):
-    found = told(capsys, tiny_folder, "--quick")
+    found = inspect_json(capsys, tiny_folder, "--quick")
     total = sum(array.size for array in get_parameters(tiny.decoder).values())
     assert found["family"] == "LlamaForCausalLM" and found["layers"] == 2
     assert sum(found["parameters"].values()) == 2 * found["parameters"]["total"] == 2 * total
@@ -69,7 +69,7 @@ def test_a_folder_with_weights_is_read_from_its_headers(tiny_folder: Path, tiny:
 
 def test_a_folder_without_weights_says_so(shared: Path, capsys):
     folder = shared / "data" / "hf_checkpoints" / "llama-3.2-3b"
-    found = told(capsys, folder, "--quick")
+    found = inspect_json(capsys, folder, "--quick")
     assert found["parameters"]["total"] == 3_212_749_824 and not found["tokenizer"]
     assert found["stored"]["bytes"] == 2 * 3_212_749_824 and found["stored"]["dtype"] == "bfloat16"
     assert len(found["stored"]["missing_files"]) == 254
@@ -145,7 +145,7 @@ def test_parts_that_only_the_whole_decoder_has_are_compiled_whole():
 
 
 def test_the_whole_answer_as_json(tiny_folder: Path, capsys):
-    found = told(capsys, tiny_folder, "--method", "lora", "--method.rank", 4, *SIZES)
+    found = inspect_json(capsys, tiny_folder, "--method", "lora", "--method.rank", 4, *SIZES)
     assert set(found["memory"]) == {"lora"} and found["devices"] == 1
     lora = found["memory"]["lora"]
     assert lora["total_bytes"] == sum(lora["bytes"].values())
@@ -227,7 +227,7 @@ def test_a_folder_with_pickles_alone_or_with_half_its_files_is_refused(
 
 def test_options_of_a_training_count(tiny_folder: Path, capsys):
     def total(*options: object) -> dict[str, int]:
-        found = told(capsys, tiny_folder, "--method", "fine_tuning", *SIZES, *options)
+        found = inspect_json(capsys, tiny_folder, "--method", "fine_tuning", *SIZES, *options)
         return found["memory"]["fine_tuning"]["bytes"]
 
     plain = total()

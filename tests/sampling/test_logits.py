@@ -22,7 +22,7 @@ OPTIONS = {
 }
 
 
-def kept(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
+def surviving_tokens(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
     """The definition, for one row: ties survive together, and at least one token does."""
     logits = logits.astype(np.float64) / sampling.temperature
     keep = np.ones(len(logits), bool)
@@ -42,7 +42,7 @@ def test_truncations_keep_what_their_definitions_keep(name: str) -> None:
     logits[3:] = np.round(logits[3:])  # many ties
     found = np.isfinite(np.asarray(truncate_logits(jnp.asarray(logits), sampling)))
     for row in range(len(logits)):
-        np.testing.assert_array_equal(found[row], kept(logits[row], sampling))
+        np.testing.assert_array_equal(found[row], surviving_tokens(logits[row], sampling))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -50,7 +50,10 @@ def test_draws_follow_their_shares(name: str) -> None:
     sampling, count = OPTIONS[name], 20_000
     logits = np.random.default_rng(1).normal(0, 2, 333).astype(np.float32)
     shares = np.exp(logits.astype(np.float64) / sampling.temperature)
-    shares = np.where(kept(logits, sampling), shares, 0) / shares[kept(logits, sampling)].sum()
+    shares = (
+        np.where(surviving_tokens(logits, sampling), shares, 0)
+        / shares[surviving_tokens(logits, sampling)].sum()
+    )
     keys = jax.random.split(jax.random.key(5), count)
     rows = jnp.broadcast_to(jnp.asarray(logits), (count, len(logits)))
     drawn = np.bincount(sample_token(rows, keys, sampling), minlength=len(logits))

@@ -83,10 +83,10 @@ def test_asked_to_stop_it_saves_leaves_and_goes_on(tiny, tmp_path, uninterrupted
 
 
 def test_the_command_line_leaves_with_75_when_it_may_be_started_again(monkeypatch, capsys):
-    def asked(*_: object, **__: object) -> None:
+    def send_sigterm(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("adapt_jax.comparison.tune.tune", asked)
+    monkeypatch.setattr("adapt_jax.comparison.tune.tune", send_sigterm)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["tune", "run.yaml"]) == 75
     assert signal.getsignal(signal.SIGTERM) == before
