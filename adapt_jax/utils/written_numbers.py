@@ -1,6 +1,7 @@
 """Numbers of JSON and YAML files, which keep the text that they are written as."""
 
 import math
+from typing import Any
 
 __all__ = [
     "MAX_DEPTH",
@@ -17,13 +18,13 @@ MAX_DEPTH = 100  # of lists and mappings within each other
 MAX_DIGITS = 1_000  # of one number
 
 
-class WrittenInt(int):
-    """An integer whose text in its file differs from Python's; ``str`` gives the text."""
+class _Written:
+    """A number that remembers the text of its file; ``str`` gives it."""
 
     text: str
 
-    def __new__(cls, value: int, text: str = "") -> "WrittenInt":
-        number = super().__new__(cls, value)
+    def __new__(cls, value: Any, text: str = "") -> Any:
+        number = super().__new__(cls, value)  # type: ignore[call-arg]
         number.text = text
         return number
 
@@ -31,18 +32,12 @@ class WrittenInt(int):
         return self.text
 
 
-class WrittenFloat(float):
-    """A float whose text in its file differs from Python's; ``str`` gives the text."""
+class WrittenInt(_Written, int):
+    """An integer whose text in its file differs from Python's."""
 
-    text: str
 
-    def __new__(cls, value: float, text: str = "") -> "WrittenFloat":
-        number = super().__new__(cls, value)
-        number.text = text
-        return number
-
-    def __str__(self) -> str:
-        return self.text
+class WrittenFloat(_Written, float):
+    """A float whose text in its file differs from Python's."""
 
 
 class Refusal(Exception):
