@@ -62,15 +62,18 @@ def parse_json(
             raise Refusal(f"not valid JSON ({name} is no JSON number)", name)
         return constants[name]
 
+    text = text.removeprefix("\ufeff")
     too_deep = f"more than {MAX_DEPTH} levels of lists and objects"
     try:
         value = json.loads(
-            text.removeprefix("\ufeff"),
+            text,
             object_pairs_hook=_unique_keys,
             parse_int=parse_int if keep_number_text else lambda text: int(parse_int(text)),
             parse_float=parse_float if keep_number_text else lambda text: float(parse_float(text)),
             parse_constant=parse_constant,
         )
+        if _SURROGATE_ESCAPE.search(text):
+            value = _replace_surrogates_in(value)
     except RecursionError:
         refuse(too_deep, _find_json_depth(text))
     except json.JSONDecodeError as problem:
@@ -80,7 +83,7 @@ def parse_json(
     # counting brackets is quick, and enough for nearly every line of a JSONL file
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
         refuse(too_deep, _find_json_depth(text))
-    return _replace_surrogates_in(value) if _SURROGATE_ESCAPE.search(text) else value
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,6 +127,7 @@ def _find_json_depth(text: str) -> int:
 
 def _find_in_json(text: str, literal: str) -> int:
     """The position of a scalar, or of the second of two equal keys of one object."""
+    literal = replace_surrogates(literal)
     keys: list[set[str]] = [set()]
     for token in _JSON_TOKEN.finditer(text):
         if token["scalar"] == literal:
@@ -133,7 +137,7 @@ def _find_in_json(text: str, literal: str) -> int:
         elif token["close"] and len(keys) > 1:
             keys.pop()
         elif token["colon"]:
-            key = json.loads(token["string"], strict=False)
+            key = replace_surrogates(json.loads(token["string"], strict=False))
             if key == literal and key in keys[-1]:
                 return token.start()
             keys[-1].add(key)

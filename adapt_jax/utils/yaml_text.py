@@ -141,8 +141,8 @@ class _YamlBuilder:
             tag = "str" if event.style or tag == "!" else _yaml_tag(text)
         else:
             tag = tag.removeprefix("tag:yaml.org,2002:")
-            readable = tag in ("str", _yaml_tag(text)) or (tag, _yaml_tag(text)) == ("float", "int")
-            if not readable:
+            is_decimal = re.fullmatch("[-+]?[0-9]+", text) is not None
+            if tag not in ("str", _yaml_tag(text)) and not (tag == "float" and is_decimal):
                 self.refuse(
                     f"{quote_short(text)} with the tag {quote_short(event.tag)} is not known", event
                 )
@@ -177,7 +177,7 @@ def _yaml_value(tag: str, text: str) -> Any:
     if tag == "bool":
         return text.lower() == "true"
     if tag == "float":
-        if text[-1].isalpha():
+        if text[-1].isalpha():  # .inf, .nan
             raise Refusal(f"{text} is no finite number", text)
         return parse_float(text)
     if tag == "int" and text[:2] in ("0o", "0x"):

@@ -100,6 +100,16 @@ def test_brackets_in_strings_are_no_levels() -> None:
     assert parse_json(text, "x")["a"][0] == "[{" * 200
 
 
+def test_keys_that_become_one_when_surrogates_are_replaced_are_refused() -> None:
+    with pytest.raises(UserError, match="^x, line 2: the key '\ufffd' occurs twice"):
+        parse_json('{"\\ud800": 1,\n "\\ud801": 2}', "x")
+
+
+def test_the_mark_at_the_beginning_moves_no_line() -> None:
+    with pytest.raises(UserError, match="^x, line 3: not valid JSON"):
+        parse_json('\ufeff{"a": 1,\n\n?}', "x")
+
+
 def test_half_of_a_surrogate_pair_becomes_the_replacement_character() -> None:
     assert parse_json(r'{"a\ud83d": ["\ud83d", "\ud83d\ude00"]}', "x") == {
         "a\ufffd": ["\ufffd", "\U0001f600"]
@@ -176,6 +186,9 @@ BILLION = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("a: !!python/object:os.system x", 1, ""),
         ("a: !!binary aGk=", 1, ""),
         ("a: !!int x", 1, ""),
+        ("a: 1\nb: !!float 0x1", 2, "'0x1' with the tag"),
+        ("a: !!float 0o17", 1, "'0o17' with the tag"),
+        ("a: !!float x", 1, "'x' with the tag"),
         ("a: !!timestamp 2024-02-30", 1, ""),
         ("a: !!set {b}", 1, ""),
         ("a: .nan", 1, ".nan is no finite number; quote it where it is text"),
