@@ -7,6 +7,7 @@ renaming or moving a class changes no identity.
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -19,8 +20,6 @@ from pydantic import BaseModel
 
 __all__ = [
     "extension_version",
-    "get_version",
-    "hash_files",
     "hash_named_files",
     "identity",
     "to_plain",
@@ -75,17 +74,8 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def get_version(extension: Any) -> Any:
-    """The ``version`` of a registered parser, vote or scorer; 1 where it names none.
-
-    It is part of the identity of what the extension reads or decides. Whoever changes what an
-    extension returns sets another one: ``my_parser.version = 2``.
-    """
-    return getattr(extension, "version", 1)
-
-
 def hash_named_files(settings: BaseModel) -> Any:
-    """The settings as JSON data, with the content of every file and folder that they name.
+    """The settings by their names, with the content of every file and folder that they name.
 
     A text that is the path of a file or folder counts by what lies there and not by its name, at
     any depth. Fields that take fixed words only (``Literal``) name no files.
@@ -105,17 +95,13 @@ def hash_named_files(settings: BaseModel) -> Any:
 def _with_contents(value: Any) -> Any:
     match value:
         case str() | Path():
-            path = Path(value).expanduser()
-            try:
-                if str(value) and path.exists():
-                    return {"content": _hash_path(path)}
-            except (OSError, ValueError):  # no path: too long, or with a NUL in it
-                pass
-            return str(value)
+            path = os.path.expanduser(value)
+            is_there = os.path.isfile(path) or os.path.isdir(path)
+            return {"content": _hash_path(Path(path))} if is_there else str(value)
         case BaseModel():
             return hash_named_files(value)
         case Mapping():
-            return [[to_plain(key), _with_contents(one)] for key, one in sorted(value.items())]
+            return {key: _with_contents(one) for key, one in value.items()}
         case list() | tuple():
             return [_with_contents(one) for one in value]
     return to_plain(value)
@@ -139,19 +125,15 @@ def _hash_content(path: Path) -> str:
 
 
 def extension_version(extension: Any) -> Any:
-    """What changes when a registered function or class is written anew.
+    """What changes when a registered parser, vote, scorer or method is written anew.
 
-    Its ``version``; of one that is defined outside this package also a hash of its source file, so
-    that no edit goes unseen.
+    Its ``version``, 1 where it names none; whoever changes what an extension returns sets another
+    one: ``my_parser.version = 2``. Of an extension that is defined outside this package also a hash
+    of its source file, so that no edit goes unseen.
     """
-    defined = extension if hasattr(extension, "__module__") else type(extension)
-    module = getattr(defined, "__module__", None) or ""
+    version = getattr(extension, "version", 1)
+    module = getattr(extension, "__module__", None) or ""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module.split(".")[0] == "adapt_jax" or file is None or not Path(file).is_file():
-        return [get_version(extension)]
-    return [get_version(extension), _hash_content(Path(file))]
-
-
-def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
-    """SHA-256 by name of those files of a folder that are there."""
-    return {name: _hash_content(folder / name) for name in names if (folder / name).is_file()}
+        return [version]
+    return [version, _hash_content(Path(file))]

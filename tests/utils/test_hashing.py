@@ -1,14 +1,16 @@
 """Identities: of names and values, never of a class; anything that differs gives another one."""
 
 import enum
+import hashlib
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
 import pytest
 
-from adapt_jax.utils.hashing import get_version, hash_files, identity
+from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,53 @@ def test_what_has_no_values_has_no_identity(value):
         identity(value)
 
 
-def test_files_that_are_there_are_hashed_by_their_content(tmp_path: Path):
-    (tmp_path / "a").write_bytes(b"one")
-    one = hash_files(tmp_path, ["a", "b"])
-    (tmp_path / "a").write_bytes(b"two")
-    assert one.keys() == {"a"} and hash_files(tmp_path, ["a"]) != one
+class Inner(pydantic.BaseModel):
+    names: dict[int | str, str] = {}
 
 
-def test_an_extension_has_version_1_until_it_says_otherwise():
+class Settings(pydantic.BaseModel):
+    path: str
+    inner: Inner = Inner()
+    kind: Literal["file", "folder"] = "file"
+
+
+def test_a_named_file_or_folder_counts_by_its_content_at_any_depth(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "two"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "deep" / "a.txt").write_text("same")
+        (tmp_path / folder / ".hidden").write_text(folder)
+
+    def hashed(path: str, inner: str = "") -> str:
+        settings = Settings(path=path, inner=Inner(names={1: inner, "a": inner}))
+        return identity(hash_named_files(settings))
+
+    assert hashed("one") == hashed("two")
+    assert hashed("one/deep/a.txt") == hashed("two/deep/a.txt") != hashed("one")
+    assert hashed("x", "one") == hashed("x", "two") != hashed("x", "three")
+    before = hashed("one"), hashed("x", "one")
+    (tmp_path / "one" / "deep" / "a.txt").write_text("edited")
+    assert hashed("one") != before[0] and hashed("x", "one") != before[1]
+
+
+def test_a_text_that_is_no_path_and_a_fixed_word_count_as_they_are(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("the name of a kind")
+    for text in ("", "~5 tokens", "a\0b", "x" * 5000, "/dev/zero"):
+        assert hash_named_files(Settings(path=text)) == {
+            "path": text,
+            "inner": {"names": {}},
+            "kind": "file",
+        }
+
+
+def test_an_extension_has_version_1_until_it_says_otherwise_and_a_hash_of_its_file():
     def parser(text):
         return text
 
-    assert get_version(parser) == 1
+    version, content = extension_version(parser)
+    assert version == 1 and content == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     parser.version = 2
-    assert get_version(parser) == 2
+    assert extension_version(parser) == [2, content]
+    parser.__module__ = "adapt_jax.tasks.answers"  # the version of the package's own is enough
+    assert extension_version(parser) == [2]
