@@ -47,17 +47,21 @@ class _CompileClock:
     """Adds up the time that JAX reports for its pieces of work."""
 
     def __init__(self) -> None:
-        self._spans: list[tuple[float, float]] = []
+        self._spans: list[tuple[float, float]] = []  # beginnings and ends, none within another
+        self._total = 0.0
 
     def record(self, event: str, duration_secs: float, **_: Any) -> None:
         """JAX calls it at the end of each piece of work."""
         if event.startswith(COMPILE_EVENTS):
             end = time.perf_counter()
+            start = end - duration_secs
             # A function is traced while another one is: the outer span holds the inner ones.
-            while self._spans and self._spans[-1][0] >= end - duration_secs:
-                self._spans.pop()
-            self._spans.append((end - duration_secs, end))
+            while self._spans and self._spans[-1][0] >= start:
+                inner_start, inner_end = self._spans.pop()
+                self._total -= inner_end - inner_start
+            self._spans.append((start, end))
+            self._total += duration_secs
 
     def seconds(self) -> float:
         """In all."""
-        return sum(end - start for start, end in self._spans)
+        return self._total
