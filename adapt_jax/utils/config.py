@@ -105,7 +105,8 @@ def override(data: Mapping[str, Any], overrides: Overrides | None, where: str) -
             place = place[name]
             if not isinstance(place, dict):
                 path = ".".join(parents[: depth + 1])
-                raise UserError(f"{where}: --{dotted}: {path} is {place!r}, it has no keys")
+                found = display_text(repr(place), 100)
+                raise UserError(f"{where}: --{dotted}: {path} is {found}, it has no keys")
         if isinstance(value, str):
             read = text_files.parse_yaml(value, f"{where}: --{dotted}")
             if read is None and value.lstrip().startswith("#"):
@@ -129,13 +130,14 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         first, *others = problem.errors()
         same = [error for error in others if error["loc"][:1] == first["loc"][:1]]
         error = max([first, *same], key=lambda error: len(error["loc"]))  # of a union: the nearest
-        *parents, last = location = _keys(error["loc"], data) or [""]
+        is_missing = error["type"] == "missing"
+        *parents, last = location = _keys(error["loc"], data, is_missing) or [""]
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
             names = keys_at(model, parents)
             hint = nearest(last, names) or f"; valid keys: {', '.join(names)}"
             raise UserError(f"{where}: unknown key {display_text(repr(key), 100)}{hint}") from None
-        if error["type"] == "missing":
+        if is_missing:
             raise UserError(f"{where}: the key {key!r} is missing") from None
         message = error["msg"].removeprefix("Value error, ")
         given = error.get("input")
@@ -146,12 +148,12 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         raise UserError(f"{where}: {subject}{message}{found}") from None
 
 
-def _keys(location: Sequence[str | int], data: Any) -> list[str]:
+def _keys(location: Sequence[str | int], data: Any, is_missing: bool) -> list[str]:
     """A location without the names of a union's members, which pydantic puts in."""
     keys: list[str] = []
     last = len(location) - 1
     for at, part in enumerate(location):
-        if isinstance(data, Mapping) and (part in data or at == last):
+        if isinstance(data, Mapping) and (part in data or (is_missing and at == last)):
             keys, data = [*keys, str(part)], data.get(part)
         elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
             keys, data = [*keys, str(part)], data[part]

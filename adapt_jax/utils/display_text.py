@@ -28,11 +28,10 @@ def display_text(text: str, limit: int | None = MAX_LINE) -> str:
     Line breaks and tabs become spaces. Letters that are invisible, or that a terminal obeys, are
     shown as their escapes, such as ``\\x1b``. A longer text ends in "…".
     """
-    if limit is not None and len(text) > 4 * limit:
-        text = text[: 4 * limit]  # a huge text is not walked through letter by letter
-    line = " ".join(text.split())
-    shown = "".join(_escape(letter) for letter in line)
-    if limit is not None and len(shown) > limit:
+    # a huge text is not walked through letter by letter
+    walked = text if limit is None else text[: 4 * limit]
+    shown = "".join(_escape(letter) for letter in " ".join(walked.split()))
+    if limit is not None and (len(shown) > limit or len(walked) < len(text)):
         shown = shown[: limit - 1] + "…"
     return shown
 

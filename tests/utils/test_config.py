@@ -108,6 +108,8 @@ def test_the_nearest_member_of_a_union_is_told_without_its_name():
         checked(MultipleChoiceRequest, {"modules": ["key", "qery"]}, "here")
     with pytest.raises(UserError, match="^here: task: Input should be a valid string, found 5"):
         checked(MultipleChoiceRequest, {"task": 5}, "here")
+    with pytest.raises(UserError, match="^here: modules: Input should be"):
+        checked(MultipleChoiceRequest, {"modules": {}}, "here")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,9 @@ def test_a_missing_file_is_told_with_its_nearest_neighbour(files: Path):
 def test_a_key_below_a_plain_value_cannot_be_overridden(files: Path):
     with pytest.raises(UserError, match="--seed.x: seed is 0, it has no keys"):
         override({"seed": 0}, {"seed.x": "1"}, "file")
+    with pytest.raises(UserError, match="--choices.0: choices is .*, it has no keys") as told:
+        override({"choices": ["x" * 50] * 77}, {"choices.0": "y"}, "file")
+    assert len(str(told.value)) < 300
 
 
 def test_a_value_that_is_no_yaml_is_named():

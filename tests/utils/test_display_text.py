@@ -32,6 +32,8 @@ def test_what_a_terminal_would_obey_is_escaped(foreign: str, shown: str):
 def test_a_long_text_is_cut():
     assert display_text("ab" * 10, 10) == "ababababa…"
     assert display_text("ab" * 5, 10) == "ab" * 5
+    assert display_text("a" + " " * 2000 + "b", 10) == "a…"
+    assert display_text("a" + " " * 20 + "b", 10) == "a b"
     assert len(display_text("x" * 10**7)) == 300
     assert len(display_text("\x1b" * 1000, 50)) == 50
     assert len(display_text("x" * 1000, None)) == 1000
