@@ -27,7 +27,7 @@ from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.utils import files
-from adapt_jax.utils.config import Strict, checked
+from adapt_jax.utils.config import Strict, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.text_files import read_json
@@ -207,7 +207,7 @@ def _read_description(folder: Path) -> SavedAdaptation:
             f"{path}: format {content.get('format')!r:.50}; expected {FORMAT_VERSION}, so it has "
             "to be made again by this version of adapt_jax"
         )
-    saved = checked(SavedAdaptation, content, str(path))
+    saved = validate(SavedAdaptation, content, str(path))
     for key, said, name in (
         ("soft_prompt", saved.soft_prompt, SOFT_PROMPT),
         ("lora_weights", saved.lora_weights, ADAPTER_CONFIG),

@@ -20,7 +20,7 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     from adapt_jax.adaptation.adaptation import Adaptation
     from adapt_jax.adaptation.storage import DESCRIPTION
     from adapt_jax.comparison.compare import RESULTS, Comparison
-    from adapt_jax.utils.config import use_compilation_cache
+    from adapt_jax.utils.compilations import use_compilation_cache
 
     use_compilation_cache()
     folder = Path(path)

@@ -76,7 +76,7 @@ def inspect(
     """
     from adapt_jax.inspection.inspect import inspect as run_inspection
     from adapt_jax.inspection.workload import Workload
-    from adapt_jax.utils.config import use_compilation_cache
+    from adapt_jax.utils.compilations import use_compilation_cache
     from adapt_jax.utils.progress import Display
 
     names = [name for part in method for name in part.split(",") if name]

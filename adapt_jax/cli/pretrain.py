@@ -27,12 +27,13 @@ def pretrain(
     """
     from adapt_jax.training.pretraining import PretrainingConfig
     from adapt_jax.training.pretraining import pretrain as run_pretraining
-    from adapt_jax.utils.config import checked, override, read_yaml, use_compilation_cache
+    from adapt_jax.utils.compilations import use_compilation_cache
+    from adapt_jax.utils.config import override, read_yaml, validate
     from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.progress import Display
 
     content = override(read_yaml(config), collect_overrides(overrides, top_level), config)
-    settings = checked(PretrainingConfig, content, config)
+    settings = validate(PretrainingConfig, content, config)
     use_compilation_cache()
     output = Path(output_dir or Path("runs") / Path(config).stem)
     check_output_folder(output)

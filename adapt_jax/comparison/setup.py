@@ -15,7 +15,8 @@ from adapt_jax.prompting.prompt import resolve_template
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.config import CompareConfig, RunConfig, checked, use_compilation_cache
+from adapt_jax.utils.compilations import use_compilation_cache
+from adapt_jax.utils.config import CompareConfig, RunConfig, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_output_folder
 from adapt_jax.utils.progress import Display
@@ -80,7 +81,7 @@ def choose_methods(settings: CompareConfig, where: str) -> dict[str, Method]:
         # a rung that the file does not list runs with its defaults
         options = {name: options.get(name, {}) for name in names}
     methods = {
-        name: checked(method, options[name] or {}, f"{where}: methods.{name}")
+        name: validate(method, options[name] or {}, f"{where}: methods.{name}")
         for name, method in METHODS.items()
         if options.get(name) is not None
     }

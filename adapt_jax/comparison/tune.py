@@ -10,7 +10,7 @@ from adapt_jax.comparison.setup import choose_output_folder, load_inputs, report
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
-from adapt_jax.utils.config import Overrides, TuneConfig, checked, load_config
+from adapt_jax.utils.config import Overrides, TuneConfig, load_config, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_target_folder
 from adapt_jax.utils.locks import lock_folder
@@ -73,7 +73,7 @@ def _read_method(settings: TuneConfig, where: str) -> tuple[str, Method]:
     options = dict(settings.method)
     name = str(options.pop("name", None))
     method = METHODS.find(name, f"{where}: method.name")
-    return name, checked(method, options, f"{where}: method")
+    return name, validate(method, options, f"{where}: method")
 
 
 def _run_metadata(settings: TuneConfig) -> dict[str, Any]:

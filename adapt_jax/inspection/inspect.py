@@ -21,7 +21,7 @@ from adapt_jax.inspection.workload import Workload
 from adapt_jax.methods.base import Method, TuningMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.hf_folder import find_folder
-from adapt_jax.utils.config import checked
+from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["Inspection", "inspect"]
@@ -208,7 +208,7 @@ def _count_trained(checkpoint: Checkpoint, chosen: Mapping[str, Method]) -> dict
 
 def _check_options(name: str, overrides: Mapping[str, Any]) -> Method:
     """A method with its options checked."""
-    return checked(METHODS.find(name, "--method"), overrides, f"--method {name}")
+    return validate(METHODS.find(name, "--method"), overrides, f"--method {name}")
 
 
 def _check_work(work: Workload) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.sources import Row, find, read_json, read_jsonl
+from adapt_jax.tasks.readers import Row, read_json_rows, read_jsonl_rows
+from adapt_jax.utils.config import find_path
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["MIXTURES", "MixtureOptions", "build_mixture"]
@@ -44,7 +45,7 @@ def build_mixture(mixture: str, options: MixtureOptions) -> Examples:
             f"instruction_tuning.mixture: {mixture!r} is neither a .jsonl or .json file nor "
             f"one of {', '.join(MIXTURES)}{nearest(mixture, MIXTURES)}"
         )
-    return _read_mixture(find(mixture, Path()), options)
+    return _read_mixture(find_path(mixture, Path()), options)
 
 
 def _split_categories(
@@ -78,7 +79,7 @@ def _arithmetic(options: MixtureOptions) -> Examples:
 
 def _read_mixture(path: Path, options: MixtureOptions) -> Examples:
     """A file in Alpaca's form; by default nothing of it is held out."""
-    rows = (read_jsonl if path.suffix == ".jsonl" else read_json)(path)
+    rows = (read_jsonl_rows if path.suffix == ".jsonl" else read_json_rows)(path)
     categories: dict[str, list[Example]] = {}
     for row in rows:
         example = _read_alpaca_row(row)

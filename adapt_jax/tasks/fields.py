@@ -16,7 +16,7 @@ from pydantic import BeforeValidator
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.choices import LETTERS, option_name
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.readers import Row
+from adapt_jax.tasks.readers import Row, find_duplicate
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
@@ -176,11 +176,10 @@ class ExampleReader:
                 f"{row.where}: field {self.fields.choices!r}: expected a list of two or more "
                 f"choices, found {len(choices)}"
             )
-        for choice in choices:
-            if not choice:
-                raise UserError(f"{row.where}: field {self.fields.choices!r}: a choice is empty")
-            if choices.count(choice) > 1:
-                raise UserError(f"{row.where}: the choice {choice!r:.80} occurs twice")
+        if "" in choices:
+            raise UserError(f"{row.where}: field {self.fields.choices!r}: a choice is empty")
+        if (twice := find_duplicate(choices)) is not None:
+            raise UserError(f"{row.where}: the choice {twice!r:.80} occurs twice")
         if not self.fields.choice_labels:
             return choices, ()
         names = _texts(row, self.fields.choice_labels)

@@ -10,13 +10,13 @@ from pydantic import Field
 from adapt_jax.tasks.answers import PARSERS, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Missing, Text
-from adapt_jax.tasks.readers import FileOptions
-from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest, find
+from adapt_jax.tasks.readers import FileOptions, find_duplicate
+from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest
 from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import CHAT, TEMPLATES, Template
-from adapt_jax.utils.config import Strict, checked, read_yaml
+from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import read_json
 
@@ -65,7 +65,7 @@ class TaskConfig(Strict):
     splits: Splits = Splits()
     relative_tolerance: float = Field(0.0, ge=0, lt=1)
     scorer: str = "exact"
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None = None) -> Task:
@@ -77,13 +77,8 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     Raises:
         UserError: naming the file and line or key, and what was expected there.
     """
-    where = "task"
-    if not isinstance(config, Mapping):
-        where, folder = str(config), folder or Path(config).parent
-        config = read_yaml(config)
-    settings = checked(TaskConfig, config, where)
-    folder = Path(folder or ".")
-    source = _check_names(settings, where)
+    settings, folder, where = _read_settings(config, folder)
+    source = settings.source["name"]
     template, warnings = _load_template(settings.template, where)
     sizes: Sizes = settings.splits.model_dump()
     reader = _make_reader(settings, folder, where)
@@ -135,23 +130,28 @@ def load_question_reader(
     Raises:
         UserError: as ``load_task``.
     """
-    where, folder = "task", Path(".")
+    settings, folder, where = _read_settings(config)
+    names = FileOptions.model_fields.keys() & settings.source.keys()
+    given = {name: settings.source[name] for name in names}
+    return _make_reader(settings, folder, where), validate(FileOptions, given, f"{where}: source")
+
+
+def _read_settings(
+    config: str | Path | Mapping[str, Any], folder: str | Path | None = None
+) -> tuple[TaskConfig, Path, str]:
+    """The content of a task file, the folder of its relative paths, and its name in messages.
+
+    Raises:
+        UserError: a wrong key, or an unknown source or answer parser.
+    """
+    where = "task"
     if not isinstance(config, Mapping):
-        where, folder = str(config), Path(config).parent
+        where, folder = str(config), folder or Path(config).parent
         config = read_yaml(config)
-    settings = checked(TaskConfig, config, where)
-    _check_names(settings, where)
-    names = FileOptions.__dataclass_fields__.keys() & settings.source.keys()
-    options = FileOptions(**{name: settings.source[name] for name in names})
-    return _make_reader(settings, folder, where), options
-
-
-def _check_names(settings: TaskConfig, where: str) -> str:
-    """The name of the source, after the names in the task file were found."""
-    source = str(settings.source.get("name"))
-    _check_name(source, SOURCES, f"{where}: source.name")
-    _check_name(settings.answer_parser, PARSERS, f"{where}: answer_parser")
-    return source
+    settings = validate(TaskConfig, config, where)
+    SOURCES.find(str(settings.source.get("name", "")), f"{where}: source.name")
+    PARSERS.find(settings.answer_parser, f"{where}: answer_parser")
+    return settings, Path(folder or "."), where
 
 
 def _check_name(name: str, table: Mapping[str, Any], where: str) -> None:
@@ -208,7 +208,7 @@ def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) ->
         UserError: the file holds no list of texts, or a choice is empty or occurs twice.
     """
     if isinstance(choices, str):
-        path = find(choices, folder)
+        path = find_path(choices, folder)
         content, where = read_json(path, keep_number_text=True), str(path)
         if not isinstance(content, list) or not all(
             isinstance(one, str | int | float) and not isinstance(one, bool) for one in content
@@ -216,10 +216,10 @@ def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) ->
             raise UserError(f"{path}: expected a JSON list of choices")
         choices = [str(one) for one in content]
     listed = [choice.strip() for choice in choices or ()]
-    for choice in listed:
-        if not choice or listed.count(choice) > 1:
-            what = f"{choice!r:.80} occurs twice" if choice else "one is empty"
-            raise UserError(f"{where}: choices: {what}")
+    if "" in listed:
+        raise UserError(f"{where}: choices: one is empty")
+    if (twice := find_duplicate(listed)) is not None:
+        raise UserError(f"{where}: choices: {twice!r:.80} occurs twice")
     return tuple(listed)
 
 

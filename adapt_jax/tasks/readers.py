@@ -6,25 +6,25 @@ names the file and the line or record.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
-from adapt_jax.utils.text_files import read_json as read_json_value
-from adapt_jax.utils.text_files import read_json_lines, read_text
+from adapt_jax.utils.text_files import check_is_file, read_json, read_json_lines, read_text
 
 __all__ = [
     "FileOptions",
     "Row",
-    "find",
-    "read_csv",
-    "read_json",
-    "read_jsonl",
-    "read_parquet",
+    "find_duplicate",
+    "read_csv_rows",
+    "read_json_rows",
+    "read_jsonl_rows",
+    "read_parquet_rows",
     "read_rows",
 ]
 
@@ -48,8 +48,7 @@ class Row:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class FileOptions:
+class FileOptions(Strict):
     """How a file is read, where it does not say so itself.
 
     Attributes:
@@ -61,24 +60,18 @@ class FileOptions:
 
     records: str | None = None
     delimiter: str | None = None
-    columns: Sequence[str] | None = None
+    columns: list[str] | None = None
     quote: str = '"'
 
 
-def find(path: str, folder: Path) -> Path:
-    """``path`` beside the file that names it, otherwise from the working directory.
-
-    Raises:
-        UserError: there is no such file; the message names the nearest one in its folder.
-    """
-    for candidate in (folder / Path(path).expanduser(), Path(path).expanduser()):
-        if candidate.is_file():
-            return candidate
-    if (folder / path).is_dir():
-        raise UserError(f"{folder / path}: is a folder; expected a file")
-    parent = (folder / path).parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    raise UserError(f"{folder / path}: there is no such file{nearest(Path(path).name, names)}")
+def find_duplicate(names: Iterable[str]) -> str | None:
+    """The first name that occurs a second time; None where all differ."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def read_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
@@ -88,18 +81,18 @@ def read_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
         UserError: another ending, or as the reader of the format does.
     """
     readers: dict[str, Callable[..., list[Row]]] = {
-        ".jsonl": read_jsonl,
-        ".json": read_json,
-        ".csv": read_csv,
-        ".tsv": read_csv,
-        ".parquet": read_parquet,
+        ".jsonl": read_jsonl_rows,
+        ".json": read_json_rows,
+        ".csv": read_csv_rows,
+        ".tsv": read_csv_rows,
+        ".parquet": read_parquet_rows,
     }
     if path.suffix not in readers:
         raise UserError(f"{path}: expected a file that ends with {', '.join(readers)}")
     return readers[path.suffix](path, options or FileOptions())
 
 
-def read_jsonl(path: Path, options: FileOptions | None = None) -> list[Row]:
+def read_jsonl_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     """One JSON object on each line; blank lines are skipped.
 
     Raises:
@@ -109,7 +102,7 @@ def read_jsonl(path: Path, options: FileOptions | None = None) -> list[Row]:
     return [_row(values, f"{path}, line {line}", line) for line, values in lines]
 
 
-def read_json(path: Path, options: FileOptions | None = None) -> list[Row]:
+def read_json_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     """The records of a JSON file.
 
     It holds a list of objects, alone, at the path ``records`` or as the only list in an object;
@@ -120,7 +113,7 @@ def read_json(path: Path, options: FileOptions | None = None) -> list[Row]:
         UserError: for anything else.
     """
     records = (options or FileOptions()).records
-    content = read_json_value(path, constants=MISSING, keep_number_text=True)
+    content = read_json(path, constants=MISSING, keep_number_text=True)
     if records is not None:
         content = _at(content, records, path)
     found = _records(content)
@@ -143,11 +136,10 @@ def _at(content: Any, dotted: str, path: Path) -> Any:
 
 
 def _records(content: Any) -> list[Any] | None:
-    """The list of records in any of the forms of ``read_json``."""
+    """The list of records in any of the forms of ``read_json_rows``."""
     if isinstance(content, dict):
-        if content.keys() >= {"columns", "data"} and content.keys() <= {"columns", "data", "index"}:
-            columns = content["columns"]
-            return [dict(zip(columns, one, strict=False)) for one in content["data"]]
+        if _is_table(content):
+            return [dict(zip(content["columns"], one, strict=True)) for one in content["data"]]
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) == 1:
             content = lists[0]
@@ -165,6 +157,20 @@ def _records(content: Any) -> list[Any] | None:
     ):
         return [one["row"] for one in content]
     return content
+
+
+def _is_table(content: Mapping[str, Any]) -> bool:
+    """Whether an object holds names of columns and rows of as many values (orient split)."""
+    if not {"columns", "data"} <= content.keys() <= {"columns", "data", "index"}:
+        return False
+    columns, rows = content["columns"], content["data"]
+    return (
+        isinstance(columns, list)
+        and isinstance(rows, list)
+        and all(isinstance(name, str) for name in columns)
+        and find_duplicate(columns) is None
+        and all(isinstance(one, list) and len(one) == len(columns) for one in rows)
+    )
 
 
 def _is_columns(content: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -190,7 +196,7 @@ def _list_paths(content: Any, before: str = "") -> list[str]:
     return paths
 
 
-def read_csv(path: Path, options: FileOptions | None = None) -> list[Row]:
+def read_csv_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     """Values in columns under a header line, strictly by RFC 4180 but for the delimiter.
 
     The delimiter is the option's, a tab for ``.tsv``, or the one of comma, tab, semicolon and bar
@@ -203,16 +209,15 @@ def read_csv(path: Path, options: FileOptions | None = None) -> list[Row]:
     options = options or FileOptions()
     text = read_text(path)
     delimiter = options.delimiter or _find_delimiter(path, text, options.quote)
-    if len(delimiter) != 1 or len(options.quote) > 1:
+    if len(delimiter) != 1 or len(options.quote) > 1 or {delimiter, options.quote} & {"\n", "\r"}:
         raise UserError(f"{path}: delimiter and quote: expected one character each")
     records = _csv_records(path, text, delimiter, options.quote)
     header, line = list(options.columns or ()), 0
     if not options.columns:
         line, first = next(records, (1, []))
         header = [name.strip() for name in first]
-    for name in header:
-        if name and header.count(name) > 1:
-            raise UserError(f"{path}, line {line or 1}: the column {name!r} occurs twice")
+    if (twice := find_duplicate(filter(None, header))) is not None:
+        raise UserError(f"{path}, line {line or 1}: the column {twice!r:.80} occurs twice")
     rows = []
     for line, cells in records:
         if len(cells) != len(header):
@@ -271,7 +276,7 @@ def _find_delimiter(path: Path, text: str, quote: str) -> str:
     return found
 
 
-def read_parquet(path: Path, options: FileOptions | None = None) -> list[Row]:
+def read_parquet_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     """The rows of a Parquet file, through pyarrow.
 
     Raises:
@@ -285,11 +290,10 @@ def read_parquet(path: Path, options: FileOptions | None = None) -> list[Row]:
             f"{path}: reading Parquet needs pyarrow: pip install 'adapt-jax[data]'"
         ) from None
     try:
+        check_is_file(path)
         table = pyarrow.parquet.read_table(path)
-        names = table.column_names
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"{path}: the column {name!r} occurs twice")
+        if (twice := find_duplicate(table.column_names)) is not None:
+            raise UserError(f"{path}: the column {twice!r:.80} occurs twice")
         records = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

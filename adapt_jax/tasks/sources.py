@@ -20,30 +20,17 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.readers import (
     FileOptions,
     Row,
-    find,
-    read_csv,
-    read_json,
-    read_jsonl,
-    read_parquet,
-    read_rows,
+    read_csv_rows,
+    read_json_rows,
+    read_jsonl_rows,
+    read_parquet_rows,
 )
-from adapt_jax.utils.config import Strict, checked
+from adapt_jax.utils.config import Strict, find_path, validate
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.registry import Registry
-from adapt_jax.utils.text_files import read_json as read_json_value
+from adapt_jax.utils.text_files import read_json
 
-__all__ = [
-    "SOURCES",
-    "SPLITS",
-    "Row",
-    "Rows",
-    "Sizes",
-    "SourceRequest",
-    "find",
-    "read_json",
-    "read_jsonl",
-    "read_rows",
-]
+__all__ = ["SOURCES", "SPLITS", "Row", "Rows", "Sizes", "SourceRequest"]
 
 SPLITS = ("train", "development", "test")
 
@@ -73,7 +60,7 @@ class SourceRequest:
 SOURCES: Registry[Callable[[SourceRequest], Rows]] = Registry("source")
 
 
-class Files(Strict):
+class Files(FileOptions):
     """One file to divide (``path``), or a file for each split. ``test_ids`` names a JSON list or
     mapping of the ids that make the test split of ``path``; the rest is for training. ``records``
     belongs to JSON, ``delimiter``, ``columns`` and ``quote`` to CSV (see FileOptions)."""
@@ -83,10 +70,6 @@ class Files(Strict):
     development: str | None = None
     test: str | None = None
     test_ids: str | None = None
-    records: str | None = None
-    delimiter: str | None = None
-    columns: list[str] | None = None
-    quote: str = '"'
 
 
 def _read_files(
@@ -101,22 +84,23 @@ def _read_files(
         UserError: a missing or malformed file, both or neither way of naming files, an option of
             another form.
     """
-    files = checked(Files, request.options, "source")
-    for name in FileOptions.__dataclass_fields__:
+    files = validate(Files, request.options, "source")
+    for name in FileOptions.model_fields:
         if name in request.options and name not in only:
             raise UserError(f"source: {name!r} does not belong to this source")
-    options = FileOptions(files.records, files.delimiter, files.columns, files.quote)
     named = {split: name for split in SPLITS if (name := getattr(files, split)) is not None}
     if bool(files.path) == bool(named):
         raise UserError(f"source: expected either 'path' or some of {', '.join(SPLITS)}")
     if files.path is None:
         if files.test_ids:
             raise UserError("source: 'test_ids' divides 'path'; the test split has its own file")
-        return {split: read(find(name, request.folder), options) for split, name in named.items()}
-    rows = read(find(files.path, request.folder), options)
+        return {
+            split: read(find_path(name, request.folder), files) for split, name in named.items()
+        }
+    rows = read(find_path(files.path, request.folder), files)
     if files.test_ids is None:
         return {"all": rows}
-    return _divide_by_ids(rows, find(files.test_ids, request.folder), request.id_field)
+    return _divide_by_ids(rows, find_path(files.test_ids, request.folder), request.id_field)
 
 
 def _divide_by_ids(rows: Sequence[Row], path: Path, id_field: str) -> Rows:
@@ -125,7 +109,7 @@ def _divide_by_ids(rows: Sequence[Row], path: Path, id_field: str) -> Rows:
     Raises:
         UserError: the file is no list of ids, or an id matches no row.
     """
-    listed = read_json_value(path)
+    listed = read_json(path)
     if not isinstance(listed, list | dict) or not all(isinstance(id, str | int) for id in listed):
         raise UserError(f"{path}: expected a JSON list or mapping of ids")
     ids = {str(id) for id in listed}
@@ -142,10 +126,10 @@ def _divide_by_ids(rows: Sequence[Row], path: Path, id_field: str) -> Rows:
 
 
 for _name, _read, _only in (
-    ("jsonl", read_jsonl, ()),
-    ("json", read_json, ("records",)),
-    ("csv", read_csv, ("delimiter", "columns", "quote")),
-    ("parquet", read_parquet, ()),
+    ("jsonl", read_jsonl_rows, ()),
+    ("json", read_json_rows, ("records",)),
+    ("csv", read_csv_rows, ("delimiter", "columns", "quote")),
+    ("parquet", read_parquet_rows, ()),
 ):
     SOURCES.register(_name)(partial(_read_files, _read, _only))
 
@@ -173,14 +157,12 @@ def tfds(request: SourceRequest) -> Rows:
     """
     import tensorflow_datasets
 
-    chosen = checked(Dataset, request.options, "source")
+    chosen = validate(Dataset, request.options, "source")
     named = {"all": chosen.split, **{split: getattr(chosen, split) for split in SPLITS}}
     named = {split: name for split, name in named.items() if name is not None}
     if not named or ("all" in named and len(named) > 1):
         raise UserError(f"source: expected either 'split' or some of {', '.join(SPLITS)}")
-    data_dir = None if chosen.data_dir is None else Path(chosen.data_dir).expanduser()
-    if data_dir is not None and (request.folder / data_dir).is_dir():
-        data_dir = request.folder / data_dir
+    data_dir = None if chosen.data_dir is None else find_path(chosen.data_dir, request.folder)
     where = f"tfds {chosen.dataset}"
     try:
         builder = tensorflow_datasets.builder(chosen.dataset, data_dir=data_dir)
@@ -232,7 +214,7 @@ def arithmetic(request: SourceRequest) -> Rows:
     """
     from adapt_jax.tasks.arithmetic import draw_splits
 
-    checked(Strict, request.options, "source")
+    validate(Strict, request.options, "source")
     counts = {}
     for split in SPLITS:
         size = request.sizes.get(split) or 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.tasks.sources import read_jsonl
+from adapt_jax.tasks.readers import read_jsonl_rows
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -44,7 +44,7 @@ def read_documents(files: Sequence[Path]) -> dict[str, str]:
             siblings = [str(path) for path in file.parent.glob("*")]
             raise UserError(f"{file}: no such file{nearest(str(file), siblings)}")
         if file.suffix == ".jsonl":
-            for row in read_jsonl(file):
+            for row in read_jsonl_rows(file):
                 text = row.values.get("text")
                 if not isinstance(text, str):
                     has = ", ".join(row.values) or "nothing"

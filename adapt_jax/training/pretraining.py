@@ -27,7 +27,7 @@ from adapt_jax.training.packing import BatchShape
 from adapt_jax.training.trainer import OnStep, TrainingData, TrainingResult, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
-from adapt_jax.utils.config import MAX_SEED, MeshConfig, Strict, find
+from adapt_jax.utils.config import MAX_SEED, MeshConfig, Strict, find_decoder, find_path
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
 
@@ -165,7 +165,7 @@ def pretrain(
 
 
 def _read_texts(names: list[str] | None, base: Path) -> dict[str, str] | None:
-    return None if names is None else read_documents([Path(find(name, base)) for name in names])
+    return None if names is None else read_documents([find_path(name, base) for name in names])
 
 
 def _choose_row_length(config: PretrainingConfig, model: PretrainedDecoder) -> int:
@@ -219,7 +219,7 @@ def _load_or_make(
 ) -> PretrainedDecoder:
     """The decoder of a folder, or a new one with a tokenizer of its own."""
     if isinstance(config.decoder, str):
-        folder = find(config.decoder, base)
+        folder = find_decoder(config.decoder, base)
         return load_pretrained(folder, mesh=mesh, context_length=config.context_length)
     if config.context_length is not None:
         raise UserError("context_length: a new decoder's stands in its shape, decoder")

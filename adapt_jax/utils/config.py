@@ -16,9 +16,24 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from adapt_jax.utils import text_files
-from adapt_jax.utils.cpu import trim_memory_after_compilation
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
+
+__all__ = [
+    "MAX_SEED",
+    "CompareConfig",
+    "MeshConfig",
+    "Overrides",
+    "RunConfig",
+    "Strict",
+    "TuneConfig",
+    "find_decoder",
+    "find_path",
+    "load_config",
+    "override",
+    "read_yaml",
+    "validate",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_SEED = 2**32 - 1  # of NumPy's, Grain's and JAX's generators alike
@@ -118,7 +133,7 @@ def override(data: Mapping[str, Any], overrides: Overrides | None, where: str) -
     return result
 
 
-def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
     """The mapping as a pydantic model.
 
     Raises:
@@ -134,7 +149,7 @@ def checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         *parents, last = location = _keys(error["loc"], data, is_missing) or [""]
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
-            names = keys_at(model, parents)
+            names = _keys_at(model, parents)
             hint = nearest(last, names) or f"; valid keys: {', '.join(names)}"
             raise UserError(f"{where}: unknown key {display_text(repr(key), 100)}{hint}") from None
         if is_missing:
@@ -160,7 +175,7 @@ def _keys(location: Sequence[str | int], data: Any, is_missing: bool) -> list[st
     return keys
 
 
-def keys_at(model: Any, parents: Sequence[str]) -> list[str]:
+def _keys_at(model: Any, parents: Sequence[str]) -> list[str]:
     """The names of the fields of a model, or of the model nested in it under ``parents``."""
     for name in parents:
         field = getattr(model, "model_fields", {}).get(name)
@@ -171,10 +186,20 @@ def keys_at(model: Any, parents: Sequence[str]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def find(path: str, folder: Path) -> str:
-    """A path written in a configuration: beside that file, or else from the current folder."""
-    beside = folder / Path(path).expanduser()
-    return str(beside) if beside.exists() else path
+def find_path(path: str, folder: Path) -> Path:
+    """A path written in a configuration: beside that file, or else from the current folder.
+
+    Where neither is there it is the first one, so that whoever reads it names its neighbours.
+    """
+    from_here = os.path.expanduser(path)
+    beside = folder / from_here
+    return Path(from_here) if os.path.exists(from_here) and not os.path.exists(beside) else beside
+
+
+def find_decoder(name: str, folder: Path) -> str:
+    """The folder of a decoder as ``find_path`` finds it, or else the name as it is written."""
+    found = find_path(name, folder)
+    return str(found) if os.path.exists(found) else name
 
 
 def load_config(
@@ -201,12 +226,12 @@ def load_config(
     else:
         folder_of_task = folder
     if isinstance(data.get("task"), str):
-        path = find(data["task"], folder_of_task)
-        data["task"], folder_of_task = read_yaml(path), Path(path).parent
+        path = find_path(data["task"], folder_of_task)
+        data["task"], folder_of_task = read_yaml(path), path.parent
     if "decoder" not in overrides and isinstance(data.get("decoder"), str):
-        data["decoder"] = find(data["decoder"], folder)
+        data["decoder"] = find_decoder(data["decoder"], folder)
     _keep_template_fields(data.get("task"), overrides)
-    result = checked(model, override(data, overrides, where), where)
+    result = validate(model, override(data, overrides, where), where)
     return result, where, folder_of_task
 
 
@@ -219,20 +244,3 @@ def _keep_template_fields(task: Any, overrides: dict[str, Any]) -> None:
     if kind in ("plain", "chat") and isinstance(own, dict):
         del overrides["task.template"]
         overrides.setdefault("task.template.chat", "true" if kind == "chat" else "false")
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled functions on disk, so that a second run starts at once.
-
-    JAX_COMPILATION_CACHE_DIR chooses the folder (default ~/.cache/adapt_jax); empty turns it off.
-    What compiling took of the memory is given back after each compilation.
-    """
-    import jax
-
-    trim_memory_after_compilation()
-
-    default = Path.home() / ".cache" / "adapt_jax"
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -11,7 +11,7 @@ JSON is RFC 8259. YAML is the core schema of YAML 1.2, section 10.3: ``yes``, ``
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.json_text import NO_CONSTANTS, parse_json
@@ -21,6 +21,7 @@ from adapt_jax.utils.yaml_text import parse_yaml
 __all__ = [
     "WrittenFloat",
     "WrittenInt",
+    "check_is_file",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -43,8 +44,7 @@ def read_text(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            _refuse_absent(path)
+        check_is_file(path)
         if (size := path.stat().st_size) > MAX_TEXT_BYTES:
             raise UserError(f"{path}: {size:,} bytes; at most {MAX_TEXT_BYTES:,} can be read")
         content = path.read_bytes()
@@ -119,7 +119,10 @@ def read_yaml(path: str | Path) -> Any:
     return parse_yaml(read_text(path), str(path))
 
 
-def _refuse_absent(path: Path) -> NoReturn:
+def check_is_file(path: Path) -> None:
+    """Raises UserError where there is no such file, or something that is no regular file."""
+    if path.is_file():
+        return
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected a file")
     if path.exists():

@@ -18,7 +18,7 @@ from adapt_jax.prompting import voting
 from adapt_jax.tasks import answers
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.config import checked
+from adapt_jax.utils.config import validate
 from adapt_jax.utils.registry import load_plugin
 
 
@@ -30,7 +30,7 @@ def task(tmp_path: Path) -> Task:
 def identify(
     model: Any, task: Task, method: str = "few_shot", seed: int = 0, **options: Any
 ) -> str:
-    methods = {method: checked(METHODS[method], options, method)}
+    methods = {method: validate(METHODS[method], options, method)}
     return rung_folders(Path("out"), methods, RunInputs(task, model, None), seed)[method].identity
 
 

@@ -24,7 +24,7 @@ from adapt_jax.tasks.arithmetic.problems import draw_from, draw_problem
 from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.pretraining import PretrainingConfig, pretrain
-from adapt_jax.utils.config import checked, read_yaml
+from adapt_jax.utils.config import read_yaml, validate
 from adapt_jax.utils.errors import UserError
 
 FORMULA = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
@@ -164,7 +164,7 @@ def test_the_embedded_decoder_is_small_and_says_where_it_comes_from():
 @pytest.mark.slow
 def test_pretraining_again_gives_the_recorded_loss_curve(tmp_path):
     path = EMBEDDED.parents[2] / "configs" / "pretrain" / "arithmetic.yaml"
-    config = checked(PretrainingConfig, read_yaml(path), str(path))
+    config = validate(PretrainingConfig, read_yaml(path), str(path))
 
     class Enough(Exception):
         pass

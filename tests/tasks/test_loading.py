@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from adapt_jax.tasks.answers import PARSERS, AnswerParser, answers_match, read_answer, read_gold
-from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.loading import load_question_reader, load_task
+from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, Row, SourceRequest
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
@@ -86,6 +88,32 @@ def test_ids_of_a_test_file_are_those_of_the_field_and_must_all_be_found(tmp_pat
     (tmp_path / "ids.json").write_text('["1", "9"]')
     with pytest.raises(UserError, match=r"1 of 2 ids match no row's field 'key', such as '9'"):
         load_task(config)
+
+
+def test_questions_of_other_files_are_read_by_the_tasks_fields_and_options(tmp_path: Path) -> None:
+    config = {
+        "name": "t",
+        "source": {"name": "csv", "path": "absent.csv", "delimiter": ";", "quote": "'"},
+        "fields": {"question": "text"},
+        "answer_parser": "label",
+        "choices": ["a", "b"],
+    }
+    reader, options = load_question_reader(config)
+    (tmp_path / "new.csv").write_text("text;n\n'one; two';1\n")
+    (row,) = read_rows(tmp_path / "new.csv", options)
+    assert reader.read_question(row) == Example("t-2", "one; two", choices=("a", "b"))
+    config["source"]["delimiter"] = 5
+    with pytest.raises(UserError, match="^task: source: delimiter: Input should be a valid string"):
+        load_question_reader(config)
+
+
+def test_a_file_of_a_home_folder_that_is_not_there_is_named_by_its_path(tmp_path: Path) -> None:
+    config = make_task(tmp_path, [])
+    for path in ("~/no_such_folder/q.jsonl", "~no_such_user/q.jsonl"):
+        config["source"]["path"] = path
+        with pytest.raises(UserError, match="no_such_.*/q.jsonl: no such file"):
+            load_task(config)
+    assert not Path("~").exists()
 
 
 def test_choices_of_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:

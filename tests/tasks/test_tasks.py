@@ -12,7 +12,7 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import TaskConfig, load_task
 from adapt_jax.tasks.sources import SOURCES, SPLITS
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.config import checked, read_yaml
+from adapt_jax.utils.config import read_yaml, validate
 from adapt_jax.utils.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "tasks"
@@ -203,8 +203,8 @@ def test_a_grade_compares_canonical_answers_and_abstaining_is_wrong() -> None:
         ({"splits": {"tset": 5}}, r"unknown key 'splits.tset'; did you mean 'test'"),
         ({"template": {"qestion": "x"}}, r"template: 'qestion' is none of .*mean 'question'"),
         ({"template": {"question": "x"}}, r"task: template.question: lacks \{question\}"),
-        ({"source": {"name": "jsnl"}}, r"source.name: 'jsnl' is none of .*mean 'jsonl'"),
-        ({"answer_parser": "numbr"}, r"answer_parser: 'numbr' is none of .*did you mean 'number'"),
+        ({"source": {"name": "jsnl"}}, r"source.name: unknown source 'jsnl'; did you mean 'jsonl'"),
+        ({"answer_parser": "numbr"}, r"answer_parser: unknown .* 'numbr'; did you mean 'number'"),
         ({"answer_pattern": "("}, r"answer_pattern: not a regular expression"),
         ({"answer_pattern": "x"}, r"answer_pattern: expected one group, found 0"),
         ({"answer_pattern": "#(.*)"}, r"quiz\.jsonl, line 1: answer_pattern '#\(\.\*\)' is not"),
@@ -253,7 +253,7 @@ def test_every_task_file_of_the_project_is_valid() -> None:
     files = sorted(CONFIGS.glob("*.yaml"))
     assert len(files) >= 8
     for path in files:
-        settings = checked(TaskConfig, read_yaml(path), str(path))
+        settings = validate(TaskConfig, read_yaml(path), str(path))
         assert settings.name == path.stem
         assert settings.source["name"] in SOURCES and settings.answer_parser in PARSERS
 

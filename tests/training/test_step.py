@@ -25,7 +25,7 @@ from adapt_jax.training.step import TrainState, make_step
 from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils import cpu
-from adapt_jax.utils.config import checked
+from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError
 
 SOFT = nnx.PathContains("soft_prompt")
@@ -140,9 +140,9 @@ def test_a_batch_without_a_target_is_named():
 
 def test_an_unknown_optimizer_or_schedule_is_told_with_the_nearest():
     with pytest.raises(UserError, match="f: optimizer: .*'lion'.* found 'adamm'; did .* 'adamw'"):
-        checked(TrainingConfig, {"optimizer": "adamm"}, "f")
+        validate(TrainingConfig, {"optimizer": "adamm"}, "f")
     with pytest.raises(UserError, match="f: schedule: .* found 'cosin'; did you mean 'cosine'"):
-        checked(TrainingConfig, {"schedule": "cosin"}, "f")
+        validate(TrainingConfig, {"schedule": "cosin"}, "f")
 
 
 def test_more_parts_than_examples_are_refused():

@@ -11,10 +11,10 @@ from adapt_jax.utils.config import (
     MeshConfig,
     Strict,
     TuneConfig,
-    checked,
     load_config,
     override,
     read_yaml,
+    validate,
 )
 from adapt_jax.utils.errors import UserError
 
@@ -93,7 +93,7 @@ def test_an_override_leaves_the_given_mapping_alone():
 )
 def test_the_mistake_is_told_with_its_key(data: dict, line: str):
     with pytest.raises(UserError) as told:
-        checked(Outer, data, "f")
+        validate(Outer, data, "f")
     assert str(told.value).startswith(line) and "\n" not in str(told.value)
 
 
@@ -105,11 +105,11 @@ def test_the_nearest_member_of_a_union_is_told_without_its_name():
     with pytest.raises(
         UserError, match="^here: modules.1: Input should be 'query' or 'key', found"
     ):
-        checked(MultipleChoiceRequest, {"modules": ["key", "qery"]}, "here")
+        validate(MultipleChoiceRequest, {"modules": ["key", "qery"]}, "here")
     with pytest.raises(UserError, match="^here: task: Input should be a valid string, found 5"):
-        checked(MultipleChoiceRequest, {"task": 5}, "here")
+        validate(MultipleChoiceRequest, {"task": 5}, "here")
     with pytest.raises(UserError, match="^here: modules: Input should be"):
-        checked(MultipleChoiceRequest, {"modules": {}}, "here")
+        validate(MultipleChoiceRequest, {"modules": {}}, "here")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_tuning_configurations_that_come_along_are_valid(path: Path):
     options = dict(settings.method)
     name = options.pop("name")
     assert name == path.stem
-    checked(METHODS[name], options, where)
+    validate(METHODS[name], options, where)
 
 
 def test_another_kind_of_template_keeps_the_tasks_own_wording():

@@ -6,7 +6,7 @@ from adapt_jax.evaluation.baseline import commonest_label
 from adapt_jax.evaluation.evaluate import Evaluation
 from adapt_jax.evaluation.results import FORMAT, ComparisonResult, EvaluationFile
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.config import checked
+from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import to_json_lines, write_json, write_text
 from adapt_jax.utils.text_files import read_json
@@ -53,4 +53,4 @@ def read_comparison(path: Path) -> ComparisonResult:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a comparison of format {FORMAT}; run adapt-jax compare again")
-    return checked(ComparisonResult, content, str(path))
+    return validate(ComparisonResult, content, str(path))
