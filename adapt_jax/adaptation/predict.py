@@ -141,7 +141,7 @@ def _read_plain_question(row: Row) -> Example:
         raise UserError(f"{row.where}: 'choices' is no list: {choices!r:.100}")
     has_id = row.values.get("id") not in (None, "")
     fields = Fields(choices="choices" if choices else None, id="id" if has_id else None)
-    example = ExampleReader("", fields, "text", (), None, {}, row.where).read_question(row)
+    example = ExampleReader(fields, "text").read_question(row)
     return (
         example if has_id else Example(str(row.number), example.question, choices=example.choices)
     )

@@ -54,8 +54,8 @@ def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
 
 def report_task(task: Task, display: Display) -> None:
     """Prints what was read of the task's data, and what was left out or looks wrong."""
-    lines = [] if task.summary is None else task.summary.lines()
-    for line in dict.fromkeys([*lines, *task.warnings]):
+    lines = [] if task.summary is None else task.summary.describe_splits()
+    for line in [*lines, *task.warnings]:
         display.line(f"{task.name}: {line}")
 
 

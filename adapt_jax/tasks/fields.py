@@ -7,7 +7,7 @@ read strictly.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,14 +27,14 @@ MAX_CHOICES = 10_000
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def _written(value: Any) -> Any:
+def _as_written(value: Any) -> Any:
     """A scalar of a YAML file as the text that it is written as."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
 
 
-Text = Annotated[str, BeforeValidator(_written)]
+Text = Annotated[str, BeforeValidator(_as_written)]
 
 
 class Fields(Strict):
@@ -70,9 +70,9 @@ class ExampleReader:
     """Makes an Example of a row.
 
     Args:
-        name: of the task, for ids of undivided rows.
         fields: which field is what.
         parser: name of the answer parser, by which gold answers are checked.
+        name: of the task, for ids of undivided rows.
         choices: fixed choices of every question.
         answer_index: the number of the first choice where answers are indices, ``none`` where
             they are never indices, None where the file does not say.
@@ -86,13 +86,14 @@ class ExampleReader:
 
     def __init__(
         self,
-        name: str,
         fields: Fields,
         parser: str,
-        choices: tuple[str, ...],
-        answer_index: Literal[0, 1, "none"] | None,
-        patterns: dict[str, str | None],
-        where: str,
+        *,
+        name: str = "",
+        choices: tuple[str, ...] = (),
+        answer_index: Literal[0, 1, "none"] | None = None,
+        patterns: Mapping[str, str | None] = {},
+        where: str = "task",
     ) -> None:
         self.name, self.fields, self.parser, self.where = name, fields, parser, where
         self.choices, self.answer_index = choices, answer_index
@@ -146,11 +147,13 @@ class ExampleReader:
         """The examples of the task file itself.
 
         Raises:
-            UserError: an answer is not read as a whole.
+            UserError: a question is empty, or an answer is not read as a whole.
         """
         examples = []
         for number, item in enumerate(items, start=1):
             where = f"{self.where}: inline_examples.{number}"
+            if not item.question.strip():
+                raise UserError(f"{where}: question is empty")
             answer = self._check(item.answer.strip(), self.choices, where)
             examples.append(
                 Example(
@@ -220,8 +223,8 @@ class ExampleReader:
             if text not in names:
                 raise UserError(f"{where}: the answer {text!r:.80} is none of {_listed(names)}")
             index = names.index(text)
-        elif self.answer_index in (0, 1) and choices:
-            base = int(self.answer_index or 0)
+        elif isinstance(self.answer_index, int) and choices:
+            base = self.answer_index
             if not re.fullmatch(r"[0-9]{1,6}", text) or not base <= int(text) < base + len(choices):
                 raise UserError(
                     f"{where}: the answer {text!r:.80} is no index of a choice; "

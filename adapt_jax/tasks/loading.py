@@ -117,7 +117,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         seed=settings.seed,
         scorer=settings.scorer,
         relative_tolerance=settings.relative_tolerance,
-        warnings=(*warnings, *leaks, *_describe_irregular(summary)),
+        warnings=(*warnings, *leaks, *_describe_irregularities(summary)),
         summary=summary,
     )
 
@@ -191,13 +191,13 @@ def _make_reader(settings: TaskConfig, folder: Path, where: str) -> ExampleReade
         for key in ("reasoning_pattern", "answer_pattern", "strip_pattern")
     }
     return ExampleReader(
-        settings.name,
         settings.fields,
         settings.answer_parser,
-        _fixed_choices(settings.choices, folder, where),
-        settings.answer_index,
-        patterns,
-        where,
+        name=settings.name,
+        choices=_fixed_choices(settings.choices, folder, where),
+        answer_index=settings.answer_index,
+        patterns=patterns,
+        where=where,
     )
 
 
@@ -283,7 +283,7 @@ def _check_splits(
             raise UserError(f"{where}: the {split} split is empty{why}")
 
 
-def _describe_irregular(summary: DataSummary) -> list[str]:
+def _describe_irregularities(summary: DataSummary) -> list[str]:
     warnings = []
     if summary.skipped:
         warnings.append(

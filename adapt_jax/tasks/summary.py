@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adapt_jax.tasks.example import Example
 
-__all__ = ["DataSummary", "SplitSummary", "fold_question", "summarize_split"]
+__all__ = ["DataSummary", "SplitSummary", "count_conflicts", "fold_question", "summarize_split"]
 
 MAX_LABELS = 100  # distinct answers that are counted one by one
 
@@ -40,16 +40,9 @@ class DataSummary(BaseModel):
     dropped: int = Field(0, description="examples whose question a later split holds too")
     splits: dict[str, SplitSummary] = {}
 
-    def lines(self) -> list[str]:
-        """Short sentences for a terminal, one per split and one per irregularity."""
-        lines = [_describe(name, split) for name, split in self.splits.items() if split.examples]
-        if self.skipped:
-            lines.append(f"{self.skipped} of {self.rows} rows have no question or no answer")
-        if self.conflicts:
-            lines.append(f"{self.conflicts} questions occur with different answers")
-        if self.dropped:
-            lines.append(f"{self.dropped} examples dropped: a later split holds their question")
-        return lines
+    def describe_splits(self) -> list[str]:
+        """A short sentence for each split; what is irregular is in the warnings of the task."""
+        return [_describe(name, split) for name, split in self.splits.items() if split.examples]
 
 
 def fold_question(example: Example) -> str:

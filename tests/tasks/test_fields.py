@@ -206,6 +206,12 @@ def test_inline_examples_of_a_yaml_file_are_text(tmp_path: Path) -> None:
     assert shown == ["yes", "3:30", "0010", "true", "1.50", "2024-02-30"]
 
 
+def test_an_inline_example_without_a_question_is_refused(load: Load) -> None:
+    inline = [{"question": "1?", "answer": 1}, {"question": " ", "answer": 2}]
+    with pytest.raises(UserError, match="^task: inline_examples.2: question is empty"):
+        load('{"question": "?", "answer": 3}', inline_examples=inline)
+
+
 def test_half_of_a_surrogate_pair_is_replaced(load: Load) -> None:
     task = load('{"question": "Jane has 2 \\ud83d. How many?", "answer": 5}')
     assert task.test[0].question == "Jane has 2 \ufffd. How many?"

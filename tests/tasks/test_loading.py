@@ -35,9 +35,11 @@ def test_the_summary_says_what_was_read(tmp_path: Path) -> None:
     assert (test.examples, test.duplicates, test.answers) == (12, 4, {"no": 8, "yes": 4})
     assert (test.longest_question, test.longest_answer) == (10, 3)
     assert "3 questions occur with different answers" in task.warnings
-    said = summary.lines()
-    assert said[0].startswith("test: 12 examples ('no' 8, 'yes' 4), longest question 10 characters")
-    assert "1 of 13 rows have no question or no answer" in said
+    (line,) = summary.describe_splits()
+    assert line == (
+        "test: 12 examples ('no' 8, 'yes' 4), longest question 10 characters, 4 questions twice"
+    )
+    assert "1 of 13 rows skipped: no question or no answer" in task.warnings
     assert type(summary).model_validate_json(summary.model_dump_json()) == summary
 
 
