@@ -29,6 +29,7 @@ from adapt_jax.tasks.choices import (
     find_equal,
     find_label,
     fold_text,
+    is_negated,
     option_name,
 )
 from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
@@ -45,7 +46,7 @@ __all__ = [
     "read_gold",
 ]
 
-PARSER_VERSION = 3  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 4  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]
@@ -113,14 +114,14 @@ def read_answer(
     return _parser(parser).read(stated, choices)
 
 
-@lru_cache(maxsize=65536)
-def _read_gold(parser: AnswerParser, text: str, choices: tuple[str, ...]) -> str | None:
-    return parser.read_gold(text, choices)
-
-
 def read_gold(parser: str, text: str, choices: Sequence[str] = ()) -> str | None:
     """The canonical form of a gold answer; None where the whole text is not one answer."""
     return _read_gold(_parser(parser), text, tuple(choices))
+
+
+@lru_cache(maxsize=65536)
+def _read_gold(parser: AnswerParser, text: str, choices: tuple[str, ...]) -> str | None:
+    return parser.read_gold(text, choices)
 
 
 def canonical_option(parser: str, index: int, option: str, choices: Sequence[str]) -> str:
@@ -160,15 +161,9 @@ def answers_match(
 
 # ---- numbers
 
-
-def number(text: str, choices: Sequence[str] = ()) -> str | None:
-    """The number that a stated answer gives (see ``numbers.read_number``)."""
-    return read_number(text)
-
-
 PARSERS.register("number")(
     AnswerParser(
-        number,
+        lambda text, choices: read_number(text),
         read_gold=lambda text, choices: read_gold_number(text),
         read_unmarked=lambda text, choices: read_last_number(text),
         are_equal=are_close,
@@ -179,7 +174,7 @@ PARSERS.register("number")(
 # ---- choices and labels
 
 
-def choice(text: str, choices: Sequence[str] = ()) -> str | None:
+def _read_choice(text: str, choices: Sequence[str]) -> str | None:
     """The letter of a choice, in lower case; the choice's text where letters do not suffice."""
     index = find_choice(text, choices)
     if index is None:
@@ -187,7 +182,7 @@ def choice(text: str, choices: Sequence[str] = ()) -> str | None:
     return option_name(index, choices) if choices else LETTERS[index]
 
 
-def _gold_choice(text: str, choices: Sequence[str]) -> str | None:
+def _read_gold_choice(text: str, choices: Sequence[str]) -> str | None:
     """The letter, or the text of a choice; None where a bare letter may be either."""
     if len(text) > 1 and text in choices:
         return option_name(list(choices).index(text), choices)
@@ -206,10 +201,10 @@ def _gold_choice(text: str, choices: Sequence[str]) -> str | None:
     return option_name(index, choices) if choices else LETTERS[index]
 
 
-PARSERS.register("choice")(AnswerParser(choice, read_gold=_gold_choice))
+PARSERS.register("choice")(AnswerParser(_read_choice, read_gold=_read_gold_choice))
 
 
-def label(text: str, choices: Sequence[str] = ()) -> str | None:
+def _read_label(text: str, choices: Sequence[str]) -> str | None:
     """One of ``choices`` in its own spelling; with none given, the folded first line."""
     if not choices:
         return fold_text(text.strip().partition("\n")[0]) or None
@@ -217,53 +212,55 @@ def label(text: str, choices: Sequence[str] = ()) -> str | None:
     return None if index is None else choices[index]
 
 
-def _gold_label(text: str, choices: Sequence[str]) -> str | None:
+def _read_gold_label(text: str, choices: Sequence[str]) -> str | None:
     if not choices:
-        return None if "\n" in text.strip() else label(text)
+        return None if "\n" in text.strip() else _read_label(text, choices)
     index = find_equal(text, choices)
     return None if index is None else choices[index]
 
 
-PARSERS.register("label")(AnswerParser(label, read_gold=_gold_label))
+PARSERS.register("label")(AnswerParser(_read_label, read_gold=_read_gold_label))
+
+_YES_NO = re.compile(r"\b(?:yes|no|maybe)\b")
 
 
-def yes_no(text: str, choices: Sequence[str] = ()) -> str | None:
-    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that occurs."""
-    words = re.findall(r"\w+", normalize_widths(text).lower())
-    said = words[:1] if words[:1] and words[0] in ("yes", "no", "maybe") else words
-    found = {word for word in said if word in ("yes", "no", "maybe")}
-    return found.pop() if len(found) == 1 else None
+def _read_yes_no(text: str, choices: Sequence[str]) -> str | None:
+    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that is said."""
+    folded = normalize_widths(text).lower()
+    if first := re.match(rf"\W*({_YES_NO.pattern})", folded):
+        return first[1]
+    said = {one[0] for one in _YES_NO.finditer(folded) if not is_negated(folded, one.start())}
+    return said.pop() if len(said) == 1 else None
 
 
-def _gold_yes_no(text: str, choices: Sequence[str]) -> str | None:
+def _read_gold_yes_no(text: str, choices: Sequence[str]) -> str | None:
     word = fold_text(text)
-    return word if word in ("yes", "no", "maybe") else None
+    return word if _YES_NO.fullmatch(word) else None
 
 
-PARSERS.register("yes_no")(AnswerParser(yes_no, read_gold=_gold_yes_no))
+PARSERS.register("yes_no")(AnswerParser(_read_yes_no, read_gold=_read_gold_yes_no))
 
 
 # ---- open answers
 
 
-def text(text: str, choices: Sequence[str] = ()) -> str | None:
+def _read_first_line(text: str, choices: Sequence[str]) -> str | None:
     """The first line, in lower case, white space folded, without a closing full stop."""
-    return free_text(text.strip().partition("\n")[0], choices)
+    return _read_free_text(text.strip().partition("\n")[0], choices)
 
 
-def free_text(text: str, choices: Sequence[str] = ()) -> str | None:
+def _read_gold_line(text: str, choices: Sequence[str]) -> str | None:
+    return None if "\n" in text.strip() else _read_free_text(text, choices)
+
+
+def _read_free_text(text: str, choices: Sequence[str]) -> str | None:
     """The whole text, in lower case, white space folded, without a closing full stop."""
     folded = " ".join(normalize_widths(text).casefold().split())
     return folded.rstrip(".").rstrip() or folded or None
 
 
-PARSERS.register("text")(
-    AnswerParser(
-        text,
-        read_gold=lambda gold, choices: None if "\n" in gold.strip() else text(gold),
-    )
-)
-PARSERS.register("free_text")(AnswerParser(free_text))
+PARSERS.register("text")(AnswerParser(_read_first_line, read_gold=_read_gold_line))
+PARSERS.register("free_text")(AnswerParser(_read_free_text))
 
 
 # ---- mathematics, by a library
@@ -295,7 +292,7 @@ def _parse_math(text: str) -> tuple[Any, ...]:
     return tuple(_math_verify().parse(text, parsing_timeout=_math_timeout()))
 
 
-def math(text: str, choices: Sequence[str] = ()) -> str | None:
+def _read_math(text: str, choices: Sequence[str]) -> str | None:
     """An expression, set, interval, equation or matrix, as math-verify reads it.
 
     The canonical form is LaTeX between dollar signs.
@@ -318,4 +315,4 @@ def _equal_math(one: str, other: str, relative_tolerance: float) -> bool:
     )
 
 
-PARSERS.register("math")(AnswerParser(math, are_equal=_equal_math))
+PARSERS.register("math")(AnswerParser(_read_math, are_equal=_equal_math))

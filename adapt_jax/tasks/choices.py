@@ -14,7 +14,15 @@ from itertools import islice
 from adapt_jax.tasks.characters import normalize_widths
 from adapt_jax.tasks.numbers import read_gold_number
 
-__all__ = ["LETTERS", "find_choice", "find_label", "fold_text", "option_name"]
+__all__ = [
+    "LETTERS",
+    "find_choice",
+    "find_equal",
+    "find_label",
+    "fold_text",
+    "is_negated",
+    "option_name",
+]
 
 LETTERS = string.ascii_lowercase
 MAX_ANSWER_LENGTH = 4_000  # characters in which a choice is looked for
@@ -118,6 +126,11 @@ _NEGATED = re.compile(
 )
 
 
+def is_negated(text: str, position: int) -> bool:
+    """Whether a negation stands directly before what begins at the position: not, isn't, nor."""
+    return _NEGATED.search(text[max(0, position - 20) : position]) is not None
+
+
 def find_mentioned(text: str, choices: Sequence[str]) -> int | None:
     """Index of the one choice that stands in the text as whole words; longer ones win."""
     text = text[:MAX_ANSWER_LENGTH]
@@ -151,18 +164,9 @@ def _mentions(text: str, written: str, table: dict[str, int | None]) -> int | No
     keys = "|".join(map(re.escape, sorted(present, key=len, reverse=True)))
     seen: int | None = _NOTHING
     for found in islice(re.finditer(f"{_BEFORE}(?:{keys}){_AFTER}", text), MAX_MENTIONS):
-        if _NEGATED.search(text[max(0, found.start() - 20) : found.start()]):
+        if is_negated(text, found.start()):
             continue
-        if (
-            len(found[0]) == 1
-            and found[0].isalpha()
-            and written[found.start() : found.end()]
-            in (
-                "a",
-                "i",
-                "I",
-            )
-        ):
+        if len(found[0]) == 1 and written[found.start() : found.end()] in ("a", "i", "I"):
             continue  # an article or a pronoun
         index = table[found[0]]
         if index is None or seen not in (_NOTHING, index):
@@ -187,7 +191,6 @@ def find_label(text: str, choices: Sequence[str]) -> int | None:
 
 
 _LETTER = r"(?-i:[A-Za-z])"  # ignoring case would also match the Kelvin sign and others
-_END = r"(?=[)\]}*_`\"'$]*(?:[.,;:!?]?(?:\s|\Z|<)))"
 # "The correct answer is C", "Answer: (C)", "final answer: **C**", "I choose option c)"
 _CUE = re.compile(
     r"\b(?:answer|option|choice|choose|select|pick|correct(?:\s(?:answer|option|choice))?)\b"
@@ -290,11 +293,15 @@ def _stated_letter(text: str, count: int, choices: Sequence[str]) -> int | None:
         rest = text[found.end("next") : found.end("next") + 40]
         if not _is_letter_of_a_choice(found, rest):
             continue
-        if _REFUTED.match(rest) or found.re is _START and _lists_choices(text, choices):
+        index = LETTERS.index(found["letter"].lower())
+        choice = choices[index] if index < len(choices) else ""
+        if _is_refuted(text, found.end("next"), choice):
+            continue
+        if found.re is _START and _lists_choices(text, choices):
             continue
         if _SEVERAL.match(text[found.end("close") : found.end("close") + 20]):
             return None
-        stated = LETTERS.index(found["letter"].lower())
+        stated = index
     if stated != _NOTHING:
         return stated if stated < count else None
     bracketed = {(one or other).lower() for one, other in _BRACKETED.findall(text)}
@@ -302,6 +309,14 @@ def _stated_letter(text: str, count: int, choices: Sequence[str]) -> int | None:
         return _NOTHING
     index = LETTERS.index(bracketed.pop())
     return index if not bracketed and index < count else None
+
+
+def _is_refuted(text: str, position: int, choice: str) -> bool:
+    """Whether what follows a letter, and perhaps the text of its choice, says that it is wrong."""
+    rest = text[position : position + len(choice) + 44].lstrip()
+    if rest[: len(choice)].casefold() == choice.casefold():
+        rest = rest[len(choice) :]
+    return _REFUTED.match(rest[:40]) is not None
 
 
 def _lists_choices(text: str, choices: Sequence[str]) -> bool:
@@ -318,10 +333,7 @@ def _is_letter_of_a_choice(found: re.Match[str], rest: str) -> bool:
     delimited = found["next"] in (".", ":") or any(one in found["close"] for one in ")]}*`$\"'")
     if delimited or (not rest.strip() and not found["next"]):
         return True
-    letter = found["letter"]
-    if letter.islower() or letter in "AI":
-        return _REASON.match(found["next"] + rest) is not None and letter not in "ai"
-    return _REASON.match(found["next"] + rest) is not None
+    return found["letter"] not in "ai" and _REASON.match(found["next"] + rest) is not None
 
 
 def _lone_letter(text: str, count: int) -> int | None:
@@ -333,7 +345,7 @@ def _lone_letter(text: str, count: int) -> int | None:
     ]
     if len({one[0] for one in found}) != 1:
         return None
-    if any(_NEGATED.search(text[max(0, one.start() - 20) : one.start()]) for one in found):
+    if any(is_negated(text, one.start()) for one in found):
         return None
     index = LETTERS.index(found[0][0].lower())
     return index if index < count else None

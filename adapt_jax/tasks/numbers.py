@@ -61,18 +61,20 @@ _NUMBER = re.compile(
     rf"|{_S}(?:×|\\times|\\cdot|\*|x|·){_S}10{_S}\^{_S}"
     rf"(?:\{{{_S}(?P<power>[-+]?[0-9]{{1,3}}){_S}\}}|(?P<power1>[-+]?[0-9]{{1,3}}(?![0-9]))))?+"
     r")"
-    rf"(?:(?P<magnitudes>(?:[- ]?(?:{'|'.join(_MAGNITUDES)})s?+\b){{1,3}}+)|(?P<kilo>[kK])(?!\w))?+"
+    rf"(?:(?P<magnitudes>(?:[- ]?(?i:{'|'.join(_MAGNITUDES)})s?+\b){{1,3}}+)"
+    r"|(?P<kilo>[kK])(?!\w))?+"
     # what follows makes another value of it
     rf"(?P<more>{_S}(?:\^{_ARGUMENT}|(?:\\sqrt|√|\\pi\b|π|\\[dt]?frac){_ARGUMENT}"
     r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9])"
     r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++"  # 1 234 567, or three numbers
-    rf"|(?:[MB]|[ ]?(?:bn|mn|mln|mil|dozens?))(?![\w'])"
-    rf"|(?={_S}(?:\+|\*\*?|×|\\times\b|\\cdot\b|·)[ ]?[0-9])"  # a calculation
-    r"|(?=[ ](?:and[ ])?[0-9]++[ ](?:hundred|thousand)))?+"
+    rf"|(?:[MB]|[ ]?(?i:bn|mn|mln|mil|dozens?))(?![\w'])"
+    rf"|(?={_S}(?:\+|\*\*?|×|\\times\b|\\cdot\b|·|[xX])[ ]?[0-9])"  # a calculation
+    r"|(?=[ ](?:and[ ])?[0-9]++[ ](?i:hundred|thousand)))?+"
     r"|(?P<compound>[0-9](?:[0-9.,:/']*[0-9])?+)"
     rf"|(?P<other>(?:\\[dt]?frac\b|\\sqrt\b|√){_ARGUMENT}|\\pi\b|π|∞|\\infty\b"
     r"|(?:±|\\pm\b)[ ]?[0-9.,]*)"
 )
+_CANONICAL = re.compile(r"-?[0-9]+(?:\.[0-9]+|/[1-9][0-9]*)?")
 _TEN_TO = re.compile(r"(?:\A|(?<=[ =]))10\^(?:\{([-+]?[0-9]{1,3})\}|([-+]?[0-9]{1,3})(?![0-9]))")
 _LIST = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _TEX = (
@@ -156,14 +158,15 @@ def are_close(one: str, other: str, relative_tolerance: float = 0.0) -> bool:
     """Whether two canonical numbers are one value.
 
     Whole numbers are compared exactly where no tolerance is given. Others may differ by
-    FLOAT_NOISE, because a file may hold 0.6666666667 for two thirds.
+    FLOAT_NOISE, because a file may hold 0.6666666667 for two thirds. What is no canonical number
+    is close to nothing but itself: a Fraction of "1e999999999" would take all memory.
     """
     if one == other:
         return True
-    try:
-        first, second = Fraction(one), Fraction(other)
-    except (ValueError, ZeroDivisionError):
-        return False
+    for text in (one, other):
+        if len(text) > MAX_DIGITS or not _CANONICAL.fullmatch(text):
+            return False
+    first, second = Fraction(one), Fraction(other)
     whole = first.denominator == second.denominator == 1
     tolerance = max(relative_tolerance, 0.0 if whole else FLOAT_NOISE)
     return abs(first - second) <= Fraction(tolerance) * max(abs(first), abs(second))
@@ -229,7 +232,7 @@ def _value(found: re.Match[str]) -> str | None:
             value = whole + value if value >= 0 or not whole else whole
     except ZeroDivisionError:
         return None
-    for magnitude in re.findall("|".join(_MAGNITUDES), found["magnitudes"] or ""):
+    for magnitude in re.findall("|".join(_MAGNITUDES), (found["magnitudes"] or "").lower()):
         value *= _MAGNITUDES[magnitude]
     value *= 1000 if found["kilo"] else 1
     negative = (found["sign"] or "").strip() not in ("", "+")
@@ -249,8 +252,16 @@ def _canonical_text(digits: str) -> str | None:
     return _canonical(Fraction(digits)) if len(digits) <= MAX_DIGITS else None
 
 
-def _canonical(value: Fraction) -> str:
-    """An exact decimal where there is one, otherwise a reduced fraction ``n/d``."""
+def _canonical(value: Fraction) -> str | None:
+    """An exact decimal where there is one, otherwise a reduced fraction ``n/d``.
+
+    None for more than MAX_DIGITS characters, which would not be read again.
+    """
+    text = _to_text(value)
+    return text if len(text) <= MAX_DIGITS else None
+
+
+def _to_text(value: Fraction) -> str:
     twos, fives, rest = 0, 0, value.denominator
     while rest % 2 == 0:
         twos, rest = twos + 1, rest // 2

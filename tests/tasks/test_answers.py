@@ -110,6 +110,9 @@ def test_label_without_choices_is_the_folded_first_line() -> None:
         ("The evidence says maybe", "maybe"),
         ("It may be yes or no", None),
         ("nothing known", None),
+        ("The answer is not yes.", None),
+        ("It isn't no but yes", "yes"),
+        ("\u201cYes\u201d\u2014definitely", "yes"),
     ],
 )
 def test_yes_no_reads_the_first_word_or_the_only_one(text: str, expected: str | None) -> None:

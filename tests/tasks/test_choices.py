@@ -50,6 +50,9 @@ COLOURED = ("sky", "blood", "grass")
         ("C isn't right; B is", "b"),
         # ambiguous, negated, or no choice
         ("B is incorrect", None),
+        ("(a) sky is wrong; (b) is right", None),
+        ("A. sky is wrong. B. blood is right.", None),
+        ("(a) Sky isn't red, but (b) is", None),
         ("It can't be B", None),
         ("A. sky\nB. blood\nC. grass", None),
         ("\u0131", None),

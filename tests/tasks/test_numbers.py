@@ -57,6 +57,10 @@ from adapt_jax.tasks.numbers import (
         ("1 1/2 million", "1500000"),
         ("1.5k", "1500"),
         ("5 hundred thousand", "500000"),
+        ("2 Million", "2000000"),
+        ("$2 BILLION", "2000000000"),
+        ("1.5 x 10^3", "1500"),
+        ("5 xylophones", "5"),
         # signs, digits and dashes of any script
         ("minus 5", "-5"),
         ("negative 5", "-5"),
@@ -93,6 +97,12 @@ from adapt_jax.tasks.numbers import (
         ("$1.5M", None),
         ("2.5 bn", None),
         ("2 dozen", None),
+        ("2 Dozen", None),
+        ("2 BN", None),
+        ("2 Thousand 5 Hundred", None),
+        ("5 x 4", None),
+        ("5x4", None),
+        ("0." + "0" * 600 + "1e-330", None),
         ("2 thousand 5 hundred", None),
         ("2001-11-22", None),
         ("0x1F", None),
@@ -180,7 +190,13 @@ def test_whole_numbers_are_compared_exactly_and_decimals_up_to_the_rounding_of_f
     assert not are_close("5.33", "5.333")
     assert are_close("5.33", "5.333", 1e-3) and are_close("1000", "1001", 1e-3)
     assert not are_close("1000", "1002", 1e-3)
-    assert not are_close("many", "5", 1e-3)
+    assert not are_close("many", "5", 1e-3) and not are_close("3/0", "1", 1e-3)
+
+
+def test_a_text_that_is_no_canonical_number_is_compared_at_once() -> None:
+    start = time.process_time()
+    assert not are_close("1e999999999", "5") and not are_close("9" * 10**6, "5")
+    assert time.process_time() - start < 0.05
 
 
 HOSTILE = ["1", "1,", "1 ", "1/", "1.", "-", "\\frac", "\\frac{1", "1:", "1'", "1 1/", "e1", "1e"]
