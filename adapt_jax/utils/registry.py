@@ -21,6 +21,8 @@ from typing import Generic, TypeVar
 
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["Registry", "load_entry_points", "load_plugin"]
+
 GROUP = "adapt_jax"
 T = TypeVar("T")
 
@@ -112,7 +114,11 @@ def _import_file(path: Path) -> None:
         raise ImportError(f"another module is named {path.stem}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]  # or the next try would find it and do nothing
+        raise
 
 
 @functools.cache

@@ -44,3 +44,15 @@ def test_a_plugin_is_a_module_or_a_file_and_is_loaded_once(tmp_path, monkeypatch
         load_plugin("no_such")
     with pytest.raises(UserError, match="no file"):
         load_plugin(str(tmp_path / "absent.py"))
+
+
+def test_a_plugin_that_failed_is_tried_again(tmp_path, monkeypatch):
+    plugin = tmp_path / "mended_plugin.py"
+    plugin.write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match="ZeroDivisionError"):
+            load_plugin(str(plugin))
+    plugin.write_text("import sys\nsys.plugin_count = 'once'\n")
+    monkeypatch.setattr(sys, "plugin_count", 0, raising=False)
+    load_plugin(str(plugin))
+    assert sys.plugin_count == "once"  # type: ignore[attr-defined]
