@@ -16,9 +16,9 @@ from jaxtyping import Float
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import common_prefix_length
 from adapt_jax.sampling.likelihood import MultipleChoiceRequest
+from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.templates import LETTERS
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:

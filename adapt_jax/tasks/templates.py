@@ -9,7 +9,7 @@ from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.errors import UserError, nearest
 
-__all__ = ["CHAT", "LETTERS", "PLACEHOLDER", "TEMPLATES", "Demonstration", "Template", "fill"]
+__all__ = ["CHAT", "TEMPLATES", "Demonstration", "Template", "fill"]
 
 RESERVED_ARGS = {"messages", "add_generation_prompt"}  # of a chat template
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -64,7 +64,7 @@ class Template:
         chat_template_args: further variables of the chat template, such as ``enable_thinking``.
 
     Raises:
-        UserError: a placeholder that the field does not know, or one that it lacks.
+        UserError: a placeholder that a field does not know or lacks, or a value of another type.
     """
 
     instruction: str = "{instruction}\n\n"
@@ -108,13 +108,17 @@ class Template:
         for name in RESERVED_ARGS & args.keys():
             raise UserError(f"template.chat_template_args: {name!r} is set for every question")
         self._move_space_to_answer()
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not isinstance(self.chat, bool):
             raise UserError(f"template.chat: expected true or false, found {self.chat!r}")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(s, str) and s for s in stop):
+            raise UserError(
+                f"template.stop: expected texts that are not empty, found {self.stop!r:.80}"
+            )
         if not stop and not self.chat:
             opening = (self.separator + self.question.partition("{question}")[0]).rstrip()
             stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", tuple(stop))
 
     def _move_space_to_answer(self) -> None:
         """A space at the end of the question begins the answer: tokenizers join it to a word."""

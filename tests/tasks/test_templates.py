@@ -1,5 +1,7 @@
 """Template: the text in front of, around and after a question."""
 
+from typing import Any
+
 import pytest
 
 from adapt_jax.tasks.example import Example
@@ -106,10 +108,15 @@ def test_stop_is_where_the_next_question_would_begin_unless_given() -> None:
             r"template.answer_with_reasoning: lacks \{reasoning\}",
         ),
         ("answer", 5, r"template.answer: expected a text, found 5"),
+        ("stop", True, r"template.stop: expected texts that are not empty, found True"),
+        ("stop", "", r"template.stop: expected texts that are not empty, found ''"),
+        ("stop", ["END", 5], r"template.stop: expected texts that are not empty, found \['END', 5"),
+        ("chat", "yes", r"template.chat: expected true or false, found 'yes'"),
+        ("chat_template_args", {"x": 1}, r"template.chat_template_args: belongs to `chat: true`"),
     ],
 )
 def test_a_wrong_wording_is_refused_by_the_name_of_its_field(
-    field: str, wording: str, message: str
+    field: str, wording: Any, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         Template(**{field: wording})
