@@ -19,7 +19,6 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     """
     from adapt_jax.adaptation.adaptation import Adaptation
     from adapt_jax.adaptation.storage import DESCRIPTION
-    from adapt_jax.comparison.compare import RESULTS, Comparison
     from adapt_jax.utils.compilations import use_compilation_cache
 
     use_compilation_cache()
@@ -30,6 +29,8 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
         return Adaptation.load(folder, decoder)
     if (folder / "adaptation" / DESCRIPTION).is_file():
         return Adaptation.load(folder / "adaptation", decoder)
+    from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
+
     if (folder / RESULTS).is_file():
         best = Comparison.load(folder).best
         if best:

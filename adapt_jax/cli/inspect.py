@@ -100,14 +100,14 @@ def inspect(
         context_length=context_length,
     )
     if not json_output:
-        print("\n".join(describe(found)), flush=True)
+        print("\n".join(_describe(found)), flush=True)
     if not quick:
         with Display(not json_output).stage("compiling") as update:
             found.measure(update)
     if json_output:
         print(json.dumps(found.to_dict(), indent=2))
     elif found.measured:
-        show_memory(found)
+        _show_memory(found)
 
 
 def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
     return options
 
 
-def describe(found: "Inspection") -> list[str]:
+def _describe(found: "Inspection") -> list[str]:
     """What the checkpoint is, and what each method would train."""
     from adapt_jax.pretrained.loading import join_names
 
     checkpoint, config = found.checkpoint, found.checkpoint.config
     total = sum(checkpoint.parameters.values())
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in checkpoint.parameters.items())
-    size = f", {human(checkpoint.nbytes)}" if checkpoint.nbytes else ""
+    size = f", {_format_bytes(checkpoint.nbytes)}" if checkpoint.nbytes else ""
     if checkpoint.missing:
         size += f"; the weights are absent: {join_names(checkpoint.missing, 1)}"
     lines = [
@@ -147,7 +147,7 @@ def describe(found: "Inspection") -> list[str]:
     return lines
 
 
-def show_memory(found: "Inspection") -> None:
+def _show_memory(found: "Inspection") -> None:
     """Parts by method, then accelerators by method."""
     from rich.table import Table
 
@@ -167,14 +167,16 @@ def show_memory(found: "Inspection") -> None:
     for name in memories:
         table.add_column(name, justify="right")
     for part in dict.fromkeys(part for memory in memories.values() for part in memory.parts):
-        table.add_row(part, *(human(memory.parts.get(part, 0)) for memory in memories.values()))
+        table.add_row(
+            part, *(_format_bytes(memory.parts.get(part, 0)) for memory in memories.values())
+        )
     table.add_section()
-    table.add_row("together", *(human(memory.total) for memory in memories.values()))
+    table.add_row("together", *(_format_bytes(memory.total) for memory in memories.values()))
     console.print(table)
     if found.imported:
         console.print(
             "resident memory of the whole process, at its highest and compiling included, beyond "
-            f"the {human(found.imported)} of one that has only imported its libraries"
+            f"the {_format_bytes(found.imported)} of one that has only imported its libraries"
         )
     verdicts = {name: found.verdicts(name) for name in memories}
     table = Table(title=f"does it fit? (weights {found.accelerator_dtype})", title_justify="left")
@@ -182,20 +184,20 @@ def show_memory(found: "Inspection") -> None:
     for name in memories:
         table.add_column(name)
     for row in zip(*verdicts.values(), strict=True):
-        table.add_row(row[0]["device"], *map(cell, row))
+        table.add_row(row[0]["device"], *map(_format_verdict, row))
     console.print(table)
 
 
-def cell(verdict: dict[str, Any]) -> str:
+def _format_verdict(verdict: dict[str, Any]) -> str:
     """A verdict in few words."""
     suggestions = ", or ".join(verdict.get("suggestions", ()))
     if verdict["fits"]:
         return f"fits, with {suggestions}" if suggestions else "fits"
-    why = f"no: {verdict['largest']} of {human(verdict['needed_bytes'])}"
+    why = f"no: {verdict['largest']} of {_format_bytes(verdict['needed_bytes'])}"
     return why + (f"; would: {suggestions}" if suggestions else "")
 
 
-def human(size: int) -> str:
+def _format_bytes(size: int) -> str:
     """Bytes in the unit that reads well."""
     for unit, power in (("GiB", 30), ("MiB", 20)):
         if size >= 1 << power:

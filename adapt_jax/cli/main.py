@@ -23,6 +23,7 @@ from adapt_jax.utils.cpu import choose_platform
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted, interruptible
+from adapt_jax.utils.registry import load_entry_points, load_plugin
 
 __all__ = ["app", "main", "rewrite_overrides"]
 
@@ -136,8 +137,6 @@ def rewrite_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _load_plugins(plugins: Sequence[str], tokens: Sequence[str]) -> None:
     """Loads what the user and installed distributions register; not for --help and --version."""
-    from adapt_jax.utils.registry import load_entry_points, load_plugin
-
     for plugin in plugins:
         load_plugin(plugin)
     if tokens and not {"--help", "-h", "--version"} & set(tokens):

@@ -103,9 +103,7 @@ def step_compiler_options() -> dict[str, str]:
 
 # Reading weights: measured by benchmarks/loading.py, see "Loading" in benchmarks/RESULTS.md.
 
-NUMBERS_PER_STRIP = (
-    1 << 19
-)  # of a tensor that a thread reads at a time: they stay in a core's cache
+NUMBERS_PER_STRIP = 1 << 19  # that a thread reads at a time: they stay in a core's cache
 TRANSPOSE_BLOCK = 256  # rows and columns that are transposed at a time
 MADV_POPULATE_WRITE = 23  # of madvise(2), Linux 5.14
 

@@ -7,7 +7,7 @@ terminal, a table or a picture.
 
 import unicodedata
 
-__all__ = ["MAX_LINE", "display_text", "in_quotes"]
+__all__ = ["display_text", "in_quotes"]
 
 MAX_LINE = 300  # letters of an error or a note
 _UNSAFE = {

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["UserError", "nearest"]
+
 
 class UserError(Exception):
     """Something the user can mend: the command line prints it as one line and exits with 2."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from adapt_jax.utils.compilations import compile_seconds
 from adapt_jax.utils.display_text import display_text
 
-__all__ = ["COMPILING", "Display", "OnProgress", "Pace", "TimeLeft", "new_console"]
+__all__ = ["Display", "OnProgress", "Pace", "new_console"]
 
 OnProgress = Callable[..., None]  # (done, total, note=""): how far a stage has come
 FILE_WIDTH = 124  # columns of a table that goes into a file, where no terminal sets the width
@@ -98,7 +98,7 @@ class Display:
             )
             bars = Progress(*columns, console=self.console, transient=True)
             bar = bars.add_task(display_text(name, MAX_NAME), total=None, left="", note=COMPILING)
-            time_left = TimeLeft()
+            time_left = _TimeLeft()
 
             def update(done: int, total: int, note: str = "") -> None:
                 left = time_left.estimate(done, total)
@@ -118,7 +118,7 @@ class Display:
     def _plain_updates(self, name: str) -> OnProgress:
         """Prints a first note at once, then at most one line every LINE_INTERVAL seconds."""
         printed_at, has_printed = time.monotonic(), False
-        time_left = TimeLeft()
+        time_left = _TimeLeft()
 
         def update(done: int, total: int, note: str = "") -> None:
             nonlocal printed_at, has_printed
@@ -137,7 +137,7 @@ def _display_line(line: str) -> str:
     return " " * (len(line) - len(text)) + display_text(text, None)
 
 
-class TimeLeft:
+class _TimeLeft:
     """Estimates the time left by the pace of the work so far; compiling does not count."""
 
     def __init__(self) -> None:

@@ -7,14 +7,14 @@ lone question is most often followed by no answer at all.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from adapt_jax.tasks.arithmetic import words
 from adapt_jax.tasks.arithmetic.instructions import KINDS, draw_instruction
 from adapt_jax.tasks.arithmetic.problems import Problem, draw_from
 from adapt_jax.tasks.arithmetic.reasoning import VOICES, draw_reasoning
 
-__all__ = ["draw_document", "draw_documents"]
+__all__ = ["draw_document"]
 
 HEADERS = (
     "Answer the question.", "Answer the questions.", "Solve the problems.", "Word problems.",
@@ -111,8 +111,3 @@ def draw_document(seed: int, index: int) -> str:
     rng = random.Random(f"corpus/{seed}/{index}")
     kinds, weights = zip(*MIXTURE, strict=True)
     return rng.choices(kinds, weights)[0](rng)
-
-
-def draw_documents(seed: int, start: int, stop: int) -> Iterator[str]:
-    """Documents ``start`` to ``stop`` (exclusive)."""
-    return (draw_document(seed, index) for index in range(start, stop))

@@ -15,11 +15,8 @@ from adapt_jax.tasks.arithmetic import words
 
 __all__ = ["MAX_NUMBER", "Problem", "Step", "draw_from", "draw_problem"]
 
-HELD_OUT_PARTS = (
-    "test",
-    "test",
-    "development",
-)  # of twenty parts of the skeletons; the rest is train
+# the splits of the first of twenty parts of the skeletons; the rest is train
+HELD_OUT_PARTS = ("test", "test", "development")
 MAX_NUMBER = 200  # no number in a problem or its solution is larger
 
 
@@ -144,13 +141,13 @@ def _start(draft: _Draft, room: int) -> None:
     draft.last = "start"
 
 
-GAINS = {"bought": "bought", "found": "found", "got": "got", "won": "won", "received": "received"}
-LOSSES = {"lost": "lost", "sold": "sold", "used": "used", "gave away": "gave away"}
+GAINS = ("bought", "found", "got", "received", "won")
+LOSSES = ("gave away", "lost", "sold", "used")
 
 
 def _gain(draft: _Draft) -> None:
     more = _draw_number(draft.rng, 1, min(45, MAX_NUMBER - draft.count))
-    verb = draft.rng.choice(sorted(GAINS))
+    verb = draft.rng.choice(GAINS)
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
     if draft.rng.random() < 0.3:
         draft.say(f"{then}<n1> gave <him0> {more} more.", f"{then}<he0> got {more} more from <n1>.")
@@ -167,7 +164,7 @@ def _gain(draft: _Draft) -> None:
 
 def _loss(draft: _Draft) -> None:
     fewer = _draw_number(draft.rng, 1, min(45, draft.count - 1))
-    verb = draft.rng.choice(sorted(LOSSES))
+    verb = draft.rng.choice(LOSSES)
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
     if verb == "gave away" and draft.rng.random() < 0.8:
         draft.say(f"{then}<he0> gave {fewer} to <n1>.", f"{then}<he0> gave <n1> {fewer} of them.")
@@ -307,9 +304,9 @@ def draw_problem(rng: random.Random, steps: int | None = None) -> Problem:
     return Problem(skeleton, draft.steps, results[-1], unit, _draw_fillings(rng))
 
 
-def draw_from(rng: random.Random, split: str, steps: int | None = None) -> Problem:
+def draw_from(rng: random.Random, split: str) -> Problem:
     """The next problem whose skeleton belongs to ``split``."""
     while True:
-        problem = draw_problem(rng, steps)
+        problem = draw_problem(rng)
         if problem.split == split:
             return problem
