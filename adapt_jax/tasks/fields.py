@@ -120,7 +120,7 @@ class ExampleReader:
                 reasoning = self._strip(reasoning)
         answer, *aliases = self._read_answers(row, choices, names)
         return Example(
-            id=_text(row, fields.id) if fields.id else self._default_id(row, split),
+            id=self._read_id(row, split),
             question=_filled(row, fields.question),
             answer=answer,
             reasoning=reasoning,
@@ -138,7 +138,7 @@ class ExampleReader:
         """
         choices, _ = self._read_choices(row)
         return Example(
-            id=_text(row, self.fields.id) if self.fields.id else self._default_id(row, "all"),
+            id=self._read_id(row, "all"),
             question=_filled(row, self.fields.question),
             choices=choices,
         )
@@ -166,8 +166,12 @@ class ExampleReader:
             )
         return examples
 
-    def _default_id(self, row: Row, split: str) -> str:
-        return f"{self.name if split == 'all' else split}-{row.number}"
+    def _read_id(self, row: Row, split: str) -> str:
+        if not self.fields.id:
+            return f"{self.name if split == 'all' else split}-{row.number}"
+        if not (id := _text(row, self.fields.id)):
+            raise UserError(f"{row.where}: field {self.fields.id!r} is empty")
+        return id
 
     def _read_choices(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The choices of a row's question, and the names that its answers use for them."""

@@ -205,8 +205,11 @@ def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) ->
     """The choices of every question, of the task file or of a JSON file.
 
     Raises:
-        UserError: the file holds no list of texts, or a choice is empty or occurs twice.
+        UserError: the file holds no list of texts, there is one choice or none, or a choice is
+            empty or occurs twice.
     """
+    if choices is None:
+        return ()
     if isinstance(choices, str):
         path = find_path(choices, folder)
         content, where = read_json(path, keep_number_text=True), str(path)
@@ -215,7 +218,9 @@ def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) ->
         ):
             raise UserError(f"{path}: expected a JSON list of choices")
         choices = [str(one) for one in content]
-    listed = [choice.strip() for choice in choices or ()]
+    listed = [choice.strip() for choice in choices]
+    if len(listed) < 2:
+        raise UserError(f"{where}: choices: expected two or more, found {len(listed)}")
     if "" in listed:
         raise UserError(f"{where}: choices: one is empty")
     if (twice := find_duplicate(listed)) is not None:

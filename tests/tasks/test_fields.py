@@ -113,6 +113,16 @@ def test_values_are_joined_as_written(load: Load) -> None:
             {"choices": ["a", "a"], "answer_parser": "label"},
             r"choices: 'a' occurs twice",
         ),
+        (
+            '{"question": "?", "answer": "a"}',
+            {"choices": ["a"], "answer_parser": "label"},
+            r"choices: expected two or more, found 1",
+        ),
+        (
+            '{"question": "?", "answer": 1, "key": null}',
+            {"fields": {"id": "key"}},
+            r"line 1: field 'key' is empty",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_line(
