@@ -41,6 +41,7 @@ def evaluate(
     command, it continues where it stopped. Keys of the task are overridden by their path:
     `--task.splits.test 100`.
     """
+    from adapt_jax.comparison.setup import report_task
     from adapt_jax.evaluation.evaluate import evaluate as run_evaluation
     from adapt_jax.evaluation.journal import Journal
     from adapt_jax.evaluation.report.files import write_evaluation
@@ -59,12 +60,14 @@ def evaluate(
     if output_dir:
         check_output_folder(output_dir)
     read_task = load_task(override(read_yaml(task), of_task, task), Path(task).parent)
+    display = Display(not quiet)
+    report_task(read_task, display)
     opened = open_adaptation(adaptation, decoder)
     output, journal = Path(output_dir or "."), None
     if output_dir:
         work = identity(opened.identity, read_task, seed)
         journal = Journal(output / "predictions.partial.jsonl", work)
-    with Display(not quiet).stage("answering") as update:
+    with display.stage("answering") as update:
         evaluation = run_evaluation(
             opened,
             read_task,

@@ -74,7 +74,8 @@ def test_tune_saves_what_ask_and_evaluate_use(config: Path, tmp_path: Path, caps
         main(["evaluate", *arguments, "--task.splits.test", "5", "--max-concurrent-sequences", "4"])
         == 0
     )
-    assert "accuracy" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "accuracy" in out and "sums: test: 5 examples" in out
     written = json.loads((results / "evaluation.json").read_text())
     assert (written["n"], written["method"]) == (5, "prompt_tuning")
     assert len((results / "predictions.jsonl").read_text().splitlines()) == 5
