@@ -13,15 +13,14 @@ from typing import Any, Protocol, TypedDict
 import jax.numpy as jnp
 import numpy as np
 from pydantic import ConfigDict, PositiveInt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.hf_folder import find_local_folder
+from adapt_jax.pretrained.hf_folder import find_cached_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, read_adapter
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, PROMPT_EMBEDDINGS, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.safetensors_io import read_tensors, write_tensors
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
@@ -34,7 +33,6 @@ from adapt_jax.utils.text_files import read_json
 
 __all__ = [
     "DESCRIPTION",
-    "EMBEDDINGS",
     "FORMAT_VERSION",
     "SOFT_PROMPT",
     "WEIGHTS",
@@ -52,7 +50,6 @@ TOKENIZER_PROBE = (
     "The quick brown fox jumps over the lazy dog, and 1,234.5 others follow.\n\n  I've"
     " Caf\u00e9s: \u6f22\u5b57, \u00bd x\u00b2, <b>\U0001f600</b>\tQ: What is 17 + 25?\nA:"
 )
-EMBEDDINGS = "prompt_embeddings"  # the one tensor of SOFT_PROMPT, named as in PEFT
 
 
 class SavedAdaptation(Strict):
@@ -148,7 +145,9 @@ def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
     )
     if soft_prompt is not None:
         embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
-        files.write_bytes(folder / SOFT_PROMPT, save({EMBEDDINGS: embeddings}))
+        arrays = {PROMPT_EMBEDDINGS: embeddings}
+        shapes = {PROMPT_EMBEDDINGS: embeddings.shape}
+        write_tensors(folder / SOFT_PROMPT, shapes, np.float32, iter(arrays.items()))
     if lora_weights is not None:
         write_lora(folder, lora_weights, model)
     if adaptation.has_full_weights:
@@ -243,27 +242,13 @@ def _find_decoder(
         return decoder
     if decoder is not None:  # the user named it
         return load_pretrained(decoder, context_length=saved.context_length)
-    name = saved.decoder
-    if find_local_folder(name) is not None:
-        return load_pretrained(name, context_length=saved.context_length)
-    if (downloaded := _find_downloaded(name)) is None:
+    if (found := find_cached_folder(saved.decoder)) is None:
         raise UserError(
-            f"{folder / DESCRIPTION}: its decoder {name[:100]!r} is not on this machine, and "
-            "nothing is fetched because a file names it; say where it is with --decoder"
+            f"{folder / DESCRIPTION}: its decoder {saved.decoder[:100]!r} is not on this machine, "
+            "and nothing is fetched because a file names it; say where it is with --decoder"
         )
-    model = load_pretrained(downloaded, context_length=saved.context_length)
-    return replace(model, path=name)
-
-
-def _find_downloaded(name: str) -> Path | None:
-    """The folder of a model on the hub that was fetched before."""
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = name.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (OSError, ValueError):  # all of the hub's errors are one of the two
-        return None
+    model = load_pretrained(found, context_length=saved.context_length)
+    return replace(model, path=saved.decoder)
 
 
 def _hash_tokenizer(model: PretrainedDecoder) -> str:
@@ -276,13 +261,12 @@ def _hash_tokenizer(model: PretrainedDecoder) -> str:
 
 def _read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) -> SoftPrompt:
     """The learned embeddings: [P, D] of this decoder, [N, P, D] of an ensemble."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as problem:
-        raise UserError(f"{path}: no soft prompt can be read ({problem})") from None
-    if tensors.keys() != {EMBEDDINGS}:
-        raise UserError(f"{path}: expected the tensor {EMBEDDINGS} alone, found {sorted(tensors)}")
-    embeddings = tensors[EMBEDDINGS]
+    tensors = read_tensors(path)
+    if tensors.keys() != {PROMPT_EMBEDDINGS}:
+        raise UserError(
+            f"{path}: expected the tensor {PROMPT_EMBEDDINGS} alone, found {sorted(tensors)}"
+        )
+    embeddings = tensors[PROMPT_EMBEDDINGS]
     if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != model.config.embed_dim:
         raise UserError(
             f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "

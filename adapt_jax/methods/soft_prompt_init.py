@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -187,10 +187,12 @@ def _from_folder(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
         raise UserError(
             f"prompt_tuning.init: {folder} holds no soft prompt ({SOFT_PROMPT_FILES[0]} not found)"
         )
-    try:
-        rows = load_file(file)["prompt_embeddings"].astype(np.float32)
-    except (OSError, SafetensorError, KeyError) as problem:
-        raise UserError(f"prompt_tuning.init: {file} holds no soft prompt ({problem})") from None
+    tensors = read_tensors(file)
+    if PROMPT_EMBEDDINGS not in tensors:
+        raise UserError(
+            f"prompt_tuning.init: {file} holds no soft prompt ({PROMPT_EMBEDDINGS} not found)"
+        )
+    rows = tensors[PROMPT_EMBEDDINGS].astype(np.float32)
     if rows.ndim == 3:  # an ensemble: its members go to the members
         if len(rows) != start.method.ensemble:
             raise UserError(

@@ -101,7 +101,7 @@ FIELD_CHECKS: dict[str, Check] = {
     "num_kv_heads": whole(1, 2**14),
     "head_dim": whole(1, 2**14),
     "context_length": whole(1, MAX_LENGTH),
-    "learned_positions": whole(1, 2**24),
+    "num_learned_positions": whole(1, 2**24),
     "per_layer_embedding_dim": whole(0, 2**16),
     "activation": TEXT,
     "norm_eps": number(0, 1),

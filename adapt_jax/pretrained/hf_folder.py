@@ -165,20 +165,4 @@ def read_json(file: Path) -> dict[str, Any]:
     content = text_files.read_json(file, constants=PYTHON_CONSTANTS)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return {name: _to_plain_numbers(value) for name, value in content.items()}
-
-
-def _to_plain_numbers(value: Any) -> Any:
-    """The value without the texts that its numbers are written as."""
-    match value:
-        case bool() | None | str():
-            return value
-        case int():
-            return int(value)
-        case float():
-            return float(value)
-        case list():
-            return [_to_plain_numbers(one) for one in value]
-        case dict():
-            return {name: _to_plain_numbers(one) for name, one in value.items()}
-    return value
+    return content

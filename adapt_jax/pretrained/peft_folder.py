@@ -7,7 +7,6 @@ sliced.
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,19 @@ import regex
 from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.hf_folder import check_lfs_pointer, find_local_folder, read_json
+from adapt_jax.pretrained.hf_folder import find_local_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join_names
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_options import PEFT_TYPES, LoRAOptions, find_option_problems
-from adapt_jax.pretrained.safetensors_io import (
-    FLOATS,
-    CorruptFileError,
-    FileTensor,
-    read_header,
-)
+from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "BASE_PREFIX",
+    "KERNELS",
+    "PROMPT_EMBEDDINGS",
     "Adapter",
     "find_adapter_folder",
     "read_adapter",
@@ -42,6 +38,7 @@ __all__ = [
 ]
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PROMPT_EMBEDDINGS = "prompt_embeddings"  # the tensor of a soft prompt
 BASE_PREFIX = "base_model.model."  # before every module's name
 _FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 _SAVED_MODULE = re.compile(r"(.+)\.modules_to_save(?:\.([^.]+))?\.(weight|bias)")
@@ -130,26 +127,13 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
         pickled = list(folder.glob("*.bin"))
         found = f" ({pickled[0].name} is pickled, so it is never opened)" if pickled else ""
         raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}{found}")
-    check_lfs_pointer(file)
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(file.open("rb", buffering=0))
-            held = read_header(file, opened.fileno())
-        except (OSError, CorruptFileError) as error:
-            raise UserError(f"{file}: not readable as safetensors: {str(error)[:300]}") from None
-        other = [f"{name} is {t.dtype}" for name, t in held.items() if t.dtype not in FLOATS]
-        if other:
-            raise UserError(f"{file}: expected one of {', '.join(FLOATS)}: {join_names(other)}")
-        arrays = {name: _read_whole(tensor) for name, tensor in held.items()}
+    arrays = read_tensors(file)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+        # each array is dropped once it is cast: not all are held twice
+        arrays = {name: arrays.pop(name).astype(np.float32) for name in list(arrays)}
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"{file}: not finite: {join_names(wrong, 3)}")
     return arrays
-
-
-def _read_whole(tensor: FileTensor) -> np.ndarray:
-    """All of a tensor, as float32."""
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
-        return tensor[tuple(slice(None) for _ in tensor.shape)].astype(np.float32)
 
 
 def _plain_names(tensors: Mapping[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
@@ -170,14 +154,14 @@ def _read_soft_prompt(
 ) -> Adapter:
     problems: list[str] = []
     tensors = _plain_names(tensors, problems)
-    rows, embed_dim = tensors.pop("prompt_embeddings", None), model.config.embed_dim
+    rows, embed_dim = tensors.pop(PROMPT_EMBEDDINGS, None), model.config.embed_dim
     if rows is None or problems:
         found = join_names([*problems, *sorted(tensors)])
-        raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected prompt_embeddings; found {found}")
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected {PROMPT_EMBEDDINGS}; found {found}")
     said = config.get("num_virtual_tokens")
     if rows.ndim != 2 or rows.shape[1] != embed_dim or said not in (None, rows.shape[0]):
         raise UserError(
-            f"{folder / ADAPTER_WEIGHTS}: prompt_embeddings is {list(rows.shape)}, expected "
+            f"{folder / ADAPTER_WEIGHTS}: {PROMPT_EMBEDDINGS} is {list(rows.shape)}, expected "
             f"[{said or 'virtual tokens'}, {embed_dim}] for {model.path}"
         )
     if config.get("token_dim") not in (None, embed_dim):

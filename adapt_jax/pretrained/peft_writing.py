@@ -17,7 +17,13 @@ from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_PREFIX
+from adapt_jax.pretrained.peft_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_PREFIX,
+    KERNELS,
+    PROMPT_EMBEDDINGS,
+)
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
@@ -54,7 +60,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
         "tokenizer_kwargs": None,
         "tokenizer_name_or_path": None,
     }
-    _write_folder(folder, config, {"prompt_embeddings": embeddings})
+    _write_folder(folder, config, {PROMPT_EMBEDDINGS: embeddings})
 
 
 def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> None:
@@ -81,7 +87,7 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
     # what most modules have is the default; the others are listed as patterns
     rank = _most_common([one.rank for one in factors.values()])
     alpha = _most_common([one.alpha for one in factors.values()])
-    kernels = (path for path in shapes if path[-1] in ("kernel", "router"))
+    kernels = (path for path in shapes if path[-1] in KERNELS)
     all_modules = {_module_name(path, layouts[path]) for path in kernels}
     config = {
         **_common_fields(model, "LORA"),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt_jax.decoders.layout import Index, Shape
+from adapt_jax.pretrained.hf_folder import check_lfs_pointer
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_file
 from adapt_jax.utils.text_files import parse_json
@@ -28,6 +29,7 @@ __all__ = [
     "FileTensor",
     "count_bytes",
     "read_header",
+    "read_tensors",
     "write_tensors",
 ]
 
@@ -126,6 +128,25 @@ def read_header(file: Path, descriptor: int) -> dict[str, FileTensor]:
     if problems:
         raise CorruptFileError(problems)
     return tensors
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """All tensors of a small file by name, each in its own dtype.
+
+    Raises:
+        UserError: the file is absent, damaged or a Git LFS pointer, or holds other than floats.
+    """
+    try:
+        with file.open("rb", buffering=0) as opened:
+            check_lfs_pointer(file)
+            tensors = read_header(file, opened.fileno())
+            other = [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype not in FLOATS]
+            if other:
+                shown = ", ".join(other)[:300]
+                raise UserError(f"{file}: expected one of {', '.join(FLOATS)}: {shown}")
+            return {name: t[tuple(map(slice, t.shape))] for name, t in tensors.items()}
+    except (OSError, CorruptFileError) as error:
+        raise UserError(f"{file}: not readable as safetensors: {str(error)[:300]}") from None
 
 
 def _parse_header(content: bytes) -> dict[str, Any]:

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import EXAMPLES, prompt
-from safetensors.numpy import save_file
 from scripted import scripted
 
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation import storage as storage_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.session import build_prefixes, read_candidate
-from adapt_jax.adaptation.storage import DESCRIPTION, EMBEDDINGS, SOFT_PROMPT, WEIGHTS
+from adapt_jax.adaptation.storage import DESCRIPTION, SOFT_PROMPT, WEIGHTS
 from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Candidate, GenerationConfig
 from adapt_jax.tasks.example import Example
@@ -145,8 +146,12 @@ def edit(place: str, value: Any) -> Callable[[Path], None]:
     return write
 
 
-def replace_soft_prompt(embeddings: np.ndarray, name: str = EMBEDDINGS) -> Callable[[Path], None]:
-    return lambda folder: save_file({name: embeddings}, folder / SOFT_PROMPT)
+def replace_soft_prompt(
+    embeddings: np.ndarray, name: str = PROMPT_EMBEDDINGS
+) -> Callable[[Path], None]:
+    return lambda folder: write_tensors(
+        folder / SOFT_PROMPT, {name: embeddings.shape}, embeddings.dtype, iter([(name, embeddings)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,12 +187,13 @@ def replace_soft_prompt(embeddings: np.ndarray, name: str = EMBEDDINGS) -> Calla
         (edit("soft_prompt", 1), "soft_prompt: Input should be a valid boolean, found 1"),
         (edit("lora_weights", True), "lora_weights is true, but adapter_config.json is not there"),
         (edit("has_full_weights", True), "has_full_weights is true, but weights is not there"),
-        (lambda folder: (folder / SOFT_PROMPT).write_text("x"), "no soft prompt can be read"),
+        (lambda folder: (folder / SOFT_PROMPT).write_text("x"), "not readable as safetensors"),
         (lambda folder: (folder / SOFT_PROMPT).unlink(), "soft_prompt.safetensors is not there"),
         (lambda folder: (folder / WEIGHTS).mkdir(), "has_full_weights is false, but weights is"),
         (replace_soft_prompt(np.zeros((0, 32), np.float32)), "expected at least one embedding"),
         (replace_soft_prompt(np.full((2, 32), np.nan, np.float32)), "expected finite float32"),
         (replace_soft_prompt(np.zeros((2, 32), np.float64)), "expected finite float32"),
+        (replace_soft_prompt(np.zeros((2, 32), jnp.bfloat16)), "expected finite float32"),
         (replace_soft_prompt(np.zeros((2, 32), np.float32), "other"), "expected the tensor prompt"),
         (replace_soft_prompt(np.zeros((2, 64), np.float32)), "embeddings of .* have size 32"),
         (replace_soft_prompt(np.zeros(32, np.float32)), r"shape \(32,\)"),

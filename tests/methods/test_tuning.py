@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
 from training_cases import ITEMS, TASK
 
 from adapt_jax.methods.base import RunOptions
@@ -19,6 +18,8 @@ from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.methods.soft_prompt_init import initial_rows, text_token_ids
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAWeights
+from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, tokenize
 from adapt_jax.tasks.templates import Template
@@ -379,9 +380,12 @@ def test_initial_rows_from_labels_are_the_means_of_their_tokens(tiny):
 
 def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
     earlier = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32)
-    save_file({"prompt_embeddings": earlier}, tmp_path / "adapter_model.safetensors")
+    file, shapes = tmp_path / "adapter_model.safetensors", {PROMPT_EMBEDDINGS: earlier.shape}
     method = PromptTuning(length=6, init=str(tmp_path))
-    np.testing.assert_array_equal(initial_rows(method, tiny, [], 0), earlier)
+    for dtype in (jnp.bfloat16, np.float32):
+        write_tensors(file, shapes, dtype, iter([(PROMPT_EMBEDDINGS, earlier)]))
+        expected = earlier.astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(initial_rows(method, tiny, [], 0), expected)
     with pytest.raises(UserError, match="length 7 is more than the 6 rows"):
         initial_rows(PromptTuning(length=7, init=str(tmp_path)), tiny, [], 0)
     with pytest.raises(UserError, match="did you mean 'vocabulary'"):
@@ -389,6 +393,9 @@ def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
     with pytest.raises(UserError, match="holds no soft prompt"):
         (tmp_path / "empty").mkdir()
         initial_rows(PromptTuning(init=str(tmp_path / "empty")), tiny, [], 0)
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="not readable as safetensors"):
+        initial_rows(method, tiny, [], 0)
 
 
 def test_a_prompt_as_long_as_the_context_is_refused(tiny):

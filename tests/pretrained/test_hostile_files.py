@@ -1,6 +1,7 @@
 """Damaged and hostile files: one line and no traceback, bounded in time and memory."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import time
@@ -12,8 +13,9 @@ import pytest
 from family_cases import CASES, SIZES
 from tiny_llama import write_tiny_llama
 
+from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import FAMILIES
-from adapt_jax.pretrained.hf_config import OUTER_MODEL_TYPES, read_config
+from adapt_jax.pretrained.hf_config import FIELD_CHECKS, OUTER_MODEL_TYPES, read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import read_adapter
@@ -73,6 +75,10 @@ def test_a_field_of_another_type_or_range_is_named(name: str, tmp_path: Path) ->
         named = name if name not in ("architectures",) else "architecture"
         assert named in said and str(folder) in said, (value, said)
     assert time.monotonic() - started < 20
+
+
+def test_every_check_is_that_of_a_field() -> None:
+    assert FIELD_CHECKS.keys() <= {field.name for field in dataclasses.fields(DecoderConfig)}
 
 
 @pytest.mark.slow
