@@ -7,6 +7,7 @@ the template wrote, as control tokens.
 
 import atexit
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt_jax.pretrained import chat_worker
 from adapt_jax.pretrained.control_tokens import (
     find_control_tokens,
     mark_control_tokens,
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_DATE", "find_end_of_turn", "get_template", "has_chat_template", "render_chat"]
 
 DEFAULT_DATE = "2025-01-01"  # what templates take for today, so that prompts do not change
-MAX_WAIT_SECONDS = 60.0  # for one rendering, on the clock; the worker bounds its processor time
+MAX_CPU_SECONDS = 2.0  # of one rendering, in the worker
+MAX_WAIT_SECONDS = 60.0  # for one rendering, on the clock
+WORKER = Path(__file__).with_name("chat_worker.py")  # not imported: jinja2 takes time to import
 
 Message = Mapping[str, str]
 
@@ -176,8 +178,9 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     if template is None:
         return None
     special = json.dumps(tokenizer.special_tokens_map, default=str)
-    end = _find_end(template, special, tuple(tokenizer.get_added_vocab()))
-    return None if end is None else tokenizer.get_added_vocab()[end]
+    added = tokenizer.get_added_vocab()
+    end = _find_end(template, special, tuple(added))
+    return None if end is None else added[end]
 
 
 class _TemplateRefusal(Exception):
@@ -203,7 +206,12 @@ class _Worker:
         """
         variables = {"tools": None, "documents": None, **variables}
         date = str(variables.setdefault("date", DEFAULT_DATE))
-        request = {"template": template, "variables": variables, "date": date}
+        request = {
+            "template": template,
+            "variables": variables,
+            "date": date,
+            "max_cpu_seconds": MAX_CPU_SECONDS,
+        }
         with self.lock:
             reply = self._exchange(json.dumps(request))
         if "refusal" in reply:
@@ -231,13 +239,18 @@ class _Worker:
         if reply.endswith("\n"):
             return dict(json.loads(reply))
         self.stop()
-        limit = chat_worker.MAX_CPU_SECONDS
-        raise _TemplateRefusal(f"it does not end within {limit:g} seconds", is_final=True)
+        reasons = {
+            -signal.SIGPROF: f"it does not end within {MAX_CPU_SECONDS:g} seconds",
+            -signal.SIGKILL: f"it does not end within {MAX_WAIT_SECONDS:g} seconds",
+        }
+        code = process.returncode
+        reason = reasons.get(code, f"the process that renders it ended with code {code}")
+        raise _TemplateRefusal(reason, is_final=True)
 
     def _start(self) -> "subprocess.Popen[str]":
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(chat_worker.__file__))],
+                [sys.executable, "-P", str(WORKER)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """Chat templates: programs out of a folder, rendered bounded, dated, and with every question."""
 
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from adapt_jax.pretrained import chat
 from adapt_jax.pretrained.chat import find_end_of_turn, has_chat_template, render_chat
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.utils.errors import UserError
@@ -106,26 +108,62 @@ def test_whatever_a_template_raises_is_one_line(
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "loops",
-    [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(99) }}",
-    ],
-    ids=["nested loops", "a macro that doubles"],
-)
-def test_a_template_without_end_is_stopped_and_the_next_one_renders(
-    loops: str, templated: Any
-) -> None:
-    model = templated(
-        "{% if messages[0].content == 'Loop' %}" + loops + "{% endif %}ok {{ messages[0].content }}"
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(99) }}"
+SLOW = "{% for i in range(60000) %}{% for j in range(100) %}{% endfor %}{% endfor %}"
+
+
+def loop_if_asked(loop: str) -> str:
+    """A template that runs a loop before it says ok, if the question is "Loop"."""
+    return (
+        "{% if messages[0].content == 'Loop' %}" + loop + "{% endif %}ok {{ messages[0].content }}"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", [ENDLESS, DOUBLING], ids=["nested loops", "a macro that doubles"])
+@pytest.mark.parametrize("limit", ["MAX_CPU_SECONDS", "MAX_WAIT_SECONDS"])
+def test_a_template_without_end_is_stopped_and_the_next_one_renders(
+    loop: str, limit: str, templated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = templated(loop_if_asked(loop))
     started = time.process_time()
-    with pytest.raises(UserError, match="refuses: it does not end within 2 seconds"):
-        render(model, "Loop")
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, limit, 0.3)
+        with pytest.raises(UserError, match="refuses: it does not end within 0.3 seconds"):
+            render(model, "Loop")
     assert time.process_time() - started < 1  # the work was done, and ended, elsewhere
     assert render(model, "Why?") == "ok Why?"
+
+
+@pytest.mark.slow
+def test_the_reply_to_an_interrupted_rendering_is_not_read_by_the_next_one(templated: Any) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = templated(loop_if_asked(SLOW))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            render(model, "Loop")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert render(model, "Why?") == "ok Why?"
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_render_is_named(
+    templated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = templated("{{ messages[0].content }}")
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "WORKER", tmp_path / "absent.py")
+        chat._WORKER.stop()
+        with pytest.raises(UserError, match="the process that renders it ended with code 2"):
+            render(model, "Why?")
+    assert render(model, "Why?") == "Why?"
 
 
 def test_no_template_is_told(tiny: PretrainedDecoder) -> None:
