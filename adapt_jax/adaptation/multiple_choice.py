@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from jax.sharding import Mesh
 
@@ -15,11 +16,7 @@ from adapt_jax.prompting.multiple_choice import (
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
-from adapt_jax.sampling.likelihood import (
-    MultipleChoiceRequest,
-    encode_scoring_prefix,
-    score_continuations,
-)
+from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import canonical_option
 from adapt_jax.tasks.example import Example
@@ -33,81 +30,81 @@ def answer_by_likelihood(
     model: PretrainedDecoder,
     prompt: Prompt,
     config: MultipleChoiceConfig,
-    build_prefix: Callable[[tuple[int, ...]], Prefix],
     examples: Sequence[Example],
+    encode_prefix: Callable[[tuple[int, ...]], tuple[Prefix, PrefixCache]],
     *,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
-    encode_prefix: Callable[[tuple[int, ...], Prefix], PrefixCache] | None = None,
 ) -> Iterator[tuple[int, Prediction]]:
     """Yields (index, prediction) of each example that is not ``answered``.
 
     The vote holds the probabilities of the choices; the one candidate is the chosen answer.
 
     Args:
-        build_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them).
-        encode_prefix: encodes that prefix, or gives what it encoded for the same tokens before.
+        encode_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them), and
+            encodes it.
     """
     started = time.perf_counter()
     # 1. the questions, and behind them those without content
     questions = [(example, config.list_answers(example.choices)) for example in examples]
     content_free = _list_content_free(questions) if config.calibrated else []
     prompt_prefix, requests = tokenize_choices(model, prompt, [*questions, *content_free])
-    prefix = build_prefix(prompt_prefix)
-    encoded = (
-        encode_scoring_prefix(model, prefix)
-        if encode_prefix is None
-        else encode_prefix(prompt_prefix, prefix)
-    )
+    prefix, encoded = encode_prefix(prompt_prefix)
     hashes = hash_prompts(prompt_prefix, [request.context for request in requests])
-    # the last token of a choice is not read
-    room = model.config.context_length - len(prefix) + 1
-    fits = [len(one.context) + max(map(len, one.continuations)) <= room for one in requests]
-
-    def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
-        known = {at for at, number in enumerate(numbers) if number in answered}
-        chosen = [requests[number] for number in numbers]
-        for at, found in score_continuations(
-            model, prefix, chosen, mesh=mesh, answered=known, encoded_prefix=encoded
-        ):
-            yield numbers[at], [one.log_probability for one in found]
+    score = partial(_score, model, prefix, encoded, mesh)
 
     # 2. what the decoder says behind questions without content
     free_scores: dict[tuple[str, ...], list[list[float]]] = {}
-    for number, scores in score([n for n in range(len(questions), len(requests)) if fits[n]]):
-        choices = content_free[number - len(questions)][0].choices
-        free_scores.setdefault(choices, []).append(scores)
+    for number, scores in score(requests[len(questions) :], ()):
+        if scores is not None:
+            free_scores.setdefault(content_free[number][0].choices, []).append(scores)
 
-    # 3. the questions themselves; those that are too long have no scores
-    def list_scores() -> Iterator[tuple[int, list[float] | None]]:
-        for index in range(len(questions)):
-            if not fits[index] and index not in answered:
-                yield index, None
-        yield from score([index for index in range(len(questions)) if fits[index]])
-
-    for index, found in list_scores():
-        example, request = examples[index], requests[index]
-        candidate, vote = None, Vote(None, 0.0, {}, "likelihood")
-        if found is not None:
-            free = free_scores.get(example.choices, ())
-            probabilities = config.compute_probabilities(request, found, free)
-            candidate, vote = _choose(
-                prompt, config, questions[index], request, found, probabilities
-            )
+    # 3. the questions themselves
+    for index, scores in score(requests[: len(questions)], answered):
+        free = free_scores.get(examples[index].choices, ())
+        candidates, vote = _choose(prompt, config, questions[index], requests[index], scores, free)
         before, started = started, time.perf_counter()
         prediction = Prediction(
-            example_id=example.id,
+            example_id=examples[index].id,
             answer=vote.answer,
             reasoning="",
-            candidates=() if candidate is None else (candidate,),
+            candidates=candidates,
             vote=vote,
-            prompt_tokens=len(prefix) + len(request.context),
+            prompt_tokens=len(prefix) + len(requests[index].context),
             generated_tokens=0,
             seconds=started - before,
-            too_long=found is None,
+            too_long=scores is None,
             prompt_sha256=hashes[index],
         )
         yield index, prediction
+
+
+def _score(
+    model: PretrainedDecoder,
+    prefix: Prefix,
+    encoded: PrefixCache,
+    mesh: Mesh | None,
+    requests: Sequence[MultipleChoiceRequest],
+    answered: Collection[int],
+) -> Iterator[tuple[int, list[float] | None]]:
+    """Yields (index, the log-likelihood of each choice) of each request that is not ``answered``.
+
+    A request that is too long for the context has None.
+    """
+    # the last token of a choice is not read
+    room = model.config.context_length - len(prefix) + 1
+    fitting = []
+    for index, one in enumerate(requests):
+        if len(one.context) + max(map(len, one.continuations)) <= room:
+            fitting.append(index)
+        elif index not in answered:
+            yield index, None
+    known = {at for at, index in enumerate(fitting) if index in answered}
+    chosen = [requests[index] for index in fitting]
+    for at, found in score_continuations(
+        model, prefix, chosen, mesh=mesh, answered=known, encoded_prefix=encoded
+    ):
+        yield fitting[at], [one.log_probability for one in found]
 
 
 def _list_content_free(questions: Sequence[Question]) -> list[Question]:
@@ -125,10 +122,18 @@ def _choose(
     config: MultipleChoiceConfig,
     question: Question,
     request: MultipleChoiceRequest,
-    scores: Sequence[float],
-    probabilities: Sequence[float],
-) -> tuple[Candidate, Vote]:
-    """The most probable answer as a candidate, and all probabilities by canonical answer."""
+    scores: Sequence[float] | None,
+    content_free: Sequence[Sequence[float]],
+) -> tuple[tuple[Candidate, ...], Vote]:
+    """The most probable answer as the one candidate, and all probabilities by canonical answer.
+
+    Args:
+        scores: the log-likelihood of each choice; None of a question that is too long.
+        content_free: the same behind each question without content.
+    """
+    if scores is None:
+        return (), Vote(None, 0.0, {}, "likelihood")
+    probabilities = config.compute_probabilities(request, scores, content_free)
     example, answers = question
     choices = example.choices or config.choices
     canonical = [
@@ -148,4 +153,4 @@ def _choose(
         "scored",
         answer=canonical[best],
     )
-    return candidate, Vote(canonical[best], highest, counts, "likelihood", tied_answers)
+    return (candidate,), Vote(canonical[best], highest, counts, "likelihood", tied_answers)

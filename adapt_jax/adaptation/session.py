@@ -30,7 +30,6 @@ __all__ = [
     "SESSION_CACHE_MULTIPLE",
     "Session",
     "build_prefixes",
-    "find_mesh",
     "read_candidate",
 ]
 
@@ -177,7 +176,7 @@ class Session:
                 self.prompt.generation_config,
                 seed=self.seed,
                 max_concurrent_sequences=self.max_concurrent_sequences,
-                mesh=find_mesh(self.model),
+                mesh=_find_mesh(self.model),
                 cache_multiple=self.cache_multiple,
             )
         return _keep_newest(self._engines, tokens)
@@ -195,18 +194,18 @@ class Session:
             self.model,
             self.prompt,
             self.prompt.multiple_choice,
-            lambda tokens: build_prefixes(self.model, self.soft_prompt, tokens)[0],
             examples,
-            mesh=find_mesh(self.model),
+            self._encode_for_scoring,
+            mesh=_find_mesh(self.model),
             answered=answered,
-            encode_prefix=self._encode_for_scoring,
         )
 
-    def _encode_for_scoring(self, tokens: tuple[int, ...], prefix: Prefix) -> PrefixCache:
-        """The encoded prefix of these tokens, by which choices are scored."""
+    def _encode_for_scoring(self, tokens: tuple[int, ...]) -> tuple[Prefix, PrefixCache]:
+        """The prefix of these tokens, and its keys and values, behind which choices are scored."""
+        [prefix] = build_prefixes(self.model, self.soft_prompt, tokens)
         if tokens not in self._scoring_prefixes:
             self._scoring_prefixes[tokens] = encode_scoring_prefix(self.model, prefix)
-        return _keep_newest(self._scoring_prefixes, tokens)
+        return prefix, _keep_newest(self._scoring_prefixes, tokens)
 
 
 def _predict(
@@ -265,7 +264,7 @@ def build_prefixes(
     return [Prefix((tokens[:cut], member, tokens[cut:])) for member in soft_prompt.members]
 
 
-def find_mesh(model: PretrainedDecoder) -> Mesh | None:
+def _find_mesh(model: PretrainedDecoder) -> Mesh | None:
     """The mesh that the decoder's weights are sharded over; None on a single device."""
     place = model.decoder.embedding[...].sharding
     if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):

@@ -60,7 +60,8 @@ def verify_export(
     """Asks ``questions`` questions by the code of the folder's README.md, greedily.
 
     Returns:
-        what a user of the folder should know: texts that rounding to a narrower dtype changes.
+        what a user of the folder should know: texts that rounding to a narrower dtype changes, or
+        that none could be compared.
 
     Raises:
         UserError: the tools are not installed, they refuse the folder, or a text differs. Two
@@ -71,21 +72,18 @@ def verify_export(
             f"verify: {' and '.join(missing)} is not installed; install it, or verify 0 questions"
         )
     prompt = _make_greedy(adaptation.prompt)
-    expected = [
-        replayed
-        for question, choices in _choose_questions(prompt, questions)
-        if (replayed := _replay(adaptation, adaptation.model, prompt, question, choices))
-    ]
-    reference, notes = expected, list[str]()
-    model = adaptation.model
+    asked = _choose_questions(prompt, questions)
+    model, notes = adaptation.model, list[str]()
+    reference = expected = _replay(adaptation, model, prompt, asked)
+    if not expected:
+        notes.append("No text was compared: every question is too long for the context.")
     if format == "hf":  # the folder's own weights, which may be rounded
         model = load_pretrained(
             folder,
             dtype=model.decoder.embedding[...].dtype,
             context_length=model.config.context_length,
         )
-        replays = (_replay(adaptation, model, prompt, e.question, e.choices) for e in expected)
-        reference = [one for one in replays if one is not None]
+        reference = _replay(adaptation, model, prompt, asked)
         changed = sum(a.text != b.text for a, b in zip(expected, reference, strict=True))
         if changed:
             notes.append(
@@ -131,18 +129,20 @@ def _replay(
     adaptation: Adaptation,
     model: PretrainedDecoder,
     prompt: Prompt,
-    question: str,
-    choices: tuple[str, ...],
-) -> Replay | None:
-    """What adapt_jax generates; None for a question that is too long."""
-    rendered = prompt.template.format_question(question, choices)
-    prefix, [rest] = tokenize(model, prompt, [rendered])
-    try:
-        prediction = Session(model, prompt, adaptation.soft_prompt).ask(question, choices)
-    except UserError:
-        return None
-    [candidate] = prediction.candidates
-    return Replay(question, choices, (*prefix, *rest), candidate.token_ids, candidate.text)
+    questions: Sequence[tuple[str, tuple[str, ...]]],
+) -> list[Replay]:
+    """What adapt_jax generates to each question, but for those that are too long."""
+    session, replays = Session(model, prompt, adaptation.soft_prompt), []
+    for question, choices in questions:
+        try:
+            [candidate] = session.ask(question, choices).candidates
+        except UserError:
+            continue
+        rendered = prompt.template.format_question(question, choices)
+        prefix, [rest] = tokenize(model, prompt, [rendered])
+        before = (*prefix, *rest)
+        replays.append(Replay(question, choices, before, candidate.token_ids, candidate.text))
+    return replays
 
 
 def _run_recipe(
