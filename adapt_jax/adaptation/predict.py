@@ -17,7 +17,7 @@ from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.progress import OnProgress, Pace
 from adapt_jax.utils.text_files import parse_json
 
-__all__ = ["predict", "read_answers", "read_questions"]
+__all__ = ["predict", "read_questions"]
 
 Question = tuple[str, str, tuple[str, ...]]  # id, question, choices
 FIRST_KEY = b'{"question"'  # how a line of answers begins
@@ -56,12 +56,17 @@ def predict(
     files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
-    lines = read_answers(target)
+    lines, first_lines = _read_answers(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
     answered_by = identity(adaptation.identity, seed)
-    _check_identity(lines, answered_by, target)
+    for other, number in first_lines.items():
+        if other != answered_by:
+            raise UserError(
+                f"{target}, line {number}: answered by another adaptation, or with another seed; "
+                "choose another file"
+            )
 
     pace = Pace(on_progress, len(known), len(examples))
     with files.LineAppender(target) as out:
@@ -89,16 +94,6 @@ def _to_line(example: Example, prediction: Prediction, answered_by: str) -> str:
     row |= {"choices": example.choices} if example.choices else {}
     row |= prediction.to_dict() | {"identity": answered_by}
     return files.to_json_lines([row]).rstrip("\n")
-
-
-def _check_identity(lines: Mapping[Question, str], answered_by: str, target: Path) -> None:
-    """Raises UserError where an answer is another adaptation's, or of another seed."""
-    for number, line in enumerate(lines.values(), 1):
-        if parse_json(line, str(target), line=number)["identity"] != answered_by:
-            raise UserError(
-                f"{target}, line {number}: answered by another adaptation, or with another seed; "
-                "choose another file"
-            )
 
 
 def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = None) -> list[Example]:
@@ -147,21 +142,25 @@ def _read_plain_question(row: Row) -> Example:
     )
 
 
-def read_answers(path: Path) -> dict[Question, str]:
+def _read_answers(path: Path) -> tuple[dict[Question, str], dict[str, int]]:
     """The lines of an earlier run by their questions, without a last line that was cut off.
+
+    Returns:
+        the lines; and the number of the first line of each ``identity``.
 
     Raises:
         UserError: naming the line, if the file holds something else.
     """
-    if not path.exists():
-        return {}
-    whole, _, rest = path.read_bytes().rpartition(b"\n")  # a cut may go through a character
     lines: dict[Question, str] = {}
+    first_lines: dict[str, int] = {}
+    if not path.exists():
+        return lines, first_lines
+    whole, _, rest = path.read_bytes().rpartition(b"\n")  # a cut may go through a character
     for number, content in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             line = content.decode("utf-8")
             row = parse_json(line, str(path), line=number)
-            row["identity"]  # whose answer it is
+            first_lines.setdefault(row["identity"], number)
             lines[row["id"], row["question"], tuple(row.get("choices", ()))] = line
         except (UserError, ValueError, KeyError, TypeError):
             raise UserError(
@@ -169,4 +168,4 @@ def read_answers(path: Path) -> dict[Question, str]:
             ) from None
     if rest and not lines and not FIRST_KEY.startswith(rest[: len(FIRST_KEY)]):
         raise UserError(f"{path}: not the answers of an earlier run; choose another file")
-    return lines
+    return lines, first_lines

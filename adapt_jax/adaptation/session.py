@@ -27,7 +27,6 @@ from adapt_jax.utils.progress import OnProgress
 
 __all__ = [
     "BULK_CACHE_MULTIPLE",
-    "SESSION_CACHE_MULTIPLE",
     "Session",
     "build_prefixes",
     "read_candidate",

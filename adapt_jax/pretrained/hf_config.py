@@ -27,7 +27,7 @@ from adapt_jax.utils.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["add_eos_ids", "find_quantization", "read_config"]
+__all__ = ["add_eos_ids", "read_config"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
 MAX_EXPERT_PARTS = 100_000  # layers times experts: so many tensors a decoder may have
@@ -181,7 +181,7 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
     if (generation := folder / "generation_config.json").is_file():
         hf |= _read_token_ids(generation, hf)
     problems = []
-    if quantised := find_quantization(hf):
+    if quantised := _find_quantization(hf):
         problems.append(f"its weights are quantised ({quantised}); expected full-precision ones")
     if problem := _find_architecture_problem(hf):
         problems.append(problem)
@@ -281,7 +281,7 @@ def _find_size_problems(family: Family, hf: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def find_quantization(hf: Mapping[str, Any]) -> str:
+def _find_quantization(hf: Mapping[str, Any]) -> str:
     """How ``config.json`` says that the weights are quantised; an empty string if it does not."""
     text = hf.get("text_config")
     for said in (hf, text if isinstance(text, dict) else {}):

@@ -32,7 +32,6 @@ __all__ = [
     "KERNELS",
     "PROMPT_EMBEDDINGS",
     "Adapter",
-    "find_adapter_folder",
     "read_adapter",
     "read_base_decoder",
 ]
@@ -57,7 +56,7 @@ class Adapter:
     replaced: Mapping[ParameterPath, np.ndarray] = field(default_factory=dict)
 
 
-def find_adapter_folder(folder: str | Path) -> Path:
+def _find_adapter_folder(folder: str | Path) -> Path:
     """The folder, if it has an adapter.
 
     Raises:
@@ -79,7 +78,7 @@ def read_base_decoder(folder: str | Path) -> Path:
     Raises:
         UserError: the adapter names no decoder, or none that is a folder here.
     """
-    file = find_adapter_folder(folder) / ADAPTER_CONFIG
+    file = _find_adapter_folder(folder) / ADAPTER_CONFIG
     config = read_json(file)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not name or not isinstance(name, str):
@@ -99,7 +98,7 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
     Raises:
         UserError: naming whatever is damaged, does not fit the decoder, or cannot be represented.
     """
-    folder = find_adapter_folder(folder)
+    folder = _find_adapter_folder(folder)
     config = read_json(folder / ADAPTER_CONFIG)
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in PEFT_TYPES:

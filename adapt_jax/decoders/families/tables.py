@@ -21,7 +21,6 @@ __all__ = [
     "PRE_NORMS",
     "TENSORS",
     "default_head_dim",
-    "default_kv_heads",
     "norm",
     "projection",
 ]
@@ -69,7 +68,7 @@ POST_NORMS: tuple[TensorRow, ...] = (
 TENSORS: tuple[TensorRow, ...] = (*EMBEDDING_AND_OUTPUT, *ATTENTION, *GATED_FFN, *PRE_NORMS)
 
 
-def default_kv_heads(hf: HFConfig) -> int:
+def _default_kv_heads(hf: HFConfig) -> int:
     """As many key/value heads as query heads."""
     return int(hf["num_attention_heads"])
 
@@ -85,7 +84,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "ffn_dim": ("intermediate_size", REQUIRED),
     "num_layers": ("num_hidden_layers", REQUIRED),
     "num_heads": ("num_attention_heads", REQUIRED),
-    "num_kv_heads": ("num_key_value_heads", default_kv_heads),
+    "num_kv_heads": ("num_key_value_heads", _default_kv_heads),
     "head_dim": ("head_dim", default_head_dim),
     "context_length": ("max_position_embeddings", 2048),
     "activation": ("hidden_act", "silu"),
