@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_DATE", "find_end_of_turn", "get_template", "has_chat_template", "render_chat"]
 
 DEFAULT_DATE = "2025-01-01"  # what templates take for today, so that prompts do not change
-MAX_CPU_SECONDS = 2.0  # of one rendering, in the worker
-MAX_WAIT_SECONDS = 60.0  # for one rendering, on the clock
+MAX_CPU_SECONDS = 2.0  # of one rendering
+MAX_CLOCK_SECONDS = 60.0  # of one rendering, on the clock
 WORKER = Path(__file__).with_name("chat_worker.py")  # not imported: jinja2 takes time to import
 
 Message = Mapping[str, str]
@@ -211,6 +211,7 @@ class _Worker:
             "variables": variables,
             "date": date,
             "max_cpu_seconds": MAX_CPU_SECONDS,
+            "max_clock_seconds": MAX_CLOCK_SECONDS,
         }
         with self.lock:
             reply = self._exchange(json.dumps(request))
@@ -221,10 +222,6 @@ class _Worker:
     def _exchange(self, line: str) -> dict[str, str]:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None
-        # a worker that waits for anything but the processor is ended by the clock
-        timer = threading.Timer(MAX_WAIT_SECONDS, process.kill)
-        timer.daemon = True
-        timer.start()
         try:
             process.stdin.write(line + "\n")
             process.stdin.flush()
@@ -234,14 +231,12 @@ class _Worker:
         except BaseException:  # interrupted: the next request must not read this reply
             self.stop()
             raise
-        finally:
-            timer.cancel()
         if reply.endswith("\n"):
             return dict(json.loads(reply))
         self.stop()
         reasons = {
             -signal.SIGPROF: f"it does not end within {MAX_CPU_SECONDS:g} seconds",
-            -signal.SIGKILL: f"it does not end within {MAX_WAIT_SECONDS:g} seconds",
+            -signal.SIGALRM: f"it does not end within {MAX_CLOCK_SECONDS:g} seconds",
         }
         code = process.returncode
         reason = reasons.get(code, f"the process that renders it ended with code {code}")

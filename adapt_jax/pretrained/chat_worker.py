@@ -126,8 +126,9 @@ def render(template: str, variables: Mapping[str, Any], date: str) -> str:
 def answer(line: str) -> dict[str, str]:
     """The reply to one request: ``text``, or ``refusal``, which says why there is none."""
     request = json.loads(line)
-    # past the limit the system ends this process, whatever it does; the parent says why
+    # past a limit the system ends this process, whatever it does; the parent says why
     signal.setitimer(signal.ITIMER_PROF, request["max_cpu_seconds"])
+    signal.setitimer(signal.ITIMER_REAL, request["max_clock_seconds"])
     try:
         return {"text": render(request["template"], request["variables"], request["date"])}
     except MemoryError:
@@ -138,10 +139,13 @@ def answer(line: str) -> dict[str, str]:
         return {"refusal": " ".join(str(error).split())[:300] or type(error).__name__}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main() -> None:
     """Answers requests until standard input ends."""
+    for number in (signal.SIGPROF, signal.SIGALRM):  # the parent may ignore them
+        signal.signal(number, signal.SIG_DFL)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     except (OSError, ValueError):  # a system without this limit, such as macOS

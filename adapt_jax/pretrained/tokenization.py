@@ -83,7 +83,7 @@ def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
     It is the same for a tokenizer that is read from a folder and one that was made in memory.
     """
-    leading_tokens = find_leading_tokens(tokenizer)  # also resets padding and cutting of texts
+    _tokenize(tokenizer, "a")  # resets padding and cutting of texts, which an earlier call may set
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         vocabulary = backend.to_str()
@@ -96,7 +96,7 @@ def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
             for number, token in tokenizer.added_tokens_decoder.items()
         },
         "special_tokens": {name: str(one) for name, one in tokenizer.special_tokens_map.items()},
-        "leading_tokens": leading_tokens,
+        "leading_tokens": find_leading_tokens(tokenizer),
         "chat_template": tokenizer.chat_template,
         "chat_control_tokens": getattr(tokenizer, "chat_control_tokens", None),
     }

@@ -122,7 +122,7 @@ def loop_if_asked(loop: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [ENDLESS, DOUBLING], ids=["nested loops", "a macro that doubles"])
-@pytest.mark.parametrize("limit", ["MAX_CPU_SECONDS", "MAX_WAIT_SECONDS"])
+@pytest.mark.parametrize("limit", ["MAX_CPU_SECONDS", "MAX_CLOCK_SECONDS"])
 def test_a_template_without_end_is_stopped_and_the_next_one_renders(
     loop: str, limit: str, templated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

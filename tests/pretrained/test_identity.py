@@ -132,8 +132,8 @@ def test_identity_needs_no_folder_and_does_not_change_with_use(tiny: PretrainedD
     """As for a decoder that was made in memory."""
     other = replace(tiny, path="")
     before = other.identity
-    other.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)
     other.encode("<|eos|>")
+    other.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)
     assert replace(tiny, path="elsewhere").identity == before == tiny.identity
 
 
