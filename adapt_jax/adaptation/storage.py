@@ -6,6 +6,7 @@ adapter_*                LoRA weights, where there are any, in PEFT's format
 weights/                 a Hugging Face folder, where all weights belong to the adaptation
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -254,7 +255,10 @@ def _find_decoder(
 def _hash_tokenizer(model: PretrainedDecoder) -> str:
     """A hash that the same tokenizer has in every release of its library."""
     found = describe_tokenizer(model.tokenizer)
-    found["vocabulary"] = model.tokenizer.get_vocab()
+    # as one text: ``identity`` takes a second or more for a large mapping
+    vocabulary = model.tokenizer.get_vocab()
+    words = sorted(vocabulary)
+    found["vocabulary"] = json.dumps([words, [vocabulary[word] for word in words]])
     found["probe"] = model.encode(TOKENIZER_PROBE)
     return identity(found, model.config.bos_id, sorted(model.config.eos_ids))
 
