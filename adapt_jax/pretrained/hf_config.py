@@ -177,7 +177,7 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: no config.json; expected a Hugging Face model folder")
-    hf = {**read_json(file)}
+    hf = read_json(file)
     if (generation := folder / "generation_config.json").is_file():
         hf |= _read_token_ids(generation, hf)
     problems = []

@@ -14,7 +14,7 @@ from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
+from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig, tokenize_choices
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import GenerationConfig
@@ -125,6 +125,21 @@ def test_choices_are_scored_behind_a_prefix_that_is_encoded_once(tiny, monkeypat
         fresh = adaptation.session().ask(question, ("yes", "no"))
         assert prediction.vote == fresh.vote
     assert len(counted) == 1 + len(QUESTIONS)  # one by the session that is kept
+
+
+def test_the_last_token_of_a_choice_needs_no_place_in_the_context(tiny):
+    prompt, choices = Prompt(parser="label", multiple_choice=MultipleChoiceConfig()), ("yes", "no")
+
+    def make(digits: int) -> Example:  # each digit is a token
+        return Example("0", "9" * digits, choices=choices)
+
+    prefix, [request] = tokenize_choices(tiny, prompt, [(make(100), choices)])
+    length = len(prefix) + len(request.context) + max(map(len, request.continuations))
+    most = 100 + tiny.config.context_length + 1 - length
+    adaptation = Adaptation("zero_shot", prompt, tiny)
+    fitting, longer = (adaptation.answer([make(count)])[0] for count in (most, most + 1))
+    assert (fitting.too_long, longer.too_long) == (False, True)
+    assert fitting.answer in choices and longer.answer is None
 
 
 def test_a_session_refuses_what_it_cannot_ask(tiny):

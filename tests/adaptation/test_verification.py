@@ -1,6 +1,7 @@
 """Exported folders: the code in their README.md gives the texts that the adaptation gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def test_texts_that_rounding_changes_are_noted_in_the_readme(
     folder = export_adaptation(adaptation, tmp_path / "narrow", dtype="bfloat16", verify=5)
     note = "Rounding the weights to the dtype of the files changes"
     assert note in (folder / "README.md").read_text() and note in caplog.text
+
+
+def test_a_prompt_that_leaves_no_room_for_a_question_is_exported_with_a_note(
+    chat_decoder: PretrainedDecoder, tmp_path: Path
+) -> None:
+    adaptation = adapt(chat_decoder)
+    adaptation.prompt = replace(adaptation.prompt, instruction="Why? " * 200)
+    folder = export_adaptation(adaptation, tmp_path / "out", verify=2)
+    assert "No text was compared" in (folder / "README.md").read_text()
 
 
 def test_a_tie_is_no_difference(chat_decoder: PretrainedDecoder) -> None:

@@ -109,8 +109,9 @@ def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
         {"target_modules": "all-linear"},
         {"target_modules": r".*\.1\.(self_attn|mlp)\.(k|gate)_proj"},
         {"layers_to_transform": [1], "modules_to_save": ["norm"]},
+        {"layers_to_transform": 0, "layers_pattern": ["blocks", "layers"]},
     ],
-    ids=["plain", "patterns", "all-linear", "expression", "a layer and a norm"],
+    ids=["plain", "patterns", "all-linear", "expression", "a layer and a norm", "layers' name"],
 )
 def test_an_adapter_that_peft_made_comes_in_and_says_the_same(
     options: dict[str, Any], tiny: PretrainedDecoder, tiny_folder: Path, tmp_path: Path
@@ -169,6 +170,16 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
         ({"rank_pattern": {"q(": 3}}, None, "is no regular expression"),
         (
             {"layers_to_transform": [1]},
+            None,
+            r"layers\.0.*layers_to_transform leaves its layer out",
+        ),
+        (
+            {"layers_to_transform": [0], "layers_pattern": "layers"},
+            None,
+            r"layers\.1.*layers_to_transform leaves its layer out",
+        ),
+        (
+            {"layers_to_transform": [0, 1], "layers_pattern": "blocks"},
             None,
             r"layers\.0.*layers_to_transform leaves its layer out",
         ),
