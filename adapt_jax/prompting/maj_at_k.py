@@ -1,19 +1,19 @@
 """maj@k: how often a vote of k candidates is right, without the luck of the draw.
 
-From n candidates the vote of every subset of k is counted, each decided exactly as ``voting.vote``
-decides it. For the distinct and the majority vote this needs no list of the subsets: they are
-counted answer by answer, with generating polynomials in the number of candidates.
+The vote of every subset of k of n candidates is counted, decided as ``voting.vote`` decides it. No
+list of these subsets is needed: under every rule, what an answer counts depends on its own
+candidates alone. So the subsets of each answer's candidates are ranked as the vote ranks them, and
+polynomials combine the answers: the coefficient of z^m is in how many ways m candidates are chosen.
 """
 
 import math
 import random
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from adapt_jax.prompting.voting import (
     VOTES,
@@ -27,11 +27,11 @@ from adapt_jax.utils.errors import UserError
 
 __all__ = ["maj_at_k"]
 
-MAX_SUBSETS = 1000  # that are voted one by one; of more, as many are drawn at random
-MAX_TIE_SUBSETS = 256  # of one answer, the same where a tie is broken by log-probability
-MAX_COUNTED = 200  # candidates up to which subsets are counted; the polynomials grow with them
+MAX_SUBSETS = 128  # of one answer and one size, that are ranked; of more, as many are drawn
+MAX_COUNTED = 200  # candidates up to which answers are combined; the work grows with their cube
+NUM_VOTES = 1000  # subsets that are voted one by one where there are more candidates
 
-Ways = dict[tuple[int, int], int]  # (candidates chosen, count reached) -> in how many ways
+RankedSubsets = list[Int[np.ndarray, " S"]]  # of one answer: [m - 1] is the ranks of m candidates
 
 
 def maj_at_k(
@@ -45,10 +45,10 @@ def maj_at_k(
     """The share of all subsets of k candidates whose vote is right; an unbiased estimate.
 
     Ties are broken as ``vote`` breaks them, so at k = n it is 1 or 0, as ``vote`` is right or
-    wrong. ``majority`` and ``distinct`` are exact up to 200 candidates, but for tie-breaks by
-    log-probability among more than 256 subsets of one answer, of which 256 seeded ones are
-    compared. Other rules are exact where there are at most 1,000 subsets, and otherwise the
-    average over 1,000 seeded ones.
+    wrong. It is exact up to 10 candidates, and where no answer has more than 9. Of an answer with
+    more, 128 seeded subsets of each size stand for all: the sizes are counted exactly, and only
+    repeats, weights and tie-breaks are estimated. Above 200 candidates the share is that of 1,000
+    seeded subsets.
 
     Args:
         candidates: as ``vote`` takes them, drawn independently (not stopped early).
@@ -67,193 +67,97 @@ def maj_at_k(
     if not candidates or sizes and not 1 <= sizes[0] <= sizes[-1] <= n:
         raise UserError(f"maj_at_k: k {sizes}; expected 1 to {n}, the number of candidates")
     right = {right} if isinstance(right, str) else set(right)
-    if rule in ("majority", "distinct") and n <= MAX_COUNTED:
-        return _count_right_subsets(candidates, right, sizes, rule)
-    return {size: _average_over_subsets(candidates, right, size, rule, seed) for size in sizes}
+    if n > MAX_COUNTED:
+        return {size: _average_votes(candidates, right, size, rule, seed) for size in sizes}
+    groups = group_by_answer(candidates)
+    if not right & groups.keys():
+        return dict.fromkeys(sizes, 0.0)
+    answers = _rank_subsets(candidates, groups, rule, seed)
+    num_abstained = n - sum(map(len, answers.values()))
+    abstentions = np.array([math.comb(num_abstained, m) for m in range(num_abstained + 1)], float)
+    wins = np.zeros(n + 1)
+    for answer in right & answers.keys():
+        others = [ranks for other, ranks in answers.items() if other != answer]
+        wins += np.convolve(_count_wins(answers[answer], others), abstentions)
+    return {size: float(wins[size] / math.comb(n, size)) for size in sizes}
 
 
-def _average_over_subsets(
+def _average_votes(
     candidates: Sequence[Any], right: set[str], size: int, rule: str, seed: int
 ) -> float:
-    """The share of right votes among all subsets of a size, or among a seeded sample of them."""
-    numbers = range(len(candidates))
-    subsets: Iterable[Sequence[int]] = combinations(numbers, size)
-    total = math.comb(len(candidates), size)
-    if total > MAX_SUBSETS:
-        rng = random.Random(f"maj_at_k/{seed}/{size}")
-        subsets = [sorted(rng.sample(numbers, size)) for _ in range(MAX_SUBSETS)]
-        total = MAX_SUBSETS
+    """The share of right votes among seeded subsets of a size."""
+    rng = random.Random(f"maj_at_k/{seed}/{size}")
+    subsets = (sorted(rng.sample(range(len(candidates)), size)) for _ in range(NUM_VOTES))
     votes = (vote([candidates[number] for number in subset], rule) for subset in subsets)
-    return sum(one.answer in right for one in votes) / total
+    return sum(one.answer in right for one in votes) / NUM_VOTES
 
 
-def _count_right_subsets(
-    candidates: Sequence[Any], right: set[str], sizes: Sequence[int], rule: str
-) -> dict[int, float]:
-    """The share of subsets of each size that a right answer wins, by counting them."""
-    numbers = {id(one): number for number, one in enumerate(candidates)}
-    groups = {
-        answer: _CountedAnswer(group, [numbers[id(one)] for one in group.candidates], rule)
-        for answer, group in group_by_answer(candidates).items()
+def _rank_subsets(
+    candidates: Sequence[Any], groups: Mapping[str, AnswerGroup], rule: str, seed: int
+) -> dict[str, RankedSubsets]:
+    """The ranks of each answer's subsets, sorted; the vote goes to the highest rank of a subset."""
+    rng = np.random.default_rng(seed)
+    keys: list[np.ndarray] = []
+    for answer, group in groups.items():
+        places = [place for place, one in enumerate(candidates) if one.answer == answer]
+        keys += _list_keys(group, places, rule, rng)
+    # lexsort takes the most important key last
+    order = np.lexsort(np.concatenate(keys, axis=1)[::-1])
+    ranks = np.empty(len(order), int)
+    ranks[order] = np.arange(len(order))
+    parts = iter(np.split(ranks, np.cumsum([key.shape[1] for key in keys])))
+    return {
+        answer: [np.sort(next(parts)) for _ in group.candidates] for answer, group in groups.items()
     }
-    num_abstained = len(candidates) - sum(group.size for group in groups.values())
-    shares = dict.fromkeys(sizes, 0.0)
-    for answer in right & groups.keys():
-        others = [group for other, group in groups.items() if other != answer]
-        # wins[m] is the number of subsets with m candidates that do not abstain
-        wins = _count_wins(groups[answer], others, sizes[-1])
-        for size in sizes:
-            for voting, number in enumerate(wins[: size + 1]):
-                subsets = float(number) * math.comb(num_abstained, size - voting)
-                shares[size] += subsets / math.comb(len(candidates), size)
-    return shares
 
 
-def _count_wins(
-    own: "_CountedAnswer", others: Sequence["_CountedAnswer"], max_size: int
-) -> np.ndarray:
-    """Number of subsets that the answer wins, by size [max_size + 1]; none of them abstains."""
-    wins = np.zeros(max_size + 1)
-    for (chosen, count), ways in own.ways.items():
-        if not 0 < chosen <= max_size:
-            continue
-        # 1. answers that cannot tie: their candidates must count less
-        key = (count, chosen)
-        losing = np.zeros(max_size + 1)
-        losing[0] = 1
-        rivals = [other for other in others if (chosen, count) in other.ways]
-        for other in others:
-            if other not in rivals:
-                losing = np.convolve(losing, other.count_below(key, max_size))[: max_size + 1]
-        # 2. answers that can tie: they count less, or lose the tie-break, which depends on the
-        # subset of the own candidates; there is one row for each of these
-        rows = losing[None]
-        if rivals:
-            tie_breaks = own.list_tie_breaks(chosen, count)
-            rows = np.repeat(rows, len(tie_breaks), axis=0)
-        for rival in rivals:
-            below = rival.count_below(key, max_size)
-            theirs = rival.list_tie_breaks(chosen, count)
-            lost = np.searchsorted(theirs, tie_breaks) / len(theirs) * rival.ways[chosen, count]
-            rows = _multiply(rows, below, lost, chosen)
-        # 3. the own candidates are added to each subset
-        mean = rows.mean(axis=0) * ways
-        wins[chosen:] += mean[: max_size + 1 - chosen]
+def _list_keys(
+    group: AnswerGroup, places: Sequence[int], rule: str, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "4 S"]]:
+    """What ``vote`` compares, for subsets of 1, 2, ... of an answer's candidates.
+
+    These are the count, the number of candidates, their log-probability, and minus the place of the
+    first one. ``places`` are those of the group's candidates among all candidates.
+    """
+    total = len(group.candidates)
+    texts = list(map(normalize_reasoning, group.candidates))
+    units = np.array([texts.index(text) for text in texts])
+    log_probabilities = np.array(list(map(get_log_probability, group.candidates)))
+    orders = rng.permuted(np.tile(np.arange(total), (MAX_SUBSETS, 1)), axis=1)
+    for size in range(1, total + 1):
+        subsets = orders[:, :size]
+        if math.comb(total, size) <= MAX_SUBSETS:
+            subsets = np.array(list(combinations(range(total), size)))
+        if rule == "majority":
+            counts = np.full(len(subsets), size)
+        elif rule == "distinct":
+            sorted_units = np.sort(units[subsets], axis=1)
+            counts = 1 + (np.diff(sorted_units, axis=1) > 0).sum(axis=1)
+        else:
+            count = VOTES.find(rule)
+            chosen = ([group.candidates[number] for number in subset] for subset in subsets)
+            counts = np.array([count(AnswerGroup(some)) for some in chosen])
+        sums = list(map(math.fsum, log_probabilities[subsets].tolist()))
+        first = np.array(places)[subsets].min(axis=1)
+        yield np.array([counts, np.full(len(subsets), size), sums, -first], float)
+
+
+def _count_wins(own: RankedSubsets, others: Sequence[RankedSubsets]) -> Float[np.ndarray, " M"]:
+    """Number of subsets that the answer wins, by size; none of them abstains."""
+    ranks = np.concatenate(own)
+    # 1. for each subset of the own candidates: the subsets of the others that all rank lower
+    lower = np.ones((len(ranks), 1))
+    for other in others:
+        product = np.zeros((len(ranks), lower.shape[1] + len(other)))
+        product[:, : lower.shape[1]] = lower
+        for size, theirs in enumerate(other, 1):
+            share = np.searchsorted(theirs, ranks) / len(theirs)
+            ways = share * math.comb(len(other), size)
+            product[:, size : size + lower.shape[1]] += lower * ways[:, None]
+        lower = product
+    # 2. the own candidates are added to them
+    wins = np.zeros(len(own) + lower.shape[1])
+    ends = np.cumsum(list(map(len, own)))
+    for size, rows in enumerate(np.split(lower, ends)[:-1], 1):
+        wins[size : size + lower.shape[1]] += rows.mean(axis=0) * math.comb(len(own), size)
     return wins
-
-
-def _multiply(rows: np.ndarray, below: np.ndarray, lost: np.ndarray, chosen: int) -> np.ndarray:
-    """Rows of polynomials [R, K] times ``below`` [K] + ``lost`` [R] · z^chosen, cut at K."""
-    length = rows.shape[1]
-    product = np.zeros_like(rows)
-    for power in np.flatnonzero(below):
-        product[:, power:] += rows[:, : length - power] * below[power]
-    product[:, chosen:] += rows[:, : length - chosen] * lost[:, None]
-    return product
-
-
-class _CountedAnswer:
-    """One answer's candidates, grouped by what counts once: a reasoning, or each candidate."""
-
-    def __init__(self, group: AnswerGroup, numbers: Sequence[int], rule: str):
-        """``numbers`` are the places of the group's candidates among all candidates."""
-        self.size = len(numbers)
-        units: dict[Any, list[int]] = defaultdict(list)
-        for place, one in enumerate(group.candidates):
-            units[normalize_reasoning(one) if rule == "distinct" else place].append(place)
-        # in one order of sizes, so that many questions share what is counted for their sizes
-        by_size = sorted(units.values(), key=len, reverse=True)
-        order = [place for unit in by_size for place in unit]
-        self.unit_sizes = tuple(map(len, by_size))
-        self.numbers = np.array([numbers[place] for place in order])
-        self.log_probabilities = np.array(
-            [get_log_probability(group.candidates[place]) for place in order]
-        )
-        self._tie_breaks: dict[tuple[int, int], np.ndarray] = {}
-
-    @cached_property
-    def ways(self) -> Ways:
-        """In how many ways a number of its candidates reaches a count."""
-        return _count_ways(self.unit_sizes)[0]
-
-    def count_below(self, key: tuple[int, int], max_size: int) -> np.ndarray:
-        """Ways to stay below (count, candidates), by the number of candidates [max_size + 1]."""
-        below = np.zeros(max_size + 1)
-        for (chosen, count), ways in self.ways.items():
-            if (count, chosen) < key and chosen <= max_size:
-                below[chosen] += ways
-        return below
-
-    def list_tie_breaks(self, chosen: int, count: int) -> np.ndarray:
-        """What breaks a tie, for each subset of ``chosen`` candidates with this count; sorted.
-
-        A complex number is the summed log-probability and, as its imaginary part, minus the place
-        of the first candidate: numpy orders complex numbers by their real parts first.
-        """
-        if (chosen, count) not in self._tie_breaks:
-            subsets = _list_subsets(self.unit_sizes, chosen, count)
-            sums = list(map(math.fsum, self.log_probabilities[subsets].tolist()))
-            first = self.numbers[subsets].min(axis=1)
-            self._tie_breaks[chosen, count] = np.sort(np.array(sums) - 1j * first)
-        return self._tie_breaks[chosen, count]
-
-
-@lru_cache(maxsize=512)
-def _count_ways(unit_sizes: tuple[int, ...]) -> list[Ways]:
-    """In how many ways the units from each one on reach a count; a unit counts once if chosen."""
-    suffixes: list[Ways] = [{(0, 0): 1}]
-    for size in reversed(unit_sizes):
-        ways: Ways = defaultdict(int)
-        for (chosen, count), number in suffixes[0].items():
-            ways[chosen, count] += number
-            for more in range(1, size + 1):
-                ways[chosen + more, count + 1] += number * math.comb(size, more)
-        suffixes.insert(0, dict(ways))
-    return suffixes
-
-
-@lru_cache(maxsize=4096)
-def _list_subsets(unit_sizes: tuple[int, ...], chosen: int, count: int) -> np.ndarray:
-    """Subsets [S, chosen] of an answer's candidates that reach a count: all, or a seeded sample."""
-    if _count_ways(unit_sizes)[0][chosen, count] > MAX_TIE_SUBSETS:
-        return _draw_subsets(unit_sizes, chosen, count)
-    return np.array(list(_enumerate_subsets(unit_sizes, 0, 0, chosen, count)))
-
-
-def _enumerate_subsets(
-    unit_sizes: tuple[int, ...], unit: int, start: int, chosen: int, count: int
-) -> Iterator[tuple[int, ...]]:
-    """All subsets from a unit on, whose first candidate has the place ``start``."""
-    if unit == len(unit_sizes):
-        yield ()
-        return
-    size, suffix = unit_sizes[unit], _count_ways(unit_sizes)[unit + 1]
-    for number in range(size + 1):
-        left = (chosen - number, count - bool(number))
-        if left not in suffix:
-            continue
-        for part in combinations(range(start, start + size), number):
-            for rest in _enumerate_subsets(unit_sizes, unit + 1, start + size, *left):
-                yield part + rest
-
-
-def _draw_subsets(unit_sizes: tuple[int, ...], chosen: int, count: int) -> np.ndarray:
-    """Subsets that reach a count [MAX_TIE_SUBSETS, chosen], each drawn with equal probability."""
-    rng = np.random.default_rng([chosen, count, *unit_sizes])
-    drawn = np.zeros((MAX_TIE_SUBSETS, sum(unit_sizes)), bool)
-    left = np.tile([chosen, count], (MAX_TIE_SUBSETS, 1))
-    start, suffixes = 0, _count_ways(unit_sizes)
-    for size, suffix in zip(unit_sizes, suffixes[1:], strict=True):
-        # 1. how many of this unit: in proportion to the ways in which the rest can be completed
-        numbers = np.zeros(MAX_TIE_SUBSETS, int)
-        for state in np.unique(left, axis=0):
-            rows = np.flatnonzero((left == state).all(axis=1))
-            rest = [suffix.get((state[0] - n, state[1] - bool(n)), 0) for n in range(size + 1)]
-            weights = np.array([math.comb(size, n) * float(ways) for n, ways in enumerate(rest)])
-            numbers[rows] = rng.choice(size + 1, len(rows), p=weights / weights.sum())
-        # 2. which ones: those of the lowest random ranks
-        ranks = rng.random((MAX_TIE_SUBSETS, size)).argsort(axis=1).argsort(axis=1)
-        drawn[:, start : start + size] = ranks < numbers[:, None]
-        left -= np.stack([numbers, numbers > 0], axis=1)
-        start += size
-    return np.nonzero(drawn)[1].reshape(MAX_TIE_SUBSETS, chosen)
