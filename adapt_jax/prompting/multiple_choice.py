@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from scipy.special import log_softmax, logsumexp, softmax
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import common_prefix_length
@@ -105,14 +105,10 @@ class MultipleChoiceConfig:
             lengths = np.asarray([len(one) for one in request.continuations])
         weights = np.asarray(scores) / lengths
         if content_free:
-            free = [_softmax(np.asarray(one) / lengths) for one in content_free]
-            weights = weights - np.log(np.mean(free, axis=0))
-        return [float(share) for share in _softmax(weights)]
-
-
-def _softmax(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    shares: np.ndarray = np.exp(x - x.max())
-    return shares / shares.sum()
+            # in logarithms: the probability of a long choice is no float above 0
+            free = log_softmax(np.asarray(content_free) / lengths, axis=1)
+            weights = weights - logsumexp(free, axis=0)
+        return [float(share) for share in softmax(weights)]
 
 
 def tokenize_choices(

@@ -116,6 +116,16 @@ def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothin
         assert list(one.vote.counts.values()) == pytest.approx(list(expected), rel=1e-3)
 
 
+def test_calibration_holds_where_the_probability_of_a_long_choice_is_no_float_above_0():
+    request = MultipleChoiceRequest((1,), ((2,) * 3, (2,) * 300))
+    config, free = MultipleChoiceConfig(calibrated=True), [[-10.0, -900.0]] * 3
+    assert config.compute_probabilities(request, [-10, -900], free) == pytest.approx([0.5, 0.5])
+    odds = np.exp(2) / (1 + np.exp(2))
+    assert config.compute_probabilities(request, [-10, -898], free) == pytest.approx(
+        [1 - odds, odds]
+    )
+
+
 def test_a_merge_across_the_border_is_scored_as_the_joint_text_has_it(tiny, theirs):
     """Behind a lead without a space, options merge with it; the context is cut back for all."""
     worded = Template(answer="{answer}", answer_with_reasoning="{reasoning} {answer}", choice="")
