@@ -16,6 +16,8 @@ its own draws.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +70,13 @@ class SoftPromptInit:
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, without special ones."""
-        allowed = set(text_token_ids(self.model))
-        return [token for token in self.model.encode(text, bos=False) if token in allowed]
+        tokens = self.model.encode(text, bos=False)
+        return [token for token in tokens if token in self.allowed]
+
+    @cached_property
+    def allowed(self) -> set[int]:
+        """Token ids that text can hold."""
+        return set(text_token_ids(self.model))
 
 
 def text_token_ids(model: PretrainedDecoder) -> list[int]:
@@ -135,14 +142,13 @@ def initial_rows(
 
 
 def _vocabulary(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    allowed = set(text_token_ids(start.model))
-    tokens = (token for example in start.examples for token in example.tokens if token in allowed)
-    counts = Counter(tokens)
+    tokens = (token for example in start.examples for token in example.tokens)
+    counts = Counter(token for token in tokens if token in start.allowed)
     most_frequent = sorted(counts, key=lambda token: (-counts[token], token))
     # members take turns, so that no two of them start from the same word
     own = most_frequent[start.member :: start.method.ensemble]
     # where the task has too few words, others at random
-    others = sorted(allowed - counts.keys())
+    others = sorted(start.allowed - counts.keys())
     drawn = [others[index] for index in start.rng.permutation(len(others))]
     return start.embed((own + drawn)[: start.method.length])
 
@@ -154,11 +160,11 @@ def _sampled_vocabulary(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
 
 
 def _labels(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    encoded = [start.encode(f" {label}") for label in dict.fromkeys(start.labels)]
-    encoded = [token_ids for token_ids in encoded if token_ids]
-    if not encoded:
+    encoded = (start.encode(f" {label}") for label in dict.fromkeys(start.labels))
+    chosen = list(islice(filter(None, encoded), start.method.length))
+    if not chosen:
         raise UserError("prompt_tuning: init 'labels' needs training examples with answers")
-    means = [start.embed(token_ids).mean(axis=0) for token_ids in encoded[: start.method.length]]
+    means = [start.embed(token_ids).mean(axis=0) for token_ids in chosen]
     return np.concatenate([np.stack(means), _sampled_vocabulary(start)])
 
 

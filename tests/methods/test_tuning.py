@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from training_cases import ITEMS, TASK
 
+from adapt_jax.methods import soft_prompt_init
 from adapt_jax.methods.base import RunOptions
 from adapt_jax.methods.fine_tuning import FineTuning, select_parameters
 from adapt_jax.methods.instruction_tuning import InstructionTuning
@@ -376,6 +377,23 @@ def test_initial_rows_from_labels_are_the_means_of_their_tokens(tiny):
     assert all((table == row).all(axis=1).any() for row in rows[2:])  # sampled vocabulary
     with pytest.raises(UserError, match="'labels' needs training examples"):
         initial_rows(method, tiny, [], 0)
+
+
+def test_only_as_many_labels_are_tokenized_as_the_prompt_is_long(tiny, monkeypatch):
+    asked = []
+    real = soft_prompt_init.text_token_ids
+    monkeypatch.setattr(soft_prompt_init, "text_token_ids", lambda m: asked.append(m) or real(m))
+    encoded = []
+    encode = type(tiny).encode
+
+    def count(model, text, **options):
+        encoded.append(text)
+        return encode(model, text, **options)
+
+    monkeypatch.setattr(type(tiny), "encode", count)
+    labels = [str(number) for number in range(100)]
+    initial_rows(PromptTuning(length=5, init="labels"), tiny, [], 0, labels)
+    assert len(encoded) == 5 and len(asked) == 2  # for the labels, and for what follows them
 
 
 def test_a_prompt_goes_on_from_another_adaptation(tiny, tmp_path):
