@@ -12,7 +12,7 @@ A metric returns a number, numbers by name, or None where it does not apply.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adapt_jax.evaluation.scorers import score_answer
+from adapt_jax.evaluation.scorers import find_right_answers, score_answer
 from adapt_jax.prompting.maj_at_k import maj_at_k
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.voting import vote
@@ -87,7 +87,7 @@ def accuracy_majority(task: Task, rows: Sequence[ScoredPrediction]) -> float | N
 
 @METRICS.register("maj_at_k")
 def majority_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, float] | None:
-    """maj@k: the expected accuracy of a majority of k of the candidates, ties shared."""
+    """maj@k: the expected accuracy of a majority of k of the candidates."""
     return _accuracy_at_k(task, rows, "majority")
 
 
@@ -111,8 +111,7 @@ def _accuracy_at_k(
     curves = []
     for row in rows:
         candidates = row.prediction.candidates[:common]
-        answers = {c.answer for c in candidates if c.answer is not None}
-        right = {answer for answer in answers if score_answer(answer, row.example, task).correct}
+        right = find_right_answers(candidates, row.example, task)
         curves.append(maj_at_k(candidates, right, rule=rule))
     return {str(k): _mean([curve[k] for curve in curves]) for k in curves[0]}
 

@@ -11,15 +11,24 @@ def first_letter(predicted, example, task):
 import re
 import string
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
-__all__ = ["SCORERS", "Score", "Scorer", "exact", "find_scorer", "score_answer", "token_f1"]
+__all__ = [
+    "SCORERS",
+    "Score",
+    "Scorer",
+    "exact",
+    "find_right_answers",
+    "find_scorer",
+    "score_answer",
+    "token_f1",
+]
 
 DEFAULT_SCORER = "exact"
 
@@ -86,6 +95,12 @@ def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
             f"found {score!r:.100}"
         )
     return Score(float(score.value), bool(score.correct))
+
+
+def find_right_answers(candidates: Iterable[Any], example: Example, task: Task) -> set[str]:
+    """Those answers of the candidates that are right."""
+    answers = {one.answer for one in candidates if one.answer is not None}
+    return {answer for answer in answers if score_answer(answer, example, task).correct}
 
 
 def _accepted_answers(example: Example) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.evaluation.evaluate import evaluate
-from adapt_jax.evaluation.scorers import score_answer
+from adapt_jax.evaluation.scorers import find_right_answers
 from adapt_jax.methods.base import DEFAULT_RUN, MethodResult, RunOptions
 from adapt_jax.methods.chain_of_thought import ChainOfThought
 from adapt_jax.methods.registry import METHODS
@@ -133,10 +133,8 @@ class SelfConsistency(ChainOfThought):
             max_concurrent_sequences=run.max_concurrent_sequences,
             on_progress=run.on_step,
         )
-        questions = []
-        for row in evaluation.predictions:
-            candidates = row.prediction.candidates
-            answers = {one.answer for one in candidates if one.answer is not None}
-            right = {a for a in answers if score_answer(a, row.example, task).correct}
-            questions.append((candidates, right))
-        return choose_vote_rule(questions)
+        voted = [(row.prediction.candidates, row.example) for row in evaluation.predictions]
+        return choose_vote_rule(
+            (candidates, find_right_answers(candidates, example, task))
+            for candidates, example in voted
+        )
