@@ -78,7 +78,7 @@ class InstructionTuning(TuningMethod):
         examples, held_out = self._build_mixture(seed)
         evaluated = {example.question for example in [*task.development, *task.test, *held_out]}
         examples = [example for example in examples if example.question not in evaluated]
-        return apply_templates(model, prompt, [*task.train, *examples], seed)
+        return apply_templates(model, prompt, [*task.train, *examples], seed, max_length=max_length)
 
     def validation_examples(
         self, model: PretrainedDecoder, prompt: Prompt, task: Task, max_length: int
@@ -107,9 +107,18 @@ class InstructionTuning(TuningMethod):
 
 
 def apply_templates(
-    model: PretrainedDecoder, prompt: Prompt, examples: Sequence[Example], seed: int
+    model: PretrainedDecoder,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    seed: int,
+    *,
+    max_length: int | None = None,
 ) -> TokenizedExamples:
-    """Each example in a wording drawn for it; there is no prompt prefix that all share."""
+    """Each example in a wording drawn for it; there is no prompt prefix that all share.
+
+    Args:
+        max_length: tokens of an example; by default the decoder's context length.
+    """
     rng = random.Random(f"{seed}/wordings")
     own = (prompt.instruction, prompt.template.question)
     others: Sequence[tuple[str, str]] = WORDINGS
@@ -128,7 +137,7 @@ def apply_templates(
     for (instruction, question), chosen in by_wording.items():
         template = replace(prompt.template, question=question)
         worded = replace(prompt, template=template, instruction=instruction)
-        part = tokenize_examples(model, worded, chosen).with_prefix()
+        part = tokenize_examples(model, worded, chosen, max_length=max_length).with_prefix()
         tokenized += part.examples
         too_long += part.too_long
         without_answer += part.without_answer
