@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -63,7 +64,8 @@ def select_demonstrations(
         # 1. the next group; an empty one gives its place to the largest
         group = groups[order[len(chosen) % len(order)]] or max(groups.values(), key=len)
         # 2. its examples, the least similar first
-        offered = sorted(group[:NUM_COMPARED], key=lambda one: _similarity(one, chosen))
+        words = [word_set(one) for one in chosen]
+        offered = sorted(group[:NUM_COMPARED], key=partial(_similarity, words))
         # 3. the first that fits
         shown = tuple(map(Demonstration.of, chosen))
         fitting = (one for one in offered if fits((*shown, Demonstration.of(one))))
@@ -105,10 +107,10 @@ def _group_examples(pool: Sequence[Example], rng: random.Random) -> dict[str, li
     return {name: groups[name] for name in order}
 
 
-def _similarity(example: Example, chosen: Sequence[Example]) -> float:
-    """The highest similarity to an example that is shown already, 0 to 1."""
+def _similarity(shown: Sequence[set[str]], example: Example) -> float:
+    """The highest similarity to the words of an example that is shown already, 0 to 1."""
     words = word_set(example)
-    return max((jaccard(words, word_set(other)) for other in chosen), default=0.0)
+    return max((jaccard(words, other) for other in shown), default=0.0)
 
 
 def within_context(

@@ -35,6 +35,14 @@ def test_categories_are_spread_and_the_question_asked_is_not_shown():
     assert "q 0" not in {one.question for one in select(task, 10)}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_demonstration_is_unlike_those_that_are_shown_already(seed):
+    rows = [Example(str(n), f"How many apples has Jane {n}?", str(n)) for n in range(9)]
+    rows.append(Example("other", "The red door opens slowly.", "7"))
+    shown = select(Task("t", rows, (), [Example("x", "asked", "1")]), 2, seed)
+    assert "The red door opens slowly." in {one.question for one in shown}
+
+
 def test_a_demonstration_that_does_not_fit_is_left_out_whole():
     task = labelled(["refund"] * 5)
     assert len(select(task, 5, fits=lambda shown: len(shown) <= 2)) == 2
