@@ -146,6 +146,16 @@ class Engine:
             prefixes=self.prefixes,
             vocab_size=self._seen_size,
         )
+        yield from self._decode_all(scheduler, on_progress, is_decided)
+
+    def _decode_all(
+        self,
+        scheduler: Scheduler,
+        on_progress: Callable[[int, int], None] | None,
+        is_decided: Callable[[int], bool] | None,
+    ) -> Iterator[tuple[int, int, Candidate]]:
+        """Decodes until no candidate is left; see ``run``."""
+        shape = scheduler.shape
         cache, slots = self._make_slots(shape.num_slots, shape.cache_length)
         num_finished = num_tokens = 0
         while True:
@@ -160,9 +170,7 @@ class Engine:
             cache, slots, tokens, scores = self._decode_chunk(cache, slots)
             # 3. candidates that it finished are yielded
             decided: set[int] = set()
-            for index, number, candidate, num_new in self._collect(
-                scheduler, requests, tokens, scores
-            ):
+            for index, number, candidate, num_new in self._collect(scheduler, tokens, scores):
                 num_tokens += num_new
                 if candidate is None:
                     continue
@@ -238,7 +246,6 @@ class Engine:
     def _collect(
         self,
         scheduler: Scheduler,
-        requests: Sequence[Request],
         tokens: Int[np.ndarray, "CHUNK B"],
         scores: Float[np.ndarray, "CHUNK B"],
     ) -> Iterator[tuple[int, int, Candidate | None, int]]:
@@ -254,8 +261,9 @@ class Engine:
                     self.model, self.generation_config.stop, tokens[:, slot], scores[:, slot]
                 )
             except NonFiniteLogitsError:
+                request = scheduler.requests[active.request]
                 raise UserError(
-                    f"request {requests[active.request].id!r:.100}: the logits of "
+                    f"request {request.id!r:.100}: the logits of "
                     f"{self.model.path} are not finite; are its weights damaged, or its dtype too "
                     "narrow?"
                 ) from None

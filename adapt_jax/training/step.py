@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,9 +45,6 @@ def make_step(
     the whole step. The prefix is encoded before the first microbatch, and its accumulated
     cotangent is back-propagated once, after the last.
 
-    The state of an ensemble has an axis of members in front, the optimizer's state too: each member
-    takes the step that it would take alone, on the same batch; the metrics are their mean.
-
     Returns:
         (state, frozen, batch, prompt_prefix) -> the next state, and the metrics: loss, accuracy,
         and gradient_norm before clipping, which shows at once when a gradient is not finite.
@@ -54,7 +52,7 @@ def make_step(
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
 
-    def encode(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
+    def encode(prompt_prefix: jax.Array, frozen: Any, trainable: Any) -> list[KVPair]:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
         return model.prefix(prompt_prefix, dtype)
 
@@ -66,26 +64,15 @@ def make_step(
 
     def step(state: TrainState, frozen: Any, batch: Batch, prompt_prefix: jax.Array) -> Any:
         # The prefix, and the function that takes its cotangent back to the trainable state.
-        prefix, back_propagate = jax.vjp(
-            lambda trainable: encode(trainable, frozen, prompt_prefix), state.trainable
-        )
+        prefix, back_propagate = jax.vjp(partial(encode, prompt_prefix, frozen), state.trainable)
         count = batch.target_weight.sum()
 
         def differentiate(microbatch: Batch) -> Any:
             compute = jax.value_and_grad(loss, (0, 1), has_aux=True)
             return compute(state.trainable, prefix, frozen, microbatch, count)
 
-        def accumulate(sums: Any, microbatch: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, differentiate(microbatch)), None
-
-        # Loss, accuracy and gradients, summed in float32 over the microbatches.
-        if batch.tokens.ndim == 2:
-            sums = differentiate(batch)
-        else:
-            first = jax.eval_shape(differentiate, jax.tree.map(lambda leaf: leaf[0], batch))
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), first)
-            sums, _ = jax.lax.scan(accumulate, zeros, batch)
-        (nats, accuracy), (gradients, cotangent) = sums
+        # Loss, accuracy and gradients of all microbatches.
+        (nats, accuracy), (gradients, cotangent) = _sum_over_microbatches(differentiate, batch)
 
         # What reaches the trainable state through the prefix.
         if prefix:
@@ -98,13 +85,37 @@ def make_step(
         metrics = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}
         return TrainState(trainable, opt_state), metrics
 
+    function = _step_members(step) if ensemble else step
+    return jax.jit(function, donate_argnums=0, compiler_options=step_compiler_options())
+
+
+def _step_members(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of an ensemble, whose state has an axis of members in front.
+
+    Each member takes the step that it would take alone, on the same batch; the metrics are their
+    mean.
+    """
+
     def ensemble_step(state: TrainState, frozen: Any, batch: Batch, prefix: jax.Array) -> Any:
         each = jax.vmap(step, in_axes=(0, None, None, None))
         state, metrics = each(state, frozen, batch, prefix)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    function = ensemble_step if ensemble else step
-    return jax.jit(function, donate_argnums=0, compiler_options=step_compiler_options())
+    return ensemble_step
+
+
+def _sum_over_microbatches(differentiate: Callable[[Batch], Any], batch: Batch) -> Any:
+    """What the function gives for each microbatch, summed in float32; a batch may be just one."""
+    if batch.tokens.ndim == 2:
+        return differentiate(batch)
+
+    def accumulate(sums: Any, microbatch: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, differentiate(microbatch)), None
+
+    first = jax.eval_shape(differentiate, jax.tree.map(lambda leaf: leaf[0], batch))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), first)
+    sums, _ = jax.lax.scan(accumulate, zeros, batch)
+    return sums
 
 
 def init_state(
