@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 
+from adapt_jax.decoders.prefix import round_up
 from adapt_jax.training.packing import (
     Batch,
     BatchShape,
@@ -172,15 +173,15 @@ def _choose_shapes(
             for microbatch in microbatches
         )
         multiple = lcm(BUCKET, row_multiple)
-        return BatchShape(_round_up(num_rows, row_multiple), size, _round_up(targets, multiple))
+        return BatchShape(round_up(num_rows, row_multiple), size, round_up(targets, multiple))
 
     if packing == "none":
-        most = row_length or _round_up(longest, BUCKET)
+        most = row_length or round_up(longest, BUCKET)
         sizes = {round_to_bucket(_longest(examples), most) for examples in steps}
         return [smallest(size) for size in sorted(sizes)]
     if row_length:
         return [smallest(row_length)]
-    least = max(_round_up(longest, BUCKET), MIN_PACKED_ROW)
+    least = max(round_up(longest, BUCKET), MIN_PACKED_ROW)
     return [min((smallest(least + n * BUCKET) for n in range(NUM_ROW_LENGTHS)), key=_cost)]
 
 
@@ -196,7 +197,3 @@ def _cost(shape: BatchShape) -> float:
 def round_to_bucket(length: int, most: int) -> int:
     """A length rounded up to 64, 128, 256 and so on, but to ``most`` at most."""
     return min(BUCKET << max(-(-length // BUCKET) - 1, 0).bit_length(), most)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

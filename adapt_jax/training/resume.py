@@ -18,7 +18,7 @@ from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.interruption import agree_to_stop, listen_for_stop
 
-__all__ = ["Saver", "describe_run", "flatten"]
+__all__ = ["Saver", "describe_run"]
 
 RUN_VERSION = 1  # raised when ``describe_run`` changes; checkpoints of others are refused
 NO_EFFECT = {"checkpoint_every", "keep_checkpoints", "trackers"}  # on the result
@@ -39,17 +39,17 @@ def describe_run(
     }
     return {
         "version": RUN_VERSION,
-        **flatten(json.loads(json.dumps(settings))),
+        **_flatten(json.loads(json.dumps(settings))),
         "examples": f"{len(data.examples)} ({_hash_examples(data)})",
         "weights": _hash_weights((run.state.trainable, run.loaded)),
     }
 
 
-def flatten(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _flatten(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     result: dict[str, Any] = {}
     for key, value in nested.items():
-        inner = flatten(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+        inner = _flatten(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
         result |= inner
     return result
 
