@@ -1,6 +1,7 @@
 """The log of a training run: metrics.jsonl, trackers, and a picture at the end."""
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from adapt_jax.utils.text_files import parse_json
 
 __all__ = ["MetricsLog", "Row", "plot_losses", "read_rows"]
 
+log = logging.getLogger("adapt_jax")
+
 Row = dict[str, Any]
 FILE_NAME = "metrics.jsonl"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -27,6 +30,10 @@ class MetricsLog:
 
     Without a folder the rows are only held in memory; of several processes the first one writes. To
     be used in a ``with`` statement.
+
+    Attributes:
+        rows: of steps and validations.
+        steps: the rows of training steps among them.
     """
 
     def __init__(self, folder: Path | None, step: int = 0, trackers: Sequence[str] = ()):
@@ -40,6 +47,7 @@ class MetricsLog:
         """
         self.has_folder = folder is not None
         self.rows: list[Row] = []
+        self.steps: list[Row] = []
         self._file: LineAppender | None = None
         self._trackers: list[Tracker] = []
         self._stack = ExitStack()
@@ -47,7 +55,13 @@ class MetricsLog:
             return
         path = folder / FILE_NAME
         self.rows = [row for row in read_rows(path) if row["step"] <= step]
+        self.steps = [row for row in self.rows if "loss" in row]
         if jax.process_index() == 0:
+            if len(self.steps) < step:
+                log.warning(
+                    "%s: %d of the %d steps before the checkpoint have no row; losses, times and "
+                    "padding are those of the others", path, step - len(self.steps), step,
+                )  # fmt: skip
             write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
             with ExitStack() as stack:
                 self._file = stack.enter_context(LineAppender(path))
@@ -64,11 +78,6 @@ class MetricsLog:
         self._stack.close()
 
     @property
-    def steps(self) -> list[Row]:
-        """The rows of training steps; those of validations stand between them."""
-        return [row for row in self.rows if "loss" in row]
-
-    @property
     def losses(self) -> list[float]:
         """The loss of every step, in nats per target token."""
         return [row["loss"] for row in self.steps]
@@ -82,6 +91,8 @@ class MetricsLog:
         if self._file is not None:
             self._file.write(json.dumps(row))
         self.rows.append(row)
+        if "loss" in row:
+            self.steps.append(row)
         for tracker in self._trackers:
             tracker.write(row)
 
@@ -98,7 +109,7 @@ def read_rows(path: Path) -> list[Row]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = parse_json(line, str(path), constants=NOT_FINITE)
-                rows.append({"step": int(row["step"]), **row})
+                rows.append({**row, "step": int(row["step"])})
             except (UserError, ValueError, KeyError, TypeError):
                 break
     return rows

@@ -1,5 +1,6 @@
 """A training run, made ready: everything that its steps need, and how far it has come."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,9 +85,17 @@ class TrainingRun:
 
         Returns:
             whether it is, and the row of the log.
+
+        Raises:
+            UserError: the loss is not finite, so no step could be compared with this one.
         """
         assert self.validator is not None
         row = self.validator.measure(self.state.trainable, self.frozen, self.prompt_prefix)
+        if not math.isfinite(loss := row["development_loss"]):
+            raise UserError(
+                f"after step {step} the loss of the development split is {loss:.4g}; "
+                "try a lower learning rate"
+            )
         improved = self.best.update(step, row[f"development_{self.config.metric}"])
         if improved:
             self.best_weights = jax.tree.map(jnp.copy, self.state.trainable)

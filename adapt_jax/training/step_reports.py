@@ -98,8 +98,9 @@ class StepReporter:
         first one was, and more than 1 nat above it.
         """
         step, loss, norm = row["step"], row["loss"], row["gradient_norm"]
-        losses = [*self._log.losses, loss]
-        recent, first = losses[-MAX_DIVERGING_STEPS:], losses[0]
+        earlier = self._log.steps
+        recent = [*(one["loss"] for one in earlier[-MAX_DIVERGING_STEPS + 1 :]), loss]
+        first = earlier[0]["loss"] if earlier else loss
         is_long_enough = len(recent) == MAX_DIVERGING_STEPS
         diverges = is_long_enough and min(recent) > max(2 * first, first + 1)
         if np.isfinite(loss) and np.isfinite(norm) and not diverges:

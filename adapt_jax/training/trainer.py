@@ -83,7 +83,7 @@ def train(
         losses=log.losses,
         trainable_parameters=run.num_trainable,
         seconds=sum(row["time"]["seconds"] for row in log.steps),
-        padding_share=float(np.mean([row["padding"] for row in log.steps])),
+        padding_share=float(np.mean([row["padding"] for row in log.steps] or [0.0])),
         dropped=run.batches.dropped,
         best=None if run.validator is None else run.best,
     )

@@ -128,6 +128,19 @@ def test_when_it_saves_changes_nothing_and_a_finished_run_stays(tiny, tmp_path, 
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_log_that_lost_rows_is_reported(tiny, tmp_path, caplog):
+    trained(tiny, tmp_path, checkpoint_every=4)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    for left in (3, 0):
+        path.write_text("".join(whole[:left]))
+        caplog.clear()
+        losses, _ = trained(tiny, tmp_path, checkpoint_every=4)
+        [line] = caplog.messages
+        assert f"metrics.jsonl: {8 - left} of the 8 steps before the checkpoint have no row" in line
+        assert len(losses) == left
+
+
 def test_other_data_weights_or_settings_are_refused_by_name(tiny, tmp_path):
     trained(tiny, tmp_path, checkpoint_every=4)
     with pytest.raises(UserError) as told:

@@ -15,7 +15,7 @@ from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.packing import BatchShape, TrainingExample, pack
 from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
-from adapt_jax.training.validation import BestStep, Validation
+from adapt_jax.training.validation import BestStep, Validation, Validator
 from adapt_jax.utils.errors import UserError
 
 DEVELOPMENT = Validation(made_examples(9, seed=3))
@@ -81,7 +81,7 @@ def test_training_ends_when_patience_does_and_the_best_step_comes_back(tiny, tmp
     assert len(seen) == 4 and len(result.losses) == 12  # of 30: two validations without a better
     assert (result.best.step, result.best.value) == (6, 0.5)
     np.testing.assert_array_equal(model.soft_prompt.embeddings[...], seen[1])
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) >= [6, 12]
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} >= {"6", "12"}
     # Started again, it has ended, and the best step comes from its checkpoint.
     again, other = run(
         tiny, tmp_path, accuracy_fn=accuracy_fn, metric="accuracy", patience=2, steps=30
@@ -108,6 +108,12 @@ def test_an_interrupted_run_with_validation_ends_in_the_same_best_step(tiny, tmp
         for name in ("alone", "run")
     )
     assert alone == again
+
+
+def test_a_development_loss_that_is_no_number_ends_the_run(tiny, monkeypatch):
+    monkeypatch.setattr(Validator, "measure", lambda *_: {"development_loss": float("nan")})
+    with pytest.raises(UserError, match="after step 3 the loss of the development split is nan"):
+        run(tiny)
 
 
 def test_what_cannot_be_validated_is_told(tiny):
