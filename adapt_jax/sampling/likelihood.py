@@ -6,7 +6,7 @@ logits exist only where a token of a continuation is predicted. This is exact. W
 continuations, they are spread over several rows, so memory does not grow with their number.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -106,9 +106,7 @@ def score_continuations(
     graph, weights = nnx.split(model.decoder)
     encoded = encoded_prefix or encode_scoring_prefix(model, prefix)
     rows = [(index, part) for index, one in enumerate(requests) for part in one.split()]
-    num_missing = {index: 0 for index in range(len(requests))}
-    for index, _ in rows:
-        num_missing[index] += 1
+    num_missing = Counter(index for index, _ in rows)
     found: dict[int, dict[int, list[LogLikelihood]]] = defaultdict(dict)
     order = sorted(range(len(rows)), key=lambda number: rows[number][1].length)
     row_multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
