@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -81,6 +81,14 @@ class PretrainingConfig(Strict):
     mesh: MeshConfig | None = None
     rows: int = Field(16, gt=0, le=10**6, description="of a batch of the generated corpus")
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _check_development(self) -> "PretrainingConfig":
+        if self.training.validate_every and self.development is None:
+            raise ValueError("training.validate_every measures the files of development; name some")
+        if self.development is not None and not self.training.validate_every:
+            raise ValueError("development is measured by training.validate_every; set it too")
+        return self
 
 
 def make_tokenizer(documents: list[str], vocab_size: int, context_length: int) -> Any:

@@ -121,8 +121,10 @@ def set_up_run(
         trainable: an nnx filter of the part of ``model`` that is trained.
 
     Raises:
-        UserError: nothing to train, or batches that cannot be made.
+        UserError: nothing to train, nothing to validate on, or batches that cannot be made.
     """
+    if config.validate_every and data.validation is None:
+        raise UserError("training.validate_every needs a development split; there is none")
     if data.shape is not None:
         placement.check_shape(data.shape)
     # The model in two: what is trained, in a copy (the state is donated, the caller's arrays are

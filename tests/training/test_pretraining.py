@@ -11,6 +11,7 @@ from adapt_jax.cli.main import main
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.training.documents import read_documents, windows
 from adapt_jax.training.metrics_log import read_rows
+from adapt_jax.training.pretraining import PretrainingConfig
 
 TEXTS = ["Joe has 2 apples. " * 9, "Jane has 3 oranges.", "They met. " * 20]
 
@@ -60,6 +61,18 @@ def test_bad_files_are_one_line_and_nothing_is_written(
     assert main(["pretrain", str(tmp_path / "run.yaml"), "--output-dir", str(output)]) == 2
     told = capsys.readouterr().err
     assert line in told and told.count("\n") == 1 and not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"training": {"validate_every": 3}}, "validate_every measures the files of development"),
+        ({"training": {}, "development": ["a.txt"]}, "is measured by training.validate_every"),
+    ],
+)
+def test_validation_without_files_and_files_without_validation_are_refused(options, line):
+    with pytest.raises(ValueError, match=line):
+        PretrainingConfig(name="x", **options)
 
 
 @pytest.mark.parametrize("going_on", [True, False])

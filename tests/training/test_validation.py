@@ -119,6 +119,8 @@ def test_a_development_loss_that_is_no_number_ends_the_run(tiny, monkeypatch):
 def test_what_cannot_be_validated_is_told(tiny):
     with pytest.raises(UserError, match="metric accuracy: there is nothing here that can be asked"):
         run(tiny, metric="accuracy")
+    with pytest.raises(UserError, match="validate_every needs a development split"):
+        run(tiny, development=None)
     long = Validation([TrainingExample("a", (5,) * 100, 3)])
     with pytest.raises(UserError, match="no development example fits into a row"):
         run(tiny, development=long)
