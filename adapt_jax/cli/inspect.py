@@ -77,6 +77,7 @@ def inspect(
     from adapt_jax.inspection.inspect import inspect as run_inspection
     from adapt_jax.inspection.workload import Workload
     from adapt_jax.utils.compilations import use_compilation_cache
+    from adapt_jax.utils.interruption import end_at_once
     from adapt_jax.utils.progress import Display
 
     names = [name for part in method for name in part.split(",") if name]
@@ -102,7 +103,7 @@ def inspect(
     if not json_output:
         print("\n".join(_describe(found)), flush=True)
     if not quick:
-        with Display(not json_output).stage("compiling") as update:
+        with end_at_once(), Display(not json_output).stage("compiling") as update:
             found.measure(update)
     if json_output:
         print(json.dumps(found.to_dict(), indent=2))

@@ -48,7 +48,7 @@ ACCELERATORS = (
 )
 FSDP_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # that are tried
 UNEVEN = 1.1  # allowance for what is not divided evenly
-GROWS_WITH_BATCH = ("activations", "batch", "cache", "questions")
+GROWS_WITH_BATCH = ("batch", "cache", "questions")  # and with these the activations
 
 
 def local_accelerator(devices: int) -> Accelerator:
@@ -75,29 +75,39 @@ def judge(
     }
     if not verdict["fits"]:
         verdict["largest"] = memory.largest
-        verdict["suggestions"] = _suggest(measurement, memory, usable, dtype, work)
+        verdict["suggestions"] = _suggest(measurement, usable, dtype, work)
     elif memory.total > usable * accelerator.preallocated:
         verdict["suggestions"] = ["XLA_PYTHON_CLIENT_MEM_FRACTION=.95"]
     return verdict
 
 
-def _suggest(
-    measurement: Measurement, memory: Memory, usable: int, dtype: str, work: Workload
-) -> list[str]:
+def _suggest(measurement: Measurement, usable: int, dtype: str, work: Workload) -> list[str]:
     """What would make it fit, by arithmetic on the parts: nothing is compiled for it."""
     suggestions = []
-    growing = sum(memory.parts.get(part, 0) for part in GROWS_WITH_BATCH)
+    moments = measurement.moments(dtype)
     size, option = work.batch, "batch"
-    if "cache" in memory.parts:
+    if any("cache" in moment.parts for moment in moments):
         size, option = work.max_concurrent_sequences, "max-concurrent-sequences"
-    # a smaller batch: the rest stays as it is
-    fitting = int(size * (usable - memory.total + growing) / growing)
+    # a smaller batch, with which every moment fits
+    fitting = min(_fitting_size(moment, size, usable) for moment in moments)
     if fitting >= 1:
         suggestions.append(f"--{option} {fitting}")
     # more devices: everything is divided among them
-    fits = (n for n in FSDP_SIZES if n <= size and memory.total / n * UNEVEN <= usable)
+    needed = max(moment.total for moment in moments)
+    fits = (n for n in FSDP_SIZES if n <= size and needed / n * UNEVEN <= usable)
     if (devices := next(fits, None)) is not None:
         suggestions.append(f"--mesh fsdp={devices}")
     if dtype == "float32" and measurement.memory("bfloat16").total <= usable:
         suggestions.append("--dtype bfloat16")
     return suggestions
+
+
+def _fitting_size(moment: Memory, size: int, usable: int) -> int:
+    """The largest batch, at most ``size``, with which a moment fits; below 1 where none does."""
+    if moment.total <= usable:
+        return size
+    growing = sum(moment.parts.get(part, 0) for part in GROWS_WITH_BATCH)
+    if not growing:  # such as merging, which knows no batch
+        return 0
+    growing += moment.parts.get("activations", 0)
+    return int(size * (usable - moment.total + growing) / growing)

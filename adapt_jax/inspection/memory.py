@@ -67,8 +67,11 @@ class Measurement:
         Args:
             dtype: of frozen weights and caches; by default that of the compilation.
         """
-        moments = [self._moment(index, dtype) for index in range(len(self.programs))]
-        return max(moments, key=lambda moment: moment.total)
+        return max(self.moments(dtype), key=lambda moment: moment.total)
+
+    def moments(self, dtype: Any = None) -> list[Memory]:
+        """What is held while each of the programs runs; ``dtype`` as in ``memory``."""
+        return [self._moment(index, dtype) for index in range(len(self.programs))]
 
     def _moment(self, index: int, dtype: Any) -> Memory:
         """What is held while one program runs."""

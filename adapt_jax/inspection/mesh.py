@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from adapt_jax.decoders.sharding import MESH_AXES, make_mesh
 from adapt_jax.utils.errors import UserError, nearest
 
+__all__ = ["read_mesh"]
+
 TOPOLOGIES = ("v4", "v5e", "v5p", "v6e")
 SHAPE = "such as v5e:2x4, or v5p:2x2x1"
 
@@ -47,14 +49,17 @@ def read_mesh(text: str | None) -> tuple[Mesh | None, str]:
         else:
             sizes[axis] = int(size)
     if topology:
-        devices = topology_devices(topology)
-        return _fitting(sizes or {"fsdp": -1}, devices, f" of {topology}"), topology
+        devices = _topology_devices(topology)
+        return _build_mesh(sizes or {"fsdp": -1}, devices, f" of {topology}"), topology
     if not sizes or all(size == 1 for size in sizes.values()):
         return None, ""
-    return _fitting(sizes, local_devices(math.prod(max(n, 1) for n in sizes.values())), ""), ""
+    count = math.prod(max(size, 1) for size in sizes.values())
+    devices = _local_devices(count)
+    has_rest = -1 in sizes.values()  # which is divided among all devices
+    return _build_mesh(sizes, devices if has_rest else devices[:count], ""), ""
 
 
-def _fitting(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
+def _build_mesh(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
     """The mesh of these sizes; what is not said is 1, or what is left where one size is -1."""
     asked = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
     product = math.prod(asked.values())
@@ -67,8 +72,8 @@ def _fitting(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
     return make_mesh(**asked, devices=devices)
 
 
-def local_devices(count: int) -> Sequence[Any]:
-    """So many devices of this machine; a CPU simulates them.
+def _local_devices(count: int) -> Sequence[Any]:
+    """All devices of this machine, at least ``count``; a CPU simulates so many.
 
     Raises:
         UserError: it has fewer.
@@ -82,10 +87,10 @@ def local_devices(count: int) -> Sequence[Any]:
             f"--mesh: asks for {count} devices, this machine has {len(devices)}; "
             f"a TPU topology can be named instead, {SHAPE}"
         )
-    return devices[:count]
+    return devices
 
 
-def topology_devices(name: str) -> Sequence[Any]:
+def _topology_devices(name: str) -> Sequence[Any]:
     """The devices of a TPU slice that need not be here.
 
     Raises:

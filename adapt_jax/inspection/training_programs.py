@@ -1,4 +1,4 @@
-"""The training step of a tuning method, and what is merged after it."""
+"""The training step of a tuning method, and the merging after it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,10 +37,9 @@ from adapt_jax.utils.errors import UserError
 
 __all__ = [
     "AbstractTuning",
-    "merge_program",
     "resolve_config",
     "trace_tuning",
-    "training_program",
+    "training_programs",
 ]
 
 
@@ -98,15 +97,28 @@ def trace_tuning(config: DecoderConfig, method: TuningMethod, dtype: Any) -> Abs
     )
 
 
-def training_program(
+def training_programs(
     config: DecoderConfig, method: TuningMethod, work: Workload, dtype: Any, mesh: Mesh | None
-) -> Program:
-    """The training step, as the trainer makes it.
+) -> list[Program]:
+    """The training step, and the merging after it where the method merges something.
 
     Raises:
         UserError: the examples do not fit the context, or do not reach all devices.
     """
     traced = trace_tuning(config, method, dtype)
+    step = _training_step(config, method, traced, work, dtype, mesh)
+    return [step, *_merging(method, traced, mesh)]
+
+
+def _training_step(
+    config: DecoderConfig,
+    method: TuningMethod,
+    traced: AbstractTuning,
+    work: Workload,
+    dtype: Any,
+    mesh: Mesh | None,
+) -> Program:
+    """The training step, as the trainer makes it."""
     prefix_length = work.prefix + traced.soft_prompt_length
     if prefix_length + work.length > config.context_length:
         raise UserError(
@@ -153,11 +165,8 @@ def training_program(
     )
 
 
-def merge_program(
-    config: DecoderConfig, method: TuningMethod, dtype: Any, mesh: Mesh | None
-) -> list[Program]:
+def _merging(method: TuningMethod, traced: AbstractTuning, mesh: Mesh | None) -> list[Program]:
     """After the training: changed copies of frozen parameters beside the originals, if any."""
-    traced = trace_tuning(config, method, dtype)
     trained = [tuple(path) for path, _ in nnx.to_flat_state(traced.trainable)]
     paths = method.merged_paths(trained)
     if not paths:

@@ -13,13 +13,15 @@ __all__ = [
     "RESTART_EXIT_CODE",
     "Interrupted",
     "agree_to_stop",
+    "end_at_once",
     "interruptible",
     "listen_for_stop",
 ]
 
 AGREEMENT_INTERVAL = 10  # steps after which processes tell each other whether one was asked to stop
 RESTART_EXIT_CODE = 75  # says "start me again" (EX_TEMPFAIL of sysexits.h)
-STANDARD_ERROR = 2  # its file descriptor
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2  # their file descriptors
+SHOW_CURSOR = b"\x1b[?25h"  # live progress hides it
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ACKNOWLEDGED = (
     "\ninterrupted: saving after this step; the same command continues from there. "
@@ -45,13 +47,23 @@ def listen_for_stop() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 
-    with _acknowledge_at_once(), _handle(receive, *STOP_SIGNALS):
+    with _call_at_once(_acknowledge), _handle(receive, *STOP_SIGNALS):
         yield lambda: received[0] if received else None
 
 
 @contextmanager
-def _acknowledge_at_once() -> Iterator[None]:
-    """Prints ACKNOWLEDGED as soon as the first of STOP_SIGNALS comes.
+def end_at_once() -> Iterator[None]:
+    """Lets SIGTERM and Ctrl-C end the process at once, also while something is compiled.
+
+    For work that writes nothing: nothing is cleaned up.
+    """
+    with _call_at_once(_end), _handle(lambda number, frame: _end(number), *STOP_SIGNALS):
+        yield
+
+
+@contextmanager
+def _call_at_once(act: Callable[[int], None]) -> Iterator[None]:
+    """Calls ``act(number)`` in a thread as soon as the first of STOP_SIGNALS comes.
 
     Python runs a signal's handler in the main thread, and only when that thread is back from
     compiled code: after a step, or after its compilation. The signal's number is written to a
@@ -67,7 +79,7 @@ def _acknowledge_at_once() -> Iterator[None]:
     def wait() -> None:
         while numbers := reader.recv(1):
             if numbers[0] in STOP_SIGNALS:
-                _acknowledge()
+                act(numbers[0])
                 return
 
     waiting = threading.Thread(target=wait, daemon=True)
@@ -81,10 +93,18 @@ def _acknowledge_at_once() -> Iterator[None]:
         reader.close()
 
 
-def _acknowledge() -> None:
+def _acknowledge(number: int) -> None:
     """Writes past ``sys.stderr``, whose lock the main thread may hold."""
     with suppress(OSError):  # standard error may be closed
         os.write(STANDARD_ERROR, ACKNOWLEDGED.encode())
+
+
+def _end(number: int) -> None:
+    """Ends the process with the exit code that a shell gives to one that the signal ended."""
+    with suppress(OSError):
+        if os.isatty(STANDARD_OUTPUT):
+            os.write(STANDARD_OUTPUT, SHOW_CURSOR + b"\n")
+    os._exit(128 + number)
 
 
 def agree_to_stop(requested: Callable[[], str | None], step: int) -> str | None:

@@ -3,44 +3,23 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers import fails
 
 from adapt_jax.cli.main import main
-from adapt_jax.decoders.config import DecoderConfig, LayerConfig
-from adapt_jax.inspection.abstract import count_bytes
-from adapt_jax.inspection.accelerators import ACCELERATORS, Accelerator, judge
 from adapt_jax.inspection.inspect import inspect
-from adapt_jax.inspection.memory import (
-    Measurement,
-    choose_depths,
-    compile_bytes,
-    find_period,
-    measure,
-)
-from adapt_jax.inspection.mesh import read_mesh
-from adapt_jax.inspection.programs import build_programs
-from adapt_jax.inspection.training_programs import resolve_config, training_program
-from adapt_jax.inspection.workload import Program, Workload
 from adapt_jax.methods.base import TuningMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.pretrained.saving import save_pretrained
-from adapt_jax.training.config import TrainingConfig
 from adapt_jax.utils.errors import UserError
 
-CONFIG = DecoderConfig("LlamaForCausalLM", 320, 32, 64, 6, 4, 2, 8, 512, tie_embeddings=True)
-SMALL = Workload(batch=8, length=64, answer=32, prefix=16, max_concurrent_sequences=8)
 SIZES = ("--batch", 8, "--length", 64, "--prefix", 16, "--max-concurrent-sequences", 8)
 
 
@@ -89,61 +68,6 @@ def test_an_index_that_lacks_a_tensor_is_refused(shared: Path, tmp_path: Path, c
     assert "has no tensor model.layers.3.mlp.up_proj.weight" in said
 
 
-@pytest.mark.parametrize("name", ["fine_tuning", "self_consistency"])
-def test_memory_of_a_deep_decoder_is_found_from_shallow_ones(name: str):
-    programs = build_programs(METHODS[name](), SMALL, jnp.float32, None)
-    found = measure(programs, CONFIG, lambda *_: None)
-    assert found.depths == (2, 4)
-    whole = [compile_bytes(program) for program in programs(CONFIG)[-1:]]
-    assert found.temporary is not None and found.temporary[-1:] == pytest.approx(whole, rel=0.02)
-    memory = found.memory()
-    assert memory.parts["activations"] > 0 and memory.total == sum(memory.parts.values())
-    if name == "fine_tuning":
-        weights = memory.parts["parameters"]
-        assert memory.parts["gradients"] == memory.parts["original"] == weights
-        assert weights * 2 <= memory.parts["optimizer"] <= weights * 2 + 64
-
-
-def test_frozen_weights_are_in_the_dtype_that_is_asked_and_trained_ones_in_float32():
-    programs = build_programs(METHODS["lora"](), SMALL, jnp.bfloat16, None)(CONFIG)
-    wide = build_programs(METHODS["lora"](), SMALL, jnp.float32, None)(CONFIG)
-    assert count_bytes(programs[0].arguments["parameters"]) * 2 == count_bytes(
-        wide[0].arguments["parameters"]
-    )
-    for part in ("parameters/trained", "optimizer/state"):
-        assert count_bytes(programs[0].arguments[part]) == count_bytes(wide[0].arguments[part])
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "sgd"])
-def test_a_mesh_divides_what_it_shards(optimizer: str):
-    mesh, _ = read_mesh("data=2,fsdp=4")
-    method = METHODS["fine_tuning"](training=TrainingConfig(optimizer=optimizer))
-    work = replace(SMALL, batch=32)
-    one = training_program(CONFIG, method, work, jnp.float32, None)
-    many = training_program(CONFIG, method, work, jnp.float32, mesh)
-    for part in ("parameters/trained", "optimizer/state"):
-        whole, share = count_bytes(one.arguments[part]), count_bytes(many.arguments[part])
-        assert whole / 4 <= share <= whole / 4 + 4096 if whole > 4096 else share <= whole
-    assert count_bytes(many.arguments["batch/examples"]) < count_bytes(
-        one.arguments["batch/examples"]
-    )
-
-
-def test_kinds_of_layers_that_alternate_stay_in_their_order():
-    kinds = (*[LayerConfig(window=8)] * 5, LayerConfig())
-    config = replace(CONFIG, num_layers=26, layer_configs=(kinds * 5)[:26])
-    programs = build_programs(METHODS["prompt_tuning"](), SMALL, jnp.float32, None)
-    assert find_period(config) == 6 and find_period(CONFIG) == 1
-    assert choose_depths(programs, config, programs(config)) == (6, 12)
-
-
-def test_parts_that_only_the_whole_decoder_has_are_compiled_whole():
-    programs = build_programs(
-        METHODS["fine_tuning"](trainable="layers.5"), SMALL, jnp.float32, None
-    )
-    assert choose_depths(programs, CONFIG, programs(CONFIG)) == (6,)
-
-
 def test_the_whole_answer_as_json(tiny_folder: Path, capsys):
     found = inspect_json(capsys, tiny_folder, "--method", "lora", "--method.rank", 4, *SIZES)
     assert set(found["memory"]) == {"lora"} and found["devices"] == 1
@@ -155,26 +79,6 @@ def test_the_whole_answer_as_json(tiny_folder: Path, capsys):
     devices = [verdict["device"] for verdict in lora["verdicts"]]
     assert "TPU v5e (16 GB)" in devices and "T4 (16 GB)" in devices and len(devices) == 10
     assert all(verdict["fits"] for verdict in lora["verdicts"])
-
-
-def test_what_does_not_fit_names_its_largest_part_and_what_helps():
-    programs = build_programs(METHODS["fine_tuning"](), SMALL, jnp.float32, None)(CONFIG)
-    measured = Measurement(programs, [100_000_000])
-    memory = measured.memory()
-    rest = memory.total - memory.parts["activations"] - memory.parts["batch"]
-    usable = rest + 30_000_000  # of 8 examples
-    little = judge(measured, Accelerator("little", usable), "float32", SMALL)
-    assert not little["fits"] and little["largest"] == "activations"
-    assert little["suggestions"] == ["--batch 2", "--mesh fsdp=4"]
-    tight = judge(measured, Accelerator("tight", memory.total, 0.75), "float32", SMALL)
-    assert tight["fits"] and tight["suggestions"] == ["XLA_PYTHON_CLIENT_MEM_FRACTION=.95"]
-    none = judge(measured, Accelerator("none", 1000), "float32", SMALL)
-    assert not none["fits"] and none["suggestions"] == []
-    caches = Measurement(
-        build_programs(METHODS["few_shot"](), SMALL, jnp.float32, None)(CONFIG), [0, 0, 0]
-    )
-    narrow = Accelerator("narrow", caches.memory().total - 1)
-    assert "--dtype bfloat16" in judge(caches, narrow, "float32", SMALL)["suggestions"]
 
 
 def test_the_table_is_printed(tiny_folder: Path, capsys):
@@ -237,76 +141,6 @@ def test_options_of_a_training_count(tiny_folder: Path, capsys):
     assert validated["best"] == plain["gradients"]
     assert validated["checkpoint"] == pytest.approx(3 * plain["gradients"], rel=1e-3)
     assert "best" not in plain
-
-
-def test_merged_kernels_stand_beside_the_decoder_where_a_step_needs_less():
-    programs = build_programs(METHODS["lora"](rank=1), SMALL, jnp.float32, None)(CONFIG)
-    merged = count_bytes(programs[1].arguments["merged"])
-    assert merged == 4 * 6 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    memory = Measurement(programs, [0, 0]).memory()
-    assert memory.moment == "merging"
-    assert memory.total == count_bytes(programs[1].arguments["parameters"]) + merged
-
-
-def test_on_a_tpu_a_step_is_whole_and_in_bfloat16_whatever_this_machine_does():
-    pytest.importorskip("libtpu")
-    mesh, _ = read_mesh("v5e:2x2")
-    there, here = resolve_config(TrainingConfig(), mesh), resolve_config(TrainingConfig(), None)
-    assert (there.compute_dtype, there.gradient_accumulation_steps) == ("bfloat16", 1)
-    assert (here.compute_dtype, here.gradient_accumulation_steps) == ("float32", None)
-    given = TrainingConfig(compute_dtype="float32", gradient_accumulation_steps=2)
-    assert resolve_config(given, mesh) == given
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-            "temporaries (42.47G) exceeds available HBM (15.75G).",
-            round(42.47 * 2**30),
-        ),
-        (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
-            "space hbm. Used 18.40G of 15.75G hbm. Exceeded hbm capacity by 2.65G.",
-            round(18.4 * 2**30) - 40,
-        ),
-    ],
-)
-def test_a_compiler_that_runs_out_of_memory_says_how_much_it_needs(message: str, expected: int):
-    def refuse(**_: Any) -> None:
-        raise jax.errors.JaxRuntimeError(message)
-
-    lowered = SimpleNamespace(compile=refuse)
-    program = Program(
-        "step", {"parameters": jax.ShapeDtypeStruct((10,), np.float32)}, lambda: lowered
-    )
-    assert compile_bytes(program) == expected
-
-
-def test_any_other_refusal_of_the_compiler_is_one_clear_line():
-    def refuse(**_: Any) -> None:
-        raise jax.errors.JaxRuntimeError("INTERNAL: no such thing\nat line 3")
-
-    lowered = SimpleNamespace(compile=refuse)
-    program = Program(
-        "step", {"parameters": jax.ShapeDtypeStruct((10,), np.float32)}, lambda: lowered
-    )
-    with pytest.raises(UserError, match="^step: the compiler refuses it: INTERNAL: no such thing$"):
-        compile_bytes(program)
-
-
-def test_what_a_tpu_cannot_even_compile_does_not_fit_and_what_helps_is_said():
-    pytest.importorskip("libtpu")
-    config = replace(CONFIG, embed_dim=1024, ffn_dim=4096, num_layers=2, context_length=4096)
-    mesh, _ = read_mesh("v5e:1x1,fsdp=1")
-    work = Workload(batch=64, length=4096, answer=2048)
-    programs = build_programs(METHODS["fine_tuning"](), work, jnp.bfloat16, mesh)
-    measured = measure(programs, config, lambda *_: None)
-    assert measured.memory().parts["activations"] > 15.75 * 2**30
-    found = judge(measured, ACCELERATORS[0], "bfloat16", work)
-    assert not found["fits"] and found["largest"] == "activations"
-    assert found["suggestions"][0].startswith("--batch ")
 
 
 def test_a_method_that_needs_options_is_counted_only_when_it_is_chosen(
@@ -402,6 +236,23 @@ def alone(folder: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_signal_ends_it_at_once_while_it_compiles(tiny_folder: Path):
+    command = ["-m", "adapt_jax", "inspect", str(tiny_folder), "--method", "fine_tuning"]
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert any("training step, 2 layers" in line for line in process.stdout)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM  # and not that of one to start again
+    finally:
+        process.kill()
 
 
 def test_one_cpu_plays_as_many_devices_as_the_mesh_asks_for(tiny_folder: Path, tmp_path: Path):

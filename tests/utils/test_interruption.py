@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -21,7 +23,9 @@ def send_after(seconds, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_acknowledged_while_compiled_code_runs(monkeypatch, number):
     acknowledged = []
-    monkeypatch.setattr(interruption, "_acknowledge", lambda: acknowledged.append(time.monotonic()))
+    monkeypatch.setattr(
+        interruption, "_acknowledge", lambda _: acknowledged.append(time.monotonic())
+    )
     handler, wakeup = signal.getsignal(number), signal.set_wakeup_fd(-1)
     with listen_for_stop() as requested:
         timer = send_after(0.2, number)
@@ -47,6 +51,28 @@ def test_what_is_printed_says_what_happens_now_and_how_to_stop_at_once(capfd):
         "\ninterrupted: saving after this step; the same command continues from there. "
         "Ctrl-C again stops without saving.\n"
     )
+
+
+BUSY = """
+import hashlib
+from adapt_jax.utils.interruption import end_at_once
+with end_at_once():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)  # minutes without the interpreter
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_that_writes_nothing_ends_at_once(number):
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+    finally:
+        process.kill()
 
 
 def test_outside_of_the_main_thread_nothing_is_installed():
