@@ -1,11 +1,12 @@
 """Evaluates an adaptation on labelled questions."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from adapt_jax.evaluation.journal import Journal
-from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
+from adapt_jax.evaluation.metrics import BUILT_IN_METRICS, METRICS, ScoredPrediction
 from adapt_jax.evaluation.results import EvaluationResult
 from adapt_jax.evaluation.scorers import find_scorer, score_answer
 from adapt_jax.evaluation.significance import wilson_interval
@@ -110,35 +111,37 @@ def measure(task: Task, rows: Sequence[ScoredPrediction]) -> EvaluationResult:
     """Everything in METRICS, with the interval and the warnings.
 
     Raises:
-        UserError: a metric that was registered elsewhere fails, or returns no number.
+        UserError: a metric that was registered elsewhere returns no finite number.
     """
-    fields: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for name, metric in METRICS.items():
-        value = metric(task, rows)
-        if name in EvaluationResult.model_fields:
-            fields[name] = value
-        elif value is not None:
-            others[name] = _check_metric(name, value)
+    measured = {name: metric(task, rows) for name, metric in METRICS.items()}
+    built_in = {name: measured[name] for name in BUILT_IN_METRICS}
     return EvaluationResult(
-        **fields,
+        **built_in,
         n=len(rows),
         ci95=wilson_interval(sum(row.correct for row in rows), len(rows)),
         scorer=task.scorer,
-        metrics=others,
-        warnings=describe_problems(task, rows),
+        metrics={
+            name: _check_metric(name, value)
+            for name, value in measured.items()
+            if name not in built_in and value is not None
+        },
+        warnings=describe_problems(task, rows, built_in),
     )
 
 
 def _check_metric(name: str, value: Any) -> float | dict[str, float]:
+    """A metric that was registered elsewhere, as plain numbers."""
+    numbers: Any = value if isinstance(value, Mapping) else {name: value}
     try:
-        if isinstance(value, Mapping):
-            return {str(key): float(one) for key, one in value.items()}
-        return float(value)
+        found = {str(key): float(one) for key, one in numbers.items()}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError
     except (TypeError, ValueError):
         raise UserError(
-            f"metric {name!r}: expected a number, numbers by name, or None; found {value!r:.100}"
+            f"metric {name!r}: expected a finite number, numbers by name, or None; "
+            f"found {value!r:.100}"
         ) from None
+    return found if isinstance(value, Mapping) else found[name]
 
 
 def _answer_all(

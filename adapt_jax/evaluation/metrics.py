@@ -21,7 +21,7 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.registry import Registry
 
-__all__ = ["METRICS", "Metric", "MetricValue", "ScoredPrediction", "has_votes"]
+__all__ = ["BUILT_IN_METRICS", "METRICS", "Metric", "MetricValue", "ScoredPrediction"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ Metric = Callable[[Task, Sequence[ScoredPrediction]], MetricValue]
 METRICS: Registry[Metric] = Registry("metric")
 
 
-def has_votes(rows: Sequence[ScoredPrediction]) -> bool:
+def _has_votes(rows: Sequence[ScoredPrediction]) -> bool:
     """Whether several candidates were sampled for a question."""
     return any(len(row.prediction.candidates) > 1 for row in rows)
 
@@ -78,7 +78,7 @@ def score(task: Task, rows: Sequence[ScoredPrediction]) -> float:
 @METRICS.register("accuracy_majority")
 def accuracy_majority(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """The same candidates under the paper's majority vote (2203.11171, section 2)."""
-    if not has_votes(rows):
+    if not _has_votes(rows):
         return None
     answers = [vote(row.prediction.candidates, rule="majority").answer for row in rows]
     pairs = zip(answers, rows, strict=True)
@@ -105,7 +105,7 @@ def _accuracy_at_k(
     Where questions were stopped early, only the candidates that all of them have are looked at:
     how many more one has depends on what they say.
     """
-    if not has_votes(rows):
+    if not _has_votes(rows):
         return None
     common = min(len(row.prediction.candidates) for row in rows)
     curves = []
@@ -119,13 +119,13 @@ def _accuracy_at_k(
 @METRICS.register("agreement")
 def agreement(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """The winner's share of the vote, mean over the questions: how sure the candidates are."""
-    return _mean([row.prediction.vote.confidence for row in rows]) if has_votes(rows) else None
+    return _mean([row.prediction.vote.confidence for row in rows]) if _has_votes(rows) else None
 
 
 @METRICS.register("saved_share")
 def saved_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates that early stopping did without."""
-    if not has_votes(rows):
+    if not _has_votes(rows):
         return None
     saved = sum(row.prediction.candidates_saved for row in rows)
     return saved / (saved + sum(len(row.prediction.candidates) for row in rows))
@@ -134,7 +134,7 @@ def saved_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
 @METRICS.register("repeat_share")
 def repeat_share(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """Share of the answering candidates that repeat a reasoning for the same answer."""
-    if not has_votes(rows):
+    if not _has_votes(rows):
         return None
     votes = [row.prediction.vote for row in rows]
     answering = sum(len(row.prediction.candidates) for row in rows)
@@ -151,7 +151,7 @@ def abstained(task: Task, rows: Sequence[ScoredPrediction]) -> float:
 @METRICS.register("abstained_candidates")
 def abstained_candidates(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
     """Share of the candidates without a readable answer, those cut off among them."""
-    if not has_votes(rows):
+    if not _has_votes(rows):
         return None
     silent = sum(row.prediction.vote.abstained for row in rows)
     return silent / sum(len(row.prediction.candidates) for row in rows)
@@ -197,3 +197,6 @@ def generated_tokens(task: Task, rows: Sequence[ScoredPrediction]) -> float:
 def seconds(task: Task, rows: Sequence[ScoredPrediction]) -> float:
     """Wall-clock seconds per question, without those of compiling."""
     return _mean([row.prediction.seconds for row in rows])
+
+
+BUILT_IN_METRICS = tuple(METRICS)  # fields of EvaluationResult; others are in its `metrics`

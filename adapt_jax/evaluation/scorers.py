@@ -68,7 +68,7 @@ def token_f1(predicted: str | None, example: Example, task: Task) -> Score:
     if predicted is None:
         return Score(0.0, False)
     given = _words(predicted)
-    references = [_words(answer) for answer in _accepted_answers(example)]
+    references = [_words(answer) for answer in example.accepted]
     value = max(_f1(given, reference) for reference in references)
     return Score(value, given in references)
 
@@ -101,10 +101,6 @@ def find_right_answers(candidates: Iterable[Any], example: Example, task: Task) 
     """Those answers of the candidates that are right."""
     answers = {one.answer for one in candidates if one.answer is not None}
     return {answer for answer in answers if score_answer(answer, example, task).correct}
-
-
-def _accepted_answers(example: Example) -> tuple[str, ...]:
-    return example.accepted
 
 
 def _words(text: str) -> list[str]:

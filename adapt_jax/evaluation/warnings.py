@@ -1,8 +1,9 @@
 """What a reader should know before trusting an accuracy, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
+from adapt_jax.evaluation.metrics import ScoredPrediction
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.display_text import in_quotes
 
@@ -11,13 +12,18 @@ __all__ = ["MIN_SHARE", "describe_problems"]
 MIN_SHARE = 0.05  # a share up to this one is not worth a sentence
 
 
-def describe_problems(task: Task, rows: Sequence[ScoredPrediction]) -> list[str]:
-    """A sentence for each thing that went wrong with more than 5 % of the answers."""
+def describe_problems(
+    task: Task, rows: Sequence[ScoredPrediction], measured: Mapping[str, Any]
+) -> list[str]:
+    """A sentence for each thing that went wrong with more than 5 % of the answers.
+
+    Args:
+        measured: what METRICS measures on the rows, by name.
+    """
     sentences = []
-    shares = {name: METRICS[name](task, rows) for name in _SENTENCES}
     for name, sentence in _SENTENCES.items():
-        share = shares[name]
-        if isinstance(share, float) and share > MIN_SHARE:
+        share = measured[name]
+        if share is not None and share > MIN_SHARE:
             sentences.append(sentence.format(share=f"{100 * share:.1f} %", parser=task.parser))
     if all(row.prediction.answer is None for row in rows):
         sentences.insert(0, f"none of the {len(rows)} questions got an answer that can be read")

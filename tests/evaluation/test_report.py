@@ -94,6 +94,7 @@ def test_baseline_skipped_rungs_and_scores_are_shown():
     result = ComparisonResult(task="t", decoder="d", seed=0, rungs=rungs, baseline=baseline)
     text = render(result)
     assert "0.625" in text and 'always "no": 50.0 %' in text
+    assert "score: mean of the scorer's values; tokens: per question" in text
     assert "few_shot: skipped, there is nothing to show" in text
     assert "always" not in render(result, notes=False)
 

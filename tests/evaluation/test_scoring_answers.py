@@ -73,9 +73,20 @@ def test_extensions_that_return_something_else_are_named(registries):
     task = make_task("red", scorer="above")
     with pytest.raises(UserError, match="scorer 'above': expected a Score"):
         score_answer("red", task.test[0], task)
-    METRICS.register("words")(lambda task, rows: "many")
-    with pytest.raises(UserError, match="metric 'words': expected a number"):
+
+
+@pytest.mark.parametrize("value", ["many", float("nan"), {"all": float("inf")}, [1.0]])
+def test_a_metric_that_is_no_finite_number_is_named(registries, value):
+    METRICS.register("words")(lambda task, rows: value)
+    with pytest.raises(UserError, match="metric 'words': expected a finite number"):
         evaluate(Scripted(lambda example: "red"), make_task("red"))
+
+
+@pytest.mark.parametrize("name", ["n", "scorer", "warnings"])
+def test_a_metric_may_have_the_name_of_another_field(registries, name):
+    METRICS.register(name)(lambda task, rows: 7)
+    result = evaluate(Scripted(lambda example: "red"), make_task("red")).result
+    assert result.metrics == {name: 7.0} and result.n == 1 and result.scorer == "exact"
 
 
 def test_an_unknown_scorer_is_refused_before_anything_is_asked():

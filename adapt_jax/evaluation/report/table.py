@@ -11,9 +11,9 @@ from adapt_jax.evaluation.report.text import (
     describe_notes,
     format_p_value,
     has_no_answers,
+    shows_score,
 )
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
-from adapt_jax.evaluation.scorers import DEFAULT_SCORER
 from adapt_jax.utils.display_text import display_text
 
 __all__ = ["ladder_table"]
@@ -55,14 +55,13 @@ def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) ->
 
 def _columns(result: ComparisonResult) -> dict[str, Cell]:
     """The columns after the first one by their headings."""
-    done = [rung for rung in result.rungs if isinstance(rung, DoneRung)]
     columns: dict[str, Cell] = {
         "accuracy": describe_accuracy,
         "95 %\ninterval": _interval,
         "vs rung\nbelow": _delta,
         "p": _p_value,
     }
-    if any(rung.scorer != DEFAULT_SCORER for rung in done):
+    if shows_score(result):
         columns["score"] = lambda rung: f"{rung.score:.3f}"
     else:
         columns["seconds"] = lambda rung: f"{rung.seconds:.3g}"

@@ -3,28 +3,28 @@
 from collections.abc import Iterator
 
 from adapt_jax.evaluation.results import (
+    Baseline,
     ComparisonResult,
     DoneRung,
     EvaluationResult,
     RungResult,
     SkippedRung,
 )
+from adapt_jax.evaluation.scorers import DEFAULT_SCORER
 from adapt_jax.utils.display_text import display_text, in_quotes
 
 __all__ = [
     "describe_accuracy",
-    "describe_baseline",
-    "describe_delta",
     "describe_evaluation",
     "describe_notes",
     "describe_rung",
     "format_p_value",
-    "format_percent",
     "has_no_answers",
+    "shows_score",
 ]
 
 
-def format_percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     """0.725 -> "72.5 %"."""
     return f"{100 * share:.1f} %"
 
@@ -39,12 +39,17 @@ def has_no_answers(result: EvaluationResult) -> bool:
     return result.abstained == 1
 
 
+def shows_score(result: ComparisonResult) -> bool:
+    """Whether the scorer says more than right and wrong, so that the table shows its mean."""
+    return any(isinstance(one, DoneRung) and one.scorer != DEFAULT_SCORER for one in result.rungs)
+
+
 def describe_accuracy(result: EvaluationResult) -> str:
     """ "72.5 %", or "no answer" where none could be read."""
-    return "no answer" if has_no_answers(result) else format_percent(result.accuracy)
+    return "no answer" if has_no_answers(result) else _format_percent(result.accuracy)
 
 
-def describe_delta(rung: DoneRung) -> str:
+def _describe_delta(rung: DoneRung) -> str:
     """ "+12.5 points, p <0.001": over the rung below, by McNemar's test."""
     delta = rung.vs_previous
     if delta is None:
@@ -58,21 +63,24 @@ def describe_rung(rung: RungResult) -> str:
     """One line about a rung, for a log."""
     if isinstance(rung, SkippedRung):
         return f"{rung.method}: skipped, {display_text(rung.reason)}"
-    low, high = map(format_percent, rung.ci95)
+    low, high = map(_format_percent, rung.ci95)
     line = f"{rung.method}: {describe_accuracy(rung)}"
     if not has_no_answers(rung):
         line += f" (95 % interval {low} to {high})"
         if rung.vs_previous is not None:
-            line += f", against {rung.vs_previous.method} {describe_delta(rung)}"
+            line += f", against {rung.vs_previous.method} {_describe_delta(rung)}"
     return line
 
 
 def describe_notes(result: ComparisonResult) -> Iterator[str]:
     """The sentences under the table: baseline, what was skipped, warnings, which is enough."""
     if any(isinstance(rung, DoneRung) for rung in result.rungs):
-        yield "seconds and tokens: per question; trained: parameters; p: McNemar's exact test"
+        costs = "seconds and tokens"
+        if shows_score(result):  # which takes the place of the seconds
+            costs = "score: mean of the scorer's values; tokens"
+        yield f"{costs}: per question; trained: parameters; p: McNemar's exact test"
     if result.baseline is not None:
-        yield describe_baseline(result)
+        yield _describe_baseline(result.baseline)
     for rung in result.rungs:
         if isinstance(rung, SkippedRung):
             yield describe_rung(rung)
@@ -87,31 +95,29 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
         yield result.recommendation.sentence
 
 
-def describe_baseline(result: ComparisonResult) -> str:
+def _describe_baseline(baseline: Baseline) -> str:
     """What always saying the commonest label gives."""
-    baseline = result.baseline
-    assert baseline is not None
-    return f"always {in_quotes(baseline.label, 40)}: {format_percent(baseline.accuracy)}"
+    return f"always {in_quotes(baseline.label, 40)}: {_format_percent(baseline.accuracy)}"
 
 
 def _describe_votes(rung: DoneRung) -> str:
     """What plain majority gives, and what early stopping saved."""
     assert rung.accuracy_majority is not None
-    line = f"{rung.method}: {format_percent(rung.accuracy_majority)} by plain majority"
+    line = f"{rung.method}: {_format_percent(rung.accuracy_majority)} by plain majority"
     if rung.repeat_share is not None and rung.abstained_candidates is not None:
         line += (
-            f"; {format_percent(rung.repeat_share)} of the candidates repeat another's reasoning, "
-            f"{format_percent(rung.abstained_candidates)} give no answer"
+            f"; {_format_percent(rung.repeat_share)} of the candidates repeat another's reasoning, "
+            f"{_format_percent(rung.abstained_candidates)} give no answer"
         )
     if rung.saved_share:
-        line += f"; early stopping saved {format_percent(rung.saved_share)} of the candidates"
+        line += f"; early stopping saved {_format_percent(rung.saved_share)} of the candidates"
     return line
 
 
 def _describe_unseen(rung: DoneRung) -> str:
     """Zero-shot accuracy on categories of instructions that the training left out."""
     parts = (
-        f"{display_text(name, 40)} {format_percent(one.before)} → {format_percent(one.after)}"
+        f"{display_text(name, 40)} {_format_percent(one.before)} → {_format_percent(one.after)}"
         for name, one in (rung.unseen_categories or {}).items()
     )
     return f"{rung.method}: categories it has not seen, before → after: {', '.join(parts)}"
