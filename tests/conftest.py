@@ -48,7 +48,7 @@ SLOW_FILES = (
     "decoders/test_family_configs.py",
     "training/test_trainer.py",
     "training/test_unpacked.py",
-    "inspection/test_inspection.py",
+    "inspection/",
     "comparison/test_comparison.py",
     "comparison/test_resume.py",
     "comparison/test_identity.py",

@@ -32,7 +32,5 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
 
     if (folder / RESULTS).is_file():
-        best = Comparison.load(folder).best
-        if best:
-            return Adaptation.load(folder / "adaptations" / best, decoder)
+        return Comparison.load(folder).adaptation(decoder=decoder)
     return Adaptation.load(folder, decoder)  # says what is missing

@@ -92,8 +92,13 @@ class Comparison:
                 return rung
         raise KeyError(method)
 
-    def adaptation(self, method: str | None = None) -> Adaptation:
+    def adaptation(
+        self, method: str | None = None, decoder: str | Path | None = None
+    ) -> Adaptation:
         """The saved adaptation of a rung, by default of the one that is enough.
+
+        Args:
+            decoder: where its decoder is; by default where it was (see Adaptation.load).
 
         Raises:
             UserError: the rung was skipped, or is not on this ladder.
@@ -105,9 +110,10 @@ class Comparison:
         if method not in measured:
             why = "was skipped" if method in [rung.method for rung in self.rungs] else "did not run"
             raise UserError(
-                f"{self.output_dir}: no adaptation, {method} {why}; there are {', '.join(measured)}"
+                f"{self.output_dir}: no adaptation, {method} {why}; there are "
+                f"{', '.join(measured) or 'none'}"
             )
-        return Adaptation.load(self.output_dir / "adaptations" / method)
+        return Adaptation.load(self.output_dir / "adaptations" / method, decoder)
 
     def table(self) -> Table:
         """The ladder as a rich table."""

@@ -19,7 +19,7 @@ from adapt_jax.comparison.setup import RunInputs
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.report.files import write_predictions
-from adapt_jax.evaluation.results import BeforeAfter, DoneRung, RungResult, SkippedRung
+from adapt_jax.evaluation.results import BeforeAfter, DoneRung, RungResult
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.evaluation.significance import paired_p_value
 from adapt_jax.methods.base import Method, MethodResult, RunOptions
@@ -35,10 +35,7 @@ from adapt_jax.utils.progress import Display, OnProgress
 from adapt_jax.utils.text_files import read_json_lines
 
 __all__ = [
-    "DoneRung",
     "RungFolder",
-    "RungResult",
-    "SkippedRung",
     "compare_to_previous",
     "load_finished",
     "remove_stale",

@@ -15,6 +15,7 @@ from scripted import scripted
 import adapt_jax
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.comparison.compare import Comparison, compare
 from adapt_jax.comparison.tune import tune
 from adapt_jax.evaluation.evaluate import evaluate
@@ -159,6 +160,19 @@ def test_rungs_that_cannot_run_are_skipped_and_the_others_go_on(tiny_folder: Pat
     assert not (tmp_path / "run" / "adaptations" / "chain_of_thought").exists()
     with pytest.raises(UserError, match="no adaptation, chain_of_thought was skipped"):
         result.adaptation("chain_of_thought")
+
+
+def test_where_every_rung_was_skipped_asking_says_so(tiny_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(tiny_folder),
+        "task": write_task(tmp_path / "task", reasoning=False),
+        "methods": {"chain_of_thought": SHORT},
+    }
+    result = compare(config, tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="chain_of_thought was skipped; there are none"):
+        result.adaptation("chain_of_thought")
+    with pytest.raises(UserError, match="run: no adaptation, every rung was skipped"):
+        open_adaptation(str(tmp_path / "run"), None)
 
 
 def test_an_earlier_comparison_in_the_same_folder_is_replaced(tiny_folder: Path, tmp_path: Path):
