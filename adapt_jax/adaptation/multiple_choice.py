@@ -18,7 +18,7 @@ from adapt_jax.prompting.prompt import Prompt, hash_prompts
 from adapt_jax.prompting.voting import Vote
 from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
 from adapt_jax.sampling.types import Candidate
-from adapt_jax.tasks.answers import canonical_option
+from adapt_jax.tasks.answers import canonicalize_option
 from adapt_jax.tasks.example import Example
 
 __all__ = ["answer_by_likelihood"]
@@ -137,7 +137,7 @@ def _choose(
     example, answers = question
     choices = example.choices or config.choices
     canonical = [
-        canonical_option(prompt.parser, number, answer, choices)
+        canonicalize_option(prompt.parser, number, answer, choices)
         for number, answer in enumerate(answers)
     ]
     counts: dict[str, float] = {}

@@ -74,7 +74,7 @@ def verify_export(
     prompt = _make_greedy(adaptation.prompt)
     asked = _choose_questions(prompt, questions)
     model, notes = adaptation.model, list[str]()
-    reference = expected = _replay(adaptation, model, prompt, asked)
+    reference = expected = _generate_replays(adaptation, model, prompt, asked)
     if not expected:
         notes.append("No text was compared: every question is too long for the context.")
     if format == "hf":  # the folder's own weights, which may be rounded
@@ -83,7 +83,7 @@ def verify_export(
             dtype=model.decoder.embedding[...].dtype,
             context_length=model.config.context_length,
         )
-        reference = _replay(adaptation, model, prompt, asked)
+        reference = _generate_replays(adaptation, model, prompt, asked)
         changed = sum(a.text != b.text for a, b in zip(expected, reference, strict=True))
         if changed:
             notes.append(
@@ -125,7 +125,7 @@ def _choose_questions(prompt: Prompt, count: int) -> list[tuple[str, tuple[str, 
     return [*shown, *others, *more][:count]
 
 
-def _replay(
+def _generate_replays(
     adaptation: Adaptation,
     model: PretrainedDecoder,
     prompt: Prompt,
@@ -152,7 +152,7 @@ def _run_recipe(
     code = build_recipe(adaptation, format, folder=str(folder), decoding=prompt.generation_config)
     names: dict[str, Any] = {}
     try:
-        with _quiet_transformers():
+        with _silence_transformers():
             exec(compile(code, "README.md", "exec"), names)  # our own code, values written by repr
             found = []
             for one in replays:
@@ -169,7 +169,7 @@ def _run_recipe(
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def _silence_transformers() -> Iterator[None]:
     """Without transformers' warnings and progress bars."""
     from transformers.utils import logging
 

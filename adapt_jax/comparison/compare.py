@@ -26,10 +26,10 @@ from adapt_jax.comparison.setup import (
     load_inputs,
     report_task,
 )
-from adapt_jax.evaluation.baseline import commonest_label
+from adapt_jax.evaluation.baseline import measure_commonest_label
 from adapt_jax.evaluation.report.files import read_comparison
 from adapt_jax.evaluation.report.picture import save_picture
-from adapt_jax.evaluation.report.table import ladder_table
+from adapt_jax.evaluation.report.table import make_ladder_table
 from adapt_jax.evaluation.report.text import describe_rung
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult, SkippedRung
 from adapt_jax.methods.base import Method
@@ -117,11 +117,11 @@ class Comparison:
 
     def table(self) -> Table:
         """The ladder as a rich table."""
-        return ladder_table(self.result, self.title)
+        return make_ladder_table(self.result, self.title)
 
     def short_table(self) -> Table:
         """The same without the sentences below, while the ladder is climbed."""
-        return ladder_table(self.result, self.title, notes=False)
+        return make_ladder_table(self.result, self.title, notes=False)
 
     @property
     def title(self) -> str:
@@ -183,10 +183,10 @@ def compare(
     output = choose_output_folder(output_dir, settings, config)
     inputs = load_inputs(settings, folder)
     with lock_folder(output):
-        return _climb(settings, methods, inputs, output, display, fresh)
+        return _run_rungs(settings, methods, inputs, output, display, fresh)
 
 
-def _climb(
+def _run_rungs(
     settings: CompareConfig,
     methods: Mapping[str, Method],
     inputs: RunInputs,
@@ -199,7 +199,7 @@ def _climb(
     for one in folders.values():
         files.check_target_file(one.predictions)
         files.check_target_folder(one.adaptation, DESCRIPTION)
-    comparison = Comparison(output, _new_result(settings, inputs))
+    comparison = Comparison(output, _start_result(settings, inputs))
     report_task(inputs.task, display)
     finished = _keep_finished(comparison, folders, display, fresh)
     with display.live(comparison.short_table) as draw:
@@ -225,14 +225,14 @@ def _climb(
     return comparison
 
 
-def _new_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
+def _start_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
     """What is known before any rung has run."""
     task = inputs.task
     return ComparisonResult(
         task=task.name,
         decoder=settings.decoder,
         seed=settings.seed,
-        baseline=commonest_label(task),
+        baseline=measure_commonest_label(task),
         warnings=list(task.warnings),
         task_summary=task.summary,
         show_prompt=SHOW_PROMPT,

@@ -51,8 +51,10 @@ def recommend(
     """
     if not rungs:
         return None
-    most_accurate = max(rungs, key=lambda rung: (rung.accuracy, *(-one for one in _cost(rung))))
-    cheaper = [rung for rung in rungs if _cost(rung) < _cost(most_accurate)]
+    most_accurate = max(
+        rungs, key=lambda rung: (rung.accuracy, *(-one for one in _measure_cost(rung)))
+    )
+    cheaper = [rung for rung in rungs if _measure_cost(rung) < _measure_cost(most_accurate)]
     reference = correct[most_accurate.method]
     deltas = {
         rung.method: paired_delta(rung.method, correct[rung.method], reference) for rung in cheaper
@@ -67,7 +69,9 @@ def recommend(
         for name, delta in deltas.items()
     ]
     as_good = {test.method for test in tests if not test.significant}
-    enough = min([rung for rung in cheaper if rung.method in as_good] + [most_accurate], key=_cost)
+    enough = min(
+        [rung for rung in cheaper if rung.method in as_good] + [most_accurate], key=_measure_cost
+    )
     return Recommendation(
         method=enough.method,
         most_accurate=most_accurate.method,
@@ -76,7 +80,7 @@ def recommend(
     )
 
 
-def _cost(rung: DoneRung) -> tuple[float, float]:
+def _measure_cost(rung: DoneRung) -> tuple[float, float]:
     """Trained parameters, then tokens per question."""
     return rung.trainable_parameters, rung.tokens
 

@@ -134,13 +134,13 @@ def load_finished(
             and folder is not None
             and rung.identity == folder.identity
             and (folder.adaptation / DESCRIPTION).is_file()
-            and _agrees(rung, folder)
+            and _matches_predictions(rung, folder)
         ):
             finished[rung.method] = rung
     return finished
 
 
-def _agrees(rung: DoneRung, folder: RungFolder) -> bool:
+def _matches_predictions(rung: DoneRung, folder: RungFolder) -> bool:
     """Whether the predictions file is whole and gives the accuracy of the rung."""
     try:
         correct = folder.read_correct()
@@ -292,13 +292,13 @@ def _evaluate_unseen(
     }
     for category in dict.fromkeys(example.category for example in task.test):
         shares[category] = BeforeAfter(
-            before=_share(before.correct, task, category),
-            after=_share(after.correct, task, category),
+            before=_measure_category_accuracy(before.correct, task, category),
+            after=_measure_category_accuracy(after.correct, task, category),
         )
     return shares
 
 
-def _share(correct: Sequence[bool], task: Task, category: str) -> float:
+def _measure_category_accuracy(correct: Sequence[bool], task: Task, category: str) -> float:
     """Accuracy on one category."""
     chosen = [
         right for right, one in zip(correct, task.test, strict=True) if one.category == category

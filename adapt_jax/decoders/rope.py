@@ -171,7 +171,7 @@ def _yarn_scaling(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _default(params: Params, size: int, length: Any) -> np.ndarray:
+def _default_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     """theta to the power of -2i/size, rounded to float32 as PyTorch rounds it.
 
     NumPy's float32 powers are not correctly rounded, so the power is taken in float64: after
@@ -182,14 +182,14 @@ def _default(params: Params, size: int, length: Any) -> np.ndarray:
     return np.float32(1) / powers.astype(np.float32)
 
 
-def _linear(params: Params, size: int, length: Any) -> np.ndarray:
+def _linear_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     """Position interpolation (2306.15595)."""
-    return _default(params, size, length) / np.float32(params["factor"])
+    return _default_frequencies(params, size, length) / np.float32(params["factor"])
 
 
-def _llama3(params: Params, size: int, length: Any) -> np.ndarray:
+def _llama3_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     """Stretches long wavelengths only (Llama 3.1 model card)."""
-    frequencies = _default(params, size, length)
+    frequencies = _default_frequencies(params, size, length)
     factor, original = params["factor"], params[ORIGINAL_MAX_POSITIONS]
     low, high = params["low_freq_factor"], params["high_freq_factor"]
     wavelength = 2 * np.pi / frequencies
@@ -198,9 +198,9 @@ def _llama3(params: Params, size: int, length: Any) -> np.ndarray:
     return ((1 - smooth) * frequencies / factor + smooth * frequencies).astype(np.float32)
 
 
-def _yarn(params: Params, size: int, length: Any) -> np.ndarray:
+def _yarn_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     """Stretches slow pairs, keeps fast ones, and blends between (2309.00071, section 3.2)."""
-    frequencies, theta = _default(params, size, length), params["theta"]
+    frequencies, theta = _default_frequencies(params, size, length), params["theta"]
 
     def find_pair(rotations: float) -> float:
         """The pair that rotates this many times over the pretrained length."""
@@ -220,7 +220,7 @@ def _yarn(params: Params, size: int, length: Any) -> np.ndarray:
     return (stretched * slow + frequencies * (1 - slow)).astype(np.float32)
 
 
-def _dynamic(params: Params, size: int, length: Any) -> Any:
+def _dynamic_frequencies(params: Params, size: int, length: Any) -> Any:
     """Theta grows with the length of the text (NTK-aware scaling, 2309.00071, appendix A.1)."""
     xp: Any = jnp if isinstance(length, jax.Array) else np
     pretrained, factor = params[MAX_POSITIONS], params["factor"]
@@ -230,9 +230,9 @@ def _dynamic(params: Params, size: int, length: Any) -> Any:
     return (1.0 / xp.asarray(theta, np.float32) ** exponents).astype(np.float32)
 
 
-def _longrope(params: Params, size: int, length: Any) -> Any:
+def _longrope_frequencies(params: Params, size: int, length: Any) -> Any:
     """One factor per pair, other ones beyond the pretrained length (2402.13753)."""
-    frequencies = _default(params, size, length)
+    frequencies = _default_frequencies(params, size, length)
     factors = [np.asarray(params[name], np.float32) for name in ("short_factor", "long_factor")]
     for factor in factors:
         if factor.shape != frequencies.shape:
@@ -244,9 +244,9 @@ def _longrope(params: Params, size: int, length: Any) -> Any:
     return xp.where(length > params[ORIGINAL_MAX_POSITIONS], long, short)
 
 
-def _proportional(params: Params, size: int, length: Any) -> np.ndarray:
+def _proportional_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     """The fastest share of all pairs is rotated, the others are not (Gemma 4)."""
-    frequencies = _default(params, size, length) / np.float32(params.get("factor", 1.0))
+    frequencies = _default_frequencies(params, size, length) / np.float32(params.get("factor", 1.0))
     num_rotated = int(params["partial_rotary_factor"] * size // 2)
     return np.where(np.arange(size // 2) < num_rotated, frequencies, 0).astype(np.float32)
 
@@ -261,24 +261,25 @@ class _RopeType:
 
 
 ROPE_TYPES = {
-    "default": _RopeType(_default),
-    "linear": _RopeType(_linear, ("factor",)),
+    "default": _RopeType(_default_frequencies),
+    "linear": _RopeType(_linear_frequencies, ("factor",)),
     "llama3": _RopeType(
-        _llama3, ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL_MAX_POSITIONS)
+        _llama3_frequencies,
+        ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL_MAX_POSITIONS),
     ),
     "yarn": _RopeType(
-        _yarn,
+        _yarn_frequencies,
         (ORIGINAL_MAX_POSITIONS,),
         (
             *("factor", "attention_factor", "mscale", "mscale_all_dim", MAX_POSITIONS),
             *("beta_fast", "beta_slow", "truncate"),
         ),
     ),
-    "dynamic": _RopeType(_dynamic, ("factor", MAX_POSITIONS)),
+    "dynamic": _RopeType(_dynamic_frequencies, ("factor", MAX_POSITIONS)),
     "longrope": _RopeType(
-        _longrope,
+        _longrope_frequencies,
         ("short_factor", "long_factor", ORIGINAL_MAX_POSITIONS),
         ("factor", "attention_factor", MAX_POSITIONS),
     ),
-    "proportional": _RopeType(_proportional, (), ("factor",)),
+    "proportional": _RopeType(_proportional_frequencies, (), ("factor",)),
 }

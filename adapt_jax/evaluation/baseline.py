@@ -8,13 +8,13 @@ from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 
-__all__ = ["commonest_label"]
+__all__ = ["measure_commonest_label"]
 
 MAX_LABELS = 5  # distinct answers of a task that names no choices, such as yes and no
 MIN_QUESTIONS_PER_LABEL = 4  # so that few questions with few answers are no labels yet
 
 
-def commonest_label(task: Task) -> Baseline | None:
+def measure_commonest_label(task: Task) -> Baseline | None:
     """Accuracy on the test split of always saying the commonest label of the training split.
 
     None where the answers are no labels. Without training examples the test split's own commonest
@@ -22,7 +22,7 @@ def commonest_label(task: Task) -> Baseline | None:
     """
     if not task.test or not _has_labels(task):
         return None
-    counts = Counter(_label(task, example) for example in task.train or task.test)
+    counts = Counter(_read_label(task, example) for example in task.train or task.test)
     label = max(counts, key=lambda one: counts[one])
     right = sum(score_answer(label, example, task).correct for example in task.test)
     return Baseline(label=label, accuracy=right / len(task.test), n=len(task.test))
@@ -31,11 +31,11 @@ def commonest_label(task: Task) -> Baseline | None:
 def _has_labels(task: Task) -> bool:
     if all(example.choices for example in task.test):
         return True
-    labels = {_label(task, example) for example in task.test}
+    labels = {_read_label(task, example) for example in task.test}
     few = len(labels) <= MAX_LABELS
     return few and len(task.test) >= MIN_QUESTIONS_PER_LABEL * len(labels)
 
 
-def _label(task: Task, example: Example) -> str:
+def _read_label(task: Task, example: Example) -> str:
     """The gold answer in canonical form."""
     return read_gold(task.parser, example.answer, example.choices) or example.answer

@@ -48,12 +48,12 @@ def _mean(values: Sequence[float | bool]) -> float:
     return float(sum(values) / len(values))
 
 
-def _share(candidates: Iterable[Candidate], is_counted: Callable[[Candidate], bool]) -> float:
+def _count_share(candidates: Iterable[Candidate], is_counted: Callable[[Candidate], bool]) -> float:
     counted = [is_counted(candidate) for candidate in candidates]
     return _mean(counted) if counted else 0.0
 
 
-def _candidates(rows: Sequence[ScoredPrediction]) -> Iterable[Candidate]:
+def _list_candidates(rows: Sequence[ScoredPrediction]) -> Iterable[Candidate]:
     """All candidates of all questions, but for those of questions that do not fit the context."""
     return (
         candidate
@@ -160,19 +160,25 @@ def abstained_candidates(task: Task, rows: Sequence[ScoredPrediction]) -> float 
 @METRICS.register("cut_off")
 def cut_off(task: Task, rows: Sequence[ScoredPrediction]) -> float:
     """Share of the candidates that reached max_new_tokens before a readable answer."""
-    return _share(_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is None)
+    return _count_share(
+        _list_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is None
+    )
 
 
 @METRICS.register("no_stop")
 def no_stop(task: Task, rows: Sequence[ScoredPrediction]) -> float:
     """Share of the candidates that answer, and then run on to max_new_tokens."""
-    return _share(_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is not None)
+    return _count_share(
+        _list_candidates(rows), lambda c: c.finish_reason == "length" and c.answer is not None
+    )
 
 
 @METRICS.register("unreadable")
 def unreadable(task: Task, rows: Sequence[ScoredPrediction]) -> float:
     """Share of the candidates that end by themselves and hold no readable answer."""
-    return _share(_candidates(rows), lambda c: c.finish_reason != "length" and c.answer is None)
+    return _count_share(
+        _list_candidates(rows), lambda c: c.finish_reason != "length" and c.answer is None
+    )
 
 
 @METRICS.register("too_long")

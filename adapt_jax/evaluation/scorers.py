@@ -67,9 +67,9 @@ def token_f1(predicted: str | None, example: Example, task: Task) -> Score:
     """
     if predicted is None:
         return Score(0.0, False)
-    given = _words(predicted)
-    references = [_words(answer) for answer in example.accepted]
-    value = max(_f1(given, reference) for reference in references)
+    given = _split_words(predicted)
+    references = [_split_words(answer) for answer in example.accepted]
+    value = max(_compute_f1(given, reference) for reference in references)
     return Score(value, given in references)
 
 
@@ -103,13 +103,13 @@ def find_right_answers(candidates: Iterable[Any], example: Example, task: Task) 
     return {answer for answer in answers if score_answer(answer, example, task).correct}
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """The words of a text as SQuAD's own script normalises them."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def _f1(given: list[str], reference: list[str]) -> float:
+def _compute_f1(given: list[str], reference: list[str]) -> float:
     if not given or not reference:
         return float(given == reference)
     common = sum((Counter(given) & Counter(reference)).values())

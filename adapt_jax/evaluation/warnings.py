@@ -5,7 +5,7 @@ from typing import Any
 
 from adapt_jax.evaluation.metrics import ScoredPrediction
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.display_text import in_quotes
+from adapt_jax.utils.display_text import quote_text
 
 __all__ = ["MIN_SHARE", "describe_problems"]
 
@@ -27,10 +27,10 @@ def describe_problems(
             sentences.append(sentence.format(share=f"{100 * share:.1f} %", parser=task.parser))
     if all(row.prediction.answer is None for row in rows):
         sentences.insert(0, f"none of the {len(rows)} questions got an answer that can be read")
-    unread = _unread_texts(rows)
+    unread = _find_unread_texts(rows)
     written = [text for text in unread if text.strip()]
     if sentences and written:
-        sentences.append(f"the first text without a readable answer is {in_quotes(written[0])}")
+        sentences.append(f"the first text without a readable answer is {quote_text(written[0])}")
     elif sentences and unread:
         sentences.append("the texts without a readable answer are empty")
     return sentences
@@ -60,7 +60,7 @@ _SENTENCES = {  # by the metric that it speaks of
 }
 
 
-def _unread_texts(rows: Sequence[ScoredPrediction]) -> list[str]:
+def _find_unread_texts(rows: Sequence[ScoredPrediction]) -> list[str]:
     """What the candidates wrote whose answer cannot be read."""
     return [
         candidate.text

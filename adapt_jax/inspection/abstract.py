@@ -31,12 +31,12 @@ def count_bytes(tree: Tree) -> int:
     def count(leaf: Any) -> int:
         sharding = getattr(leaf, "sharding", None)
         shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
-        return math.prod(shape) * _itemsize(leaf.dtype)
+        return math.prod(shape) * _count_item_bytes(leaf.dtype)
 
     return sum(count(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _itemsize(dtype: Any) -> int:
+def _count_item_bytes(dtype: Any) -> int:
     """Bytes of one element; a random key is two words of 4 bytes."""
     return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 

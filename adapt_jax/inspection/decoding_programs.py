@@ -18,10 +18,10 @@ from adapt_jax.pretrained.loading import abstract_decoder
 from adapt_jax.sampling import compiled, shapes
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["decoding_programs"]
+__all__ = ["make_decoding_programs"]
 
 
-def decoding_programs(
+def make_decoding_programs(
     config: DecoderConfig, method: PromptingMethod, work: Workload, dtype: Any, mesh: Mesh | None
 ) -> list[Program]:
     """The programs of the engine, in the order in which it runs them.
@@ -36,7 +36,7 @@ def decoding_programs(
         )
     graph, weights = nnx.split(abstract_decoder(config))
     decoder = _AbstractDecoder(config, graph, shard_params(cast(weights, dtype), mesh), dtype, mesh)
-    prefix, programs = _prefix_program(decoder, work)
+    prefix, programs = _make_prefix_program(decoder, work)
 
     # the cache has a row for each sequence
     slots = _count_slots(work, mesh)
@@ -62,7 +62,7 @@ def decoding_programs(
             | ({"earlier questions": waiting} if slots > count else {}),
         )
     )
-    programs.append(_decoding_step(decoder, method, prefix, cache, waiting, slots))
+    programs.append(_make_decoding_step(decoder, method, prefix, cache, waiting, slots))
     return programs
 
 
@@ -77,7 +77,7 @@ class _AbstractDecoder:
     mesh: Mesh | None
 
 
-def _prefix_program(decoder: _AbstractDecoder, work: Workload) -> tuple[Tree, list[Program]]:
+def _make_prefix_program(decoder: _AbstractDecoder, work: Workload) -> tuple[Tree, list[Program]]:
     """The encoded prefix, and the program that encodes it; none where there is no prefix."""
     config, mesh = decoder.config, decoder.mesh
     padded = shapes.pad_prefix(work.prefix)
@@ -106,7 +106,7 @@ def _encode_questions(
     return arguments, jax.eval_shape(encode, decoder.weights, prefix, *arguments)
 
 
-def _decoding_step(
+def _make_decoding_step(
     decoder: _AbstractDecoder,
     method: PromptingMethod,
     prefix: Tree,

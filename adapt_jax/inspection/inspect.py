@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pydantic
 from jax.sharding import Mesh
 
-from adapt_jax.inspection.accelerators import ACCELERATORS, judge, local_accelerator
+from adapt_jax.inspection.accelerators import ACCELERATORS, check_fit, describe_local_accelerator
 from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
 from adapt_jax.inspection.memory import Measurement, measure
 from adapt_jax.inspection.mesh import read_mesh
@@ -96,12 +96,12 @@ class Inspection:
         measurement = self.measured[name]
         arrays = replace(measurement, process=0)  # an accelerator's host holds the process
         verdicts = [
-            judge(arrays, accelerator, self.accelerator_dtype, self.work)
+            check_fit(arrays, accelerator, self.accelerator_dtype, self.work)
             for accelerator in ACCELERATORS
         ]
         if not self.topology:
-            here = local_accelerator(self.devices)
-            verdicts.append(judge(measurement, here, self.dtype, self.work))
+            here = describe_local_accelerator(self.devices)
+            verdicts.append(check_fit(measurement, here, self.dtype, self.work))
         return verdicts
 
     def to_dict(self) -> dict[str, Any]:

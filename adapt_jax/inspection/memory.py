@@ -71,9 +71,9 @@ class Measurement:
 
     def moments(self, dtype: Any = None) -> list[Memory]:
         """What is held while each of the programs runs; ``dtype`` as in ``memory``."""
-        return [self._moment(index, dtype) for index in range(len(self.programs))]
+        return [self._measure_moment(index, dtype) for index in range(len(self.programs))]
 
-    def _moment(self, index: int, dtype: Any) -> Memory:
+    def _measure_moment(self, index: int, dtype: Any) -> Memory:
         """What is held while one program runs."""
         program = self.programs[index]
         parts: dict[str, int] = {}
@@ -103,7 +103,9 @@ def measure(
     found: list[dict[int, int]] = [{} for _ in programs]
     total = len(depths) * len(programs)
     for number, depth in enumerate(depths):
-        shallow = programs if depth == config.num_layers else build(_shorten(config, depth))
+        shallow = (
+            programs if depth == config.num_layers else build(_keep_first_layers(config, depth))
+        )
         for index, program in enumerate(shallow):
             on_program(number * len(programs) + index, total, f"{program.name}, {depth} layers")
             found[index][depth] = compile_bytes(program)
@@ -185,7 +187,9 @@ def choose_depths(
         return (layers,)
     try:
         arguments = {
-            depth: sum(count_bytes(one.arguments) for one in build(_shorten(config, depth)))
+            depth: sum(
+                count_bytes(one.arguments) for one in build(_keep_first_layers(config, depth))
+            )
             for depth in (low, high)
         }
     except UserError:  # a part that only the whole decoder has
@@ -204,7 +208,7 @@ def find_period(config: DecoderConfig) -> int:
     return 1
 
 
-def _shorten(config: DecoderConfig, layers: int) -> DecoderConfig:
+def _keep_first_layers(config: DecoderConfig, layers: int) -> DecoderConfig:
     """The same decoder with its first layers alone."""
     kinds = config.layer_configs
     return replace(

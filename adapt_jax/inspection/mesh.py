@@ -49,12 +49,12 @@ def read_mesh(text: str | None) -> tuple[Mesh | None, str]:
         else:
             sizes[axis] = int(size)
     if topology:
-        devices = _topology_devices(topology)
+        devices = _list_topology_devices(topology)
         return _build_mesh(sizes or {"fsdp": -1}, devices, f" of {topology}"), topology
     if not sizes or all(size == 1 for size in sizes.values()):
         return None, ""
     count = math.prod(max(size, 1) for size in sizes.values())
-    devices = _local_devices(count)
+    devices = _list_local_devices(count)
     has_rest = -1 in sizes.values()  # which is divided among all devices
     return _build_mesh(sizes, devices if has_rest else devices[:count], ""), ""
 
@@ -72,7 +72,7 @@ def _build_mesh(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
     return make_mesh(**asked, devices=devices)
 
 
-def _local_devices(count: int) -> Sequence[Any]:
+def _list_local_devices(count: int) -> Sequence[Any]:
     """All devices of this machine, at least ``count``; a CPU simulates so many.
 
     Raises:
@@ -90,7 +90,7 @@ def _local_devices(count: int) -> Sequence[Any]:
     return devices
 
 
-def _topology_devices(name: str) -> Sequence[Any]:
+def _list_topology_devices(name: str) -> Sequence[Any]:
     """The devices of a TPU slice that need not be here.
 
     Raises:

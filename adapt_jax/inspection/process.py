@@ -13,7 +13,7 @@ RUNTIME_BYTES = 96 << 20  # Python objects, threads and their buffers, the task'
 BYTES_PER_LAYER = 14 << 20  # traced, compiled and loaded code; with added modules, twice that
 
 
-def _resident_bytes() -> int:
+def _read_resident_bytes() -> int:
     """Resident bytes of this process; 0 where the system does not say."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -45,10 +45,10 @@ def measure_imports_and_tokenizer(folder: Path, *, has_tokenizer: bool) -> tuple
     assert len(METHODS)  # looked up, so that they are imported
     jnp.zeros(1).block_until_ready()
     gc.collect()
-    before = _resident_bytes()
+    before = _read_resident_bytes()
     if not has_tokenizer:
         return before, 0
     tokenizer = read_tokenizer(folder)
-    after = _resident_bytes()
+    after = _read_resident_bytes()
     del tokenizer
     return before, max(0, after - before)

@@ -8,8 +8,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from adapt_jax.inspection.decoding_programs import decoding_programs
-from adapt_jax.inspection.training_programs import training_programs
+from adapt_jax.inspection.decoding_programs import make_decoding_programs
+from adapt_jax.inspection.training_programs import make_training_programs
 from adapt_jax.inspection.workload import BuildPrograms, Workload
 from adapt_jax.methods.base import Method, PromptingMethod, TuningMethod
 from adapt_jax.utils.errors import UserError
@@ -27,9 +27,9 @@ def build_programs(method: Method, work: Workload, dtype: Any, mesh: Mesh | None
         UserError: a method that neither prompts nor tunes.
     """
     if isinstance(method, TuningMethod):
-        return lambda config: training_programs(config, method, work, dtype, mesh)
+        return lambda config: make_training_programs(config, method, work, dtype, mesh)
     if isinstance(method, PromptingMethod):
-        return lambda config: decoding_programs(config, method, work, dtype, mesh)
+        return lambda config: make_decoding_programs(config, method, work, dtype, mesh)
     raise UserError(
         f"--method {method.name}: expected a PromptingMethod or a TuningMethod; this one says "
         "neither how it prompts nor what it trains"

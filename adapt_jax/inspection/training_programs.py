@@ -39,7 +39,7 @@ __all__ = [
     "AbstractTuning",
     "resolve_config",
     "trace_tuning",
-    "training_programs",
+    "make_training_programs",
 ]
 
 
@@ -97,7 +97,7 @@ def trace_tuning(config: DecoderConfig, method: TuningMethod, dtype: Any) -> Abs
     )
 
 
-def training_programs(
+def make_training_programs(
     config: DecoderConfig, method: TuningMethod, work: Workload, dtype: Any, mesh: Mesh | None
 ) -> list[Program]:
     """The training step, and the merging after it where the method merges something.
@@ -106,11 +106,11 @@ def training_programs(
         UserError: the examples do not fit the context, or do not reach all devices.
     """
     traced = trace_tuning(config, method, dtype)
-    step = _training_step(config, method, traced, work, dtype, mesh)
-    return [step, *_merging(method, traced, mesh)]
+    step = _make_training_step(config, method, traced, work, dtype, mesh)
+    return [step, *_make_merging_program(method, traced, mesh)]
 
 
-def _training_step(
+def _make_training_step(
     config: DecoderConfig,
     method: TuningMethod,
     traced: AbstractTuning,
@@ -165,7 +165,9 @@ def _training_step(
     )
 
 
-def _merging(method: TuningMethod, traced: AbstractTuning, mesh: Mesh | None) -> list[Program]:
+def _make_merging_program(
+    method: TuningMethod, traced: AbstractTuning, mesh: Mesh | None
+) -> list[Program]:
     """After the training: changed copies of frozen parameters beside the originals, if any."""
     trained = [tuple(path) for path, _ in nnx.to_flat_state(traced.trainable)]
     paths = method.merged_paths(trained)

@@ -299,7 +299,7 @@ class TuningMethod(Method):
         max_length = model.config.context_length - tuned.soft_prompt_length
         examples = self.training_examples(model, prompt, task, run.seed, max_length)
         examples.check_not_empty()
-        validation = self._validation(model, prompt, task, max_length)
+        validation = self._make_validation(model, prompt, task, max_length)
 
         self.initialize(tuned, InitContext(model, task, examples, run.seed))
         trainable = self.trainable_filter(tuned)
@@ -311,7 +311,7 @@ class TuningMethod(Method):
                 examples.examples,
                 examples.prompt_prefix,
                 validation=validation,
-                accuracy_fn=self._accuracy_fn(model, task, run),
+                accuracy_fn=self._make_accuracy_fn(model, task, run),
             ),
             self.training,
             seed=run.seed,
@@ -334,7 +334,7 @@ class TuningMethod(Method):
             held_out=held_out,
         )
 
-    def _validation(
+    def _make_validation(
         self, model: PretrainedDecoder, prompt: Prompt, task: Task, max_length: int
     ) -> Validation | None:
         """The development split, where the training validates.
@@ -352,7 +352,9 @@ class TuningMethod(Method):
         examples.check_not_empty()
         return Validation(examples.examples, prompt)
 
-    def _accuracy_fn(self, model: PretrainedDecoder, task: Task, run: RunOptions) -> AccuracyFn:
+    def _make_accuracy_fn(
+        self, model: PretrainedDecoder, task: Task, run: RunOptions
+    ) -> AccuracyFn:
         """Answers the development split with the decoder as the training stands."""
 
         def accuracy(prompt: Prompt, tuned: TunedDecoder) -> float:

@@ -19,7 +19,7 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.methods.base import InitContext, TuningMethod
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.methods.soft_prompt_init import initial_members
+from adapt_jax.methods.soft_prompt_init import draw_members
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.task import Task
@@ -91,7 +91,7 @@ class PromptTuning(TuningMethod):
         """
         labels = [example.answer for example in context.task.train if example.answer]
         examples = context.examples
-        rows = initial_members(self, context.model, examples.examples, context.seed, labels)
+        rows = draw_members(self, context.model, examples.examples, context.seed, labels)
         has_bos = examples.prompt_prefix[:1] == (context.model.config.bos_id,)
         tuned.soft_prompt = SoftPrompt(
             jnp.asarray(rows), self.position == "before_bos" or not has_bos

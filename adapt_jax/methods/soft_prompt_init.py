@@ -35,7 +35,7 @@ from adapt_jax.utils.errors import UserError, nearest
 if TYPE_CHECKING:
     from adapt_jax.methods.prompt_tuning import PromptTuning
 
-__all__ = ["INITS", "SoftPromptInit", "initial_members", "initial_rows", "text_token_ids"]
+__all__ = ["INITS", "SoftPromptInit", "draw_members", "draw_soft_prompt", "list_text_tokens"]
 
 # Where a soft prompt lies: in an adaptation, in the folder of a run, in a PEFT adapter.
 SOFT_PROMPT_FILES = (
@@ -76,10 +76,10 @@ class SoftPromptInit:
     @cached_property
     def allowed(self) -> set[int]:
         """Token ids that text can hold."""
-        return set(text_token_ids(self.model))
+        return set(list_text_tokens(self.model))
 
 
-def text_token_ids(model: PretrainedDecoder) -> list[int]:
+def list_text_tokens(model: PretrainedDecoder) -> list[int]:
     """Token ids that text can hold: no special tokens, no rows that only pad the embedding."""
     count = min(len(model.tokenizer), model.config.vocab_size)
     special = {*model.tokenizer.all_special_ids, *model.config.eos_ids}
@@ -87,7 +87,7 @@ def text_token_ids(model: PretrainedDecoder) -> list[int]:
     return [token for token in range(count) if token not in special]
 
 
-def initial_members(
+def draw_members(
     method: "PromptTuning",
     model: PretrainedDecoder,
     examples: Sequence[TrainingExample],
@@ -97,10 +97,10 @@ def initial_members(
     """The initial soft prompt, [P, D]; of an ensemble the soft prompts of its members, [N, P, D].
 
     Raises:
-        UserError: as ``initial_rows``, or two members start alike and would stay alike.
+        UserError: as ``draw_soft_prompt``, or two members start alike and would stay alike.
     """
     members = [
-        initial_rows(method, model, examples, seed, labels, member)
+        draw_soft_prompt(method, model, examples, seed, labels, member)
         for member in range(method.ensemble)
     ]
     if method.ensemble == 1:
@@ -113,7 +113,7 @@ def initial_members(
     return np.stack(members)
 
 
-def initial_rows(
+def draw_soft_prompt(
     method: "PromptTuning",
     model: PretrainedDecoder,
     examples: Sequence[TrainingExample],
@@ -154,7 +154,7 @@ def _vocabulary(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
 
 
 def _sampled_vocabulary(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    common = text_token_ids(start.model)[:NUM_COMMON_TOKENS]  # the most frequent come first
+    common = list_text_tokens(start.model)[:NUM_COMMON_TOKENS]  # the most frequent come first
     chosen = start.rng.permutation(len(common))[: start.method.length]
     return start.embed([common[index] for index in chosen])
 

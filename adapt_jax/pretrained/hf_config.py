@@ -302,14 +302,14 @@ def add_eos_ids(
     The first of them is what tuning ends its targets with.
     """
     own, end_of_turn = config.eos_ids, find_end_of_turn(tokenizer)
-    if tokenizer.eos_token_id is not None and not _says_eos(folder):
+    if tokenizer.eos_token_id is not None and not _names_eos(folder):
         own = ()  # the family's default, of which the files say nothing
     found = [*own, tokenizer.eos_token_id, end_of_turn]
     known = [one for one in found if one is not None and 0 <= one < config.vocab_size]
     return replace(config, eos_ids=tuple(dict.fromkeys(known)))
 
 
-def _says_eos(folder: Path) -> bool:
+def _names_eos(folder: Path) -> bool:
     """Whether one of the config files names the tokens that end a text."""
     for name in ("config.json", "generation_config.json"):
         if (folder / name).is_file():

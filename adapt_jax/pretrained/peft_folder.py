@@ -135,7 +135,9 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _plain_names(tensors: Mapping[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+def _strip_wrapper_names(
+    tensors: Mapping[str, np.ndarray], problems: list[str]
+) -> dict[str, np.ndarray]:
     """The tensors by their names without what torch.compile and DistributedDataParallel add."""
     plain: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
@@ -152,7 +154,7 @@ def _read_soft_prompt(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
     problems: list[str] = []
-    tensors = _plain_names(tensors, problems)
+    tensors = _strip_wrapper_names(tensors, problems)
     rows, embed_dim = tensors.pop(PROMPT_EMBEDDINGS, None), model.config.embed_dim
     if rows is None or problems:
         found = join_names([*problems, *sorted(tensors)])
@@ -181,7 +183,9 @@ def _read_lora(
 ) -> Adapter:
     problems: list[str] = []
     modules = _Modules(model)
-    pairs, whole_tensors, originals = _sort_tensors(_plain_names(tensors, problems), problems)
+    pairs, whole_tensors, originals = _sort_tensors(
+        _strip_wrapper_names(tensors, problems), problems
+    )
     # with what PEFT wraps, it can also save the module as it was: that must be the decoder's
     changed = modules.match_whole(originals, problems)
     problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]

@@ -142,11 +142,13 @@ class LoRAOptions:
 
     def get_rank(self, module: str) -> int:
         """R of a module."""
-        return int(self._by_pattern("rank_pattern", module, self.config.get("r", 8)))
+        return int(self._find_by_pattern("rank_pattern", module, self.config.get("r", 8)))
 
     def get_alpha(self, module: str) -> float:
         """alpha of a module."""
-        return float(self._by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8)))
+        return float(
+            self._find_by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
+        )
 
     def _is_target(self, module: str) -> bool:
         targets = self.config.get("target_modules")
@@ -175,7 +177,7 @@ class LoRAOptions:
         wanted = layers if isinstance(layers, list) else [layers]
         return layer_number is not None and int(layer_number) in wanted
 
-    def _by_pattern(self, key: str, module: str, default: Any) -> Any:
+    def _find_by_pattern(self, key: str, module: str, default: Any) -> Any:
         """The number that a pattern has for a module: the first whose end of a name matches."""
         for pattern, value in (self.config.get(key) or {}).items():
             if self.patterns.fullmatch(rf"(.*\.)?({pattern})", module):

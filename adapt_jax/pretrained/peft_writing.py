@@ -49,7 +49,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
         )
     embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
     config = {
-        **_common_fields(model, "PROMPT_TUNING"),
+        **_make_common_fields(model, "PROMPT_TUNING"),
         "num_attention_heads": model.config.num_heads,
         "num_layers": model.config.num_layers,
         "num_transformer_submodules": 1,
@@ -78,37 +78,39 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
         if in_experts or len(layout.names) > 1 or len(shapes[path]) != 2:
             why = ", which it would take for the experts'" if in_experts else ""
             raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
-        modules[_module_name(path, layout)] = layout
+        modules[_name_module(path, layout)] = layout
     factors = {name: _fuse_factors(layout, weights, shapes) for name, layout in modules.items()}
     tensors = {}
     for name, one in factors.items():
         tensors[f"{BASE_PREFIX}{name}.lora_A.weight"] = one.a
         tensors[f"{BASE_PREFIX}{name}.lora_B.weight"] = one.b
     # what most modules have is the default; the others are listed as patterns
-    rank = _most_common([one.rank for one in factors.values()])
-    alpha = _most_common([one.alpha for one in factors.values()])
+    rank = _find_most_common([one.rank for one in factors.values()])
+    alpha = _find_most_common([one.alpha for one in factors.values()])
     kernels = (path for path in shapes if path[-1] in KERNELS)
-    all_modules = {_module_name(path, layouts[path]) for path in kernels}
+    all_modules = {_name_module(path, layouts[path]) for path in kernels}
     config = {
-        **_common_fields(model, "LORA"),
-        "alpha_pattern": {n: _shorten(f.alpha) for n, f in factors.items() if f.alpha != alpha},
+        **_make_common_fields(model, "LORA"),
+        "alpha_pattern": {
+            n: _simplify_number(f.alpha) for n, f in factors.items() if f.alpha != alpha
+        },
         "bias": "none",
         "fan_in_fan_out": any(layout.transposed for layout in modules.values()),
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
-        "lora_alpha": _shorten(alpha),
+        "lora_alpha": _simplify_number(alpha),
         "lora_dropout": 0.0,
         "modules_to_save": None,
         "r": rank,
         "rank_pattern": {n: f.rank for n, f in factors.items() if f.rank != rank},
-        "target_modules": _shortest_suffixes(set(modules), all_modules),
+        "target_modules": _find_shortest_suffixes(set(modules), all_modules),
         "use_rslora": weights.rank_stabilized,
     }
     _write_folder(folder, config, tensors)
 
 
-def _module_name(path: ParameterPath, layout: TensorLayout) -> str:
+def _name_module(path: ParameterPath, layout: TensorLayout) -> str:
     """The module of a kernel; whatever files call the output, transformers calls it lm_head."""
     return "lm_head" if path[0] == "output" else layout.names[0].removesuffix(".weight")
 
@@ -142,7 +144,7 @@ def _fuse_factors(
     return LoRAFactors(a, layout.fuse(blocks), alpha)
 
 
-def _shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
+def _find_shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
     """The shortest ends of module names by which PEFT finds the chosen ones and no others."""
     suffixes = set()
     for module in chosen:
@@ -155,16 +157,16 @@ def _shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
     return sorted(suffixes)
 
 
-def _most_common(numbers: list[Any]) -> Any:
+def _find_most_common(numbers: list[Any]) -> Any:
     return Counter(numbers).most_common(1)[0][0]
 
 
-def _shorten(number: float) -> float:
+def _simplify_number(number: float) -> float:
     """Whole numbers without a point, as people write them."""
     return int(number) if number == int(number) else number
 
 
-def _common_fields(model: PretrainedDecoder, peft_type: str) -> dict[str, Any]:
+def _make_common_fields(model: PretrainedDecoder, peft_type: str) -> dict[str, Any]:
     """The fields that every adapter_config.json has."""
     name, _, revision = model.path.partition("@")
     folder = Path(model.path).expanduser()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "call_tokenizer",
-    "common_prefix_length",
+    "count_common_prefix",
     "decode",
     "describe_tokenizer",
     "encode",
@@ -102,7 +102,7 @@ def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     }
 
 
-def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+def count_common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with in common."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import common_prefix_length
+from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.sampling.likelihood import MultipleChoiceRequest
 from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
@@ -136,13 +136,10 @@ def tokenize_choices(
             prompt.encode_with_start(model, text, template.format_answer(one)) for one in answers
         ]
         context = prompt.encode_with_start(model, text, lead)
-        border = min(common_prefix_length(context, tokens[:-1]) for tokens in joint)
+        border = min(count_common_prefix(context, tokens[:-1]) for tokens in joint)
         tokenized.append((border, joint))
     cut = min(
-        (
-            common_prefix_length(prompt_prefix, joint[0][: border - 1])
-            for border, joint in tokenized
-        ),
+        (count_common_prefix(prompt_prefix, joint[0][: border - 1]) for border, joint in tokenized),
         default=len(prompt_prefix),
     )
     requests = [

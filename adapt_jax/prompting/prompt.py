@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from adapt_jax.pretrained.chat import get_template, has_chat_template, render_chat
 from adapt_jax.pretrained.control_tokens import find_control_tokens, mark_control_tokens
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import common_prefix_length
+from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
@@ -124,7 +124,7 @@ class Prompt:
         if not self.template.chat:
             return self.encode(model, self.text)
         one, other = (self.encode(model, self.render_prompt(model, text)) for text in ("0", "Why?"))
-        return one[: common_prefix_length(one, other)]
+        return one[: count_common_prefix(one, other)]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -181,7 +181,7 @@ def tokenize(
     prompt_prefix = prompt.encode_prefix(model)
     joint = [prompt.encode(model, prompt.render_prompt(model, question)) for question in questions]
     shared = min(
-        (common_prefix_length(prompt_prefix, tokens[:-1]) for tokens in joint),
+        (count_common_prefix(prompt_prefix, tokens[:-1]) for tokens in joint),
         default=len(prompt_prefix),
     )
     return prompt_prefix[:shared], [tokens[shared:] for tokens in joint]

@@ -97,15 +97,15 @@ def _count_candidates(group: AnswerGroup) -> float:
 @VOTES.register("weighted")
 def _sum_mean_probabilities(group: AnswerGroup) -> float:
     """Per token: the geometric mean of a candidate's token probabilities (2203.11171, table 1)."""
-    return math.fsum(_probability(one, per_token=True) for one in group.candidates)
+    return math.fsum(_compute_probability(one, per_token=True) for one in group.candidates)
 
 
 @VOTES.register("weighted_unnormalised")
 def _sum_probabilities(group: AnswerGroup) -> float:
-    return math.fsum(_probability(one, per_token=False) for one in group.candidates)
+    return math.fsum(_compute_probability(one, per_token=False) for one in group.candidates)
 
 
-def _probability(candidate: Any, per_token: bool) -> float:
+def _compute_probability(candidate: Any, per_token: bool) -> float:
     """The decoder's own probability of a text (2203.11171, section 2, equation 1)."""
     total = getattr(candidate, "log_probability", None)
     if total is None:

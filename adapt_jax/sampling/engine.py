@@ -27,7 +27,7 @@ from adapt_jax.sampling.compiled import (
     encode_questions,
     insert_into_slots,
 )
-from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS, count_fitting_slots, slot_bytes
+from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS, count_fitting_slots, count_slot_bytes
 from adapt_jax.sampling.scheduler import QuestionBatch, Scheduler
 from adapt_jax.sampling.shapes import (
     CACHE_MULTIPLE,
@@ -300,7 +300,7 @@ class Engine:
         if self.mesh is not None:
             devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         wanted = self.max_concurrent_sequences
-        each = slot_bytes(self.model.config, cache_length, np.dtype(self.dtype).itemsize)
+        each = count_slot_bytes(self.model.config, cache_length, np.dtype(self.dtype).itemsize)
         fitting = count_fitting_slots(each, devices)
         if wanted is not None and wanted > fitting:
             raise UserError(

@@ -23,7 +23,7 @@ from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
 from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.tokenization import common_prefix_length
+from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.sampling.compiled import encode_prompt_prefix
 from adapt_jax.sampling.logits import get_log_probability
 from adapt_jax.utils.errors import UserError
@@ -245,7 +245,7 @@ def log_likelihood(
         raise UserError("log_likelihood: expected two texts, or two sequences of token ids")
     if isinstance(context, str) and isinstance(continuation, str):
         before, joint = model.encode(context), model.encode(context + continuation)
-        border = common_prefix_length(before, joint)
+        border = count_common_prefix(before, joint)
     else:
         joint = _check_ids(model, [*context, *continuation])
         border = len(context)

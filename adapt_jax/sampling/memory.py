@@ -7,13 +7,13 @@ import jax
 
 from adapt_jax.decoders.config import DecoderConfig
 
-__all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "free_bytes", "slot_bytes"]
+__all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "free_bytes", "count_slot_bytes"]
 
 MAX_USEFUL_SLOTS = 128  # with more, a step only takes longer
 MAX_SHARE = 0.8  # of the free memory
 
 
-def slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
+def count_slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
     """Bytes of one slot: its keys and values, and its row of logits while a token is drawn."""
     kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
     heads = sum(kind.num_kv_heads * kind.head_dim for kind in kinds)

@@ -30,7 +30,7 @@ from adapt_jax.tasks.choices import (
     find_label,
     fold_text,
     is_negated,
-    option_name,
+    name_option,
 )
 from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
 from adapt_jax.tasks.templates import Template
@@ -41,7 +41,7 @@ __all__ = [
     "PARSERS",
     "AnswerParser",
     "answers_match",
-    "canonical_option",
+    "canonicalize_option",
     "read_answer",
     "read_gold",
 ]
@@ -77,27 +77,27 @@ class AnswerParser:
         self.read = read
         self.read_gold = read_gold or read
         self.read_unmarked = read_unmarked or read
-        self.are_equal = are_equal or _same_text
+        self.are_equal = are_equal or _match_text
         self.version = version
 
     def __call__(self, text: str, choices: Sequence[str] = ()) -> str | None:
         return self.read(text, choices)
 
 
-def _same_text(one: str, other: str, relative_tolerance: float) -> bool:
+def _match_text(one: str, other: str, relative_tolerance: float) -> bool:
     return one == other
 
 
 PARSERS: Registry[Any] = Registry("answer parser")  # of AnswerParser or Reader
 
 
-def _parser(name: str) -> AnswerParser:
+def _find_parser(name: str) -> AnswerParser:
     parser = PARSERS[name]
-    return parser if isinstance(parser, AnswerParser) else _wrap(parser)
+    return parser if isinstance(parser, AnswerParser) else _make_parser(parser)
 
 
 @lru_cache(maxsize=256)
-def _wrap(read: Reader) -> AnswerParser:
+def _make_parser(read: Reader) -> AnswerParser:
     return AnswerParser(read)
 
 
@@ -110,13 +110,13 @@ def read_answer(
     """
     _, stated = template.split_reasoning(generated_text)
     if stated == generated_text:
-        return _parser(parser).read_unmarked(generated_text, choices)
-    return _parser(parser).read(stated, choices)
+        return _find_parser(parser).read_unmarked(generated_text, choices)
+    return _find_parser(parser).read(stated, choices)
 
 
 def read_gold(parser: str, text: str, choices: Sequence[str] = ()) -> str | None:
     """The canonical form of a gold answer; None where the whole text is not one answer."""
-    return _read_gold(_parser(parser), text, tuple(choices))
+    return _read_gold(_find_parser(parser), text, tuple(choices))
 
 
 @lru_cache(maxsize=65536)
@@ -124,7 +124,7 @@ def _read_gold(parser: AnswerParser, text: str, choices: tuple[str, ...]) -> str
     return parser.read_gold(text, choices)
 
 
-def canonical_option(parser: str, index: int, option: str, choices: Sequence[str]) -> str:
+def canonicalize_option(parser: str, index: int, option: str, choices: Sequence[str]) -> str:
     """The canonical answer that an option of a likelihood stands for.
 
     It equals the form of a gold answer that names the choice, and differs between choices.
@@ -135,7 +135,7 @@ def canonical_option(parser: str, index: int, option: str, choices: Sequence[str
         choices: all choices of the question.
     """
     if parser == "choice":
-        return option_name(index, choices)
+        return name_option(index, choices)
     if parser == "label":
         return choices[index]
     return read_gold(parser, option, choices) or option
@@ -152,10 +152,10 @@ def answers_match(
     golds = [gold for text in accepted if (gold := read_gold(parser, text, choices)) is not None]
     if not golds:
         return False
-    equal = _parser(parser).are_equal
+    equal = _find_parser(parser).are_equal
     if any(equal(predicted, gold, relative_tolerance) for gold in golds):
         return True
-    read = _parser(parser).read(predicted, choices)
+    read = _find_parser(parser).read(predicted, choices)
     return read is not None and any(equal(read, gold, relative_tolerance) for gold in golds)
 
 
@@ -179,13 +179,13 @@ def _read_choice(text: str, choices: Sequence[str]) -> str | None:
     index = find_choice(text, choices)
     if index is None:
         return None
-    return option_name(index, choices) if choices else LETTERS[index]
+    return name_option(index, choices) if choices else LETTERS[index]
 
 
 def _read_gold_choice(text: str, choices: Sequence[str]) -> str | None:
     """The letter, or the text of a choice; None where a bare letter may be either."""
     if len(text) > 1 and text in choices:
-        return option_name(list(choices).index(text), choices)
+        return name_option(list(choices).index(text), choices)
     letter = re.fullmatch(r"\(?([A-Za-z])\)?[.):]?", normalize_widths(text).strip())
     count = len(choices) or len(LETTERS)
     by_letter = LETTERS.index(letter[1].lower()) if letter and count <= len(LETTERS) else None
@@ -198,7 +198,7 @@ def _read_gold_choice(text: str, choices: Sequence[str]) -> str | None:
         index = by_letter if text.strip().startswith("(") else None
     if index is None:
         return None
-    return option_name(index, choices) if choices else LETTERS[index]
+    return name_option(index, choices) if choices else LETTERS[index]
 
 
 PARSERS.register("choice")(AnswerParser(_read_choice, read_gold=_read_gold_choice))
@@ -266,7 +266,7 @@ PARSERS.register("free_text")(AnswerParser(_read_free_text))
 # ---- mathematics, by a library
 
 
-def _math_verify() -> Any:
+def _import_math_verify() -> Any:
     try:
         import math_verify
     except ImportError:
@@ -280,7 +280,7 @@ MAX_MATH_LENGTH = 2_000  # characters, the last ones of a text
 MATH_TIMEOUT = 2  # seconds, for one text or one comparison
 
 
-def _math_timeout() -> int | None:
+def _choose_math_timeout() -> int | None:
     """math-verify stops by a signal, which only the main thread may receive."""
     return MATH_TIMEOUT if threading.current_thread() is threading.main_thread() else None
 
@@ -289,7 +289,7 @@ def _math_timeout() -> int | None:
 def _parse_math(text: str) -> tuple[Any, ...]:
     """SymPy values in a LaTeX or plain text, best first."""
     text = text[-MAX_MATH_LENGTH:]
-    return tuple(_math_verify().parse(text, parsing_timeout=_math_timeout()))
+    return tuple(_import_math_verify().parse(text, parsing_timeout=_choose_math_timeout()))
 
 
 def _read_math(text: str, choices: Sequence[str]) -> str | None:
@@ -305,14 +305,14 @@ def _read_math(text: str, choices: Sequence[str]) -> str | None:
     return f"${sympy.latex(found[0])}$" if isinstance(found[0], sympy.Basic) else str(found[0])
 
 
-def _equal_math(one: str, other: str, relative_tolerance: float) -> bool:
+def _match_math(one: str, other: str, relative_tolerance: float) -> bool:
     if one == other:
         return True
     given, gold = list(_parse_math(one)), list(_parse_math(other))
-    timeout = _math_timeout()
+    timeout = _choose_math_timeout()
     return bool(gold and given) and bool(
-        _math_verify().verify(gold, given, timeout_seconds=timeout)
+        _import_math_verify().verify(gold, given, timeout_seconds=timeout)
     )
 
 
-PARSERS.register("math")(AnswerParser(_read_math, are_equal=_equal_math))
+PARSERS.register("math")(AnswerParser(_read_math, are_equal=_match_math))

@@ -21,7 +21,7 @@ __all__ = [
     "find_label",
     "fold_text",
     "is_negated",
-    "option_name",
+    "name_option",
 ]
 
 LETTERS = string.ascii_lowercase
@@ -35,16 +35,16 @@ _TEX_WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|mathbf|mathrm|mathbb)\s?
 _SEPARATORS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|(?<=[^\W_])_+(?=[^\W_])")
 
 
-def option_name(index: int, choices: Sequence[str]) -> str:
+def name_option(index: int, choices: Sequence[str]) -> str:
     """The canonical answer for a choice: its letter, or its text where letters do not suffice.
 
     The letter is put in brackets where it is also the text of another choice.
     """
-    return _option_names(tuple(choices))[index]
+    return _name_options(tuple(choices))[index]
 
 
 @lru_cache(maxsize=1024)
-def _option_names(choices: tuple[str, ...]) -> tuple[str, ...]:
+def _name_options(choices: tuple[str, ...]) -> tuple[str, ...]:
     if len(choices) > len(LETTERS):
         return choices
     texts = [_fold_case(choice) for choice in choices]
@@ -93,7 +93,7 @@ _LEVELS: tuple[Callable[[str], str], ...] = (str, _strip, _unwrap, _fold_case, f
 
 
 @lru_cache(maxsize=1024)
-def _index_by_key(choices: tuple[str, ...]) -> tuple[dict[str, int | None], ...]:
+def _index_keys(choices: tuple[str, ...]) -> tuple[dict[str, int | None], ...]:
     """For each level the choice with a key; None where several have it."""
     tables = []
     for fold in _LEVELS:
@@ -107,7 +107,7 @@ def _index_by_key(choices: tuple[str, ...]) -> tuple[dict[str, int | None], ...]
 
 def find_equal(text: str, choices: Sequence[str]) -> int | None:
     """Index of the one choice that the whole text is."""
-    for fold, table in zip(_LEVELS, _index_by_key(tuple(choices)), strict=True):
+    for fold, table in zip(_LEVELS, _index_keys(tuple(choices)), strict=True):
         key = fold(text)
         if key in table:
             return table[key]
@@ -134,26 +134,26 @@ def is_negated(text: str, position: int) -> bool:
 def find_mentioned(text: str, choices: Sequence[str]) -> int | None:
     """Index of the one choice that stands in the text as whole words; longer ones win."""
     text = text[:MAX_ANSWER_LENGTH]
-    tables = _index_by_key(tuple(choices))
+    tables = _index_keys(tuple(choices))
     # by letter case where two choices differ in nothing else
     by_case = None in tables[3].values()
     plain = " ".join(normalize_widths(text).split())
     folded = plain if by_case else plain.casefold()
     table = tables[2 if by_case else 3]
-    if (found := _mentions(folded, plain, table)) is not _NOTHING:
+    if (found := _find_mentioned(folded, plain, table)) is not _NOTHING:
         return found
     # then choices of several words, however they are joined: card_arrival, card arrival
     table = {key: index for key, index in tables[4].items() if " " in key}
     if by_case or not table:
         return None
-    found = _mentions(_SEPARATORS.sub(" ", folded), "", table)
+    found = _find_mentioned(_SEPARATORS.sub(" ", folded), "", table)
     return None if found is _NOTHING else found
 
 
 _NOTHING = -1
 
 
-def _mentions(text: str, written: str, table: dict[str, int | None]) -> int | None:
+def _find_mentioned(text: str, written: str, table: dict[str, int | None]) -> int | None:
     """Index of the only key in the text, None for several, _NOTHING for none.
 
     ``written`` is the text in its own letter case: a single letter counts only as it is written.
@@ -240,21 +240,21 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     count = len(choices) or len(LETTERS)
     lettered = count <= len(LETTERS)
     index = find_equal(text, choices) if choices else None
-    letter = _whole_letter(text) if lettered else None
+    letter = _read_whole_letter(text) if lettered else None
     if letter is not None and letter < count:
         clear = index in (None, letter) or (text[0], text[-1]) == ("(", ")")
         return letter if clear else None
     if index is not None:
         return index
     if lettered:
-        found = _stated_letter(text, count, choices)
+        found = _find_stated_letter(text, count, choices)
         if found is not _NOTHING:
             return found
     if not choices:
         return None
     index = find_mentioned(text, choices)
     if index is None and lettered and not _mentions_any(text, choices):
-        index = _lone_letter(text, count)
+        index = _find_lone_letter(text, count)
     return _find_value(text, choices) if index is None else index
 
 
@@ -269,7 +269,7 @@ def _strip_tex(text: str) -> str:
     return text
 
 
-def _whole_letter(text: str) -> int | None:
+def _read_whole_letter(text: str) -> int | None:
     """The number of the letter that is the whole text: ``B``, ``(b)``, ``**B.**``, ``option b``."""
     if len(text) > 40:
         return None
@@ -284,7 +284,7 @@ def _whole_letter(text: str) -> int | None:
     return LETTERS.index(bare[1].lower()) if bare else None
 
 
-def _stated_letter(text: str, count: int, choices: Sequence[str]) -> int | None:
+def _find_stated_letter(text: str, count: int, choices: Sequence[str]) -> int | None:
     """The letter that a sentence states; None for several letters, _NOTHING for none."""
     stated = _NOTHING
     for found in (*_CUE.finditer(text), _START.match(text)):
@@ -336,7 +336,7 @@ def _is_letter_of_a_choice(found: re.Match[str], rest: str) -> bool:
     return found["letter"] not in "ai" and _REASON.match(found["next"] + rest) is not None
 
 
-def _lone_letter(text: str, count: int) -> int | None:
+def _find_lone_letter(text: str, count: int) -> int | None:
     """The one capital letter that stands alone in the text."""
     found = [
         one
@@ -353,11 +353,11 @@ def _lone_letter(text: str, count: int) -> int | None:
 
 def _mentions_any(text: str, choices: Sequence[str]) -> bool:
     folded = " ".join(normalize_widths(text[:MAX_ANSWER_LENGTH]).split()).casefold()
-    return any(len(key) > 1 and key in folded for key in _index_by_key(tuple(choices))[3])
+    return any(len(key) > 1 and key in folded for key in _index_keys(tuple(choices))[3])
 
 
 @lru_cache(maxsize=1024)
-def _index_by_value(choices: tuple[str, ...]) -> dict[str, int | None]:
+def _index_values(choices: tuple[str, ...]) -> dict[str, int | None]:
     table: dict[str, int | None] = {}
     for index, choice in enumerate(choices):
         value = read_gold_number(re.sub(r"\A\(?[A-Za-z][).:]\s*", "", choice))
@@ -369,4 +369,4 @@ def _index_by_value(choices: tuple[str, ...]) -> dict[str, int | None]:
 def _find_value(text: str, choices: Sequence[str]) -> int | None:
     """Index of the one choice whose number the text is: ``21`` for ``$21.00``."""
     value = read_gold_number(text) if len(text) <= 100 else None
-    return None if value is None else _index_by_value(tuple(choices)).get(value)
+    return None if value is None else _index_values(tuple(choices)).get(value)

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
-from adapt_jax.tasks.choices import LETTERS, option_name
+from adapt_jax.tasks.choices import LETTERS, name_option
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.readers import Row, find_duplicate
 from adapt_jax.utils.config import Strict
@@ -27,14 +27,14 @@ MAX_CHOICES = 10_000
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def _as_written(value: Any) -> Any:
+def _to_written_text(value: Any) -> Any:
     """A scalar of a YAML file as the text that it is written as."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
 
 
-Text = Annotated[str, BeforeValidator(_as_written)]
+Text = Annotated[str, BeforeValidator(_to_written_text)]
 
 
 class Fields(Strict):
@@ -114,18 +114,18 @@ class ExampleReader:
         choices, names = self._read_choices(row)
         reasoning = ""
         if fields.reasoning or "reasoning_pattern" in self.patterns:
-            reasoning = _text(row, fields.reasoning or fields.answer)
+            reasoning = _read_text(row, fields.reasoning or fields.answer)
             if reasoning:
                 reasoning = self._cut("reasoning_pattern", reasoning, row.where)
                 reasoning = self._strip(reasoning)
         answer, *aliases = self._read_answers(row, choices, names)
         return Example(
             id=self._read_id(row, split),
-            question=_filled(row, fields.question),
+            question=_read_required(row, fields.question),
             answer=answer,
             reasoning=reasoning,
             choices=choices,
-            category=_text(row, fields.category) if fields.category else "",
+            category=_read_text(row, fields.category) if fields.category else "",
             aliases=tuple(aliases),
         )
 
@@ -139,7 +139,7 @@ class ExampleReader:
         choices, _ = self._read_choices(row)
         return Example(
             id=self._read_id(row, "all"),
-            question=_filled(row, self.fields.question),
+            question=_read_required(row, self.fields.question),
             choices=choices,
         )
 
@@ -169,7 +169,7 @@ class ExampleReader:
     def _read_id(self, row: Row, split: str) -> str:
         if not self.fields.id:
             return f"{self.name if split == 'all' else split}-{row.number}"
-        if not (id := _text(row, self.fields.id)):
+        if not (id := _read_text(row, self.fields.id)):
             raise UserError(f"{row.where}: field {self.fields.id!r} is empty")
         return id
 
@@ -177,7 +177,7 @@ class ExampleReader:
         """The choices of a row's question, and the names that its answers use for them."""
         if not self.fields.choices:
             return self.choices, ()
-        choices = _texts(row, self.fields.choices)
+        choices = _read_texts(row, self.fields.choices)
         if len(choices) < 2:
             raise UserError(
                 f"{row.where}: field {self.fields.choices!r}: expected a list of two or more "
@@ -189,7 +189,7 @@ class ExampleReader:
             raise UserError(f"{row.where}: the choice {twice!r:.80} occurs twice")
         if not self.fields.choice_labels:
             return choices, ()
-        names = _texts(row, self.fields.choice_labels)
+        names = _read_texts(row, self.fields.choice_labels)
         if len(names) != len(choices):
             raise UserError(
                 f"{row.where}: {len(choices)} choices, but {len(names)} labels in "
@@ -202,14 +202,14 @@ class ExampleReader:
     ) -> list[str]:
         """All accepted answers of a row, checked."""
         if "{" in self.fields.answer:
-            found: list[Any] = [_filled(row, self.fields.answer)]
+            found: list[Any] = [_read_required(row, self.fields.answer)]
         else:
-            value = _plain(_value(row, self.fields.answer))
+            value = _to_plain_value(_read_value(row, self.fields.answer))
             found = list(value) if isinstance(value, list | tuple) else [value]
         answers: list[str] = []
         for value in found:
             text = _to_text(value, row.where, self.fields.answer)
-            if isinstance(_plain(value), bool) and self.parser == "yes_no":
+            if isinstance(_to_plain_value(value), bool) and self.parser == "yes_no":
                 text = "yes" if value else "no"
             if text:
                 text = self._cut("answer_pattern", text, row.where)
@@ -225,7 +225,9 @@ class ExampleReader:
         index: int | None = None
         if names:
             if text not in names:
-                raise UserError(f"{where}: the answer {text!r:.80} is none of {_listed(names)}")
+                raise UserError(
+                    f"{where}: the answer {text!r:.80} is none of {_format_names(names)}"
+                )
             index = names.index(text)
         elif isinstance(self.answer_index, int) and choices:
             base = self.answer_index
@@ -239,7 +241,7 @@ class ExampleReader:
             self._refuse_ambiguous_index(text, choices, where)
             return self._check(text, choices, where)
         if self.parser == "choice" and len(choices) <= len(LETTERS):
-            return option_name(index, choices)
+            return name_option(index, choices)
         return self._check(choices[index], choices, where)
 
     def _refuse_ambiguous_index(self, text: str, choices: tuple[str, ...], where: str) -> None:
@@ -262,7 +264,7 @@ class ExampleReader:
             return answer
         hint = ""
         if choices:
-            hint = f"; the choices are {_listed(choices)}{nearest(answer, choices)}"
+            hint = f"; the choices are {_format_names(choices)}{nearest(answer, choices)}"
             if re.fullmatch(r"[0-9]{1,6}", answer):
                 hint += "; answer_index: 0 or 1 says that answers are indices"
         elif self.parser == "number":
@@ -299,7 +301,7 @@ def _compile(key: str, pattern: str, where: str) -> re.Pattern[str]:
     return compiled
 
 
-def _listed(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
     return listed if len(listed) <= 200 else listed[:197] + "..."
 
@@ -307,7 +309,7 @@ def _listed(names: Sequence[str]) -> str:
 # ---- values
 
 
-def _value(row: Row, name: str) -> Any:
+def _read_value(row: Row, name: str) -> Any:
     """The value of a field, or at a dotted path within structured values."""
     if name in row.values:
         return row.values[name]
@@ -327,28 +329,28 @@ def _value(row: Row, name: str) -> Any:
     return value
 
 
-def _text(row: Row, name: str) -> str:
+def _read_text(row: Row, name: str) -> str:
     """A field as text, empty where it is missing; ``{field}`` in the name joins several."""
     if "{" in name:
-        return _FIELD.sub(lambda match: _text(row, match[1]), name)
-    return _to_text(_value(row, name), row.where, name)
+        return _FIELD.sub(lambda match: _read_text(row, match[1]), name)
+    return _to_text(_read_value(row, name), row.where, name)
 
 
-def _filled(row: Row, name: str) -> str:
-    if not (text := _text(row, name).strip()):
+def _read_required(row: Row, name: str) -> str:
+    if not (text := _read_text(row, name).strip()):
         raise Missing(f"{row.where}: field {name!r} is empty")
     return text
 
 
-def _texts(row: Row, name: str) -> tuple[str, ...]:
-    value = _plain(_value(row, name))
+def _read_texts(row: Row, name: str) -> tuple[str, ...]:
+    value = _to_plain_value(_read_value(row, name))
     values = value if isinstance(value, list | tuple) else [value]
     if len(values) > MAX_CHOICES:
         raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
     return tuple(_to_text(one, row.where, name) for one in values)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_value(value: Any) -> Any:
     """Arrays, as TFDS gives them, as lists; NaN as None."""
     if isinstance(value, np.ndarray):
         value = value.tolist() if value.dtype.kind not in "f" else list(value)
@@ -365,7 +367,7 @@ def _to_text(value: Any, where: str, name: str) -> str:
     Raises:
         UserError: the value is structured, or bytes that are not UTF-8.
     """
-    value = _plain(value)
+    value = _to_plain_value(value)
     match value:
         case None:
             return ""
@@ -383,7 +385,7 @@ def _to_text(value: Any, where: str, name: str) -> str:
                 + display_text(", ".join(inner), 150)
             )
         case list() | tuple():
-            if any(isinstance(_plain(one), list | tuple) for one in value):
+            if any(isinstance(_to_plain_value(one), list | tuple) for one in value):
                 raise UserError(f"{where}: field {name!r} is a list of lists; expected texts")
             return "\n".join(_to_text(one, where, name) for one in value)
     return str(value).strip()

@@ -194,14 +194,16 @@ def _make_reader(settings: TaskConfig, folder: Path, where: str) -> ExampleReade
         settings.fields,
         settings.answer_parser,
         name=settings.name,
-        choices=_fixed_choices(settings.choices, folder, where),
+        choices=_read_fixed_choices(settings.choices, folder, where),
         answer_index=settings.answer_index,
         patterns=patterns,
         where=where,
     )
 
 
-def _fixed_choices(choices: list[str] | str | None, folder: Path, where: str) -> tuple[str, ...]:
+def _read_fixed_choices(
+    choices: list[str] | str | None, folder: Path, where: str
+) -> tuple[str, ...]:
     """The choices of every question, of the task file or of a JSON file.
 
     Raises:

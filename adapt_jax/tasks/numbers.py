@@ -196,15 +196,17 @@ def _find_numbers(text: str) -> Iterator[Found]:
         if (power := powers.get(start)) is not None:
             position = power.end()
             exponent = int(power[1] or power[2])
-            value = _canonical(Fraction(10) ** exponent) if abs(exponent) <= MAX_EXPONENT else None
+            value = (
+                _canonicalize(Fraction(10) ** exponent) if abs(exponent) <= MAX_EXPONENT else None
+            )
             yield Found(start, position, value)
         elif text.endswith(("^", "_", "^{", "_{"), 0, start):
             continue  # an exponent or an index, no number of its own
         elif found["compound"] and _LIST.fullmatch(found["compound"]) and _is_list(text, position):
             first = found["compound"].partition(",")[0]
-            yield Found(start, position, _canonical_text(first))
+            yield Found(start, position, _canonicalize_text(first))
         else:
-            yield Found(start, position, _value(found))
+            yield Found(start, position, _read_match(found))
 
 
 def _is_list(text: str, position: int) -> bool:
@@ -212,23 +214,23 @@ def _is_list(text: str, position: int) -> bool:
     return re.match(r"\s{0,3}(?:,\s|and\b|or\b|&)", text[position : position + 8]) is not None
 
 
-def _value(found: re.Match[str]) -> str | None:
+def _read_match(found: re.Match[str]) -> str | None:
     if found["more"] is not None or any(found[kind] for kind in ("code", "compound", "other")):
         return None
     if len(found[0]) > MAX_DIGITS:
         return None
     try:
         if found["decimal"]:
-            value = _fraction(found["decimal"])
+            value = _to_fraction(found["decimal"])
             power = int((found["exponent"] or "")[1:] or found["power"] or found["power1"] or 0)
             if abs(power) > MAX_EXPONENT:
                 return None
             value *= Fraction(10) ** power
         else:
-            whole = _fraction(found["whole"] or found["whole2"] or "0")
+            whole = _to_fraction(found["whole"] or found["whole2"] or "0")
             over = found["over"] or found["tex_over"] or found["tex_over1"]
             under = found["under"] or found["tex_under"] or found["tex_under1"]
-            value = _fraction(over) / _fraction(under)
+            value = _to_fraction(over) / _to_fraction(under)
             value = whole + value if value >= 0 or not whole else whole
     except ZeroDivisionError:
         return None
@@ -236,10 +238,10 @@ def _value(found: re.Match[str]) -> str | None:
         value *= _MAGNITUDES[magnitude]
     value *= 1000 if found["kilo"] else 1
     negative = (found["sign"] or "").strip() not in ("", "+")
-    return _canonical(-value if negative else value)
+    return _canonicalize(-value if negative else value)
 
 
-def _fraction(text: str) -> Fraction:
+def _to_fraction(text: str) -> Fraction:
     """The exact value; a decimal with more digits than a float keeps is rounded to those."""
     digits = text.replace(",", "").replace("'", "").replace(GROUPING_SPACE, "")
     value = Decimal(digits)
@@ -248,11 +250,11 @@ def _fraction(text: str) -> Fraction:
     return Fraction(value)
 
 
-def _canonical_text(digits: str) -> str | None:
-    return _canonical(Fraction(digits)) if len(digits) <= MAX_DIGITS else None
+def _canonicalize_text(digits: str) -> str | None:
+    return _canonicalize(Fraction(digits)) if len(digits) <= MAX_DIGITS else None
 
 
-def _canonical(value: Fraction) -> str | None:
+def _canonicalize(value: Fraction) -> str | None:
     """An exact decimal where there is one, otherwise a reduced fraction ``n/d``.
 
     None for more than MAX_DIGITS characters, which would not be read again.

@@ -99,7 +99,7 @@ def read_jsonl_rows(path: Path, options: FileOptions | None = None) -> list[Row]
         UserError: naming the line that is not a JSON object.
     """
     lines = read_json_lines(path, constants=MISSING, keep_number_text=True)
-    return [_row(values, f"{path}, line {line}", line) for line, values in lines]
+    return [_check_row(values, f"{path}, line {line}", line) for line, values in lines]
 
 
 def read_json_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
@@ -115,17 +115,17 @@ def read_json_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     records = (options or FileOptions()).records
     content = read_json(path, constants=MISSING, keep_number_text=True)
     if records is not None:
-        content = _at(content, records, path)
+        content = _find_at_path(content, records, path)
     found = _records(content)
     if found is None:
         lists = _list_paths(content)
         names = display_text(", ".join(lists[:10]), 200)
         hint = f"; name one of its lists by `records`: {names}" if lists else ""
         raise UserError(f"{path}: expected a list of objects, or a mapping of id to object{hint}")
-    return [_row(values, f"{path}, record {n}", n) for n, values in enumerate(found, start=1)]
+    return [_check_row(values, f"{path}, record {n}", n) for n, values in enumerate(found, start=1)]
 
 
-def _at(content: Any, dotted: str, path: Path) -> Any:
+def _find_at_path(content: Any, dotted: str, path: Path) -> Any:
     for key in dotted.split("."):
         if not isinstance(content, dict) or key not in content:
             has = list(content)[:20] if isinstance(content, dict) else []
@@ -147,7 +147,7 @@ def _records(content: Any) -> list[Any] | None:
             return None
         elif all(isinstance(value, dict) for value in content.values()):
             if _is_columns(content):
-                return _rows_of_columns(content)
+                return _transpose_columns(content)
             return [{"id": key, **value} for key, value in content.items()]
     if not isinstance(content, list):
         return None
@@ -180,7 +180,7 @@ def _is_columns(content: Mapping[str, Mapping[str, Any]]) -> bool:
     return numbered and all(one == keys[0] for one in keys) and not all(map(str.isdecimal, content))
 
 
-def _rows_of_columns(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _transpose_columns(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     index = next(iter(content.values()))
     return [{name: column[key] for name, column in content.items()} for key in index]
 
@@ -211,7 +211,7 @@ def read_csv_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     delimiter = options.delimiter or _find_delimiter(path, text, options.quote)
     if len(delimiter) != 1 or len(options.quote) > 1 or {delimiter, options.quote} & {"\n", "\r"}:
         raise UserError(f"{path}: delimiter and quote: expected one character each")
-    records = _csv_records(path, text, delimiter, options.quote)
+    records = _read_csv_records(path, text, delimiter, options.quote)
     header, line = list(options.columns or ()), 0
     if not options.columns:
         line, first = next(records, (1, []))
@@ -227,11 +227,11 @@ def read_csv_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
             )
         values = dict(zip(header, cells, strict=True))
         values.pop("", None)  # a column without a name, such as an index
-        rows.append(_row(values, f"{path}, line {line}", line))
+        rows.append(_check_row(values, f"{path}, line {line}", line))
     return rows
 
 
-def _csv_records(path: Path, text: str, delimiter: str, quote: str) -> Any:
+def _read_csv_records(path: Path, text: str, delimiter: str, quote: str) -> Any:
     """The numbers of their first lines and the cells of all records that are not blank."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 refuses real texts
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
@@ -264,7 +264,7 @@ def _find_delimiter(path: Path, text: str, quote: str) -> str:
         return "\t"
     best, found = (False, 1), ","
     for delimiter in DELIMITERS:
-        records = _csv_records(path, text, delimiter, quote)
+        records = _read_csv_records(path, text, delimiter, quote)
         try:
             widths = [len(cells) for _, cells in islice(records, SNIFFED_RECORDS)]
         except UserError:
@@ -298,10 +298,12 @@ def read_parquet_rows(path: Path, options: FileOptions | None = None) -> list[Ro
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as Parquet ({reason})") from None
-    return [_row(values, f"{path}, record {n}", n) for n, values in enumerate(records, start=1)]
+    return [
+        _check_row(values, f"{path}, record {n}", n) for n, values in enumerate(records, start=1)
+    ]
 
 
-def _row(values: Any, where: str, number: int) -> Row:
+def _check_row(values: Any, where: str, number: int) -> Row:
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected an object, found {type(values).__name__}")
     return Row(where, number, values)

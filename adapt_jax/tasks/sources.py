@@ -191,14 +191,14 @@ def tfds(request: SourceRequest) -> Rows:
             Row(
                 f"{where}, split {name}, record {n}",
                 n,
-                {key: _class_name(labels, key, v) for key, v in record.items()},
+                {key: _name_class(labels, key, v) for key, v in record.items()},
             )
             for n, record in enumerate(records, start=1)
         ]
     return rows
 
 
-def _class_name(labels: Mapping[str, Callable[[int], str]], key: str, value: Any) -> Any:
+def _name_class(labels: Mapping[str, Callable[[int], str]], key: str, value: Any) -> Any:
     """The name of a class label; -1 is how TFDS writes a missing one."""
     if key not in labels:
         return value

@@ -91,7 +91,7 @@ class Batches:
         return self.shapes[-1]
 
     def _pack(self, examples: list[TrainingExample]) -> tuple[Batch, int]:
-        longest = _longest(examples)
+        longest = _find_longest(examples)
         shape = next((shape for shape in self.shapes if shape.row_length >= longest), self.shape)
         batch, left_over = pack(examples, shape, self.num_microbatches, self._packing)
         return batch, len(left_over)
@@ -115,13 +115,13 @@ class Batches:
         self.dropped = state["dropped"]
 
 
-def _longest(examples: list[TrainingExample]) -> int:
+def _find_longest(examples: list[TrainingExample]) -> int:
     return max(len(example.tokens) for example in examples)
 
 
 def _check_lengths(steps: list[list[TrainingExample]], row_length: int | None) -> None:
     """Raises UserError where an example is longer than a row."""
-    longest = max(map(_longest, steps))
+    longest = max(map(_find_longest, steps))
     if row_length is not None and longest > row_length:
         raise UserError(f"row_length {row_length}: an example has {longest} tokens")
 
@@ -142,7 +142,7 @@ def _check_targets(steps: list[list[TrainingExample]]) -> None:
 
 def _count_microbatches(steps: list[list[TrainingExample]], row_length: int | None) -> int:
     """As many microbatches as have MIN_MICROBATCH_TOKENS, and a row, or more."""
-    least = max(MIN_MICROBATCH_TOKENS, row_length or max(map(_longest, steps)))
+    least = max(MIN_MICROBATCH_TOKENS, row_length or max(map(_find_longest, steps)))
     tokens = max(sum(len(example.tokens) for example in examples) for examples in steps)
     return max(tokens // least, 1)
 
@@ -158,13 +158,13 @@ def _choose_shapes(
 
     They grow in each number. Packed there is one, unpacked one for each bucket that is used.
     """
-    longest = max(map(_longest, steps))
+    longest = max(map(_find_longest, steps))
 
     def smallest(size: int) -> BatchShape:
         """The shape with rows of ``size``, for all steps without a longer example."""
         microbatches: list[list[PackedRow]] = []
         for examples in steps:
-            if _longest(examples) <= size:
+            if _find_longest(examples) <= size:
                 rows = pack_rows(examples, size, packing)
                 microbatches += split_microbatches(rows, num_microbatches)
         num_rows = max(map(len, microbatches))
@@ -177,15 +177,15 @@ def _choose_shapes(
 
     if packing == "none":
         most = row_length or round_up(longest, BUCKET)
-        sizes = {round_to_bucket(_longest(examples), most) for examples in steps}
+        sizes = {round_to_bucket(_find_longest(examples), most) for examples in steps}
         return [smallest(size) for size in sorted(sizes)]
     if row_length:
         return [smallest(row_length)]
     least = max(round_up(longest, BUCKET), MIN_PACKED_ROW)
-    return [min((smallest(least + n * BUCKET) for n in range(NUM_ROW_LENGTHS)), key=_cost)]
+    return [min((smallest(least + n * BUCKET) for n in range(NUM_ROW_LENGTHS)), key=_estimate_cost)]
 
 
-def _cost(shape: BatchShape) -> float:
+def _estimate_cost(shape: BatchShape) -> float:
     """Tokens that a shape computes; those of longer rows attend to more and count more.
 
     A step with rows of 512 tokens takes 7 % longer than one of as many tokens in rows of 384 (15

@@ -65,7 +65,7 @@ class CheckpointFiles:
         """Begins to write a checkpoint, with checksums of its arrays."""
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(named),
-            extra=ocp.args.JsonSave({**extra, "checksums": _checksums(named)}),
+            extra=ocp.args.JsonSave({**extra, "checksums": _compute_checksums(named)}),
         )
         self.manager.save(step, args=arguments)
 
@@ -88,7 +88,7 @@ class CheckpointFiles:
         )
         found = self.manager.restore(step, args=arguments)
         checksums = found.extra["checksums"]
-        for name, checksum in _checksums(found.state).items():
+        for name, checksum in _compute_checksums(found.state).items():
             if checksums[name] != checksum:
                 raise ValueError(f"{name} is not what was written")
         leaves = [found.state[name] for name in wanted]
@@ -99,16 +99,16 @@ class CheckpointFiles:
     ) -> list[str]:
         """In what a checkpoint is of another run, or of other shapes; a phrase for each."""
         if run is not None:
-            differing = _differences(extra.get("run") or {}, run)
+            differing = _describe_differences(extra.get("run") or {}, run)
             if differing:  # then the shapes differ too, as a consequence
                 return differing
         saved = self.manager.item_metadata(step).state
         there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
         here = {name: tuple(leaf.shape) for name, leaf in name_leaves(template).items()}
-        return _differences(there, here)
+        return _describe_differences(there, here)
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """A phrase for each value that differs, the first MAX_NAMED of them."""
     names = [
         name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)
@@ -131,7 +131,7 @@ def name_leaves(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _checksums(named: Mapping[str, Any]) -> dict[str, int]:
+def _compute_checksums(named: Mapping[str, Any]) -> dict[str, int]:
     """CRC-32 of every leaf that this process can see whole."""
     return {
         name: zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8).data)

@@ -104,7 +104,7 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in named.values() if leaf.is_fully_addressable)
         if needed > (free := shutil.disk_usage(self.folder).free):
             problem = OSError(f"no space left: {needed:,} bytes are needed, {free:,} are free")
-            raise self._clean_up(problem)
+            raise self._remove_half_written(problem)
         # On a CPU the file is written from the very memory that the caller may overwrite.
         on_cpu = jax.default_backend() == "cpu"
         is_small = needed <= MAX_CHECKPOINT_COPY_BYTES
@@ -117,7 +117,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 trim_memory()
         except Exception as problem:
-            raise self._clean_up(problem) from problem
+            raise self._remove_half_written(problem) from problem
 
     def restore(self, state: Any, run: Mapping[str, Any] | None = None) -> Restored | None:
         """The newest checkpoint that can be read, or None when there is none.
@@ -164,7 +164,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
         except Exception as problem:
-            raise self._clean_up(problem) from problem
+            raise self._remove_half_written(problem) from problem
         finally:
             self._stack.close()
             sys.excepthook = self._hook
@@ -198,7 +198,7 @@ class Checkpoints:
             f"step {before}" if before else "the beginning",
         )
 
-    def _clean_up(self, problem: Exception) -> UserError:
+    def _remove_half_written(self, problem: Exception) -> UserError:
         """Removes half-written folders; the mistake to raise for what kept Orbax from writing."""
         for entry in self.folder.glob("*tmp*"):
             shutil.rmtree(entry, ignore_errors=True)

@@ -146,7 +146,7 @@ NO_GRADS, HIDDEN_GRADS, ALL_GRADS = "none", "hidden", "all"
 def _weighted_sums(
     head: Head, objective: Objective, params: Any, hidden: Array, ids: Array, weights: Array
 ) -> Sums:
-    return _by_platform(head, objective, NO_GRADS, params, hidden, ids, weights)[0]
+    return _sum_by_platform(head, objective, NO_GRADS, params, hidden, ids, weights)[0]
 
 
 def _forward(
@@ -154,7 +154,7 @@ def _forward(
 ) -> tuple[Sums, Any]:
     trains_output = any(leaf.perturbed for leaf in jax.tree.leaves(params))
     values = jax.tree.map(lambda leaf: leaf.value, (params, hidden, ids, weights))
-    return _by_platform(head, objective, ALL_GRADS if trains_output else HIDDEN_GRADS, *values)
+    return _sum_by_platform(head, objective, ALL_GRADS if trains_output else HIDDEN_GRADS, *values)
 
 
 def _backward(head: Head, objective: Objective, grads: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -165,7 +165,9 @@ def _backward(head: Head, objective: Objective, grads: Any, cotangents: Any) -> 
 _weighted_sums.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _by_platform(head: Head, objective: Objective, needed: str, *arrays: Any) -> tuple[Sums, Any]:
+def _sum_by_platform(
+    head: Head, objective: Objective, needed: str, *arrays: Any
+) -> tuple[Sums, Any]:
     """The sums, and the needed gradients of the first, in the chunks that suit the platform."""
     scan = partial(_scan_chunks, head, objective, needed)
     found: tuple[Sums, Any] = run_by_platform(partial(scan, ONE_CPU), partial(scan, OTHER), *arrays)
@@ -198,7 +200,7 @@ def _scan_chunks(
 
     def add_chunk(carry: Any, chunk: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         nats, num_right, param_grads = carry
-        found = _chunk(head, objective, needed, sizes, params, chunk, param_grads)
+        found = _sum_chunk(head, objective, needed, sizes, params, chunk, param_grads)
         more_nats, more_right, hidden_grad, target_cotangent, param_grads = found
         carry = (nats + more_nats, num_right + more_right, param_grads)
         return carry, (hidden_grad, target_cotangent)
@@ -277,7 +279,7 @@ def _online_softmax(
     return sums, blocks
 
 
-def _chunk(
+def _sum_chunk(
     head: Head,
     objective: Objective,
     needed: str,

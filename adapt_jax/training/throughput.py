@@ -71,7 +71,8 @@ class StepFlops:
         members: of an ensemble, each of which does all of this.
         """
         last = max(
-            _layer(path) for path, _ in jax.tree_util.tree_leaves_with_path((trainable, frozen))
+            _find_layer(path)
+            for path, _ in jax.tree_util.tree_leaves_with_path((trainable, frozen))
         )
         inner, output = _count_weights(trainable, last)
         frozen_inner, frozen_output = _count_weights(frozen, last)
@@ -87,7 +88,7 @@ class StepFlops:
         return self.members * (every + 2 * (trained * tokens + trained_output * targets))
 
 
-def _layer(path: Any) -> int:
+def _find_layer(path: Any) -> int:
     """The number of the layer that a parameter is in; -1 where it is in none."""
     found = LAYER.search(jax.tree_util.keystr(path, simple=True, separator="."))
     return int(found[1]) if found else -1
@@ -103,7 +104,7 @@ def _count_weights(state: Any, last: int) -> tuple[int, int]:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if leaf.ndim < 2:
             continue
-        if (number := _layer(path)) >= 0:
+        if (number := _find_layer(path)) >= 0:
             if number < last or BEFORE_ATTENTION.search(name):
                 inner += leaf.size
             else:

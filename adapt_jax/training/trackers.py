@@ -53,7 +53,7 @@ class TensorBoard:
             from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
-            raise _missing("tensorboard") from None
+            raise _explain_missing("tensorboard") from None
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._event, self._summary = Event, Summary
         self._writer = EventFileWriter(str(folder / "tensorboard"))
@@ -86,7 +86,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError:
-            raise _missing("wandb") from None
+            raise _explain_missing("wandb") from None
         name = identity(str(folder.absolute()))
         self._run = wandb.init(project="adapt_jax", dir=str(folder), id=name, resume="allow")
 
@@ -99,7 +99,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _missing(extra: str) -> UserError:
+def _explain_missing(extra: str) -> UserError:
     return UserError(
         f"training.trackers: {extra} is not installed; `pip install adapt-jax[{extra}]` brings it"
     )

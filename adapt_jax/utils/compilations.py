@@ -49,11 +49,11 @@ def compile_seconds() -> float:
 
     A pace of work leaves them out: they do not come again with the next piece of it.
     """
-    return _running_clock().seconds()
+    return _find_clock().seconds()
 
 
 @functools.cache
-def _running_clock() -> "_CompileClock":
+def _find_clock() -> "_CompileClock":
     import jax
 
     clock = _CompileClock()

@@ -146,10 +146,10 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         same = [error for error in others if error["loc"][:1] == first["loc"][:1]]
         error = max([first, *same], key=lambda error: len(error["loc"]))  # of a union: the nearest
         is_missing = error["type"] == "missing"
-        *parents, last = location = _keys(error["loc"], data, is_missing) or [""]
+        *parents, last = location = _drop_union_names(error["loc"], data, is_missing) or [""]
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
-            names = _keys_at(model, parents)
+            names = _list_keys(model, parents)
             hint = nearest(last, names) or f"; valid keys: {', '.join(names)}"
             raise UserError(f"{where}: unknown key {display_text(repr(key), 100)}{hint}") from None
         if is_missing:
@@ -163,7 +163,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         raise UserError(f"{where}: {subject}{message}{found}") from None
 
 
-def _keys(location: Sequence[str | int], data: Any, is_missing: bool) -> list[str]:
+def _drop_union_names(location: Sequence[str | int], data: Any, is_missing: bool) -> list[str]:
     """A location without the names of a union's members, which pydantic puts in."""
     keys: list[str] = []
     last = len(location) - 1
@@ -175,7 +175,7 @@ def _keys(location: Sequence[str | int], data: Any, is_missing: bool) -> list[st
     return keys
 
 
-def _keys_at(model: Any, parents: Sequence[str]) -> list[str]:
+def _list_keys(model: Any, parents: Sequence[str]) -> list[str]:
     """The names of the fields of a model, or of the model nested in it under ``parents``."""
     for name in parents:
         field = getattr(model, "model_fields", {}).get(name)

@@ -7,7 +7,7 @@ terminal, a table or a picture.
 
 import unicodedata
 
-__all__ = ["display_text", "in_quotes"]
+__all__ = ["display_text", "quote_text"]
 
 MAX_LINE = 300  # letters of an error or a note
 _UNSAFE = {
@@ -36,7 +36,7 @@ def display_text(text: str, limit: int | None = MAX_LINE) -> str:
     return shown
 
 
-def in_quotes(text: str, limit: int = 60) -> str:
+def quote_text(text: str, limit: int = 60) -> str:
     """The text in quotation marks, safe to show."""
     return f'"{display_text(text, limit)}"'
 

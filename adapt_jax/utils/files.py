@@ -156,7 +156,7 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
     with report_write_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)
-        with _temporary(target, is_folder=False) as new:
+        with _make_temporary(target, is_folder=False) as new:
             write(new)
             if target.exists():
                 shutil.copymode(target, new)
@@ -225,7 +225,7 @@ class LineAppender:
             raise UserError(f"{path}: another process is writing it") from None
         except OSError:  # some network file systems have no locks
             pass
-        self._size = _length_of_whole_lines(self._file)
+        self._size = _count_whole_line_bytes(self._file)
         os.ftruncate(self._file, self._size)
 
     def write(self, line: str) -> None:
@@ -262,7 +262,7 @@ class LineAppender:
         self.close()
 
 
-def _length_of_whole_lines(file: int) -> int:
+def _count_whole_line_bytes(file: int) -> int:
     """Bytes of an open file up to the end of its last whole line."""
     end = os.fstat(file).st_size
     while end > 0:
@@ -292,7 +292,7 @@ def replace_folder(
     with report_write_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)
-        with _temporary(target, is_folder=True) as new:
+        with _make_temporary(target, is_folder=True) as new:
             try:
                 write(new)
             except UserError as problem:  # the user knows the folder by its own name
@@ -304,14 +304,14 @@ def replace_folder(
 
 
 @contextmanager
-def _temporary(target: Path, *, is_folder: bool) -> Iterator[Path]:
+def _make_temporary(target: Path, *, is_folder: bool) -> Iterator[Path]:
     """An empty file or folder beside the target, removed at the end if it is still there.
 
     It is locked while it is in use, so that ``remove_unfinished`` knows what nobody uses any more.
     """
     while True:
         token = secrets.token_hex(TOKEN_BYTES)
-        new = target.with_name(f"{NEW}{token}-{_short_name(target)}")
+        new = target.with_name(f"{NEW}{token}-{_shorten_name(target)}")
         if is_folder:
             new.mkdir()
             lock = os.open(new, os.O_RDONLY)
@@ -329,7 +329,7 @@ def _temporary(target: Path, *, is_folder: bool) -> Iterator[Path]:
         os.close(lock)
 
 
-def _short_name(target: Path) -> str:
+def _shorten_name(target: Path) -> str:
     """The end of the target's name, which a longer name can begin with."""
     return os.fsencode(target.name)[-MAX_NAME_BYTES:].decode("utf-8", "ignore")
 
@@ -346,7 +346,7 @@ def _remove(path: Path) -> None:
 def remove_unfinished(target: str | Path) -> None:
     """Removes what killed processes left beside ``target`` while they wrote it."""
     target = Path(target)
-    name = _short_name(target)
+    name = _shorten_name(target)
     _restore_old(target)
     for left in target.parent.glob(f"{NEW}*"):
         if left.name[len(NEW) + 2 * TOKEN_BYTES :] != f"-{name}":
@@ -371,7 +371,7 @@ def exchange(new: Path, target: Path) -> None:
             if (code := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
                 raise OSError(code, os.strerror(code), str(target))
     # Elsewhere the old one steps aside; ``_restore_old`` brings it back after a kill in between.
-    aside = target.with_name(f"{OLD}{_short_name(target)}")
+    aside = target.with_name(f"{OLD}{_shorten_name(target)}")
     _remove(aside)
     target.rename(aside)
     new.rename(target)
@@ -380,7 +380,7 @@ def exchange(new: Path, target: Path) -> None:
 
 def _restore_old(target: Path) -> None:
     """Brings back what an interrupted ``exchange`` left aside, where the new one is not there."""
-    aside = target.with_name(f"{OLD}{_short_name(target)}")
+    aside = target.with_name(f"{OLD}{_shorten_name(target)}")
     if aside.exists() and not target.exists():
         aside.rename(target)
     else:

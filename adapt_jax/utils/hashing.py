@@ -87,12 +87,12 @@ def hash_named_files(settings: BaseModel) -> Any:
     }
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     return {
-        name: to_plain(value) if name in fixed else _with_contents(value)
+        name: to_plain(value) if name in fixed else _hash_contents(value)
         for name, value in values.items()
     }
 
 
-def _with_contents(value: Any) -> Any:
+def _hash_contents(value: Any) -> Any:
     match value:
         case str() | Path():
             path = os.path.expanduser(value)
@@ -101,9 +101,9 @@ def _with_contents(value: Any) -> Any:
         case BaseModel():
             return hash_named_files(value)
         case Mapping():
-            return {key: _with_contents(one) for key, one in value.items()}
+            return {key: _hash_contents(one) for key, one in value.items()}
         case list() | tuple():
-            return [_with_contents(one) for one in value]
+            return [_hash_contents(one) for one in value]
     return to_plain(value)
 
 

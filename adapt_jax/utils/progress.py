@@ -87,7 +87,7 @@ class Display:
         if not self.shown:
             yield lambda done, total, note="": None
         elif not self.console.is_terminal:
-            yield self._plain_updates(name)
+            yield self._make_plain_updates(name)
         else:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -115,7 +115,7 @@ class Display:
                 with bars:
                     yield update
 
-    def _plain_updates(self, name: str) -> OnProgress:
+    def _make_plain_updates(self, name: str) -> OnProgress:
         """Prints a first note at once, then at most one line every LINE_INTERVAL seconds."""
         printed_at, has_printed = time.monotonic(), False
         time_left = _TimeLeft()

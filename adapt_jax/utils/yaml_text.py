@@ -138,16 +138,16 @@ class _YamlBuilder:
     def build_scalar(self, event: Any) -> Any:
         text, tag = replace_surrogates(event.value), event.tag
         if tag in (None, "!"):
-            tag = "str" if event.style or tag == "!" else _yaml_tag(text)
+            tag = "str" if event.style or tag == "!" else _find_tag(text)
         else:
             tag = tag.removeprefix("tag:yaml.org,2002:")
             is_decimal = re.fullmatch("[-+]?[0-9]+", text) is not None
-            if tag not in ("str", _yaml_tag(text)) and not (tag == "float" and is_decimal):
+            if tag not in ("str", _find_tag(text)) and not (tag == "float" and is_decimal):
                 self.refuse(
                     f"{quote_short(text)} with the tag {quote_short(event.tag)} is not known", event
                 )
         try:
-            return _yaml_value(tag, text)
+            return _read_scalar(tag, text)
         except Refusal as problem:
             self.refuse(f"{problem}; quote it where it is text", event)
 
@@ -167,11 +167,11 @@ _YAML_TAGS = {
 }
 
 
-def _yaml_tag(text: str) -> str:
+def _find_tag(text: str) -> str:
     return next((tag for tag, pattern in _YAML_TAGS.items() if pattern.fullmatch(text)), "str")
 
 
-def _yaml_value(tag: str, text: str) -> Any:
+def _read_scalar(tag: str, text: str) -> Any:
     if tag == "null":
         return None
     if tag == "bool":

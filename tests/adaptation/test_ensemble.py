@@ -15,7 +15,7 @@ from adapt_jax.adaptation.export import export_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.methods.base import RunOptions
 from adapt_jax.methods.prompt_tuning import PromptTuning
-from adapt_jax.methods.soft_prompt_init import initial_members
+from adapt_jax.methods.soft_prompt_init import draw_members
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import Candidate, GenerationConfig
@@ -133,19 +133,19 @@ def test_members_start_from_words_of_their_own(tiny):
     examples = made_examples(12)
     for init in ("vocabulary", "sampled_vocabulary", "uniform"):
         method = PromptTuning(length=6, ensemble=3, init=init)
-        rows = initial_members(method, tiny, examples, seed=0)
+        rows = draw_members(method, tiny, examples, seed=0)
         assert rows.shape == (3, 6, 32)
         if init == "vocabulary":
             assert len({row.tobytes() for row in rows.reshape(-1, 32)}) == 18
         else:
-            alone = initial_members(PromptTuning(length=6, init=init), tiny, examples, seed=0)
+            alone = draw_members(PromptTuning(length=6, init=init), tiny, examples, seed=0)
             np.testing.assert_array_equal(rows[0], alone)
 
 
 def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
     method = PromptTuning(length=4, ensemble=3, init="text", init_text="How many apples?")
     with pytest.raises(UserError, match=r"ensemble 3: init 'text' starts members alike"):
-        initial_members(method, tiny, [], 0)
+        draw_members(method, tiny, [], 0)
     adaptation = Adaptation("prompt_tuning", Prompt(), tiny, SoftPrompt(jnp.asarray(starts(2))))
     with pytest.raises(UserError, match="an ensemble of 2 soft prompts is voted; PEFT"):
         export_adaptation(adaptation, tmp_path / "peft")
@@ -154,6 +154,6 @@ def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
         replace(adaptation, prompt=chosen).ask("Is it?", ("yes", "no"))
     saved = str(adaptation.save(tmp_path / "saved"))
     with pytest.raises(UserError, match="holds an ensemble of 2 .* expected ensemble 2, found 1"):
-        initial_members(PromptTuning(length=5, init=saved), tiny, [], 0)
-    again = initial_members(PromptTuning(length=5, ensemble=2, init=saved), tiny, [], 0)
+        draw_members(PromptTuning(length=5, init=saved), tiny, [], 0)
+    again = draw_members(PromptTuning(length=5, ensemble=2, init=saved), tiny, [], 0)
     np.testing.assert_array_equal(again, starts(2))

@@ -56,7 +56,7 @@ def run_readme(folder: Path) -> Any:
     """``ask`` as the code in a folder's README.md defines it."""
     code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
-    with verification_module._quiet_transformers():
+    with verification_module._silence_transformers():
         exec(code.replace('folder = "."', f"folder = {str(folder)!r}", 1), names)
     return names["ask"]
 

@@ -22,7 +22,7 @@ from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.sampling.engine import Engine
-from adapt_jax.sampling.memory import slot_bytes
+from adapt_jax.sampling.memory import count_slot_bytes
 from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
@@ -215,7 +215,7 @@ def test_layers_that_share_keys_and_values_take_no_memory_in_caches(made: Any) -
     assert config.layers_with_kv_cache == [0, 1, 2]
     assert [config.layer_config(layer).kv_shared_with for layer in (3, 4)] == [2, 1]
     heads = 2 * (8 + 16 + 8)  # two heads each; the full layer's are twice as wide
-    assert slot_bytes(config, 10, 4) - slot_bytes(config, 0, 4) == 10 * 2 * heads * 4
+    assert count_slot_bytes(config, 10, 4) - count_slot_bytes(config, 0, 4) == 10 * 2 * heads * 4
 
 
 def test_a_family_registered_from_outside_is_loaded(

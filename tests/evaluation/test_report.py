@@ -9,7 +9,7 @@ from made_results import done_rung
 from rich.console import Console
 
 from adapt_jax.evaluation.report.picture import save_picture
-from adapt_jax.evaluation.report.table import ladder_table
+from adapt_jax.evaluation.report.table import make_ladder_table
 from adapt_jax.evaluation.report.text import describe_evaluation, describe_rung
 from adapt_jax.evaluation.results import Baseline, ComparisonResult, SkippedRung
 from adapt_jax.methods.registry import METHODS
@@ -27,7 +27,7 @@ HOSTILE = [
 
 def render(result: ComparisonResult, width: int = 80, **options) -> str:
     file = io.StringIO()
-    table = ladder_table(result, result.task, **options)
+    table = make_ladder_table(result, result.task, **options)
     Console(file=file, width=width, force_terminal=False).print(table)
     return file.getvalue()
 
@@ -115,7 +115,7 @@ def test_foreign_text_is_shown_and_not_obeyed(text: str, tmp_path: Path):
     )  # fmt: skip
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True, color_system="truecolor")
-    console.print(ladder_table(result, text))
+    console.print(make_ladder_table(result, text))
     shown = file.getvalue()
     for sequence in ("\x1b[31m", "\x1b]8", "\x07", "\u202e", "\r"):
         assert sequence not in shown

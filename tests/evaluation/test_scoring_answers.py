@@ -3,7 +3,7 @@
 import pytest
 from made_results import Scripted, candidate, make_task, prediction
 
-from adapt_jax.evaluation.baseline import commonest_label
+from adapt_jax.evaluation.baseline import measure_commonest_label
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS, Score, score_answer, token_f1
@@ -146,9 +146,9 @@ def test_the_commonest_label_is_a_baseline_where_there_are_labels():
 
     train = [example(f"t{n}", answer) for n, answer in enumerate(["no", "no", "yes"])]
     test = [example(f"q{n}", answer) for n, answer in enumerate(["yes", "no", "no", "maybe"])]
-    baseline = commonest_label(Task("t", train, [], test, parser="label"))
+    baseline = measure_commonest_label(Task("t", train, [], test, parser="label"))
     assert (baseline.label, baseline.accuracy, baseline.n) == ("no", 0.5, 4)
     numbers = [Example(f"q{n}", "?", str(n)) for n in range(20)]
-    assert commonest_label(Task("t", [], [], numbers)) is None
+    assert measure_commonest_label(Task("t", [], [], numbers)) is None
     few = [Example(f"q{n}", "?", "yes" if n % 4 else "no") for n in range(20)]
-    assert commonest_label(Task("t", [], [], few, parser="yes_no")).accuracy == 0.75
+    assert measure_commonest_label(Task("t", [], [], few, parser="yes_no")).accuracy == 0.75

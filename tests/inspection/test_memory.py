@@ -11,7 +11,7 @@ import pytest
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.inspection.abstract import count_bytes
-from adapt_jax.inspection.accelerators import ACCELERATORS, Accelerator, judge
+from adapt_jax.inspection.accelerators import ACCELERATORS, Accelerator, check_fit
 from adapt_jax.inspection.memory import (
     Measurement,
     choose_depths,
@@ -21,7 +21,7 @@ from adapt_jax.inspection.memory import (
 )
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.programs import build_programs
-from adapt_jax.inspection.training_programs import resolve_config, training_programs
+from adapt_jax.inspection.training_programs import make_training_programs, resolve_config
 from adapt_jax.inspection.workload import Program, Workload
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.training.config import TrainingConfig
@@ -61,8 +61,8 @@ def test_a_mesh_divides_what_it_shards(optimizer: str):
     mesh, _ = read_mesh("data=2,fsdp=4")
     method = METHODS["fine_tuning"](training=TrainingConfig(optimizer=optimizer))
     work = replace(SMALL, batch=32)
-    one = training_programs(CONFIG, method, work, jnp.float32, None)[0]
-    many = training_programs(CONFIG, method, work, jnp.float32, mesh)[0]
+    one = make_training_programs(CONFIG, method, work, jnp.float32, None)[0]
+    many = make_training_programs(CONFIG, method, work, jnp.float32, mesh)[0]
     for part in ("parameters/trained", "optimizer/state"):
         whole, share = count_bytes(one.arguments[part]), count_bytes(many.arguments[part])
         assert whole / 4 <= share <= whole / 4 + 4096 if whole > 4096 else share <= whole
@@ -99,12 +99,12 @@ def test_what_does_not_fit_names_its_largest_part_and_what_helps():
     memory = measured.memory()
     rest = memory.total - memory.parts["activations"] - memory.parts["batch"]
     usable = rest + 30_000_000  # of 8 examples
-    little = judge(measured, Accelerator("little", usable), "float32", SMALL)
+    little = check_fit(measured, Accelerator("little", usable), "float32", SMALL)
     assert not little["fits"] and little["largest"] == "activations"
     assert little["suggestions"] == ["--batch 2", "--mesh fsdp=4"]
-    tight = judge(measured, Accelerator("tight", memory.total, 0.75), "float32", SMALL)
+    tight = check_fit(measured, Accelerator("tight", memory.total, 0.75), "float32", SMALL)
     assert tight["fits"] and tight["suggestions"] == ["XLA_PYTHON_CLIENT_MEM_FRACTION=.95"]
-    none = judge(measured, Accelerator("none", 1000), "float32", SMALL)
+    none = check_fit(measured, Accelerator("none", 1000), "float32", SMALL)
     assert not none["fits"] and none["suggestions"] == []
 
 
@@ -116,7 +116,7 @@ def test_a_smaller_batch_is_suggested_only_where_every_moment_then_fits():
     def suggest(usable: int, temporary: list[int]) -> str:
         device = Accelerator("a device", usable)
         return " ".join(
-            judge(Measurement(programs, temporary), device, "float32", SMALL)["suggestions"]
+            check_fit(Measurement(programs, temporary), device, "float32", SMALL)["suggestions"]
         )
 
     assert suggest(merging.total + 3 * 10**8, [10**9, 0]).startswith("--batch 2 ")
@@ -130,7 +130,7 @@ def test_frozen_weights_and_caches_in_bfloat16_are_suggested():
         build_programs(METHODS["few_shot"](), SMALL, jnp.float32, None)(CONFIG), [0, 0, 0]
     )
     narrow = Accelerator("narrow", caches.memory().total - 1)
-    assert "--dtype bfloat16" in judge(caches, narrow, "float32", SMALL)["suggestions"]
+    assert "--dtype bfloat16" in check_fit(caches, narrow, "float32", SMALL)["suggestions"]
 
 
 def test_merged_kernels_stand_beside_the_decoder_where_a_step_needs_less():
@@ -198,6 +198,6 @@ def test_what_a_tpu_cannot_even_compile_does_not_fit_and_what_helps_is_said():
     programs = build_programs(METHODS["fine_tuning"](), work, jnp.bfloat16, mesh)
     measured = measure(programs, config, lambda *_: None)
     assert measured.memory().parts["activations"] > 15.75 * 2**30
-    found = judge(measured, ACCELERATORS[0], "bfloat16", work)
+    found = check_fit(measured, ACCELERATORS[0], "bfloat16", work)
     assert not found["fits"] and found["largest"] == "activations"
     assert found["suggestions"][0].startswith("--batch ")

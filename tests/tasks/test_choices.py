@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from adapt_jax.tasks.answers import PARSERS, answers_match, canonical_option, read_gold
+from adapt_jax.tasks.answers import PARSERS, answers_match, canonicalize_option, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 
@@ -160,7 +160,7 @@ def test_two_different_labels_never_grade_equal(labels: list[str], parser: str) 
         for said in labels:
             index = labels.index(said)
             if said != gold:
-                likeliest = canonical_option(parser, index, said, choices)
+                likeliest = canonicalize_option(parser, index, said, choices)
                 assert likeliest != canonical
                 assert not task.grade(likeliest, example)
                 if parser == "label" or len(said) > 1:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapt_jax.utils.display_text import display_text, in_quotes
+from adapt_jax.utils.display_text import display_text, quote_text
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_a_long_text_is_cut():
     assert len(display_text("x" * 10**7)) == 300
     assert len(display_text("\x1b" * 1000, 50)) == 50
     assert len(display_text("x" * 1000, None)) == 1000
-    assert in_quotes("say\n\x1b") == '"say \\x1b"'
+    assert quote_text("say\n\x1b") == '"say \\x1b"'

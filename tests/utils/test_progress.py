@@ -41,7 +41,7 @@ def lines(monkeypatch):
 
 
 def test_the_time_left_is_that_of_the_work_without_compiling(clock, lines):
-    update = Display()._plain_updates("adapting")
+    update = Display()._make_plain_updates("adapting")
     clock.work(40)  # reading the data, say
     update(0, 100, "compiling the training step")
     clock.compile(600)
@@ -57,7 +57,7 @@ def test_the_time_left_is_that_of_the_work_without_compiling(clock, lines):
 
 
 def test_what_an_earlier_run_did_says_nothing_about_the_pace(clock, lines):
-    update = Display()._plain_updates("answering")
+    update = Display()._make_plain_updates("answering")
     update(10, 40)
     clock.work(120)
     update(20, 40, "5 tokens/s")

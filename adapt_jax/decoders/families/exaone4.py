@@ -14,22 +14,22 @@ from adapt_jax.decoders.families.tables import (
 )
 
 
-def _window(hf: HFConfig) -> int | None:
+def _find_window(hf: HFConfig) -> int | None:
     """How many tokens a sliding layer attends to; None: no layer slides."""
     return hf.get("sliding_window", 4096)
 
 
 def _is_sliding(hf: HFConfig, index: int) -> bool:
     """By default three sliding layers precede a full one."""
-    return _window(hf) is not None and (index + 1) % hf.get("sliding_window_pattern", 4) != 0
+    return _find_window(hf) is not None and (index + 1) % hf.get("sliding_window_pattern", 4) != 0
 
 
-def _adjust(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     """Full layers have no positions where other layers slide."""
-    if _window(hf) is None:
+    if _find_window(hf) is None:
         return layer
     if SLIDING not in (hf.get("layer_types") or [SLIDING]):
-        raise ValueError(f"layer_types has {FULL} alone beside sliding_window {_window(hf)}")
+        raise ValueError(f"layer_types has {FULL} alone beside sliding_window {_find_window(hf)}")
     return layer if layer.window is not None else replace(layer, rope=None)
 
 
@@ -51,5 +51,5 @@ FAMILY = Family(
     },
     fixed_fields={"pre_norm": False, "post_norm": True, "qk_norm": "head"},
     extra_hf_fields=_extra_hf_fields,
-    layer_rules=LayerRules(window=_window, is_sliding=_is_sliding, adjust=_adjust),
+    layer_rules=LayerRules(window=_find_window, is_sliding=_is_sliding, adjust=_adjust_layer),
 )

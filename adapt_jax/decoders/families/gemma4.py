@@ -77,7 +77,7 @@ def _read_full_heads(hf: HFConfig) -> dict[str, int]:
     return heads
 
 
-def _adjust(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     """Full layers have heads of their own; the last layers share keys and values.
 
     Raises:
@@ -180,7 +180,7 @@ FAMILY = replace(
         sliding_rope=Rope(theta=1e4),
         window=lambda hf: hf.get("sliding_window", 512),
         is_sliding=lambda hf, index: _read_layer_types(hf)[index] == SLIDING,
-        adjust=_adjust,
+        adjust=_adjust_layer,
     ),
     ignored_tensors_for=_ignored_tensors_for,
     ignored_tensors=(*MULTIMODAL["ignored_tensors"], *TOWERS),

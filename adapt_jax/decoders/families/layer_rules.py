@@ -147,7 +147,7 @@ class LayerRules:
                 f"rope_type {rope_type!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
             )
         params = self._read_rope_params(hf, given, rope_type, max_positions)
-        share = _first(
+        share = _take_first_given(
             given.get("partial_rotary_factor"),
             hf.get(self.partial_rotary_field or "partial_rotary_factor"),
             default_share,
@@ -155,7 +155,7 @@ class LayerRules:
         if not self.partial_rotary_field and share != 1 and rope_type != "proportional":
             raise ValueError(f"partial_rotary_factor {float(share)} is not known in this family")
         older_theta = hf.get(theta_field) if theta_field else None
-        theta = _first(given.get("rope_theta"), older_theta, default.theta)
+        theta = _take_first_given(given.get("rope_theta"), older_theta, default.theta)
         return Rope(rope_type, float(theta), float(share), params, default.interleaved)
 
     def _read_rope_params(
@@ -196,6 +196,6 @@ class LayerRules:
         return {"rope_type": rope.rope_type, "rope_theta": rope.theta, **params}
 
 
-def _first(*values: Any) -> Any:
+def _take_first_given(*values: Any) -> Any:
     """The first value that is not None."""
     return next((value for value in values if value is not None), None)

@@ -14,7 +14,7 @@ def _count_experts(hf: HFConfig) -> int:
     return int(hf.get("num_experts", hf.get("num_local_experts", 128)))
 
 
-def _adjust(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     """Every ``decoder_sparse_step``-th layer has experts, unless ``mlp_only_layers`` names it."""
     dense = index in (hf.get("mlp_only_layers") or ()) or _count_experts(hf) == 0
     return replace(layer, is_moe=not dense and (index + 1) % hf.get("decoder_sparse_step", 1) == 0)
@@ -63,5 +63,5 @@ FAMILY = Family(
     fixed_fields={"qk_norm": "head"},
     computed_fields=_computed_fields,
     extra_hf_fields=_extra_hf_fields,
-    layer_rules=LayerRules(window=qwen3.FAMILY.layer_rules.window, adjust=_adjust),
+    layer_rules=LayerRules(window=qwen3.FAMILY.layer_rules.window, adjust=_adjust_layer),
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adapt_jax.evaluation.baseline import commonest_label
+from adapt_jax.evaluation.baseline import measure_commonest_label
 from adapt_jax.evaluation.evaluate import Evaluation
 from adapt_jax.evaluation.results import FORMAT, ComparisonResult, EvaluationFile
 from adapt_jax.tasks.task import Task
@@ -38,7 +38,7 @@ def write_evaluation(
         task=task.name,
         method=method,
         seed=seed,
-        baseline=commonest_label(task),
+        baseline=measure_commonest_label(task),
     )
     write_predictions(folder / "predictions.jsonl", evaluation)
     write_json(folder / "evaluation.json", content.model_dump(mode="json"))

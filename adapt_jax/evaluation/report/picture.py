@@ -46,7 +46,7 @@ def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResul
     shares = [100 * rung.accuracy for rung in rungs]
     below = [100 * (rung.accuracy - rung.ci95[0]) for rung in rungs]
     above = [100 * (rung.ci95[1] - rung.accuracy) for rung in rungs]
-    axes.barh(places, shares, color=_colors(rungs), height=0.62)
+    axes.barh(places, shares, color=_choose_colors(rungs), height=0.62)
     axes.errorbar(shares, places, xerr=(below, above), fmt="none", ecolor="#222", capsize=3)
     for place, rung in zip(places, rungs, strict=True):
         right = 100 * rung.ci95[1] + 1.5
@@ -62,7 +62,7 @@ def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResul
 
 def _draw_cost(axes: Any, rungs: Sequence[DoneRung]) -> None:
     tokens = [rung.tokens for rung in rungs]
-    axes.barh(range(len(rungs)), tokens, color=_colors(rungs), height=0.62)
+    axes.barh(range(len(rungs)), tokens, color=_choose_colors(rungs), height=0.62)
     widest = max(tokens) or 1.0
     for place, count in enumerate(tokens):
         axes.text(count + 0.02 * widest, place, f"{count:,.0f}", va="center", fontsize=9)
@@ -71,5 +71,5 @@ def _draw_cost(axes: Any, rungs: Sequence[DoneRung]) -> None:
     axes.set_xlabel("tokens per question, prompt and generated")
 
 
-def _colors(rungs: Sequence[DoneRung]) -> list[str]:
+def _choose_colors(rungs: Sequence[DoneRung]) -> list[str]:
     return [TRAINED if rung.trainable_parameters else PROMPTED for rung in rungs]

@@ -16,12 +16,12 @@ from adapt_jax.evaluation.report.text import (
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
 from adapt_jax.utils.display_text import display_text
 
-__all__ = ["ladder_table"]
+__all__ = ["make_ladder_table"]
 
 Cell = Callable[[DoneRung], str]
 
 
-def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) -> Table:
+def make_ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) -> Table:
     """One row per rung, the recommended one in bold; with ``notes`` in sentences below.
 
     Fits into 80 columns where no method's name is longer than 18 letters; on a narrower terminal
@@ -38,7 +38,7 @@ def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) ->
         padding=0,
         show_edge=False,
     )
-    columns = _columns(result)
+    columns = _make_columns(result)
     table.add_column("rung", overflow="fold")
     for heading in columns:
         table.add_column(heading, justify="right", overflow="fold")
@@ -53,39 +53,39 @@ def ladder_table(result: ComparisonResult, title: str, *, notes: bool = True) ->
     return table
 
 
-def _columns(result: ComparisonResult) -> dict[str, Cell]:
+def _make_columns(result: ComparisonResult) -> dict[str, Cell]:
     """The columns after the first one by their headings."""
     columns: dict[str, Cell] = {
         "accuracy": describe_accuracy,
-        "95 %\ninterval": _interval,
-        "vs rung\nbelow": _delta,
-        "p": _p_value,
+        "95 %\ninterval": _format_interval,
+        "vs rung\nbelow": _format_delta,
+        "p": _format_p_value,
     }
     if shows_score(result):
         columns["score"] = lambda rung: f"{rung.score:.3f}"
     else:
         columns["seconds"] = lambda rung: f"{rung.seconds:.3g}"
     columns["tokens"] = lambda rung: f"{rung.tokens:,.0f}"
-    columns["trained"] = lambda rung: _short(rung.trainable_parameters)
+    columns["trained"] = lambda rung: _format_count(rung.trainable_parameters)
     return columns
 
 
-def _interval(rung: DoneRung) -> str:
+def _format_interval(rung: DoneRung) -> str:
     if has_no_answers(rung):
         return "–"
     low, high = rung.ci95
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
-def _delta(rung: DoneRung) -> str:
+def _format_delta(rung: DoneRung) -> str:
     return "–" if rung.vs_previous is None else f"{100 * rung.vs_previous.difference:+.1f}"
 
 
-def _p_value(rung: DoneRung) -> str:
+def _format_p_value(rung: DoneRung) -> str:
     return "–" if rung.vs_previous is None else format_p_value(rung.vs_previous.p_value)
 
 
-def _short(number: int) -> str:
+def _format_count(number: int) -> str:
     """1234567 -> "1.23M"."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:

@@ -11,7 +11,7 @@ from adapt_jax.evaluation.results import (
     SkippedRung,
 )
 from adapt_jax.evaluation.scorers import DEFAULT_SCORER
-from adapt_jax.utils.display_text import display_text, in_quotes
+from adapt_jax.utils.display_text import display_text, quote_text
 
 __all__ = [
     "describe_accuracy",
@@ -97,7 +97,7 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
 
 def _describe_baseline(baseline: Baseline) -> str:
     """What always saying the commonest label gives."""
-    return f"always {in_quotes(baseline.label, 40)}: {_format_percent(baseline.accuracy)}"
+    return f"always {quote_text(baseline.label, 40)}: {_format_percent(baseline.accuracy)}"
 
 
 def _describe_votes(rung: DoneRung) -> str:
