@@ -1,6 +1,6 @@
 """Answers unlabelled questions in bulk, from a file to a JSONL file; continues where it stopped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,7 @@ def predict(
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
     answered_by = identity(adaptation.identity, seed)
-    for other, number in first_lines.items():
-        if other != answered_by:
-            raise UserError(
-                f"{target}, line {number}: answered by another adaptation, or with another seed; "
-                "choose another file"
-            )
+    _check_answered_by(answered_by, first_lines, target)
 
     pace = Pace(on_progress, len(known), len(examples))
     with files.LineAppender(target) as out:
@@ -82,11 +77,25 @@ def predict(
             lines[questions[index]] = line
             pace.count_answer()
 
-    asked = set(questions)
-    ordered = [line for question, line in lines.items() if question not in asked]
-    ordered += [lines[question] for question in questions]
-    files.write_text(target, "".join(f"{line}\n" for line in ordered))
+    files.write_text(target, "".join(f"{line}\n" for line in _order_lines(lines, questions)))
     return len(examples) - len(known), len(known)
+
+
+def _check_answered_by(answered_by: str, first_lines: Mapping[str, int], target: Path) -> None:
+    """Raises UserError where an earlier run had another adaptation or another seed."""
+    for other, number in first_lines.items():
+        if other != answered_by:
+            raise UserError(
+                f"{target}, line {number}: answered by another adaptation, or with another seed; "
+                "choose another file"
+            )
+
+
+def _order_lines(lines: Mapping[Question, str], questions: Sequence[Question]) -> list[str]:
+    """Answers to other questions first, then those to ``questions``, in their order."""
+    asked = set(questions)
+    others = [line for question, line in lines.items() if question not in asked]
+    return others + [lines[question] for question in questions]
 
 
 def _to_line(example: Example, prediction: Prediction, answered_by: str) -> str:

@@ -1,7 +1,7 @@
 """``adapt-jax evaluate`` judges a saved adaptation on a task."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -52,14 +52,10 @@ def evaluate(
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display
 
-    given = collect_overrides(overrides)
-    for key in given:
-        if not key.startswith("task."):
-            raise UserError(f"--{key}: evaluate overrides keys of the task only, as --task.KEY")
-    of_task = {key.removeprefix("task."): value for key, value in given.items()}
+    task_keys = _select_task_keys(collect_overrides(overrides))
     if output_dir:
         check_output_folder(output_dir)
-    read_task = load_task(override(read_yaml(task), of_task, task), Path(task).parent)
+    read_task = load_task(override(read_yaml(task), task_keys, task), Path(task).parent)
     display = Display(not quiet)
     report_task(read_task, display)
     opened = open_adaptation(adaptation, decoder)
@@ -82,3 +78,15 @@ def evaluate(
         write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
         journal.remove()
         print(f"results: {output}")
+
+
+def _select_task_keys(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides by their path within the task.
+
+    Raises:
+        UserError: one of them is no key of the task.
+    """
+    for key in overrides:
+        if not key.startswith("task."):
+            raise UserError(f"--{key}: evaluate overrides keys of the task only, as --task.KEY")
+    return {key.removeprefix("task."): value for key, value in overrides.items()}

@@ -24,7 +24,6 @@ from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.evaluation.significance import paired_p_value
 from adapt_jax.methods.base import Method, MethodResult, RunOptions
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.prompting.voting import AUTO_RULES, VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
@@ -61,11 +60,7 @@ def rung_folders(
     found = {}
     for name, method in methods.items():
         options = hash_named_files(method)
-        code = [extension_version(type(method))]
-        rule = getattr(method, "vote", None)
-        if isinstance(rule, str):  # one that is no rule of its own chooses among some
-            rules = [rule] if rule in VOTES else AUTO_RULES
-            code += [extension_version(VOTES[one]) for one in rules]
+        code = [extension_version(one) for one in (type(method), *method.list_extensions())]
         found[name] = RungFolder(output, name, identity(common, name, options, code))
     return found
 

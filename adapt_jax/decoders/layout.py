@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Index", "ParameterPath", "Shape", "TensorLayout"]
+__all__ = ["PARAMETER_KINDS", "Index", "ParameterPath", "Shape", "TensorLayout"]
 
 ParameterPath = tuple[Any, ...]  # attribute names and layer numbers: ("layers", 0, "ffn", ...)
 Shape = tuple[int, ...]
 Index = tuple[slice, ...]  # one slice for each axis
+
+# Kinds of parameters: expressions that are searched in a parameter's path with dots between its
+# parts, such as layers.0.ffn.up.kernel.
+PARAMETER_KINDS = {
+    "embedding": r"^(per_layer_embeddings\.)?embedding$",
+    "attention": r"\.attention\.",
+    "ffn": r"\.(ffn|dense_with_moe\.experts)\.",
+    "norm": r"(^|\.|_)norm\.",
+    "output": r"^output\.",
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family
-from adapt_jax.methods.fine_tuning import PARTS
+from adapt_jax.decoders.layout import PARAMETER_KINDS
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import (
@@ -93,9 +93,9 @@ def count_parameters(config: DecoderConfig) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for path, parameter in get_parameters(abstract_decoder(config)).items():
         name = ".".join(map(str, path))
-        kinds = (kind for kind, pattern in PARTS.items() if pattern and re.search(pattern, name))
+        kinds = (kind for kind, pattern in PARAMETER_KINDS.items() if re.search(pattern, name))
         counts[next(kinds, "other")] += int(np.prod(parameter.shape))
-    return {kind: counts[kind] for kind in (*PARTS, "other") if counts[kind]}
+    return {kind: counts[kind] for kind in (*PARAMETER_KINDS, "other") if counts[kind]}
 
 
 def _read_weights_summary(

@@ -111,6 +111,10 @@ class Method(Strict, ABC):
     name: ClassVar[str]
     inspected_by_default: ClassVar[bool] = False
 
+    def list_extensions(self) -> list[Any]:
+        """The registered extensions that the method uses: an edit of one changes its result."""
+        return []
+
     @abstractmethod
     def adapt(
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN

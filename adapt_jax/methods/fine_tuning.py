@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.layout import PARAMETER_KINDS
 from adapt_jax.methods.base import TuningMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import get_parameters
@@ -17,17 +18,9 @@ from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["PARTS", "FineTuning", "select_parameters"]
+__all__ = ["FineTuning", "select_parameters"]
 
-# Parts by name: expressions that are searched in a parameter's path (layers.0.ffn.up.kernel).
-PARTS = {
-    "all": "",
-    "embedding": r"^(per_layer_embeddings\.)?embedding$",
-    "attention": r"\.attention\.",
-    "ffn": r"\.(ffn|dense_with_moe\.experts)\.",
-    "norm": r"(^|\.|_)norm\.",
-    "output": r"^output\.",
-}
+PARTS = {"all": "", **PARAMETER_KINDS}  # the parts that have a name
 
 
 @METHODS.register("fine_tuning")

@@ -7,7 +7,7 @@ Paper: 2203.11171.
 """
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,6 +75,10 @@ class SelfConsistency(ChainOfThought):
                 "temperature above 0, or 1 candidate"
             )
         return self
+
+    def list_extensions(self) -> list[Any]:
+        """The rule of the vote; with ``vote: auto`` the rules that it chooses among."""
+        return [VOTES[rule] for rule in (AUTO_RULES if self.vote == AUTO else [self.vote])]
 
     @property
     def stops_early(self) -> bool:
