@@ -29,9 +29,9 @@ from adapt_jax.tasks.choices import (
     find_equal,
     find_label,
     fold_text,
-    is_negated,
     name_option,
 )
+from adapt_jax.tasks.negation import is_negated
 from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
@@ -46,7 +46,7 @@ __all__ = [
     "read_gold",
 ]
 
-PARSER_VERSION = 4  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 5  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import islice
 
 from adapt_jax.tasks.characters import normalize_widths
+from adapt_jax.tasks.negation import is_negated
 from adapt_jax.tasks.numbers import read_gold_number
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "find_equal",
     "find_label",
     "fold_text",
-    "is_negated",
     "name_option",
 ]
 
@@ -119,16 +119,6 @@ def find_equal(text: str, choices: Sequence[str]) -> int | None:
 
 _BEFORE = r"(?<![^\s(\[{\"'“‘«*_`:=$>])"
 _AFTER = r"(?=[)\]}\"'”’»*_`$<.,;:!?]*(?:\s|\Z|<))"
-_NEGATED = re.compile(
-    r"(?:\bnot|n['’]t|\bcannot|\bneither|\bnor)(?:\s(?:be|a|an|the|answer|option|choice)){0,3}"
-    r"\s\W{0,4}\Z",
-    re.IGNORECASE,
-)
-
-
-def is_negated(text: str, position: int) -> bool:
-    """Whether a negation stands directly before what begins at the position: not, isn't, nor."""
-    return _NEGATED.search(text[max(0, position - 20) : position]) is not None
 
 
 def find_mentioned(text: str, choices: Sequence[str]) -> int | None:

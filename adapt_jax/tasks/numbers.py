@@ -2,17 +2,21 @@
 
 A number is read as a whole or not at all: grouping (``1,234``, ``1,00,000``, ``1'000``), LaTeX,
 fractions, powers of ten, magnitudes in words, signs of any kind. What has more than one reading
-(``3,5``, ``5:45``, ``1.234,50``, ``2\\sqrt{3}``) is ambiguous and gives None. Every expression is
-possessive or bounded, so that reading takes linear time.
+(``3,5``, ``5:45``, ``1.234,50``, ``2\\sqrt{3}``) is ambiguous and gives None. So does each number
+of a range, a list, a ratio or a calculation (``5 to 7``, ``5, 6 and 7``, ``2:1``, ``16 - 3``): none
+of them is the answer. Every expression is possessive or bounded, so that reading takes linear time.
 """
 
 import re
 from collections.abc import Iterator
 from decimal import Context, Decimal
 from fractions import Fraction
+from itertools import chain, islice
 from typing import NamedTuple
 
 from adapt_jax.tasks.characters import GROUPING_SPACE, normalize_digits
+from adapt_jax.tasks.negation import is_negated
+from adapt_jax.tasks.number_words import NUMBER_WORD, read_number_words
 
 __all__ = ["are_close", "read_gold_number", "read_last_number", "read_number"]
 
@@ -47,7 +51,7 @@ _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\].}])[-+]|\b(?:minus|negative)[ ]{1,3})?+"
     r"(?:"
     # a date, a hexadecimal number
-    r"(?P<code>[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}-[0-9]{1,2}-[0-9]{4}|0[xX][0-9a-fA-F]++)(?!\w)|"
+    r"(?P<code>[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}-[0-9]{1,2}-[0-9]{4}|0[xX][0-9a-fA-F]++|0[bBoO][0-9]++)(?!\w)|"
     # a fraction, perhaps mixed: 1/2, 3 1/2, \frac{1}{2}
     rf"(?>(?:(?P<whole>(?>{_GROUPED}))[ ]{{0,3}})?"
     rf"\\[dt]?frac{_S}(?P<sign2>)"
@@ -56,7 +60,7 @@ _NUMBER = re.compile(
     rf"|(?>(?:(?P<whole2>(?>{_GROUPED}))[ ]{{1,3}})?"
     rf"(?P<over>(?>{_GROUPED})){_S}/{_S}(?P<under>(?>{_GROUPED}))(?![0-9]|{_S}/|[.,:][0-9]))"
     # a decimal, perhaps with a power of ten
-    rf"|(?P<decimal>{_DECIMAL})(?![.,:/'][0-9]|{_S}/{_S}[0-9])"
+    rf"|(?P<decimal>{_DECIMAL})(?![.,:/'`][0-9]|{_S}/{_S}[0-9])"
     r"(?:(?P<exponent>[eE][-+]?[0-9]{1,3}(?!\w))"
     rf"|{_S}(?:×|\\times|\\cdot|\*|x|·){_S}10{_S}\^{_S}"
     rf"(?:\{{{_S}(?P<power>[-+]?[0-9]{{1,3}}){_S}\}}|(?P<power1>[-+]?[0-9]{{1,3}}(?![0-9]))))?+"
@@ -65,35 +69,81 @@ _NUMBER = re.compile(
     r"|(?P<kilo>[kK])(?!\w))?+"
     # what follows makes another value of it
     rf"(?P<more>{_S}(?:\^{_ARGUMENT}|(?:\\sqrt|√|\\pi\b|π|\\[dt]?frac){_ARGUMENT}"
-    r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9])"
+    r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9]++)"
     r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++"  # 1 234 567, or three numbers
-    rf"|(?:[MB]|[ ]?(?i:bn|mn|mln|mil|dozens?))(?![\w'])"
-    rf"|(?={_S}(?:\+|\*\*?|×|\\times\b|\\cdot\b|·|[xX])[ ]?[0-9])"  # a calculation
-    r"|(?=[ ](?:and[ ])?[0-9]++[ ](?i:hundred|thousand)))?+"
-    r"|(?P<compound>[0-9](?:[0-9.,:/']*[0-9])?+)"
+    r"|(?:[MB]|[ ]?(?i:bn|mn|mln|mil|tn|trn|dozens?)|[ ]k)(?![\w'])"
+    r"|[ ](?i:squared|cubed|factorial|choose|mod|modulo|to[ ]the[ ]power)\b"
+    rf"|(?<=[a-z])[- ](?:and[ ])?(?i:{NUMBER_WORD})\b)?+"  # 5 million five hundred
+    r"|(?P<compound>[0-9](?:[0-9.,:/'`]*[0-9])?+)"
     rf"|(?P<other>(?:\\[dt]?frac\b|\\sqrt\b|√){_ARGUMENT}|\\pi\b|π|∞|\\infty\b"
     r"|(?:±|\\pm\b)[ ]?[0-9.,]*)"
 )
 _CANONICAL = re.compile(r"-?[0-9]+(?:\.[0-9]+|/[1-9][0-9]*)?")
 _TEN_TO = re.compile(r"(?:\A|(?<=[ =]))10\^(?:\{([-+]?[0-9]{1,3})\}|([-+]?[0-9]{1,3})(?![0-9]))")
-_LIST = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _TEX = (
     (re.compile(r"\{,\}|\\[,;:! ]|~"), GROUPING_SPACE),  # grouping of digits
     (re.compile(r"\\(?:left|right|displaystyle|mathrm|text|textbf|mathbf|boxed|fbox)\b"), ""),
     (re.compile(r"\\([$%#&_])"), r"\1"),
 )
-_CURRENCIES = str.maketrans("", "", "$€£¥₹₩₽₺₫₱₪฿")
+_CURRENCY = "$€£¥₹₩₽₺₫₱₪฿"
+_CURRENCIES = str.maketrans("", "", _CURRENCY)
+_DOLLARS = re.compile(r"\b(?:A|AU|C|CA|HK|NZ|R|S|SG|US)(?=\$)")
+_PRICE = re.compile(rf"(?<=[{_CURRENCY}])([ ]?-?[0-9][0-9.,]{{0,20}})[ ]?(?:([kK])|[mMbBtT])(?!\w)")
+_UNDERLINE = re.compile(r"(?<![\w)\]}])_{1,3}(?=[-+(]{0,2}[0-9])")  # emphasis of Markdown: _5_
+_PART = {"half": "1/2", "third": "1/3", "quarter": "1/4", "three quarters": "3/4"}
+_AND_A_PART = re.compile(r"(?<=[0-9]) and (?:an?|one)? ?(half|third|quarter|three[ -]quarters)\b")
 _CLAUSE_END = re.compile(
     r"(?<=[.!?])\s|\n|[,;]\s|\b(?:where|when|if|since|because|given|assuming)\b", re.IGNORECASE
 )
-_NUMBER_WORD = re.compile(
-    r"\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty"
-    r"|thirty|forty|fifty|sixty|seventy|eighty|ninety|half|third|quarter|dozen|score|hundred"
-    r"|thousand|million|billion|trillion|lakh|crore|minus|negative|plus|or|not)s?\b",
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+_NUMBER_WORD = re.compile(rf"\b(?:{NUMBER_WORD}|or|not)\b", re.IGNORECASE)
+_SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
+_POWER_OF_UNIT = re.compile(r"(?<=[0-9])([ ]?(?:[cdkm]?m|in|ft|yd))(?:\^?\{?[23]\}?)(?!\w)")
+
+# ---- what stands beside a number and makes another value of it
+
+_UNIT = (
+    r"[ ]?(?:h|hrs?|hours?|m|min|mins|minutes?|s|secs?|seconds?|days?|weeks?|months?|years?|ft|feet"
+    r"|foot|'|yards?|miles?|[ckm]m|lbs?|pounds?|k?g|kilos?|[cm]?l|stone|gallons?|dollars?|euros?|degrees?|°)\.?"
+)
+_CODE = r"(?:(?:USD|EUR|GBP|INR|JPY|CNY|CHF|CAD|AUD|Rs\.?)[ ]?)?"
+# between two numbers: of a range, a list, a ratio, a compound (5 feet 6 inches) or a calculation
+_BETWEEN = re.compile(
+    r"[ ]*[eE]?"
+    r"|[ ]{0,3}%?[)\]}]{0,2}[ ]{0,3}(?:-|\+|\*\*?|/|×|·|[xX]|[ ]:[ ]|\\times|\\cdot|\\div|\\to)"
+    rf"[ ]{{0,3}}[(\[{{]{{0,2}}{_CODE}"
+    r"|(?:%|[ ]?(?i:percent))?[ ](?i:to|or|and|of|out[ ]of|in|per|from|by|through|till|until"
+    rf"|up[ ]to|over|plus|minus|times|divided[ ]by|multiplied[ ]by|(?:less|more)[ ]than)[ ]{_CODE}"
+    rf"|(?i:{_UNIT}),?(?:[ ]and)?[ ]?"
+    # 5 cm to 7 cm, 3 boys and 5 girls
+    rf"|[ ]?[^\W\d_][^\W\d]{{0,19}}(?:[ ][^\W\d]{{1,20}})?,?[ ](?:and|or|to)[ ]{_CODE}"
+    rf"|(?i:{_UNIT})[ ]?-[ ]?"
+    r"|-(?:to|by|in)-"
+)
+_LIST_SIGN = re.compile(r"[ ]?[,;][ ]?(?:(?:and|or)[ ])?")
+_LIST_END = re.compile(r"[ ]?(?:[,;.!?)\]}]|\Z|\n|(?:and|or)\b)")
+# behind "=" a result stands: = $240 in 20 days, = 15% of 300, = 2 $10 bills
+_BESIDE_RESULT = re.compile(r"%?[ ](?:(?:of|in|per|from|by|over)[ ])?", re.IGNORECASE)
+_PERIOD = re.compile(r"[ ](?:second|minute|hour|day|week|month|year)", re.IGNORECASE)  # in 3 days
+_ALTERNATIVE = re.compile(r" or \Z", re.IGNORECASE)  # 0.5 or 1/2 is one value
+_BEFORE = re.compile(
+    # half of 10, twice 5, log 5, two 5s, one of 5
+    r"(?:\b(?:(?:(?:four|fif|six|seven|eigh|nin|ten|twelf|\w+teen|hundred)th"
+    rf"|{NUMBER_WORD})s?[ ](?:of|in|out[ ]of|per|times|minus)"
+    r"|(?:square|cube|root|factorial|logarithm|out)[ ]of|times|log|ln|sqrt|cbrt|sin|cos|tan|exp"
+    r")[- (]{1,3}(?:the[ ])?"
+    rf"|\b(?!minus|negative|one\b|zero\b|plus\b|point\b){NUMBER_WORD}[- ]{{1,2}}(?:and[ ])?"
+    r"|\b(?:log|ln|sqrt|cbrt|sin|cos|tan|exp)\b[^\w\s]{1,3})\Z",
     re.IGNORECASE,
 )
-_SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
-_DASH_BEFORE = re.compile(r"-[ ]{1,3}\.?[0-9]")  # a sign, or the mark of a list item
+# a letter glued to the digits makes a name of them: H2O, A4, COVID-19; but Rs500
+_NAME = re.compile(
+    r"(?<![A-Za-z])(?!(?:Rs|Re|kr|RM|Tk|USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|KRW|BRL|MXN"
+    r"|ZAR|SEK|NOK|DKK|PLN|RUB|TRY|THB)\Z)(?<!\\)[A-Za-z]++-?\Z"
+)
+_LETTER = re.compile("[A-Za-z]")
+MAX_NUMBERS = 100  # of a text, that are looked at
+MAX_BESIDE = 40  # characters beside a number that are looked at
 
 
 class Found(NamedTuple):
@@ -108,17 +158,28 @@ def read_number(text: str) -> str | None:
     """The number that a stated answer gives, in canonical form.
 
     It is the first number of the first clause that has one; in a calculation the one after the
-    last ``=``. Currency, percent sign and units are dropped (``50%`` is ``50``, as GSM8K has it).
+    last ``=``. Currency, percent sign and units are dropped (``50%`` is ``50``, as GSM8K has it),
+    parentheses are no sign. A whole number in English words counts where a clause begins with it.
     """
     text = _prepare(text[:MAX_ANSWER_LENGTH]).strip()
-    text = _SIGN_OF_RESULT.sub("-", text)
-    if _DASH_BEFORE.match(text):
-        return None
-    for clause in _split_clauses(text):
-        result = clause.rfind("=") + 1
-        for part in (clause[result:], clause) if result else (clause,):
-            if found := next(_find_numbers(part), None):
-                return found.value
+    numbers = _find_values(text)
+    found = next(numbers, None)
+    for start, end in _split_clauses(text):
+        while found is not None and found.start < start:
+            found = next(numbers, None)
+        first = found if found is not None and found.start < end else None
+        if first is None:
+            # a sentence with digits has its answer in digits
+            sentence = _SENTENCE_END.search(text, end)
+            stop = sentence.start() if sentence else len(text)
+            if found is None or found.start >= stop:
+                if (value := read_number_words(text[start:end])) is not None:
+                    return str(value)
+            continue
+        if (sign := text.rfind("=", start, end)) > first.start:
+            result = next(_find_values(text, sign), None)
+            first = result if result is not None and result.start < end else first
+        return first.value
     return None
 
 
@@ -126,9 +187,7 @@ def read_last_number(text: str) -> str | None:
     """The last number of a text that marks no answer (2205.11916, appendix A.6)."""
     # most texts end with their answer; a number at the very beginning of the tail may be cut
     for length in (MAX_ANSWER_LENGTH // 10, MAX_ANSWER_LENGTH):
-        last = None
-        for found in _find_numbers(_prepare(text[-length:])):
-            last = found
+        last = _find_last_value(_prepare(text[-length:]))
         if last is not None and last.start > MAX_DIGITS or len(text) <= length:
             break
     return last.value if last else None
@@ -137,17 +196,16 @@ def read_last_number(text: str) -> str | None:
 def read_gold_number(text: str) -> str | None:
     """The one number that a gold answer is, in canonical form; None where anything is left over.
 
-    A currency, a percent sign or a unit may stand beside it, but no digit and no word of number.
+    A currency, a percent sign or a unit may stand beside it, but no digit and no word of
+    number. A gold in words is refused.
     """
     if len(text) > MAX_GOLD_LENGTH:
         return None
     text = _prepare(text).strip()
-    numbers = list(_find_numbers(text))
+    numbers = list(islice(_find_values(text), 2))
     if len(numbers) != 1:
         return None
     found = numbers[0]
-    if _DASH_BEFORE.search(text[max(0, found.start - 4) : found.end]):
-        return None
     rest = text[: found.start] + " " + text[found.end :]
     if len(rest) > 60 or any(one.isdecimal() for one in rest) or _NUMBER_WORD.search(rest):
         return None
@@ -173,24 +231,95 @@ def are_close(one: str, other: str, relative_tolerance: float = 0.0) -> bool:
 
 
 def _prepare(text: str) -> str:
-    text = normalize_digits(text).translate(_CURRENCIES)
+    text = normalize_digits(text)
+    if "$" in text:
+        text = _DOLLARS.sub("", text)
+    if not text.isascii() or "$" in text:
+        text = _PRICE.sub(lambda found: found[1] + ("k" if found[2] else "M"), text)
+        text = text.translate(_CURRENCIES)
     if "\\" in text or "{" in text or "~" in text:
         for pattern, new in _TEX:
             text = pattern.sub(new, text)
-    return text
+    if "_" in text:
+        text = _UNDERLINE.sub("", text)
+    if "=" in text:
+        text = _SIGN_OF_RESULT.sub("-", text)
+    text = _POWER_OF_UNIT.sub(r"\1", text)
+    return _AND_A_PART.sub(lambda found: f" {_PART[found[1].replace('-', ' ')]}", text)
 
 
-def _split_clauses(text: str) -> Iterator[str]:
+def _split_clauses(text: str) -> Iterator[tuple[int, int]]:
+    """Where the clauses of a text begin and end."""
     start = 0
     for border in _CLAUSE_END.finditer(text):
-        yield text[start : border.start()]
+        yield start, border.start()
         start = border.end()
-    yield text[start:]
+    yield start, len(text)
 
 
-def _find_numbers(text: str) -> Iterator[Found]:
-    powers = {found.start(): found for found in _TEN_TO.finditer(text)}
-    position = 0
+def _find_values(text: str, start: int = 0) -> Iterator[Found]:
+    """The numbers of a text from a position on, in order, each as ``_resolve`` reads it."""
+    last: tuple[Found | None, Found | None] = (None, None)
+    numbers = islice(_find_numbers(text, start), MAX_NUMBERS)
+    for following in chain(numbers, (None,)):
+        if last[1] is not None and (value := _resolve(text, last[0], last[1], following)):
+            yield value
+        last = (last[1], following)
+
+
+def _find_last_value(text: str) -> Found | None:
+    numbers = list(_find_numbers(text))[-MAX_NUMBERS:]
+    for previous, found, following in zip(
+        reversed([None, *numbers[:-1]]),
+        reversed(numbers),
+        chain((None,), reversed(numbers)),
+        strict=False,
+    ):
+        if value := _resolve(text, previous, found, following):
+            return value
+    return None
+
+
+def _resolve(
+    text: str, previous: Found | None, found: Found, following: Found | None
+) -> Found | None:
+    """A number between its neighbours, without a value where it is a part of something else.
+
+    None: the text says that this number is not the answer (``not 5``).
+    """
+    before = text[max(0, found.start - MAX_BESIDE) : found.start]
+    if _LETTER.search(before) and is_negated(text, found.start):
+        return None
+    if before.endswith("- "):  # a sign, or the mark of a list item
+        return found._replace(value=None)
+    if _LETTER.search(before) and (_BEFORE.search(before) or _NAME.search(before)):
+        return found._replace(value=None)
+    if previous is not None and _are_joined(text, previous, found):
+        return found._replace(value=None)
+    if following is not None and _are_joined(text, found, following):
+        return found._replace(value=None)
+    return found
+
+
+def _are_joined(text: str, one: Found, other: Found) -> bool:
+    """Whether two numbers in succession are parts of one range, list, ratio or calculation."""
+    if other.start - one.end > MAX_BESIDE:
+        return False
+    between = text[one.end : other.start]
+    if one.value == other.value and _ALTERNATIVE.search(between):
+        return False
+    if text[max(0, one.start - 3) : one.start].rstrip().endswith("="):
+        if _BESIDE_RESULT.fullmatch(between):
+            return False
+    if between == " in " and _PERIOD.match(text, other.end):
+        return False
+    if _BETWEEN.fullmatch(between):
+        return True
+    return bool(_LIST_SIGN.fullmatch(between)) and bool(_LIST_END.match(text, other.end))
+
+
+def _find_numbers(text: str, position: int = 0) -> Iterator[Found]:
+    powers = {found.start(): found for found in _TEN_TO.finditer(text, position)}
     while found := _NUMBER.search(text, position):
         start, position = found.start(), found.end()
         if (power := powers.get(start)) is not None:
@@ -202,16 +331,8 @@ def _find_numbers(text: str) -> Iterator[Found]:
             yield Found(start, position, value)
         elif text.endswith(("^", "_", "^{", "_{"), 0, start):
             continue  # an exponent or an index, no number of its own
-        elif found["compound"] and _LIST.fullmatch(found["compound"]) and _is_list(text, position):
-            first = found["compound"].partition(",")[0]
-            yield Found(start, position, _canonicalize_text(first))
         else:
             yield Found(start, position, _read_match(found))
-
-
-def _is_list(text: str, position: int) -> bool:
-    """Whether a list goes on here: ``3,4 and 5``."""
-    return re.match(r"\s{0,3}(?:,\s|and\b|or\b|&)", text[position : position + 8]) is not None
 
 
 def _read_match(found: re.Match[str]) -> str | None:
@@ -248,10 +369,6 @@ def _to_fraction(text: str) -> Fraction:
     if "." in digits and len(digits.lstrip("-0.").replace(".", "")) > FLOAT_DIGITS:
         value = Context(prec=FLOAT_DIGITS).create_decimal(value)
     return Fraction(value)
-
-
-def _canonicalize_text(digits: str) -> str | None:
-    return _canonicalize(Fraction(digits)) if len(digits) <= MAX_DIGITS else None
 
 
 def _canonicalize(value: Fraction) -> str | None:

@@ -199,8 +199,168 @@ def test_a_text_that_is_no_canonical_number_is_compared_at_once() -> None:
     assert time.process_time() - start < 0.05
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # ranges
+        "5 to 7",
+        "between 5 and 7",
+        "5\u20137",
+        "5 \u2014 7",
+        "$5-$7",
+        "USD 5 to USD 7",
+        "5 cm to 7 cm",
+        "5 kg - 7 kg",
+        "20-25%",
+        "9-to-5",
+        # lists and alternatives
+        "5 or 7",
+        "5, 6, and 7",
+        "{5, 6}",
+        "5; 6",
+        "5 6",
+        "3 boys and 5 girls",
+        # ratios and shares
+        "5 out of 7",
+        "1 in 5",
+        "5 : 2",
+        "ratio of 2 to 1",
+        "5% of 100",
+        # calculations that nobody carried out
+        "16 - 3",
+        "16 \u2212 3",
+        "5/-2",
+        "2**10",
+        "3-1/2",
+        "5 squared",
+        "5 times 3",
+        "twice 5",
+        "half of 10",
+        "a tenth of 50",
+        "sqrt(5)",
+        "\u221a5",
+        "5\u221a2",
+        "5 less than 8",
+        # several units
+        "5 hours 30 minutes",
+        "5h 30m",
+        "5 feet 6 inches",
+        "5' 6\"",
+        "18 dollars and 50 cents",
+        "5 million three hundred",
+        # magnitudes that may be units
+        "$5m",
+        "\u20ac5 t",
+        "5 k",
+        # names and codes
+        "H2O",
+        "COVID-19",
+        "0b11",
+        "1_000",
+        "1`000",
+        "1 e5",
+        "1e400",
+        "-$ 5",
+        "not 5",
+    ],
+)
+def test_a_part_of_something_else_is_no_answer(text: str) -> None:
+    assert read_number(text) is read_gold_number(text) is None
+    assert read_last_number(f"So we get {text}") is read_last_number(f"So it is {text}.") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("16 - 3 = 13", "13"),
+        ("0.5 or 1/2", "0.5"),
+        ("180 rings, or 180 years", "180"),
+        ("x = 18, 3 more than 15", "18"),
+        ("It is = $240 in 20 days", "240"),
+        ("18 apples in 3 bags", "18"),
+        ("$18 in 3 days", "18"),
+        ("a length of 632 centimeters", "632"),
+        ("not 5 but 6", "6"),
+        ("6 (not 5)", "6"),
+        ("6 rather than 5", "6"),
+        ("6, I don't think it is 5", "6"),
+        ("3 and a half", "3.5"),
+        ("2 and three quarters", "2.75"),
+        ("2 and a half million", "2500000"),
+        ("five (5)", "5"),
+        ("_5_", "5"),
+        ("__5__", "5"),
+        ("US$5", "5"),
+        ("HK$1,200.50", "1200.5"),
+        ("$5k", "5000"),
+        ("USD5", "5"),
+        ("\\approx5", "5"),
+        ("5 m^2", "5"),
+        ("5 cm3", "5"),
+        ("300 K", "300"),
+        ("(5)", "5"),
+        ("\u7b54\u6848\u662f5", "5"),
+    ],
+)
+def test_what_stands_beside_a_number_may_leave_it_as_it_is(text: str, expected: str) -> None:
+    assert read_number(text) == expected
+
+
+def test_the_last_number_is_no_part_of_something_else() -> None:
+    assert read_last_number("Step 2: 18") == "18"
+    assert read_last_number("She has 6 (not 5).") == "6"
+    assert read_last_number("That is = $240 in 20 days") == "20"
+    assert read_last_number("There are 20. Of these, 3 boys and 5 girls") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seven", "7"),
+        ("Twenty-one.", "21"),
+        ("twenty one apples", "21"),
+        ("five hundred thousand", "500000"),
+        ("one hundred and five", "105"),
+        ("Two million three thousand and forty", "2003040"),
+        ("nineteen hundred", "1900"),
+        ("a hundred", "100"),
+        ("minus two", "-2"),
+        ("zero", "0"),
+        ("\\text{five}", "5"),
+        ("one of them", None),
+        ("five or six", None),
+        ("two thirds", None),
+        ("two five", None),
+        ("twenty eleven", None),
+        ("three point five", None),
+        ("a dozen", None),
+        ("one half", None),
+        ("twenty-onely", None),
+    ],
+)
+def test_a_whole_number_is_read_in_words(text: str, expected: str | None) -> None:
+    assert read_number(text) == expected
+    assert read_gold_number(text) is None  # golds are written in digits
+
+
+def test_digits_of_a_sentence_go_before_its_words() -> None:
+    assert read_number("One floor is closed, so 100 - 10 = 90 rooms.") == "90"
+    assert read_number("Seven. Then 3 more.") == "7"
+
+
 HOSTILE = ["1", "1,", "1 ", "1/", "1.", "-", "\\frac", "\\frac{1", "1:", "1'", "1 1/", "e1", "1e"]
 HOSTILE += ["x10^", "10^", "^1", "minus ", "\u00bd", " ", ",1", "1,000", "(", "1=", "= ", "1\u00b3"]
+HOSTILE += [
+    "1 e",
+    "1 or ",
+    "1 cm ",
+    "1 to ",
+    "five ",
+    "not 1 ",
+    "half of 1 ",
+    "a1 ",
+    "1 and a half ",
+]
 HOSTILE += ["\u0663", "\\,", "{,}", "1 where ", ". ", "1. "]
 
 
