@@ -229,8 +229,10 @@ def _read_prompt(saved: SavedAdaptation, path: Path) -> Prompt:
         return Prompt.from_dict(saved.prompt)
     except KeyError as problem:
         raise UserError(f"{path}: damaged, prompt: {problem} is missing") from None
-    except (TypeError, UserError) as problem:
+    except TypeError as problem:
         raise UserError(f"{path}: damaged, {problem}") from None
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from None
 
 
 def _find_decoder(

@@ -40,7 +40,8 @@ def recommend(
 
     Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
     question. Each cheaper rung is tested against the most accurate one by McNemar's exact test,
-    and the p-values are corrected for their number by Holm's procedure, at the level 0.05.
+    and the p-values are corrected for their number by Holm's procedure, at the level 0.05. A rung
+    none of whose answers can be read is not enough.
 
     Args:
         rungs: those that were measured, in the order of the ladder.
@@ -69,9 +70,9 @@ def recommend(
         for name, delta in deltas.items()
     ]
     as_good = {test.method for test in tests if not test.significant}
-    enough = min(
-        [rung for rung in cheaper if rung.method in as_good] + [most_accurate], key=_measure_cost
-    )
+    # few questions tell little apart, but a rung without one readable answer is of no use
+    usable = [rung for rung in cheaper if rung.method in as_good and rung.abstained < 1]
+    enough = min([*usable, most_accurate], key=_measure_cost)
     return Recommendation(
         method=enough.method,
         most_accurate=most_accurate.method,
@@ -101,10 +102,11 @@ def _explain(enough: DoneRung, most_accurate: DoneRung, tests: Sequence[RungTest
             f"correction over {_count(tests)})."
         )
     if tests:
+        unreadable = "" if all(test.significant for test in tests) else " or has no readable answer"
         return (
             f"{enough.method} is enough: its {share} is the highest accuracy, and every cheaper "
             f"rung is significantly below it (p < {LEVEL}, McNemar's test with Holm's correction "
-            f"over {_count(tests)})."
+            f"over {_count(tests)}){unreadable}."
         )
     return f"{enough.method} is enough: its {share} is the highest accuracy, and none is cheaper."
 

@@ -137,6 +137,7 @@ class Prompt:
         Raises:
             KeyError: a field is missing.
             TypeError: a field is unknown, or its value is of the wrong type.
+            UserError: a parser or vote is not registered, or the template cannot be used.
         """
         if not isinstance(saved, Mapping):
             raise TypeError(f"prompt is {saved!r:.100}")
@@ -163,7 +164,10 @@ class Prompt:
         prompt = cls(**values)
         for name, table in (("parser", PARSERS), ("vote", VOTES)):
             if (value := getattr(prompt, name)) not in table:
-                raise TypeError(f"prompt.{name}: {value!r:.100} is none of {', '.join(table)}")
+                raise UserError(
+                    f"prompt.{name}: {table.describe_unknown(value[:100])}; where a plugin "
+                    "registers it, name the plugin with --plugin"
+                )
         return prompt
 
 

@@ -170,7 +170,10 @@ def replace_soft_prompt(
         (edit("decoder", 5), "decoder: Input should be a valid string, found 5"),
         (edit("decodre", "x"), "unknown key 'decodre'; did you mean 'decoder'?"),
         (edit("prompt", 5), "prompt: Input should be a valid dictionary, found 5"),
-        (edit("prompt.vote", "majorty"), "prompt.vote: "),
+        (
+            edit("prompt.vote", "majorty"),
+            "prompt.vote: unknown vote 'majorty'; did you mean 'majority'",
+        ),
         (edit("prompt.parser", [1]), "prompt.parser: Input should be a valid string"),
         (edit("prompt.instruction", [1]), "prompt.instruction: Input should be"),
         (edit("prompt.template.answr", ""), "answr"),

@@ -96,6 +96,20 @@ def test_nothing_is_recommended_where_nothing_ran_or_nothing_was_read():
     assert sentence == "No rung is enough: no answer of any rung could be read."
 
 
+def test_a_rung_without_one_readable_answer_is_not_enough():
+    right = [True] * 2 + [False] * 38  # so few that nothing is significant
+    rungs = [
+        done_rung("zero_shot", [False] * 40, abstained=1.0, generated_tokens=1.0),
+        done_rung("lora", right, generated_tokens=1.0, trainable_parameters=5),
+    ]
+    found = recommend(rungs, {"zero_shot": [False] * 40, "lora": right})
+    assert found.method == found.most_accurate == "lora"
+    assert not found.tests[0].significant
+    assert found.sentence.endswith("over 1 test) or has no readable answer.")
+    readable = [rungs[0].model_copy(update={"abstained": 0.9}), rungs[1]]
+    assert recommend(readable, {"zero_shot": [False] * 40, "lora": right}).method == "zero_shot"
+
+
 def test_the_reference_is_named_or_the_highest_below_that_trains_nothing():
     rungs = [
         done_rung("zero_shot", [True]),
