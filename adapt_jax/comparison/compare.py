@@ -140,7 +140,7 @@ class Comparison:
         by_name = {one.method: one for one in [*self.rungs, rung]}
         rungs = [by_name[name] for name in METHODS if name in by_name]
         measured = [one for one in rungs if isinstance(one, DoneRung)]
-        enough = recommend(measured, self.correct)
+        enough = recommend(measured, self.correct, self.result.baseline)
         best = enough.method if enough is not None else None
         changed = {"rungs": rungs, "recommendation": enough, "best": best}
         self.result = self.result.model_copy(update=changed)

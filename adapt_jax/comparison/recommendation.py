@@ -2,8 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from adapt_jax.evaluation.results import DoneRung, PairedDelta, Recommendation, RungTest
+from adapt_jax.evaluation.results import (
+    Baseline,
+    DoneRung,
+    PairedDelta,
+    Recommendation,
+    RungTest,
+)
 from adapt_jax.evaluation.significance import holm_correction, paired_difference, paired_p_value
+from adapt_jax.utils.display_text import quote_text
 
 __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
 
@@ -34,7 +41,9 @@ def find_reference(rungs: Sequence[DoneRung], named: str | None) -> str | None:
 
 
 def recommend(
-    rungs: Sequence[DoneRung], correct: Mapping[str, Sequence[bool]]
+    rungs: Sequence[DoneRung],
+    correct: Mapping[str, Sequence[bool]],
+    baseline: Baseline | None = None,
 ) -> Recommendation | None:
     """The cheapest rung that is not significantly less accurate than the most accurate one.
 
@@ -46,6 +55,8 @@ def recommend(
     Args:
         rungs: those that were measured, in the order of the ladder.
         correct: by method, per question: was it answered right?
+        baseline: what a program reaches that always gives the same answer. Where no rung is better,
+            the sentence says that none is enough.
 
     Returns:
         None where no rung was measured.
@@ -77,7 +88,7 @@ def recommend(
         method=enough.method,
         most_accurate=most_accurate.method,
         tests=tests,
-        sentence=_explain(enough, most_accurate, tests),
+        sentence=_explain(enough, most_accurate, tests, baseline),
     )
 
 
@@ -86,11 +97,24 @@ def _measure_cost(rung: DoneRung) -> tuple[float, float]:
     return rung.trainable_parameters, rung.tokens
 
 
-def _explain(enough: DoneRung, most_accurate: DoneRung, tests: Sequence[RungTest]) -> str:
+def _explain(
+    enough: DoneRung,
+    most_accurate: DoneRung,
+    tests: Sequence[RungTest],
+    baseline: Baseline | None,
+) -> str:
     """One sentence: which rung is enough, and why."""
     share = f"{100 * enough.accuracy:.1f} %"
     if most_accurate.abstained == 1:
         return "No rung is enough: no answer of any rung could be read."
+    if most_accurate.accuracy == 0:
+        return "No rung is enough: no question was answered right."
+    if baseline is not None and most_accurate.accuracy <= baseline.accuracy:
+        return (
+            f"No rung is enough: the highest accuracy, the {100 * most_accurate.accuracy:.1f} % of "
+            f"{most_accurate.method}, is not above the {100 * baseline.accuracy:.1f} % of always "
+            f"answering {quote_text(baseline.label)}."
+        )
     if enough is not most_accurate:
         [test] = [test for test in tests if test.method == enough.method]
         low, high = (f"{100 * bound:+.1f}" for bound in test.ci95)

@@ -6,6 +6,7 @@ import pytest
 from made_results import done_rung
 
 from adapt_jax.comparison.recommendation import find_reference, paired_delta, recommend
+from adapt_jax.evaluation.results import Baseline
 from adapt_jax.evaluation.significance import paired_p_value
 
 
@@ -94,6 +95,21 @@ def test_nothing_is_recommended_where_nothing_ran_or_nothing_was_read():
     rung = done_rung("zero_shot", wrong, abstained=1.0)
     sentence = recommend([rung], {"zero_shot": wrong}).sentence
     assert sentence == "No rung is enough: no answer of any rung could be read."
+
+
+def test_no_rung_is_enough_where_none_is_better_than_the_commonest_label():
+    rungs, correct = ladder(zero_shot=(0.2, 10, 0), lora=(0.35, 10, 500))
+    baseline = Baseline(label="billing", accuracy=0.35, n=200)
+    assert recommend(rungs, correct, baseline).sentence == (
+        "No rung is enough: the highest accuracy, the 35.0 % of lora, is not above the 35.0 % of "
+        'always answering "billing".'
+    )
+    baseline = baseline.model_copy(update={"accuracy": 0.345})
+    assert recommend(rungs, correct, baseline).sentence.startswith("lora is enough")
+    rungs, correct = ladder(zero_shot=(0.0, 10, 0))
+    found = recommend(rungs, correct)
+    assert found.sentence == "No rung is enough: no question was answered right."
+    assert found.method == "zero_shot"
 
 
 def test_a_rung_without_one_readable_answer_is_not_enough():
