@@ -27,6 +27,8 @@ ACKNOWLEDGED = (
     "\ninterrupted: saving after this step; the same command continues from there. "
     "Ctrl-C again stops without saving.\n"
 )
+ENDING = "\ninterrupted: ends as soon as what is being compiled or computed is done\n"
+ENDING_DELAY = 0.5  # seconds after which it is said that the end takes longer
 
 
 class Interrupted(Exception):
@@ -47,7 +49,8 @@ def listen_for_stop() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 
-    with _call_at_once(_acknowledge), _handle(receive, *STOP_SIGNALS):
+    acknowledge = _call_at_once(lambda number: _write_error(ACKNOWLEDGED))
+    with acknowledge, _handle(receive, *STOP_SIGNALS):
         yield lambda: received[0] if received else None
 
 
@@ -62,8 +65,10 @@ def end_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _call_at_once(act: Callable[[int], None]) -> Iterator[None]:
+def _call_at_once(act: Callable[[int], None], delay: float = 0) -> Iterator[None]:
     """Calls ``act(number)`` in a thread as soon as the first of STOP_SIGNALS comes.
+
+    With a ``delay`` in seconds it is not called where the block ends before that.
 
     Python runs a signal's handler in the main thread, and only when that thread is back from
     compiled code: after a step, or after its compilation. The signal's number is written to a
@@ -72,6 +77,7 @@ def _call_at_once(act: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    has_ended = threading.Event()
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -79,7 +85,8 @@ def _call_at_once(act: Callable[[int], None]) -> Iterator[None]:
     def wait() -> None:
         while numbers := reader.recv(1):
             if numbers[0] in STOP_SIGNALS:
-                act(numbers[0])
+                if not (delay and has_ended.wait(delay)):
+                    act(numbers[0])
                 return
 
     waiting = threading.Thread(target=wait, daemon=True)
@@ -87,16 +94,17 @@ def _call_at_once(act: Callable[[int], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        has_ended.set()
         signal.set_wakeup_fd(earlier)
         writer.close()  # ends the thread
         waiting.join()
         reader.close()
 
 
-def _acknowledge(number: int) -> None:
+def _write_error(text: str) -> None:
     """Writes past ``sys.stderr``, whose lock the main thread may hold."""
     with suppress(OSError):  # standard error may be closed
-        os.write(STANDARD_ERROR, ACKNOWLEDGED.encode())
+        os.write(STANDARD_ERROR, text.encode())
 
 
 def _end(number: int) -> None:
@@ -129,12 +137,17 @@ def agree_to_stop(requested: Callable[[], str | None], step: int) -> str | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raises Interrupted on SIGTERM, where no ``listen_for_stop`` inside handles it."""
+    """Raises Interrupted on SIGTERM, where no ``listen_for_stop`` inside handles it.
+
+    SIGTERM and Ctrl-C are acknowledged where the end takes longer than ENDING_DELAY, as it does
+    while something is compiled.
+    """
 
     def interrupt(number: int, frame: Any) -> None:
         raise Interrupted("stopped by SIGTERM; the same command starts again or continues")
 
-    with _handle(interrupt, signal.SIGTERM):
+    acknowledge = _call_at_once(lambda number: _write_error(ENDING), ENDING_DELAY)
+    with acknowledge, _handle(interrupt, signal.SIGTERM):
         yield
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from adapt_jax.utils import interruption
-from adapt_jax.utils.interruption import listen_for_stop
+from adapt_jax.utils.interruption import Interrupted, interruptible, listen_for_stop
 
 
 def send_after(seconds, number):
@@ -24,7 +24,7 @@ def send_after(seconds, number):
 def test_a_signal_is_acknowledged_while_compiled_code_runs(monkeypatch, number):
     acknowledged = []
     monkeypatch.setattr(
-        interruption, "_acknowledge", lambda _: acknowledged.append(time.monotonic())
+        interruption, "_write_error", lambda _: acknowledged.append(time.monotonic())
     )
     handler, wakeup = signal.getsignal(number), signal.set_wakeup_fd(-1)
     with listen_for_stop() as requested:
@@ -51,6 +51,23 @@ def test_what_is_printed_says_what_happens_now_and_how_to_stop_at_once(capfd):
         "\ninterrupted: saving after this step; the same command continues from there. "
         "Ctrl-C again stops without saving.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "number, kind", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)]
+)
+def test_an_end_that_takes_long_is_acknowledged_and_a_quick_one_is_not(capfd, number, kind):
+    with pytest.raises(kind), interruptible():
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(kind), interruptible():
+        timer = send_after(0.05, number)
+        began = time.monotonic()
+        while time.monotonic() - began < 1.2:  # compiled code, as above
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2_500_000)
+    timer.join()
+    assert capfd.readouterr().err == interruption.ENDING
 
 
 BUSY = """
