@@ -10,7 +10,7 @@ from adapt_jax.pretrained.control_tokens import remove_marks
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
-from adapt_jax.tasks.choices import LETTERS
+from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["build_readme", "build_recipe"]

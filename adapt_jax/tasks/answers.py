@@ -24,13 +24,13 @@ from typing import Any
 
 from adapt_jax.tasks.characters import normalize_widths
 from adapt_jax.tasks.choices import (
-    LETTERS,
     find_choice,
     find_equal,
     find_label,
     fold_text,
     name_option,
 )
+from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.negation import is_negated
 from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
 from adapt_jax.tasks.templates import Template
@@ -111,7 +111,10 @@ def read_answer(
     _, stated = template.split_reasoning(generated_text)
     if stated == generated_text:
         return _find_parser(parser).read_unmarked(generated_text, choices)
-    return _find_parser(parser).read(stated, choices)
+    read = _find_parser(parser).read
+    bare = template.remove_closing(stated)
+    answer = read(bare, choices)
+    return read(stated, choices) if answer is None and bare != stated else answer
 
 
 def read_gold(parser: str, text: str, choices: Sequence[str] = ()) -> str | None:

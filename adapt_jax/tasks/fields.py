@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
-from adapt_jax.tasks.choices import LETTERS, name_option
+from adapt_jax.tasks.choices import name_option
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text

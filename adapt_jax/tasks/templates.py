@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapt_jax.tasks.choices import LETTERS
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.tasks.negation import is_negated
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["CHAT", "TEMPLATES", "Demonstration", "Template", "fill"]
 
+MAX_MARKERS = 20  # of a text, that are looked at
 RESERVED_ARGS = {"messages", "add_generation_prompt"}  # of a chat template
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -168,15 +170,29 @@ class Template:
     def split_reasoning(self, text: str) -> tuple[str, str]:
         """Generated text -> (reasoning, the text after the last marker).
 
-        The marker ("The answer is") is found in any letter case, at the start of a word. Where
-        it does not occur, or the template has none, both parts are the whole text.
+        The marker ("The answer is") is found in any letter case, at the start of a word; not where
+        it is negated ("I don't think the answer is"). Where it does not occur, or the template has
+        none, both parts are the whole text.
         """
         for marker in self._markers():
             start = r"(?<!\w)" if marker[0].isalnum() else ""
             found = list(re.finditer(start + re.escape(marker), text, re.IGNORECASE))
-            if found:
-                return text[: found[-1].start()].strip(), text[found[-1].end() :]
+            for one in reversed(found[-MAX_MARKERS:]):
+                if not is_negated(text, one.start()):
+                    return text[: one.start()].strip(), text[one.end() :]
         return text, text
+
+    def remove_closing(self, stated: str) -> str:
+        """What stands behind the marker, without the words that the template writes behind it.
+
+        So a label that ends with a full stop is told from one that does not.
+        """
+        first, line_break, rest = stated.lstrip().partition("\n")
+        for wording in (self.answer_with_reasoning, self.answer):
+            closing = wording.rpartition("{answer}")[2].strip()
+            if closing and first.rstrip().endswith(closing):
+                return first.rstrip()[: -len(closing)] + line_break + rest
+        return stated
 
     def _markers(self) -> list[str]:
         """The words in front of ``{answer}``, with reasoning and without."""

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from adapt_jax.tasks.answers import PARSERS, answers_match, canonicalize_option, read_gold
+from adapt_jax.tasks.answers import (
+    PARSERS,
+    answers_match,
+    canonicalize_option,
+    read_answer,
+    read_gold,
+)
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.templates import Template
 
 COLOURED = ("sky", "blood", "grass")
 
@@ -188,6 +195,90 @@ def test_wrapping_changes_no_choice(choice: str, wrapper: str) -> None:
     assert PARSERS["label"](wrapper.format(choice), COLOURED) == choice
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # what is said of a choice is not what is chosen
+        ("C is green. So B.", "b"),
+        ("A is blue. B is red. So B", "b"),
+        ("A is blue, so not A. Hence B.", "b"),
+        ("A seems right, but B is better", "b"),
+        ("You might think the answer is A, but it is B", "b"),
+        ("Since A is blue and C is green, B is the one", "b"),
+        ("Eliminate A and C, leaving B", "b"),
+        ("It is not A or C, so B", "b"),
+        ("B, not A", "b"),
+        ("B (not A)", "b"),
+        ("B rather than A", "b"),
+        ("A? No. B.", "b"),
+        ("blood rather than the sky", "b"),
+        ("I'm not sure, but I'd say B", "b"),
+        # not chosen
+        ("I don't think it's B", None),
+        ("I don't think the answer is B", None),
+        ("The answer is not obviously A", None),
+        ("All except B", None),
+        ("anything but B", None),
+        ("neither A nor B is correct", None),
+        # more than one reading
+        ("B; C", None),
+        ("B, or maybe C", None),
+        ("B. sky", None),
+        ("The answer is (B) sky.", None),
+        ("sky (B)", None),
+        ("Vitamin C", None),
+    ],
+)
+def test_a_choice_is_what_a_text_comes_to(text: str, expected: str | None) -> None:
+    assert PARSERS["choice"](text, COLOURED) == expected
+    assert read_answer("choice", f" Hm. The answer is {text}", Template(), COLOURED) == expected
+
+
+INTENTS = ("card", "card_arrival", "card_arrival_late")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is card arrival late.", "card_arrival_late"),
+        ("a card-arrival problem", "card_arrival"),
+        ("about the card, not the arrival", "card"),
+        ("card arrival or card", None),
+        ("card_arrival, not card", "card_arrival"),
+    ],
+)
+def test_a_label_that_begins_another_is_not_read_within_it(text: str, expected: str | None) -> None:
+    assert PARSERS["label"](text, INTENTS) == expected
+    letter = None if expected is None else "abc"[INTENTS.index(expected)]
+    assert PARSERS["choice"](text, INTENTS) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It doesn't seem positive", "not very positive", "far from positive", "nothing positive"],
+)
+def test_a_negated_label_is_not_read(text: str) -> None:
+    assert PARSERS["label"](text, ("positive", "negative")) is None
+
+
+def test_a_bare_letter_that_is_the_text_of_another_choice_is_ambiguous() -> None:
+    for text in ("A", "The answer is A", "A because"):
+        assert PARSERS["choice"](text, ("B", "A", "C")) is None
+    assert PARSERS["choice"]("option A", ("B", "A", "C")) == "(a)"
+
+
+SAID = st.sampled_from(
+    [" So. The answer is {}.", " The answer is **{}**.", " The answer is {}.\nBecause", "**{}**"]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(LABELS.filter(lambda one: one == one.strip()), min_size=2, unique=True), SAID)
+def test_every_label_is_read_back_from_the_template(labels: list[str], said: str) -> None:
+    for label in labels:
+        assert read_answer("label", said.format(label), Template(), labels) == label
+
+
 HOSTILE = [
     "a",
     "a ",
@@ -214,6 +305,11 @@ HOSTILE += [
     "'",
     "\uff21",
     "answer (",
+    "so B ",
+    "B is correct ",
+    "not A, B or ",
+    "I don't think ",
+    "A (B) ",
 ]
 MANY = tuple(f"intent_{n}_name" for n in range(500))
 
