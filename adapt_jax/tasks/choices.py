@@ -6,7 +6,7 @@ alike is left out for these. What may mean several choices gives None.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -175,7 +175,7 @@ def find_mentioned(text: str, choices: Sequence[str]) -> int | None:
     return None if found == NOTHING else found
 
 
-def _find_mentioned(text: str, written: str, table: dict[str, int | None]) -> int | None:
+def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) -> int | None:
     """Index of the only key in the text, None for several, NOTHING for none.
 
     ``written`` is the text in its own letter case: a single letter counts only as it is written.

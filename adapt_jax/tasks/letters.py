@@ -107,7 +107,7 @@ def find_stated_letter(text: str, count: int, choices: Sequence[str]) -> int | N
     text of another choice (``B. sky``) states neither, nor does a bare letter that is the text of
     another choice.
     """
-    stated: int | None = NOTHING
+    stated = NOTHING
     for found in _find_statements(text):
         if found.re is _START and (stated != NOTHING or _lists_choices(text, choices)):
             continue
