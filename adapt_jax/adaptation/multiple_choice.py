@@ -1,6 +1,5 @@
 """Answers questions by the most probable of their choices (MultipleChoiceConfig)."""
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
@@ -20,6 +19,7 @@ from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuat
 from adapt_jax.sampling.types import Candidate
 from adapt_jax.tasks.answers import canonicalize_option
 from adapt_jax.tasks.example import Example
+from adapt_jax.utils.compilations import Stopwatch
 
 __all__ = ["answer_by_likelihood"]
 
@@ -44,7 +44,7 @@ def answer_by_likelihood(
         encode_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them), and
             encodes it.
     """
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     # 1. the questions, and behind them those without content
     questions = [(example, config.list_answers(example.choices)) for example in examples]
     content_free = _list_content_free(questions) if config.calibrated else []
@@ -63,7 +63,6 @@ def answer_by_likelihood(
     for index, scores in score(requests[: len(questions)], answered):
         free = free_scores.get(examples[index].choices, ())
         candidates, vote = _choose(prompt, config, questions[index], requests[index], scores, free)
-        before, started = started, time.perf_counter()
         prediction = Prediction(
             example_id=examples[index].id,
             answer=vote.answer,
@@ -72,7 +71,7 @@ def answer_by_likelihood(
             vote=vote,
             prompt_tokens=len(prefix) + len(requests[index].context),
             generated_tokens=0,
-            seconds=started - before,
+            seconds=stopwatch.read_seconds(),
             too_long=scores is None,
             prompt_sha256=hashes[index],
         )

@@ -1,6 +1,5 @@
 """Answers questions one after the other: the prompt prefix is encoded once and kept."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from adapt_jax.sampling.likelihood import encode_scoring_prefix
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.example import Example
+from adapt_jax.utils.compilations import Stopwatch
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_surrogates
 from adapt_jax.utils.progress import OnProgress
@@ -125,7 +125,7 @@ class Session:
         if self.prompt.multiple_choice is not None:
             yield from self._choose_by_likelihood(examples, answered)
             return
-        started, prompt = time.perf_counter(), self.prompt
+        stopwatch, prompt = Stopwatch(), self.prompt
         rendered = [prompt.template.format_question(one.question, one.choices) for one in examples]
         prompt_prefix, questions = tokenize(self.model, prompt, rendered)
         hashes = hash_prompts(prompt_prefix, questions)
@@ -150,11 +150,10 @@ class Session:
             read = read_candidate(prompt, candidate, examples[index])
             if not votes[index].add(number * members + member, read):
                 continue
-            now = time.perf_counter()
             tokens = members * (len(prefixes[0]) + len(questions[index]))
-            prediction = _predict(prompt, examples[index], votes[index], tokens, now - started)
+            seconds = stopwatch.read_seconds()
+            prediction = _predict(prompt, examples[index], votes[index], tokens, seconds)
             yield index, replace(prediction, prompt_sha256=hashes[index])
-            started = now
 
     def is_current(
         self, model: PretrainedDecoder, prompt: Prompt, soft_prompt: SoftPrompt | None

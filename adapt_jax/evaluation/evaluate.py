@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapt_jax.evaluation.journal import Journal
@@ -14,7 +14,6 @@ from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
-from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress, Pace
 
@@ -162,13 +161,7 @@ def _answer_all(
         answered=known.keys(),
         on_tokens=pace.count_tokens,
     )
-    compilations = count_compilations()
-    compiled = len(compilations)
     for index, prediction in stream:
-        # compiling happens once, so it says nothing about what a question costs
-        seconds = max(0.0, prediction.seconds - sum(compilations[compiled:]))
-        compiled = len(compilations)
-        prediction = replace(prediction, seconds=seconds)
         predictions[index] = prediction
         if journal is not None:
             journal.add(prediction)

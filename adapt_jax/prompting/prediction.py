@@ -20,7 +20,7 @@ class Prediction:
         prompt_tokens: everything before the answer, the soft prompt included; summed over the
             members of an ensemble.
         generated_tokens: summed over the candidates.
-        seconds: this question's share of the wall-clock time, compilation included.
+        seconds: this question's share of the wall-clock time, without that of compiling.
         candidates_saved: how many candidates early stopping did without.
         too_long: whether the context left no room for an answer.
         prompt_sha256: equal for equal prompts (prompt.hash_prompts); ``Adaptation.prompt_text``

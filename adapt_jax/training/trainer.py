@@ -127,6 +127,6 @@ def _run_steps(
         if stop and not is_last:
             raise Interrupted(
                 f"stopped by {stop} after step {run.steps_done} of {num_steps}, saved in "
-                f"{saver.folder}; the same command goes on from there"
+                f"{saver.folder}; the same command continues from there"
             )
     reporter.flush_metrics()

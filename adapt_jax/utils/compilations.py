@@ -8,7 +8,7 @@ from typing import Any
 
 from adapt_jax.utils.cpu import COMPILED, trim_memory_after_compilation
 
-__all__ = ["compile_seconds", "count_compilations", "use_compilation_cache"]
+__all__ = ["Stopwatch", "compile_seconds", "count_compilations", "use_compilation_cache"]
 
 COMPILE_EVENTS = "/jax/core/compile/"  # tracing, lowering and compiling begin with this
 
@@ -50,6 +50,21 @@ def compile_seconds() -> float:
     A pace of work leaves them out: they do not come again with the next piece of it.
     """
     return _find_clock().seconds()
+
+
+class Stopwatch:
+    """Measures pieces of work, one after the other, without what is compiled for them.
+
+    Compiling happens once, so it says nothing about what a piece costs.
+    """
+
+    def __init__(self) -> None:
+        self._read = time.perf_counter(), compile_seconds()
+
+    def read_seconds(self) -> float:
+        """Seconds since the last reading, or since the beginning."""
+        (began, compiled), self._read = self._read, (time.perf_counter(), compile_seconds())
+        return max(0.0, self._read[0] - began - (self._read[1] - compiled))
 
 
 @functools.cache

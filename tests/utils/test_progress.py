@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from adapt_jax.utils import progress
-from adapt_jax.utils.compilations import _CompileClock, compile_seconds
+from adapt_jax.utils.compilations import Stopwatch, _CompileClock, compile_seconds
 from adapt_jax.utils.progress import Display, Pace
 
 
@@ -103,6 +103,16 @@ def test_compiling_is_measured_and_running_is_not():
     assert compiled > before
     function(2.0)
     assert compile_seconds() == compiled
+
+
+def test_a_stopwatch_measures_each_piece_of_work_without_compiling():
+    stopwatch = Stopwatch()
+    began = time.perf_counter()
+    jax.jit(lambda x: x * 5 + time.monotonic())(1.0)
+    compiling = time.perf_counter() - began
+    time.sleep(0.1)
+    assert 0.1 <= stopwatch.read_seconds() < 0.1 + compiling
+    assert stopwatch.read_seconds() < 0.1  # nothing was done since
 
 
 def terminal(width: int = 80) -> Console:
