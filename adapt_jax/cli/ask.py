@@ -19,8 +19,12 @@ def ask(
     question: Annotated[str, Parameter(help="the bare question")],
     /,
     *,
-    choice: Annotated[list[str], Parameter(help="an answer to choose from; repeatable")] = [],  # noqa: B006
-    show_reasoning: Annotated[bool, Parameter(help="print the reasonings and the votes")] = False,
+    choice: Annotated[
+        list[str], Parameter(help="an answer to choose from; repeatable", show_default=False)
+    ] = [],  # noqa: B006
+    show_reasoning: Annotated[
+        bool, Parameter(help="print the reasonings and the votes", show_default=False)
+    ] = False,
     decoder: DecoderPath = None,
     seed: Seed = 0,
 ) -> None:

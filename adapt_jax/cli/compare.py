@@ -17,7 +17,9 @@ def compare(
     only: Annotated[
         str | None, Parameter(help="run these rungs and no others: few_shot,lora")
     ] = None,
-    fresh: Annotated[bool, Parameter(help="run every rung anew, whatever was finished")] = False,
+    fresh: Annotated[
+        bool, Parameter(help="run every rung anew, whatever was finished", show_default=False)
+    ] = False,
     quiet: Quiet = False,
     overrides: Overrides = [],  # noqa: B006 (never changed)
     **top_level: TopLevelOverrides,

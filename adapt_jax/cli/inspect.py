@@ -21,14 +21,16 @@ def inspect(
     checkpoint: Annotated[str, Parameter(help="a folder, a hub name, or `embedded`")],
     /,
     *,
-    method: Annotated[list[str], Parameter(help="a rung, or several with commas; repeatable")] = [],  # noqa: B006 (never changed)
+    method: Annotated[
+        list[str], Parameter(help="a rung, or several with commas; repeatable", show_default=False)
+    ] = [],  # noqa: B006 (never changed)
     mesh: Annotated[
         str | None, Parameter(help="data=2,fsdp=4, or a TPU topology, v5e:2x4, or both")
     ] = None,
     batch: Annotated[int, Parameter(help="examples of a training step", validator=Count)] = 32,
     length: Annotated[int, Parameter(help="tokens of each example", validator=Count)] = 256,
     answer: Annotated[
-        int | None, Parameter(help="of these, the answer's; by default half of them")
+        int | None, Parameter(help="how many of them are the answer; by default half")
     ] = None,
     prefix: Annotated[
         int, Parameter(help="tokens of the prompt prefix", validator=Number(gte=0))
@@ -38,16 +40,19 @@ def inspect(
     ] = 128,
     candidates: Annotated[
         int | None,
-        Parameter(help="of a single question; no more sequences are decoded", validator=Count),
+        Parameter(help="decode these candidates of one question, and no more", validator=Count),
     ] = None,
     dtype: Annotated[
         str | None, Parameter(help="of frozen weights and cache: float32, bfloat16, float16")
     ] = None,
     context_length: ContextLength = None,
     json_output: Annotated[
-        bool, Parameter(name="--json", help="print one JSON object and nothing else")
+        bool,
+        Parameter(name="--json", help="print one JSON object and nothing else", show_default=False),
     ] = False,
-    quick: Annotated[bool, Parameter(help="compile nothing: no memory is reported")] = False,
+    quick: Annotated[
+        bool, Parameter(help="compile nothing: no memory is reported", show_default=False)
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Show what a checkpoint is and what adapting it needs, without loading it.
@@ -63,9 +68,9 @@ def inspect(
     adapt-jax inspect path/to/model --method self_consistency --max-concurrent-sequences 64
     ```
 
-    A batch is N examples of T tokens, packed into rows as in training; A of the T are the answer,
-    which the loss is computed on, or which is generated. Any option of a method can be given, as
-    `--method.KEY VALUE`.
+    A training step has --batch examples of --length tokens, packed into rows as in training. Of
+    these tokens --answer are the answer, which the loss is computed on, or which is generated. Any
+    option of a method can be given, as `--method.KEY VALUE`.
 
     Parts: "parameters" are the decoder's, and what is trained beside it; "original" is the decoder
     as it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot;

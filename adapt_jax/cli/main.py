@@ -43,7 +43,7 @@ adapt-jax inspect path/to/model           # memory needed, nothing loaded
 
 Your own data: a task file names a CSV or JSONL file and its fields, see configs/tasks and
 `adapt-jax compare --help`. `--plugin MODULE` (a module, or a .py file; repeatable, for every
-command) loads methods, votes, sources, parsers, scorers and metrics of your own.
+command) loads what you add: methods, votes, sources, parsers, scorers, metrics, trackers, families.
 """
 
 app = App(

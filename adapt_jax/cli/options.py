@@ -24,13 +24,14 @@ __all__ = [
 OutputDir = Annotated[
     str | None, Parameter(help="where results go; by default runs/NAME-OF-THE-CONFIG")
 ]
-Quiet = Annotated[bool, Parameter(help="show no progress")]
+Quiet = Annotated[bool, Parameter(help="show no progress", show_default=False)]
 Overrides = Annotated[
     list[str],
     Parameter(
         name="--set",
         help="override a key of the file: KEY=VALUE, the value in YAML; repeatable. "
         "`--a.b VALUE` is short for `--set a.b=VALUE`",
+        show_default=False,
     ),
 ]
 TopLevelOverrides = Annotated[
@@ -39,7 +40,8 @@ TopLevelOverrides = Annotated[
 AdaptationPath = Annotated[
     str,
     Parameter(
-        help="a saved adaptation, or the output folder of tune or compare (its recommended rung)"
+        help="the output folder of compare (its recommended rung) or of tune; or a saved "
+        "adaptation, such as RUN/adaptations/lora"
     ),
 ]
 DecoderPath = Annotated[str | None, Parameter(help="where its decoder lies, if it was moved")]
@@ -54,7 +56,7 @@ Concurrency = Annotated[
 ContextLength = Annotated[
     int | None,
     Parameter(
-        help="tokens of the longest text, where config.json is not to say it",
+        help="tokens of the longest text; by default as many as config.json says",
         validator=Number(gte=1),
     ),
 ]
