@@ -20,6 +20,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 from adapt_jax.tasks.characters import normalize_widths
@@ -46,7 +47,7 @@ __all__ = [
     "read_gold",
 ]
 
-PARSER_VERSION = 5  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 6  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]
@@ -71,7 +72,7 @@ class AnswerParser:
         read_gold: Reader | None = None,
         read_unmarked: Reader | None = None,
         are_equal: Callable[[str, str, float], bool] | None = None,
-        version: int = PARSER_VERSION,
+        version: int | str = PARSER_VERSION,
     ) -> None:
         functools.update_wrapper(self, read)
         self.read = read
@@ -318,4 +319,14 @@ def _match_math(one: str, other: str, relative_tolerance: float) -> bool:
     )
 
 
-PARSERS.register("math")(AnswerParser(_read_math, are_equal=_match_math))
+def _find_math_version() -> str:
+    """What decides on readings: our own version and that of the library, if it is installed."""
+    try:
+        return f"{PARSER_VERSION}, math-verify {metadata.version('math-verify')}"
+    except metadata.PackageNotFoundError:
+        return str(PARSER_VERSION)
+
+
+PARSERS.register("math")(
+    AnswerParser(_read_math, are_equal=_match_math, version=_find_math_version())
+)

@@ -1,6 +1,6 @@
 """The options of a training run, and what follows from them and from where it runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ TrackerName = Annotated[str, AfterValidator(_check_tracker)]
 
 class TrainingConfig(Strict):
     """The options that every training run has, whatever it trains."""
+
+    no_effect: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_every", "keep_checkpoints", "trackers"}
+    )
 
     steps: int = Field(300, gt=0, le=MAX_STEPS, description="updates of the parameters")
     batch_size: int = Field(32, gt=0, le=MAX_BATCH_SIZE, description="examples of a step")

@@ -21,7 +21,6 @@ from adapt_jax.utils.interruption import agree_to_stop, listen_for_stop
 __all__ = ["Saver", "describe_run"]
 
 RUN_VERSION = 1  # raised when ``describe_run`` changes; checkpoints of others are refused
-NO_EFFECT = {"checkpoint_every", "keep_checkpoints", "trackers"}  # on the result
 
 
 def describe_run(
@@ -34,7 +33,7 @@ def describe_run(
     """
     settings = {
         **(run_metadata or {}),
-        "training": run.config.model_dump(exclude=NO_EFFECT),
+        "training": run.config.model_dump(exclude=set(run.config.no_effect)),
         "seed": seed,
     }
     return {

@@ -10,10 +10,10 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from adapt_jax.utils import text_files
 from adapt_jax.utils.display_text import display_text
@@ -41,9 +41,30 @@ Overrides = Mapping[str, Any]  # {"task.seed": 7}
 
 
 class Strict(BaseModel):
-    """A part of a configuration; a key that it does not know is an error."""
+    """A part of a configuration; a key that it does not know is an error.
+
+    Attributes:
+        no_effect: names of fields that change no result, which identities leave out.
+    """
+
+    no_effect: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        """Keys that a nested part leaves out have the default of this field, not of their type.
+
+        So ``lora: {training: {steps: 50}}`` keeps the learning rate of LoRA.
+        """
+        if not isinstance(values, Mapping):
+            return values
+        kept = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, BaseModel) and isinstance(values.get(name), Mapping):
+                kept[name] = {**field.default.model_dump(exclude_unset=True), **values[name]}
+        return kept
 
 
 class MeshConfig(Strict):

@@ -78,14 +78,20 @@ def hash_named_files(settings: BaseModel) -> Any:
     """The settings by their names, with the content of every file and folder that they name.
 
     A text that is the path of a file or folder counts by what lies there and not by its name, at
-    any depth. Fields that take fixed words only (``Literal``) name no files.
+    any depth. Fields that take fixed words only (``Literal``) name no files. Those of
+    ``no_effect``, such as how often a run is saved, do not count.
     """
     fixed = {
         name
         for name, field in type(settings).model_fields.items()
         if get_origin(field.annotation) is Literal
     }
-    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    no_effect: frozenset[str] = getattr(type(settings), "no_effect", frozenset())
+    values = {
+        name: getattr(settings, name)
+        for name in type(settings).model_fields
+        if name not in no_effect
+    }
     return {
         name: to_plain(value) if name in fixed else _hash_contents(value)
         for name, value in values.items()

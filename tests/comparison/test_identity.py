@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from adapt_jax.prompting import voting
 from adapt_jax.tasks import answers
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.templates import CHAT
+from adapt_jax.training.config import TrainingConfig
 from adapt_jax.utils.config import validate
 from adapt_jax.utils.registry import load_plugin
 
@@ -69,6 +72,68 @@ def test_seed_and_options_count(tiny, task: Task):
     assert identify(tiny, task, demonstrations=2) != before
     assert identify(tiny, task, "zero_shot") != before
     assert identify(tiny, task, demonstrations=8) == before  # the default
+
+
+@pytest.mark.parametrize(
+    "training", [{"checkpoint_every": 7}, {"keep_checkpoints": 5}, {"trackers": ["tensorboard"]}]
+)
+def test_how_a_training_is_saved_and_logged_does_not_count(tiny, task: Task, training):
+    for method in ("prompt_tuning", "lora", "fine_tuning", "instruction_tuning"):
+        changed = identify(tiny, task, method, training=training)
+        assert changed == identify(tiny, task, method)
+
+
+OTHER_TRAINING: dict[str, Any] = {
+    "steps": 7,
+    "batch_size": 3,
+    "learning_rate": 0.5,
+    "schedule": "linear",
+    "warmup_steps": 1,
+    "optimizer": "sgd",
+    "beta2": 0.5,
+    "weight_decay": 0.1,
+    "clip_norm": 2.0,
+    "packing": "none",
+    "row_length": 64,
+    "validate_every": 5,
+    "metric": "accuracy",
+    "patience": 2,
+    "gradient_accumulation_steps": 2,
+    "remat": "layers",
+    "compute_dtype": "bfloat16",
+    "frozen_dtype": "bfloat16",
+    "label_smoothing": 0.1,
+    "z_loss": 0.1,
+}
+
+
+def test_every_other_option_of_a_training_counts(tiny, task: Task):
+    no_effect = TrainingConfig.no_effect
+    assert OTHER_TRAINING.keys() | no_effect == TrainingConfig.model_fields.keys()
+    identities = {identify(tiny, task, "lora")}
+    for name, value in OTHER_TRAINING.items():
+        # patience and the metric belong to validations
+        given = {"validate_every": 9, name: value} if name in ("patience", "metric") else {}
+        identities.add(identify(tiny, task, "lora", training=given or {name: value}))
+    assert len(identities) == len(OTHER_TRAINING) + 1
+
+
+def test_tolerance_template_arguments_and_context_length_count(
+    tiny, task: Task, tmp_path: Path, make_tiny_llama
+):
+    before = identify(tiny, task)
+    assert identify(tiny, dataclasses.replace(task, relative_tolerance=1e-3)) != before
+    arguments = [{}, {"enable_thinking": False}, {"date": "2026-01-01"}]
+    templates = [dataclasses.replace(CHAT, chat_template_args=one) for one in arguments]
+    changed = {identify(tiny, dataclasses.replace(task, template=one)) for one in templates}
+    assert len(changed | {before}) == 4
+    folder = make_tiny_llama(tmp_path / "short")
+    assert identify(load_pretrained(folder, context_length=64), task) != before
+
+
+def test_the_version_of_the_library_that_reads_mathematics_counts():
+    pytest.importorskip("math_verify")
+    assert version("math-verify") in answers.PARSERS["math"].version
 
 
 def test_the_scorer_counts(tiny, task: Task):

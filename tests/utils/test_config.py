@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.utils.config import (
     CompareConfig,
     MeshConfig,
@@ -183,3 +184,23 @@ def test_another_kind_of_template_keeps_the_tasks_own_wording():
     data["task"] = {**task, "template": "plain"}
     config, _, _ = load_config(CompareConfig, data, {"task.template": "chat"})
     assert config.task["template"] == "chat"
+
+
+@pytest.mark.parametrize(("method", "rate"), [("lora", 3e-3), ("prompt_tuning", 1e-2)])
+def test_options_of_a_training_that_are_not_given_keep_the_defaults_of_their_method(
+    method: str, rate: float
+):
+    settings = validate(METHODS[method], {"training": {"steps": 50}}, method)
+    assert (settings.training.steps, settings.training.learning_rate) == (50, rate)
+    settings = validate(METHODS[method], {"training": {"learning_rate": 7.0}}, method)
+    assert settings.training.learning_rate == 7.0
+
+
+def test_a_part_keeps_the_defaults_of_its_field():
+    class Outer(Strict):
+        mesh: MeshConfig = MeshConfig(fsdp=4)
+
+    assert validate(Outer, {"mesh": {"tensor": 2}}, "x").mesh == MeshConfig(fsdp=4, tensor=2)
+    assert validate(Outer, {}, "x").mesh == MeshConfig(fsdp=4)
+    with pytest.raises(UserError, match="unknown key 'mesh.tensors'; did you mean 'tensor'"):
+        validate(Outer, {"mesh": {"tensors": 2}}, "x")
