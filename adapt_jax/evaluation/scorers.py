@@ -1,11 +1,9 @@
 """Scorers: how good one answer is. A task names its scorer by the key ``scorer``.
 
-from adapt_jax.evaluation.scorers import SCORERS, Score
-
-@SCORERS.register("first_letter")
-def first_letter(predicted, example, task):
-    right = predicted is not None and predicted[:1] == example.answer[:1]
-    return Score(float(right), right)
+    @SCORERS.register("half_for_any")
+    def half_for_any(predicted, example, task):
+        right = task.grade(predicted, example)
+        return Score(1.0 if right else 0.5 if predicted is not None else 0.0, right)
 """
 
 import re
