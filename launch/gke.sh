@@ -135,7 +135,7 @@ YAML
 
 plan "$chips chips on $hosts host(s) of $accelerator $topology${spot:+, spot}"
 plan "results and checkpoints: $bucket (in the pods: runs/), whatever happens to the cluster"
-plan "left running: the job until it ends; the node pool goes on costing until it is scaled to 0"
+plan "left running: the job until it ends; the node pool continues to cost until it is scaled to 0"
 require_tool kubectl
 if [ -n "$dry_run" ]; then
     echo "kubectl apply --filename - <<'YAML'"

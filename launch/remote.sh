@@ -2,7 +2,7 @@
 # Sourced by the scripts that start a job elsewhere: options, dry runs, quoting, and the plan.
 #
 # A script declares a variable for each of its options (dashes become underscores), defines `usage`,
-# and calls `parse_options "OPTIONS WITH A VALUE" "FLAGS" "$@"`. What stands after -- is in `rest`.
+# and calls `parse_options "OPTIONS WITH A VALUE" "FLAGS" "$@"`. What follows -- is in `rest`.
 
 set -euo pipefail
 script=$(basename "$0")
@@ -55,7 +55,7 @@ require_number() { # OPTIONS...: each is a whole number above 0
 }
 
 require_command() { # the words after --
-    [ $# -gt 0 ] || fail "no adapt-jax command; it stands after --"
+    [ $# -gt 0 ] || fail "no adapt-jax command; it follows --"
     local word previous=''
     for word in "$@"; do
         case $word in --output-dir=*) previous=--output-dir && word=${word#*=} ;; esac

@@ -35,8 +35,8 @@ lost connection, the same command with --reuse takes the machine over.
   --max-restarts N   after exit code 75 or a machine that was taken away (default: 100)
   --reuse            the TPU VM is there already: do not create it
   --delete           delete the TPU VM once the results are safe, after a failure too; else it
-                     goes on costing
-  --dry-run          print what would be done, every command, and what goes on costing
+                     continues to cost
+  --dry-run          print what would be done, every command, and what continues to cost
   --help             this text
 
 Several workers are reached at once with an ssh agent: ssh-add ~/.ssh/google_compute_engine

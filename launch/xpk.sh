@@ -41,7 +41,7 @@ require_command "$@"
 inside="cd /adapt_jax && { mountpoint -q runs || { echo 'error: the storage $storage is not mounted at /adapt_jax/runs' >&2; exit 2; }; } && $(quoted adapt-jax "$@")"
 
 plan "$type of the cluster $cluster; results and checkpoints: the storage $storage (in the pods: runs/)"
-plan "left running: the workload until it ends; the cluster goes on costing until xpk cluster delete"
+plan "left running: the workload until it ends; the cluster continues to cost until xpk cluster delete"
 require_tool xpk
 run xpk workload create --workload "$name" --cluster "$cluster" --zone "$zone" \
     ${project:+--project "$project"} --tpu-type "$type" --num-slices 1 --docker-image "$image" \

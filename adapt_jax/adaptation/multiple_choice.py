@@ -23,7 +23,7 @@ from adapt_jax.utils.compilations import Stopwatch
 
 __all__ = ["answer_by_likelihood"]
 
-Question = tuple[Example, tuple[str, ...]]  # with the answers that stand for its choices
+Question = tuple[Example, tuple[str, ...]]  # with the answers that represent its choices
 
 
 def answer_by_likelihood(
@@ -45,7 +45,7 @@ def answer_by_likelihood(
             encodes it.
     """
     stopwatch = Stopwatch()
-    # 1. the questions, and behind them those without content
+    # 1. the questions, and after them those without content
     questions = [(example, config.list_answers(example.choices)) for example in examples]
     content_free = _list_content_free(questions) if config.calibrated else []
     prompt_prefix, requests = tokenize_choices(model, prompt, [*questions, *content_free])
@@ -53,7 +53,7 @@ def answer_by_likelihood(
     hashes = hash_prompts(prompt_prefix, [request.context for request in requests])
     score = partial(_score, model, prefix, encoded, mesh)
 
-    # 2. what the decoder says behind questions without content
+    # 2. what the decoder says after questions without content
     free_scores: dict[tuple[str, ...], list[list[float]]] = {}
     for number, scores in score(requests[len(questions) :], ()):
         if scores is not None:
@@ -128,7 +128,7 @@ def _choose(
 
     Args:
         scores: the log-likelihood of each choice; None of a question that is too long.
-        content_free: the same behind each question without content.
+        content_free: the same after each question without content.
     """
     if scores is None:
         return (), Vote(None, 0.0, {}, "likelihood")

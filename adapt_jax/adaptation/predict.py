@@ -37,7 +37,7 @@ def predict(
 
     Answers are appended as they come; when all are there, they are put in the order of the
     questions. So an interrupted run that is started again ends with the file of one that was not,
-    but for the ``seconds``. Answers to other questions that ``target`` had come first. The
+    except for the ``seconds``. Answers to other questions that ``target`` had come first. The
     ``identity`` of each line stands for the adaptation and the seed that gave it.
 
     Args:

@@ -166,7 +166,7 @@ class Session:
         return same and self.prompt == prompt
 
     def _find_engine(self, tokens: tuple[int, ...], prefixes: list[Prefix]) -> Engine:
-        """The engine behind the prefixes with these tokens, which are encoded if they are new."""
+        """The engine for the prefixes with these tokens, which are encoded if they are new."""
         if tokens not in self._engines:
             self._engines[tokens] = Engine(
                 self.model,
@@ -199,7 +199,7 @@ class Session:
         )
 
     def _encode_for_scoring(self, tokens: tuple[int, ...]) -> tuple[Prefix, PrefixCache]:
-        """The prefix of these tokens, and its keys and values, behind which choices are scored."""
+        """The prefix of these tokens, and its keys and values, after which choices are scored."""
         [prefix] = build_prefixes(self.model, self.soft_prompt, tokens)
         if tokens not in self._scoring_prefixes:
             self._scoring_prefixes[tokens] = encode_scoring_prefix(self.model, prefix)
@@ -230,7 +230,7 @@ def _predict(
 def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Candidate:
     """The candidate with its reasoning and answer.
 
-    One that was cut off abstains, unless its answer stands complete before the cut.
+    One that was cut off abstains, unless its answer is complete before the cut.
     """
     template = prompt.template
     reasoning, stated = template.split_reasoning(candidate.text)

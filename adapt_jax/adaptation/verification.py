@@ -65,7 +65,7 @@ def verify_export(
 
     Raises:
         UserError: the tools are not installed, they refuse the folder, or a text differs. Two
-            tokens that tie but for rounding are no difference.
+            tokens that tie except for rounding are no difference.
     """
     if missing := _list_missing(format):
         raise UserError(
@@ -131,7 +131,7 @@ def _generate_replays(
     prompt: Prompt,
     questions: Sequence[tuple[str, tuple[str, ...]]],
 ) -> list[Replay]:
-    """What adapt_jax generates to each question, but for those that are too long."""
+    """What adapt_jax generates for each question, except for those that are too long."""
     session, replays = Session(model, prompt, adaptation.soft_prompt), []
     for question, choices in questions:
         try:

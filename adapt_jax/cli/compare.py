@@ -18,7 +18,7 @@ def compare(
         str | None, Parameter(help="run these rungs and no others: few_shot,lora")
     ] = None,
     fresh: Annotated[
-        bool, Parameter(help="run every rung anew, whatever was finished", show_default=False)
+        bool, Parameter(help="run every rung again, finished or not", show_default=False)
     ] = False,
     quiet: Quiet = False,
     overrides: Overrides = [],  # noqa: B006 (never changed)

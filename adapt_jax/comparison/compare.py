@@ -53,7 +53,7 @@ SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUES
 class Comparison:
     """A climbed ladder and its output folder.
 
-    ``result`` is what stands in comparison.json; ``correct`` tells by method, per question,
+    ``result`` is the content of comparison.json; ``correct`` says by method, per question,
     whether it was answered right.
     """
 
@@ -136,7 +136,7 @@ class Comparison:
         return [one for one in self.measured_rungs if order.index(one.method) < order.index(method)]
 
     def add_rung(self, rung: RungResult) -> None:
-        """Puts a rung at its place in the ladder, and decides anew which one is enough."""
+        """Puts a rung at its place in the ladder, and decides again which one is enough."""
         by_name = {one.method: one for one in [*self.rungs, rung]}
         rungs = [by_name[name] for name in METHODS if name in by_name]
         measured = [one for one in rungs if isinstance(one, DoneRung)]
@@ -164,15 +164,15 @@ def compare(
     Writes ``comparison.json`` (rewritten after every rung), ``ladder.png``,
     ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
 
-    Interrupted at any moment and called again, it goes on where it stopped and ends with the same
-    files, but for ``seconds``, ``train_seconds`` and ``compilations``. A finished rung does not run
-    again while nothing that it depends on has changed (see rung.rung_folders); where something
+    Interrupted at any moment and called again, it continues where it stopped and ends with the same
+    files, except for ``seconds``, ``train_seconds`` and ``compilations``. A finished rung does not
+    run again while nothing that it depends on has changed (see rung.rung_folders); where something
     has, it is replaced.
 
     Args:
         config: a YAML file such as configs/ladder.yaml, or the mapping that it holds.
         overrides: values of dotted keys, ``{"task.seed": 7}``.
-        fresh: run every rung anew, whatever the output folder holds.
+        fresh: run every rung again, whatever the output folder holds.
 
     Raises:
         UserError: for whatever the user can mend; nothing is written before all input is checked.
@@ -272,7 +272,7 @@ def _run(
 ) -> tuple[RungResult, list[bool] | None]:
     """Runs one rung, or says why it cannot run; and per question whether it was answered right."""
     if folder.unfinished.exists():
-        display.line(f"{folder.name}: goes on where it stopped")
+        display.line(f"{folder.name}: continues where it stopped")
     compilations = count_compilations()
     before = len(compilations)
     try:

@@ -53,7 +53,7 @@ def rung_folders(
     Where the run happens does not count: neither the paths of files, nor how many sequences are
     decoded at the same time, nor the mesh.
     """
-    # what is said about the data changes no result
+    # what is reported about the data changes no result
     task = replace(inputs.task, warnings=(), summary=None)
     judging = [extension_version(PARSERS[task.parser]), extension_version(find_scorer(task))]
     common = identity(RESULTS_VERSION, inputs.model.identity, task, seed, judging)
@@ -111,7 +111,7 @@ class RungFolder:
 
 
 def _copy_metrics(training: Path, folder: Path) -> None:
-    """Copies what a training wrote, but for its checkpoints."""
+    """Copies what a training wrote, except for its checkpoints."""
     shutil.copytree(
         training, folder, dirs_exist_ok=True, ignore=lambda *_: ["checkpoints", ".lock"]
     )
@@ -147,7 +147,7 @@ def _matches_predictions(rung: DoneRung, folder: RungFolder) -> bool:
 def remove_stale(
     output: Path, folders: Mapping[str, RungFolder], finished: Mapping[str, DoneRung]
 ) -> list[str]:
-    """Removes what earlier comparisons left: rungs that do not count, and unfinished ones of old.
+    """Removes what earlier comparisons left: rungs that do not count, and old unfinished ones.
 
     Returns:
         the names of the finished rungs that are gone.

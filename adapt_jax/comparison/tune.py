@@ -28,7 +28,7 @@ def tune(
 ) -> Adaptation:
     """Adapts a decoder by one method, and saves the adaptation in ``output_dir/adaptation``.
 
-    A training that was interrupted goes on from its last checkpoint in ``output_dir/training``
+    A training that was interrupted continues from its last checkpoint in ``output_dir/training``
     and ends with the same parameters.
 
     Args:

@@ -46,7 +46,7 @@ def attend(
     outputs = []
     for start in range(0, num_queries, size):
         stop = min(start + size, num_queries)
-        # own keys behind the chunk's end are masked for all of it, so they are left out
+        # own keys after the chunk's end are masked for all of it, so they are left out
         visible = None if mask is None else mask[:, start:stop, :stop]
         chunk_blocks: list[KVBlock] = [
             (k, v, m if m is None or m.ndim == 1 else m[:, start:stop]) for k, v, m in shared

@@ -94,7 +94,7 @@ class Decoder(nnx.Module):
             embeddings: input embeddings of the rows, made by ``embed`` from token ids or by
                 ``to_input_embeddings`` from learned ones.
             positions: of each token in its text, prefix included. The tokens that a token attends
-                to stand at consecutive positions, and so do a row's slots of the cache.
+                to have consecutive positions, and so do a row's slots of the cache.
             mask: which keys each token attends to; S is T, or the number of cache slots.
             prefix: keys, values and mask of a prefix that all rows share (PrefixCache.blocks).
                 Like ``cache`` and the returned list, it has one entry for each of

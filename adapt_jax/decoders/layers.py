@@ -52,7 +52,7 @@ def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array,
     """W x, whose gradient with respect to W is faster on a CPU than JAX's own.
 
     That gradient is a product over rows, and XLA transposes its left factor on a CPU. The narrower
-    of the two factors stands on the left here; JAX always puts the gradient of y there. Where W is
+    of the two factors is on the left here; JAX always puts the gradient of y there. Where W is
     frozen, its gradient is not computed.
     """
     return jnp.einsum("...i,oi->...o", x, kernel)

@@ -176,7 +176,7 @@ def encode_prefix(
     """Runs the decoder over a prefix once. Differentiable in ``embeddings`` and the weights.
 
     Args:
-        embeddings: of the prefix, possibly with padding behind it.
+        embeddings: of the prefix, possibly with padding after it.
         length: how many of them are real; by default all.
     """
     padded = embeddings.shape[0]

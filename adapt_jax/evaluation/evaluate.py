@@ -80,7 +80,7 @@ def evaluate(
 
     Args:
         journal: where answers are written as they come. Those that it holds from an interrupted
-            run are not asked again, and the result is the same but for its times.
+            run are not asked again, and the result is the same except for its times.
 
     Raises:
         UserError: there is no example, or the task's scorer is unknown.

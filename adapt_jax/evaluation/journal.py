@@ -1,4 +1,4 @@
-"""Predictions on disk as they come, so that an interrupted evaluation goes on where it stopped."""
+"""Predictions on disk as they come, so that an interrupted evaluation can continue."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from adapt_jax.utils.text_files import read_json_lines
 
 __all__ = ["FORMAT", "Journal"]
 
-FORMAT = 2  # of the file; a journal of another format is written anew
+FORMAT = 2  # of the file; a journal of another format is not continued
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _PREDICTION = TypeAdapter(Prediction)
 
@@ -28,7 +28,7 @@ class Journal:
 
     The first line holds the format and the identity of the work. A process that is killed at any
     moment leaves all predictions but the one that it was writing. A journal of other work is
-    written anew.
+    replaced.
     """
 
     def __init__(self, path: Path, identity: str):
@@ -40,7 +40,7 @@ class Journal:
     def read(self, examples: Sequence[Example]) -> dict[int, Prediction]:
         """The predictions of an interrupted run, by the index of the example.
 
-        What stands behind a damaged line is asked again; a last line that was cut off is one.
+        What follows a damaged line is asked again; a last line that was cut off is one.
         """
         index_of = {example.id: index for index, example in enumerate(examples)}
         known: dict[int, Prediction] = {}
@@ -90,7 +90,7 @@ class Journal:
         self._is_empty = False
 
     def remove(self) -> None:
-        """Removes the file, when its predictions stand elsewhere."""
+        """Removes the file, when its predictions are stored elsewhere."""
         self.path.unlink(missing_ok=True)
 
 

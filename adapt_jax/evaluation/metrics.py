@@ -54,7 +54,7 @@ def _count_share(candidates: Iterable[Candidate], is_counted: Callable[[Candidat
 
 
 def _list_candidates(rows: Sequence[ScoredPrediction]) -> Iterable[Candidate]:
-    """All candidates of all questions, but for those of questions that do not fit the context."""
+    """All candidates of all questions that fit the context."""
     return (
         candidate
         for row in rows

@@ -1,4 +1,4 @@
-"""Typed results: what stands in ``evaluation.json`` and ``comparison.json``.
+"""Typed results: the content of ``evaluation.json`` and ``comparison.json``.
 
 The JSON schemas of both files are published in ``docs/schemas``, written by
 ``adapt_jax.evaluation.schemas``. A field that does not apply is null.
@@ -127,7 +127,7 @@ class BeforeAfter(Result):
 
 
 class _RungHead(Result):
-    """What stands first in every rung."""
+    """The first fields of every rung."""
 
     method: MethodName
     status: Literal["done", "skipped"]
@@ -211,7 +211,7 @@ class Recommendation(Result):
 
 
 class ComparisonResult(Result):
-    """A climbed ladder, as it stands in ``comparison.json``."""
+    """A climbed ladder, as written to ``comparison.json``."""
 
     format: Literal[1] = FORMAT
     task: str
@@ -238,7 +238,7 @@ class ComparisonResult(Result):
 
 
 class _EvaluationHead(Result):
-    """What stands first in ``evaluation.json``."""
+    """The first fields of ``evaluation.json``."""
 
     format: Literal[1] = FORMAT
     task: str
@@ -248,4 +248,4 @@ class _EvaluationHead(Result):
 
 
 class EvaluationFile(EvaluationResult, _EvaluationHead):
-    """One saved adaptation on the test split of a task, as it stands in ``evaluation.json``."""
+    """One saved adaptation on the test split of a task, as written to ``evaluation.json``."""

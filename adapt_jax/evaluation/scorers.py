@@ -1,9 +1,9 @@
 """Scorers: how good one answer is. A task names its scorer by the key ``scorer``.
 
-    @SCORERS.register("half_for_any")
-    def half_for_any(predicted, example, task):
-        right = task.grade(predicted, example)
-        return Score(1.0 if right else 0.5 if predicted is not None else 0.0, right)
+@SCORERS.register("half_for_any")
+def half_for_any(predicted, example, task):
+    right = task.grade(predicted, example)
+    return Score(1.0 if right else 0.5 if predicted is not None else 0.0, right)
 """
 
 import re

@@ -73,13 +73,13 @@ def _build_mesh(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
 
 
 def _list_local_devices(count: int) -> Sequence[Any]:
-    """All devices of this machine, at least ``count``; a CPU simulates so many.
+    """All devices of this machine, at least ``count``; a CPU simulates that number.
 
     Raises:
         UserError: it has fewer.
     """
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with suppress(RuntimeError):  # before JAX starts, a CPU can be told how many devices to be
+        with suppress(RuntimeError):  # before JAX starts, a CPU can still become several devices
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:

@@ -156,7 +156,7 @@ class PromptingMethod(Method):
     def adapt(
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
-        """The decoder as it is, behind the prompt."""
+        """The decoder as it is, with the prompt."""
         prompt = self.build_prompt(model, task, run.seed)
         check_prompt(model, prompt, task)
         return MethodResult(adaptation=Adaptation(self.name, prompt, model))
@@ -299,7 +299,7 @@ class TuningMethod(Method):
         decoder = clone_decoder(model.decoder, run.mesh)
         tuned = self.add_modules(decoder, nnx.Rngs(run.seed))
 
-        # examples: what fits into the context behind a soft prompt
+        # examples: what fits into the context after a soft prompt
         max_length = model.config.context_length - tuned.soft_prompt_length
         examples = self.training_examples(model, prompt, task, run.seed, max_length)
         examples.check_not_empty()
@@ -359,7 +359,7 @@ class TuningMethod(Method):
     def _make_accuracy_fn(
         self, model: PretrainedDecoder, task: Task, run: RunOptions
     ) -> AccuracyFn:
-        """Answers the development split with the decoder as the training stands."""
+        """Answers the development split with the decoder at this point of the training."""
 
         def accuracy(prompt: Prompt, tuned: TunedDecoder) -> float:
             soft_prompt = tuned.soft_prompt

@@ -41,7 +41,7 @@ class PromptTuning(TuningMethod):
         init: what they start from: a name in soft_prompt_init.INITS, or the folder of an earlier
             adaptation or PEFT adapter.
         init_text: the text of ``init: text``.
-        position: the side of BOS on which the soft prompt stands.
+        position: the side of BOS on which the soft prompt is.
         use_instruction: whether the task's instruction follows the soft prompt.
         ensemble: soft prompts that are trained together, on the same batches and each as if it
             were alone. They answer in one pass, and the majority of their answers counts

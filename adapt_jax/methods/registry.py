@@ -92,7 +92,7 @@ class MethodRegistry(Registry["type[Method]"]):
         order = [*LADDER, *(name for name in others if name not in self._after)]
         waiting = [name for name in others if name in self._after]
         while waiting:
-            # one may stand above another that waits; a rung that does not exist counts as the top
+            # one may be above another that waits; a rung that does not exist counts as the top
             ready = [name for name in waiting if self._after[name] not in waiting] or waiting
             for name in ready:
                 lower = self._after[name]

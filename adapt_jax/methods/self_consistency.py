@@ -107,7 +107,7 @@ class SelfConsistency(ChainOfThought):
     def adapt(
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
-        """The decoder behind the prompt; with ``vote: auto`` the details name the chosen rule.
+        """The decoder with the prompt; with ``vote: auto`` the details name the chosen rule.
 
         Raises:
             MethodNotApplicable: ``vote: auto`` without a development split, or no demonstration

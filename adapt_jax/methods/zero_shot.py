@@ -27,7 +27,7 @@ class ZeroShot(PromptingMethod):
         answer_by: "text" generates the answer. "likelihood" generates nothing: it takes the
             likeliest of the question's choices.
         length_normalised: with "likelihood", compares log-probabilities per token.
-        calibrated: with "likelihood", divides by the likelihood behind a question without content
+        calibrated: with "likelihood", divides by the likelihood after a question without content
             (2102.09690).
     """
 

@@ -70,8 +70,8 @@ def render_chat(
             ISO date, is what ``strftime_now`` gives (DEFAULT_DATE by default).
 
     Returns:
-        Text for ``tokenization.encode_chat``. Control tokens that the contents spell stand between
-        marks; ``control_tokens.remove_marks`` removes them for display.
+        Text for ``tokenization.encode_chat``. Control tokens that the contents spell are put
+        between marks; ``control_tokens.remove_marks`` removes them for display.
 
     Raises:
         UserError: there is no chat template; it refuses the messages, does not end, or leaves out

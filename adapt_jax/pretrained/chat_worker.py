@@ -5,7 +5,7 @@ A chat template is a program out of a downloaded folder: it may never end, or as
 reply per line, and imports jinja2 alone, so that it starts in a tenth of a second.
 
 The environment is the one that transformers renders chat templates in (5.24,
-utils/chat_template_utils.py), but for ``strftime_now``: the date is part of the request.
+utils/chat_template_utils.py), except for ``strftime_now``: the date is part of the request.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Control tokens: what ends a turn or a text, and must not be spelled by a user.
 
 A tokenizer reads ``</s>`` in any text as its end-of-text token. In user text such a spelling is put
-between two marks, which templates copy; the encoder then reads what stands between them as text.
+between two marks, which templates copy; the encoder then reads what is between them as text.
 The method is that of ``apply_chat_template(sanitize_control_tokens=True)`` in transformers 5.24,
 and the token ids are the same.
 """
@@ -21,7 +21,7 @@ __all__ = [
     "split_at_marks",
 ]
 
-# Noncharacters of Unicode: they are meant for use inside of one program, and stand in no text.
+# Noncharacters of Unicode: they are meant for use inside of one program, and occur in no text.
 MARK_START, MARK_END = "\ufdd0", "\ufdd1"
 _MARKS = re.compile(f"[{MARK_START}{MARK_END}]")
 _MARKED = re.compile(f"{MARK_START}([^{MARK_START}{MARK_END}]+){MARK_END}")
@@ -80,7 +80,7 @@ def split_at_marks(text: str) -> list[str]:
     """[text, marked token, text, marked token, ..., text]: every second piece stood between marks.
 
     String methods of a template can separate the marks around a token; a mark alone still parts
-    the text, so that what stands before and behind it cannot become a control token together.
+    the text, so that what is before and after it cannot become a control token together.
     """
     pieces = []
     for number, piece in enumerate(_MARKED.split(text)):

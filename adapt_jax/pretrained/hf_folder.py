@@ -150,7 +150,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def check_lfs_pointer(file: Path) -> None:
-    """Raises UserError where a file is the stand-in that a clone without Git LFS has."""
+    """Raises UserError where a file is the pointer that a clone without Git LFS has."""
     with file.open("rb") as opened:
         if opened.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{file}: is a Git LFS pointer; run `git lfs pull` in its folder")

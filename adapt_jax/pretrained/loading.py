@@ -88,7 +88,7 @@ class PretrainedDecoder:
 
     @cached_property
     def identity(self) -> str:
-        """16 hex digits over all that answers depend on, but for the prompt.
+        """16 hex digits over all that answers depend on, except for the prompt.
 
         That is the fingerprint, the dtype that is computed in, the tokens that begin and end texts,
         the tokenizer and its chat template.

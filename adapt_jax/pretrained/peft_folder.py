@@ -287,7 +287,7 @@ class _Modules:
     def match_whole(
         self, tensors: Mapping[str, np.ndarray], problems: list[str]
     ) -> dict[ParameterPath, np.ndarray]:
-        """Whole tensors by parameter, but for those that equal the decoder's own.
+        """Whole tensors by parameter, except for those that equal the decoder's own.
 
         What does not fit is noted among the problems.
         """

@@ -35,7 +35,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     """Writes PEFT's prompt tuning: one tensor ``prompt_embeddings``, [P, D], float32.
 
     Raises:
-        UserError: the soft prompt is put behind BOS, where PEFT has none, or is an ensemble.
+        UserError: the soft prompt is put after BOS, where PEFT has none, or is an ensemble.
     """
     if soft_prompt.ensemble_size:
         raise UserError(
@@ -44,7 +44,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
         )
     if not soft_prompt.before_bos:
         raise UserError(
-            "the soft prompt stands behind BOS; PEFT puts every soft prompt before it, so the "
+            "the soft prompt comes after BOS; PEFT puts every soft prompt before it, so the "
             "adapter would not generate the same"
         )
     embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)

@@ -1,7 +1,7 @@
 """Safetensors files: read in slices, without mapping them into memory, and written in one pass.
 
 A file is eight bytes (the header's length, little-endian), a JSON header (each tensor's dtype,
-shape and place), and the tensors' bytes, one behind the other without a gap (the format's README,
+shape and place), and the tensors' bytes, one after the other without a gap (the format's README,
 https://github.com/huggingface/safetensors).
 """
 

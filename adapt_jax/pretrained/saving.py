@@ -65,7 +65,8 @@ def save_pretrained(
 
     Args:
         dtype: of the weights in the files; by default what they are in memory.
-        max_shard_size: bytes of one file, or a text such as "200MB"; a larger tensor stands alone.
+        max_shard_size: bytes of one file, or a text such as "200MB"; a larger tensor
+            gets a file of its own.
 
     Raises:
         UserError: the folder cannot be written, or the decoder has parameters that its family has

@@ -203,7 +203,7 @@ def _encode_inner(
 ) -> list[int]:
     """Token ids of a piece from the middle of a text.
 
-    Some tokenizers add a space at the beginning of a text, so the piece is put behind a line break.
+    Some tokenizers add a space at the beginning of a text, so the piece is put after a line break.
     """
     newline, ids = _tokenize(tokenizer, "\n"), encode_text("\n" + piece)
     return ids[len(newline) :] if ids[: len(newline)] == newline else encode_text(piece)

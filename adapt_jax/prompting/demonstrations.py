@@ -44,7 +44,7 @@ def select_demonstrations(
 
     They are spread over the categories of the examples, or over the labels where all examples
     choose among the same. Of 16 seeded examples the one is taken whose words are the least like
-    those that are shown already: candidates behind similar reasonings reason alike (Auto-CoT,
+    those that are shown already: similar demonstrations lead to similar mistakes (Auto-CoT,
     2210.03493, section 4). One that does not fit is left out whole.
 
     Args:

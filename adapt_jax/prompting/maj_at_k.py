@@ -46,7 +46,7 @@ def maj_at_k(
 
     Ties are broken as ``vote`` breaks them, so at k = n it is 1 or 0, as ``vote`` is right or
     wrong. It is exact up to 10 candidates, and where no answer has more than 9. Of an answer with
-    more, 128 seeded subsets of each size stand for all: the sizes are counted exactly, and only
+    more, 128 seeded subsets of each size represent all: the sizes are counted exactly, and only
     repeats, weights and tie-breaks are estimated. Above 200 candidates the share is that of 1,000
     seeded subsets.
 

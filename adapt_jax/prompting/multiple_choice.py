@@ -1,7 +1,7 @@
 """Choosing among given answers by their likelihood, instead of generating one.
 
-The decoder's likelihood of each choice behind the question (2005.14165, section 2.4), per token
-where choices differ in length, and relative to its likelihood behind a question without content
+The decoder's likelihood of each choice after the question (2005.14165, section 2.4), per token
+where choices differ in length, and relative to its likelihood after a question without content
 (contextual calibration, 2102.09690, section 5: W = diag(p)^-1, over the same three inputs).
 """
 
@@ -40,7 +40,7 @@ class MultipleChoiceConfig:
 
     Attributes:
         length_normalised: by the mean log-probability of a choice's tokens, instead of the sum.
-        calibrated: divided by the choice's probability behind a question without content.
+        calibrated: divided by the choice's probability after a question without content.
         choices: of questions that have none of their own.
         letter: how the first choices are named, such as "a" or "(A)"; empty: by their texts.
     """
@@ -98,7 +98,7 @@ class MultipleChoiceConfig:
 
         Args:
             scores: the log-likelihood of each choice.
-            content_free: the same behind each question without content.
+            content_free: the same after each question without content.
         """
         lengths = np.ones(len(request.continuations))
         if self.length_normalised:
@@ -114,7 +114,7 @@ class MultipleChoiceConfig:
 def tokenize_choices(
     model: PretrainedDecoder, prompt: "Prompt", questions: Sequence[tuple[Example, Sequence[str]]]
 ) -> tuple[tuple[int, ...], list[MultipleChoiceRequest]]:
-    """Token ids of the prompt prefix, and of each question and its choices behind it.
+    """Token ids of the prompt prefix, and of each question and its choices after it.
 
     A choice is the answer in the template's words, from where the words before it end (" yes." of
     " The answer is yes."). Prefix, question and choice together are exactly the tokens of the joint
@@ -122,7 +122,7 @@ def tokenize_choices(
     common.
 
     Args:
-        questions: each with the answers that stand for its choices.
+        questions: each with the answers that represent its choices.
     """
     template = prompt.template
     lead = template.answer.partition("{answer}")[0].rstrip()

@@ -174,7 +174,7 @@ class Prompt:
 def tokenize(
     model: PretrainedDecoder, prompt: Prompt, questions: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
-    """Token ids of the prompt prefix, and of each question behind it.
+    """Token ids of the prompt prefix, and of each question after it.
 
     Prefix and question together are exactly the tokens of the joint text: where a tokenizer merges
     across the border, the shared prefix is cut back to what all questions have in common.
@@ -200,7 +200,7 @@ def tokenize_answer(
     context: Sequence[int] | None = None,
     name: str = "the question",
 ) -> list[int]:
-    """Token ids of an answer behind its prompt; in a chat template, with the end of its turn.
+    """Token ids of an answer after its prompt; in a chat template, with the end of its turn.
 
     Prompt and answer are tokenized together, and the prompt has the same tokens as in generation.
 

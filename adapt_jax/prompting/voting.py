@@ -207,7 +207,7 @@ def probability_leader_wins(leader: int, runner_up: int) -> float:
     """P(the leading answer beats the runner-up), from their counts so far and a Beta(1, 1) prior.
 
     The share of the posterior Beta(leader + 1, runner_up + 1) above one half (Adaptive-Consistency,
-    2305.11860, section 3): at 0.95, 3-0 goes on, 4-0 stops, 6-1 stops.
+    2305.11860, section 3): at 0.95, 3-0 continues, 4-0 stops, 6-1 stops.
     """
     return float(betainc(runner_up + 1, leader + 1, 0.5))
 

@@ -1,1 +1,1 @@
-"""Generates many candidates behind one encoded prefix, and computes likelihoods of given texts."""
+"""Generates many candidates after one encoded prefix, and computes likelihoods of given texts."""

@@ -68,7 +68,7 @@ class ActiveCandidate:
             (length, text), reason = cut, "stop"
         elif len(self.tokens) >= length:
             text = model.decode(readable)
-        # 3. tokens behind the end were drawn from anything
+        # 3. tokens after the end were drawn from anything
         if not np.isfinite(self.log_probabilities[checked:length]).all():
             raise NonFiniteLogitsError
         if text is None:

@@ -98,7 +98,7 @@ def encode_questions(
     tokens: Int[Array, "R T"],
     lengths: Int[Array, " R"],
 ) -> Cache:
-    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens, behind its prefix."""
+    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens, after its prefix."""
     decoder = nnx.merge(graph, weights)
     columns = jnp.arange(tokens.shape[1])
     segments = (columns < lengths[:, None]).astype(jnp.int32)

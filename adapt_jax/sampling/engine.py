@@ -47,7 +47,7 @@ MAX_SEED = 2**32 - 1  # what a key of 32 bits tells apart
 
 
 class Engine:
-    """Generates candidates for many requests, each behind its prefix.
+    """Generates candidates for many requests, each after its prefix.
 
     ``run`` can be called again and again: prefixes are encoded once, here, and runs of equal
     shapes share their compiled functions. For one compiled shape the texts depend on (seed,
@@ -203,7 +203,7 @@ class Engine:
         return min(self.generation_config.max_new_tokens, room)
 
     def _count_room(self, request: Request) -> int:
-        """How many tokens the context holds behind the request's prefix."""
+        """How many tokens the context holds after the request's prefix."""
         return self.model.config.context_length - len(self.prefixes[request.prefix])
 
     @property
@@ -252,7 +252,7 @@ class Engine:
         """Gives each active candidate its new tokens, and frees the slots of finished ones.
 
         Yields:
-            request index, candidate number, the candidate or None if it goes on, its new tokens.
+            request index, candidate number, the candidate or None if it continues, its new tokens.
         """
         for slot, active in list(scheduler.active.items()):
             before = len(active.tokens)

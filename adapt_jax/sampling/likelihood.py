@@ -230,11 +230,11 @@ def log_likelihood(
     context: str | Sequence[int],
     continuation: str | Sequence[int],
 ) -> LogLikelihood:
-    """How probable a continuation is behind a context.
+    """How probable a continuation is after a context.
 
     Args:
         context, continuation: two texts, or two sequences of token ids. Two texts are tokenized
-            together, with BOS in front; where a token spans their border, it counts as part of the
+            together, with BOS first; where a token spans their border, it counts as part of the
             continuation.
 
     Raises:
@@ -296,7 +296,7 @@ def compute_logits(
 
     Args:
         texts: token ids [T] or [B, T], a text, or a list of texts or token ids. Texts begin with
-            BOS. Where rows differ in length, the logits behind the end of a shorter one are NaN.
+            BOS. Where rows differ in length, the logits after the end of a shorter one are NaN.
 
     Raises:
         UserError: as ``tokenize_texts``, or a row is longer than the decoder's context.

@@ -1,7 +1,7 @@
 """From logits to tokens: repetition penalty, temperature, top-k, top-p, min-p; one draw per row.
 
 Axes: B rows, V tokens of the vocabulary. A vocabulary grid is a row of logits as [E, C]: token
-e C + c stands at row e, column c. Sums and maxima of a column run along E, which vectorises.
+e C + c is at row e, column c. Sums and maxima of a column run along E, which vectorises.
 """
 
 import math

@@ -40,7 +40,7 @@ class RunShape:
 
 
 def pad_prefix(length: int) -> int:
-    """The padded length of a prefix of so many tokens."""
+    """The padded length of a prefix of this many tokens."""
     return round_up(length, PREFIX_MULTIPLE)
 
 

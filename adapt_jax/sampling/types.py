@@ -75,7 +75,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """A question, to be answered behind a prefix.
+    """A question, to be answered after a prefix.
 
     Attributes:
         id: what the random draws depend on, beside the seed and the candidate's number.

@@ -1,6 +1,6 @@
 """Which of a question's choices an answer means: by its letter, or by the choice's own text.
 
-Two choices are never taken for one another. An answer is compared as it stands first, then in
+Two choices are never taken for one another. An answer is compared as written first, then in
 steps that forgive more (outer punctuation, letter case, hyphens); a step in which two choices are
 alike is left out for these. What may mean several choices gives None.
 """
@@ -151,7 +151,7 @@ _AFTER = r"(?=[)\]}\"'”’»*_`$<.,;:!?]*(?:\s|\Z|<))"
 
 
 def find_mentioned(text: str, choices: Sequence[str]) -> int | None:
-    """Index of the one choice that stands in the text as whole words; longer ones win."""
+    """Index of the one choice that is in the text as whole words; longer ones win."""
     text = text[:MAX_ANSWER_LENGTH]
     tables = _index_keys(tuple(choices))
     # by letter case where two choices differ in nothing else
@@ -198,7 +198,7 @@ def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) ->
 
 
 def find_label(text: str, choices: Sequence[str]) -> int | None:
-    """Index of the label that the text is, or that alone stands in it."""
+    """Index of the label that the text is, or the only one in it."""
     if (index := _index_keys(tuple(choices))[0].get(text)) is not None:
         return index
     text = text[:MAX_ANSWER_LENGTH]
@@ -217,7 +217,7 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     """
     exact = _index_keys(tuple(choices))[0]
     for written in (text, text.strip()):
-        # "A-" is a choice, not a dash behind a letter
+        # "A-" is a choice, not a dash after a letter
         if written in exact and not re.fullmatch("[A-Za-z]", written):
             return exact[written]
     text = normalize_widths(_strip_tex(text[:MAX_ANSWER_LENGTH])).strip()

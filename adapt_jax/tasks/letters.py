@@ -203,7 +203,7 @@ def _is_letter_of_a_choice(found: re.Match[str], rest: str) -> bool:
 
 
 def find_lone_letter(text: str, count: int) -> int | None:
-    """The one capital letter that stands alone in the text and is not said to be wrong."""
+    """The one capital letter that is alone in the text and is not said to be wrong."""
     letters = set()
     for found in islice(_ALONE.finditer(text), MAX_MENTIONS):
         if _REFUTED.match(text[found.end() : found.end() + 40]):

@@ -72,7 +72,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     """A task from its YAML file, or from the mapping such a file holds.
 
     Relative paths are looked for in ``folder`` (by default the file's own), then in the working
-    directory. A question that also stands in a later split is dropped, with a warning.
+    directory. A question that is also in a later split is dropped, with a warning.
 
     Raises:
         UserError: naming the file and line or key, and what was expected there.
@@ -169,7 +169,7 @@ def _load_template(
     for key in wording:
         _check_name(key, Template.__dataclass_fields__, f"{where}: template")
     try:
-        # the stop string follows from the wording, so it is found anew
+        # the stop string follows from the wording, so it is found again
         base = CHAT if wording.get("chat") is True else Template()
         template = replace(base, **{"stop": (), **wording})
     except UserError as error:

@@ -28,7 +28,7 @@ _NEGATED = re.compile(
 
 
 def is_negated(text: str, position: int) -> bool:
-    """Whether a negation stands directly before what begins at the position.
+    """Whether a negation comes directly before what begins at the position.
 
     Such as not, isn't, nor, rather than, instead of, I don't think it's.
     """

@@ -43,7 +43,7 @@ _GROUPED = (
     rf"|[0-9]{{1,3}}(?:[{GROUPING_SPACE}'][0-9]{{3}})++(?![0-9])"
     r"|[0-9]++"
 )
-# A leading dot is a decimal point only where no word, digit or dot stands before it: Rs.5, ...5
+# A leading dot is a decimal point only where no word, digit or dot comes before it: Rs.5, ...5
 _ARGUMENT = r"(?:\[[0-9]\])?+(?:\{[^{}]{0,40}\}){0,2}+"  # of a LaTeX command
 _DECIMAL = rf"(?:(?>{_GROUPED})(?:\.[0-9]++)?+|(?<![\w.])\.[0-9]++)"
 _NUMBER = re.compile(
@@ -100,7 +100,7 @@ _NUMBER_WORD = re.compile(rf"\b(?:{NUMBER_WORD}|or|not)\b", re.IGNORECASE)
 _SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
 _POWER_OF_UNIT = re.compile(r"(?<=[0-9])([ ]?(?:[cdkm]?m|in|ft|yd))(?:\^?\{?[23]\}?)(?!\w)")
 
-# ---- what stands beside a number and makes another value of it
+# ---- what is beside a number and makes another value of it
 
 _UNIT = (
     r"[ ]?(?:h|hrs?|hours?|m|min|mins|minutes?|s|secs?|seconds?|days?|weeks?|months?|years?|ft|feet"
@@ -122,7 +122,7 @@ _BETWEEN = re.compile(
 )
 _LIST_SIGN = re.compile(r"[ ]?[,;][ ]?(?:(?:and|or)[ ])?")
 _LIST_END = re.compile(r"[ ]?(?:[,;.!?)\]}]|\Z|\n|(?:and|or)\b)")
-# behind "=" a result stands: = $240 in 20 days, = 15% of 300, = 2 $10 bills
+# after "=" comes a result: = $240 in 20 days, = 15% of 300, = 2 $10 bills
 _BESIDE_RESULT = re.compile(r"%?[ ](?:(?:of|in|per|from|by|over)[ ])?", re.IGNORECASE)
 _PERIOD = re.compile(r"[ ](?:second|minute|hour|day|week|month|year)", re.IGNORECASE)  # in 3 days
 _ALTERNATIVE = re.compile(r" or \Z", re.IGNORECASE)  # 0.5 or 1/2 is one value
@@ -147,7 +147,7 @@ MAX_BESIDE = 40  # characters beside a number that are looked at
 
 
 class Found(NamedTuple):
-    """A number in a text: where it stands, and its canonical form or None if it is ambiguous."""
+    """A number in a text: its place, and its canonical form or None if it is ambiguous."""
 
     start: int
     end: int
@@ -196,7 +196,7 @@ def read_last_number(text: str) -> str | None:
 def read_gold_number(text: str) -> str | None:
     """The one number that a gold answer is, in canonical form; None where anything is left over.
 
-    A currency, a percent sign or a unit may stand beside it, but no digit and no word of
+    A currency, a percent sign or a unit may be beside it, but no digit and no word of
     number. A gold in words is refused.
     """
     if len(text) > MAX_GOLD_LENGTH:

@@ -197,13 +197,13 @@ def _list_paths(content: Any, before: str = "") -> list[str]:
 
 
 def read_csv_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
-    """Values in columns under a header line, strictly by RFC 4180 but for the delimiter.
+    """Values in columns under a header line, strictly by RFC 4180 except for the delimiter.
 
     The delimiter is the option's, a tab for ``.tsv``, or the one of comma, tab, semicolon and bar
     that divides the first lines into the same number of columns.
 
     Raises:
-        UserError: naming the line: a quote that is not closed, text behind a closing quote, a
+        UserError: naming the line: a quote that is not closed, text after a closing quote, a
             column name that occurs twice, a line with another number of columns.
     """
     options = options or FileOptions()

@@ -43,7 +43,7 @@ class SourceRequest:
     """What a source is asked for.
 
     Attributes:
-        options: the keys of ``source`` in the task file but for its name.
+        options: the keys of ``source`` in the task file except for its name.
         folder: where relative paths are looked for first.
         seed: of the task.
         sizes: how many examples of each split the task wants; None where it does not say.

@@ -108,7 +108,7 @@ def check_ids(divided: Mapping[str, list[Example]], where: str) -> None:
     counts = Counter(example.id for split in divided.values() for example in split)
     for id, count in counts.most_common(1):
         if count > 1:
-            raise UserError(f"{where}: fields.id: the id {id!r:.80} stands {count} times")
+            raise UserError(f"{where}: fields.id: the id {id!r:.80} occurs {count} times")
 
 
 def drop_leaks(divided: dict[str, list[Example]]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Task:
         source: name of the source.
         scorer: name of the scorer, in ``evaluation.scorers.SCORERS``.
         relative_tolerance: how much a number may differ from the gold answer, as a share of it. 0
-            is exact (but for the rounding of floats); 1e-3 is what others use.
+            is exact (except for the rounding of floats); 1e-3 is what others use.
         warnings: what was left out or looks wrong, in words.
         summary: what was read.
     """

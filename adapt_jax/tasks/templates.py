@@ -183,9 +183,9 @@ class Template:
         return text, text
 
     def remove_closing(self, stated: str) -> str:
-        """What stands behind the marker, without the words that the template writes behind it.
+        """The text after the marker, without the words that the template puts after the answer.
 
-        So a label that ends with a full stop is told from one that does not.
+        So a label that ends with a full stop is distinguished from one that does not.
         """
         first, line_break, rest = stated.lstrip().partition("\n")
         for wording in (self.answer_with_reasoning, self.answer):
@@ -195,7 +195,7 @@ class Template:
         return stated
 
     def _markers(self) -> list[str]:
-        """The words in front of ``{answer}``, with reasoning and without."""
+        """The words before ``{answer}``, with reasoning and without."""
         before = (
             self.answer_with_reasoning.partition("{answer}")[0],
             self.answer.partition("{answer}")[0],

@@ -53,7 +53,7 @@ class Batches:
             shape: the batch shape, for endless sources; what does not fit in it is dropped. When
                 not given, it is chosen so that every batch of the run fits.
             row_multiple: R and M are multiples of this (the devices that share rows and targets).
-            num_microbatches: a step's rows are split into so many batches of the shape; None: as
+            num_microbatches: a step's rows are split into this many batches of the shape; None: as
                 many as have MIN_MICROBATCH_TOKENS or more (one, where the shape is given).
             packing: a name in PACKINGS. Packed, all batches have one shape; unpacked, the shape of
                 a batch is that of the bucket of its longest example.

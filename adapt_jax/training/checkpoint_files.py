@@ -21,7 +21,7 @@ class RetentionPolicy:
     """Which checkpoints stay (Orbax asks): the newest, and the best step that each of them names.
 
     Attributes:
-        num_newest: so many of the newest stay.
+        num_newest: how many of the newest stay.
         best_of: by step, the best step until then.
     """
 

@@ -52,9 +52,9 @@ class Checkpoints:
         """Opens ``folder / "checkpoints"``, made if it is not there.
 
         Args:
-            every: a checkpoint is due every so many steps; by default as often as it takes no more
+            every: a checkpoint is due every N steps; by default as often as it takes no more
                 than MAX_OVERHEAD of the time.
-            keep: so many of the newest stay, and the best ones that they name.
+            keep: how many of the newest stay, and the best ones that they name.
 
         Raises:
             UserError: when another process has the folder open.

@@ -291,7 +291,7 @@ def _sum_chunk(
     """Loss and gradients of a chunk of targets.
 
     Returns:
-        the two sums; the gradient of the first with respect to the hidden states, but for what
+        the two sums; the gradient of the first with respect to the hidden states, except for what
         goes through the targets' own logits; the one with respect to these logits; and
         ``param_grads`` with what is added to them.
     """

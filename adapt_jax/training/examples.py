@@ -68,7 +68,7 @@ def tokenize_examples(
 ) -> TokenizedExamples:
     """Examples as generation sees them: tokens of the prompt, of the question, then the target.
 
-    The target is the answer (behind its reasoning, if ``prompt.reasoning``) and one EOS. Examples
+    The target is the answer (after its reasoning, if ``prompt.reasoning``) and one EOS. Examples
     without an answer, and those longer than ``max_length``, are dropped and counted.
 
     Args:

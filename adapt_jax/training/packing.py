@@ -59,7 +59,7 @@ class Batch:
 
     ``target_index`` points into the R·T tokens in row-major order, at the token *before* each
     target, because its logits predict the target; ``target_weight`` is 0 for the padding of M. The
-    arrays of microbatches have one more axis in front.
+    arrays of microbatches have one more leading axis.
     """
 
     tokens: Int[Array, "R T"]
@@ -117,7 +117,7 @@ def pack_rows(
 
 
 def split_microbatches(rows: Sequence[PackedRow], num_microbatches: int) -> list[list[PackedRow]]:
-    """The rows in microbatches of equal size, but for the last, and of about as many targets.
+    """The rows in microbatches of equal size, except for the last, and of about as many targets.
 
     Rows are taken by their targets, most first; each goes to the microbatch that has the fewest
     targets so far and is not full.

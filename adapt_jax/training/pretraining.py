@@ -92,7 +92,7 @@ class PretrainingConfig(Strict):
 
 
 def make_tokenizer(documents: list[str], vocab_size: int, context_length: int) -> Any:
-    """A byte-level BPE tokenizer: any text can be encoded; digits and line ends stand apart."""
+    """A byte-level BPE tokenizer: any text can be encoded, digits and line ends one by one."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"\n"), "isolated"),
@@ -230,7 +230,7 @@ def _load_or_make(
         folder = find_decoder(config.decoder, base)
         return load_pretrained(folder, mesh=mesh, context_length=config.context_length)
     if config.context_length is not None:
-        raise UserError("context_length: a new decoder's stands in its shape, decoder")
+        raise UserError("context_length: a new decoder has its own, decoder.context_length")
     if texts is None:
         sample = [_generate_document(config, index) for index in range(config.tokenizer_documents)]
     else:

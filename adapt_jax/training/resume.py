@@ -28,8 +28,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """What must be the same for a run to continue from a checkpoint, as flat plain JSON.
 
-    Settings stand there as they are, so that a refusal can name them; examples and weights are
-    hashed. To be called before the first step, which consumes the weights.
+    Settings are written there as they are, so that a refusal can name them; examples and weights
+    are hashed. To be called before the first step, which consumes the weights.
     """
     settings = {
         **(run_metadata or {}),

@@ -40,7 +40,7 @@ def make_step(
 ) -> Callable[..., Any]:
     """The training step, compiled: gradients exist for the trainable state only.
 
-    A batch whose arrays have one more axis in front is taken one microbatch after the other. Their
+    A batch whose arrays have one more leading axis is taken one microbatch after the other. Their
     gradients add up to those of the whole batch, because each loss is divided by the targets of
     the whole step. The prefix is encoded before the first microbatch, and its accumulated
     cotangent is back-propagated once, after the last.
@@ -90,7 +90,7 @@ def make_step(
 
 
 def _step_members(step: Callable[..., Any]) -> Callable[..., Any]:
-    """The step of an ensemble, whose state has an axis of members in front.
+    """The step of an ensemble, whose state has a leading axis of members.
 
     Each member takes the step that it would take alone, on the same batch; the metrics are their
     mean.

@@ -81,7 +81,7 @@ class StepFlops:
         self.prefix_length, self.members = prefix_length, members
 
     def count(self, tokens: int, targets: int) -> float:
-        """Operations of a step on so many tokens of examples and targets among them."""
+        """Operations of a step with this number of tokens and, among them, of targets."""
         tokens += self.prefix_length
         (trained, trained_output), (inner, output) = self.trained, self.all
         every = 4 * (inner * tokens + output * targets)

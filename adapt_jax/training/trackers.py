@@ -45,7 +45,7 @@ def to_numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 @TRACKERS.register("tensorboard")
 class TensorBoard:
-    """Event files in ``folder / "tensorboard"``, written anew from the log when a run continues."""
+    """Event files in ``folder / "tensorboard"``, rewritten from the log when a run continues."""
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]):
         try:

@@ -52,8 +52,8 @@ def train(
 
     A run with a folder survives its process: killed at any moment and called again with the same
     arguments, it continues from its last checkpoint and ends, on as many devices, with bitwise
-    identical parameters and the same metrics.jsonl (but for times). Where it validates, ``model``
-    is left as it was at the best step, otherwise as it is after the last.
+    identical parameters and the same metrics.jsonl (except for times). Where it validates,
+    ``model`` is left as it was at the best step, otherwise as it is after the last.
 
     Args:
         trainable: an nnx filter, for example ``nnx.Param`` or ``nnx.PathContains("soft_prompt")``.

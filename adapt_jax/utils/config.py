@@ -1,7 +1,7 @@
 """Typed run configuration: a YAML file, with overrides from the command line.
 
 An override names a key by its path, ``--task.seed 7``, and its value is read as YAML. Whatever is
-wrong is told in one line that names the file, the key and the nearest valid key.
+wrong is reported in one line that names the file, the key and the nearest valid key.
 """
 
 import copy

@@ -59,7 +59,7 @@ class Display:
             render: makes the table as it is now.
 
         Yields:
-            a function that draws the table anew.
+            a function that draws the table again.
         """
         if not (self.shown and self.console.is_terminal):
             yield lambda: None

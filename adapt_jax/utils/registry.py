@@ -98,7 +98,7 @@ def load_plugin(name: str) -> None:
             _import_file(Path(name))
         else:
             importlib.import_module(name)
-    except Exception as problem:  # whatever a plugin does wrong is told by its name
+    except Exception as problem:  # whatever a plugin does wrong, the message names it
         reason = f"{type(problem).__name__}: {problem}"
         raise UserError(f"--plugin {name}: cannot be imported ({reason})") from problem
 

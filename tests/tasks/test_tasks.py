@@ -232,7 +232,7 @@ def test_a_wrong_task_is_refused_in_one_line(
 
 def test_an_empty_field_and_an_id_that_stands_twice_are_named(make_task: MakeTask) -> None:
     twice = [{"question": f"{n}?", "answer": n, "id": "x"} for n in range(2)]
-    with pytest.raises(UserError, match="the id 'x' stands 2 times"):
+    with pytest.raises(UserError, match="the id 'x' occurs 2 times"):
         load_task(make_task(twice, splits={"test": 1}, fields={"id": "id"}))
     empty = [{"question": " ", "answer": 1}]
     with pytest.raises(UserError, match=r"line 1: field 'question' is empty"):

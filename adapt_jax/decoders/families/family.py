@@ -14,7 +14,7 @@ __all__ = ["BARE_PREFIXES", "REQUIRED", "Family", "TensorRow"]
 
 TensorRow = tuple[Any, ...]
 REQUIRED = object()  # the default of a field of config.json that has none
-# Checkpoints of the base model (without its output matrix) have no "model." in front of names.
+# Checkpoints of the base model (without its output matrix) have names without "model.".
 BARE_PREFIXES = tuple((part, f"model.{part}") for part in ("embed_tokens.", "layers.", "norm."))
 
 

@@ -70,6 +70,6 @@ FAMILY = Family(
     supported_values={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
     layer_rules=LayerRules(rope=None),
     ignored_tensors=("*.attn.bias", "*.attn.masked_bias"),
-    # The names in the first releases have no "transformer." in front.
+    # The names in the first releases lack "transformer.".
     prefix_aliases=tuple((part, f"transformer.{part}") for part in ("wte.", "wpe.", "ln_f.", "h.")),
 )

@@ -1,4 +1,4 @@
-"""The ladder as a table of at most 80 columns; everything else stands in comparison.json."""
+"""The ladder as a table of at most 80 columns; everything else is in comparison.json."""
 
 from collections.abc import Callable
 
