@@ -1,1 +1,1 @@
-"""What adapting a decoder yields: asked, saved, exported."""
+"""Adaptation: the result of adapting a decoder, which is asked, saved and exported."""

@@ -71,7 +71,7 @@ class Adaptation:
         )
 
     def session(self, *, seed: int = 0, max_concurrent_sequences: int | None = None) -> Session:
-        """What answers one question after the other, with the prompt prefix encoded once.
+        """A session: it encodes the prompt prefix once and answers one question after the other.
 
             session = adaptation.session()
             for question in questions:

@@ -19,7 +19,7 @@ MARK = "adaptjaxquestion"  # stands for the question while the text around it is
 
 
 def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ()) -> str:
-    """What to load, how to ask, and what the code leaves out."""
+    """The README of an exported folder: the base model, how to ask, and the limits of the code."""
     prompt, soft_prompt = adaptation.prompt, adaptation.soft_prompt
     about = [
         f"# {adaptation.method}",

@@ -89,7 +89,7 @@ class SavedAdaptation(Strict):
 
 
 class AdaptationLike(Protocol):
-    """What of an adaptation is saved."""
+    """The fields of an adaptation that are saved."""
 
     method: str
     prompt: Prompt
@@ -101,7 +101,7 @@ class AdaptationLike(Protocol):
 
 
 class AdaptationFields(TypedDict):
-    """What a saved folder holds: the fields of an Adaptation."""
+    """The content of a saved folder: the fields of an Adaptation."""
 
     method: str
     prompt: Prompt

@@ -131,7 +131,7 @@ def _generate_replays(
     prompt: Prompt,
     questions: Sequence[tuple[str, tuple[str, ...]]],
 ) -> list[Replay]:
-    """What adapt_jax generates for each question, except for those that are too long."""
+    """The generations of adapt_jax for all questions that are not too long."""
     session, replays = Session(model, prompt, adaptation.soft_prompt), []
     for question, choices in questions:
         try:

@@ -131,7 +131,7 @@ def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
 
 
 def _describe(found: "Inspection") -> list[str]:
-    """What the checkpoint is, and what each method would train."""
+    """Lines about the checkpoint, and the number of parameters that each method would train."""
     from adapt_jax.pretrained.loading import join_names
 
     checkpoint, config = found.checkpoint, found.checkpoint.config

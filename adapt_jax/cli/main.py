@@ -144,7 +144,7 @@ def _load_plugins(plugins: Sequence[str], tokens: Sequence[str]) -> None:
 
 
 def _describe_usage_error(mistake: CycloptsError, arguments: Sequence[str]) -> str:
-    """What is wrong with the arguments, and where the right ones are listed."""
+    """The mistake in the arguments, and where the right ones are listed."""
     command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     help_command = " ".join(filter(None, ("adapt-jax", command, "--help")))
     return f"{' '.join(str(mistake).split())} (see {help_command})"

@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What was compared, in one line."""
+        """Task, decoder and seed in one line."""
         asked = f"{self.measured_rungs[0].n} test questions, " if self.measured_rungs else ""
         result = self.result
         return f"{result.task}, {asked}decoder {result.decoder}, seed {result.seed}"
@@ -226,7 +226,7 @@ def _run_rungs(
 
 
 def _start_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
-    """What is known before any rung has run."""
+    """The result before any rung has run."""
     task = inputs.task
     return ComparisonResult(
         task=task.name,

@@ -1,4 +1,4 @@
-"""What compare and tune share: the task, the decoder, the methods and the output folder."""
+"""Set-up that compare and tune share: task, decoder, methods and output folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ __all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs",
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What every rung of a run starts from; ``mesh`` is None on a single device."""
+    """The inputs of every rung of a run; ``mesh`` is None on a single device."""
 
     task: Task
     model: PretrainedDecoder

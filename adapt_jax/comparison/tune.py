@@ -77,7 +77,7 @@ def _read_method(settings: TuneConfig, where: str) -> tuple[str, Method]:
 
 
 def _run_metadata(settings: TuneConfig) -> dict[str, Any]:
-    """What a checkpoint must agree with: all that shapes the run, but not where it runs.
+    """All that a checkpoint must agree with: what shapes the run, but not where it runs.
 
     The trainer itself compares what ``training`` holds.
     """

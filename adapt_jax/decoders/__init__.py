@@ -1,1 +1,1 @@
-"""What is adapted: one decoder, its families, its prefix, its place on the mesh."""
+"""The model: one decoder, its families, its prefix, its place on the mesh."""

@@ -14,7 +14,7 @@ QK_NORMS = (None, "head", "projection")
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What the layers of one decoder differ in.
+    """The fields in which the layers of one decoder may differ.
 
     Attributes:
         rope: rotary positions of queries and keys; None for a layer without positions.

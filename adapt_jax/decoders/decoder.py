@@ -109,7 +109,7 @@ class Decoder(nnx.Module):
         """
         config = self.config
         x, per_layer = self._prepare_input(embeddings, positions)
-        # what is the same in all layers
+        # inputs that are the same in all layers
         layers = {config.layer_config(index) for index in range(config.num_layers)}
         alone = prefix is None and cache is None
         shared_inputs = AttentionInputs(

@@ -1,4 +1,4 @@
-"""What transformer layers are made of: linear projections, norms, the feed-forward layer.
+"""The parts of transformer layers: linear projections, norms, the feed-forward layer.
 
 Axes: B rows, T tokens, D embedding, F feed-forward, I inputs and O outputs of a projection.
 """

@@ -23,7 +23,7 @@ __all__ = ["Attention", "AttentionInputs", "TransformerLayer"]
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What the attention of a layer reads besides the hidden states.
+    """The inputs of attention besides the hidden states.
 
     Attributes:
         cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
@@ -185,7 +185,7 @@ class TransformerLayer(nnx.Module):
         if self.dense_with_moe is not None:
             update = self.dense_with_moe(update, x)
         x = self._add(after_attention, update, self.ffn_post_norm)
-        # what some families do at the end of a layer
+        # the end of a layer in some families
         if self.per_layer_gate is not None and per_layer_embedding is not None:
             x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
         return x if self.scale is None else x * self.scale[...].astype(x.dtype), kv

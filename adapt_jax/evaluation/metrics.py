@@ -1,4 +1,4 @@
-"""What is measured on scored predictions. A new metric is one function.
+"""Metrics of scored predictions. A new metric is one function.
 
     from adapt_jax.evaluation.metrics import METRICS
 

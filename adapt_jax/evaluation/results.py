@@ -49,7 +49,7 @@ class Result(Strict):
 
 
 class EvaluationResult(Result):
-    """What is measured on the questions of one split."""
+    """All measurements on the questions of one split."""
 
     accuracy: Share = Field(description="share of the questions answered right")
     ci95: tuple[Share, Share] = Field(description="Wilson's 95 % interval of the accuracy")
@@ -183,7 +183,7 @@ RungResult = Annotated[DoneRung | SkippedRung, Field(discriminator="status")]
 
 
 class Baseline(Result):
-    """What a program reaches that reads no question: it always says the commonest label."""
+    """The accuracy of always giving the commonest label, without reading the question."""
 
     label: str
     accuracy: Share

@@ -61,7 +61,7 @@ _SENTENCES = {  # by the metric that it speaks of
 
 
 def _find_unread_texts(rows: Sequence[ScoredPrediction]) -> list[str]:
-    """What the candidates wrote whose answer cannot be read."""
+    """The texts of the candidates whose answer cannot be read."""
     return [
         candidate.text
         for row in rows

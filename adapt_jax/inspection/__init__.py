@@ -1,1 +1,1 @@
-"""What a checkpoint is, and what adapting it needs, before anything is loaded."""
+"""Facts about a checkpoint and the memory that adapting it needs, before it is loaded."""

@@ -82,7 +82,7 @@ def check_fit(
 
 
 def _suggest(measurement: Measurement, usable: int, dtype: str, work: Workload) -> list[str]:
-    """What would make it fit, by arithmetic on the parts: nothing is compiled for it."""
+    """Changes that would make it fit, by arithmetic on the parts: nothing is compiled for it."""
     suggestions = []
     moments = measurement.moments(dtype)
     size, option = work.batch, "batch"

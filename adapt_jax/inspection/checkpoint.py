@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its ``config.json`` and its files' headers: no tensor is read."""
+"""Facts about a checkpoint from its ``config.json`` and its files' headers; no tensor is read."""
 
 import re
 from collections import Counter
@@ -32,7 +32,7 @@ __all__ = ["Checkpoint", "count_parameters", "read_checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a Hugging Face folder says of itself.
+    """The description of a Hugging Face folder.
 
     Attributes:
         parameters: their number by kind: embedding, attention, ffn, norm, output, other.

@@ -32,7 +32,7 @@ OnProgram = Callable[[int, int, str], None]
 
 @dataclass
 class Inspection:
-    """What is known of a checkpoint before anything is loaded.
+    """The facts about a checkpoint that are known before anything is loaded.
 
     Attributes:
         methods: those whose steps are compiled, by name.
@@ -134,7 +134,7 @@ class Inspection:
 
     @property
     def platform(self) -> str:
-        """What was compiled for."""
+        """The platform that the programs were compiled for."""
         return "tpu" if self.topology else jax.default_backend()
 
 

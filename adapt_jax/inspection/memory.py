@@ -25,7 +25,7 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Memory:
-    """What a device holds at the fullest moment.
+    """The memory of a device at the fullest moment.
 
     Attributes:
         moment: the program that runs then.
@@ -70,11 +70,11 @@ class Measurement:
         return max(self.moments(dtype), key=lambda moment: moment.total)
 
     def moments(self, dtype: Any = None) -> list[Memory]:
-        """What is held while each of the programs runs; ``dtype`` as in ``memory``."""
+        """The memory while each of the programs runs; ``dtype`` as in ``memory``."""
         return [self._measure_moment(index, dtype) for index in range(len(self.programs))]
 
     def _measure_moment(self, index: int, dtype: Any) -> Memory:
-        """What is held while one program runs."""
+        """The memory while one program runs."""
         program = self.programs[index]
         parts: dict[str, int] = {}
         for name, tree in (program.arguments | program.co_resident).items():

@@ -1,4 +1,4 @@
-"""What a process on a CPU holds beside arrays: tokenizer, compiled code, the rest of compiling."""
+"""Memory of a process on a CPU beside arrays: tokenizer, compiled code, rest of compiling."""
 
 import gc
 from pathlib import Path
@@ -21,7 +21,7 @@ def _read_resident_bytes() -> int:
 
 
 def estimate_process_bytes(layers: int, tokenizer: int, *, adds_modules: bool) -> int:
-    """What a command that trains or decodes takes beside its arrays, and beside its imports.
+    """Memory of a command that trains or decodes, beside its arrays and its imports.
 
     Args:
         tokenizer: bytes of it.

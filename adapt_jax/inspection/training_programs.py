@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AbstractTuning:
-    """What a tuning method trains of a decoder, as abstract arrays.
+    """The parameters that a tuning method trains, as abstract arrays.
 
     Attributes:
         graph: of the TunedDecoder.
@@ -136,7 +136,7 @@ def _make_training_step(
     opt_state = shard_like_params(initial.opt_state, trainable, mesh)
     state = TrainState(trainable, opt_state)
 
-    # what lies beside the step: the decoder as it was loaded, the best step, a checkpoint's copy
+    # arrays beside the step: the decoder as it was loaded, the best step, a checkpoint's copy
     co_resident: dict[str, Tree] = {}
     if traced.replaced:
         co_resident["original"] = cast(shard_params(traced.replaced, mesh), dtype)

@@ -1,4 +1,4 @@
-"""What is inspected: the size of the work, and the compiled steps that do it."""
+"""The work that is inspected: its size, and the compiled steps that do it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -57,7 +57,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the caller of ``Method.adapt`` decides, the same for every method.
+    """Options that the caller of ``Method.adapt`` chooses, the same for every method.
 
     Attributes:
         seed: of demonstrations, initialisation and the order of the examples.
@@ -164,7 +164,7 @@ class PromptingMethod(Method):
 
 @dataclass(frozen=True)
 class InitContext:
-    """What a tuning method may start from.
+    """All that a tuning method may start from.
 
     Attributes:
         model: the decoder as it was loaded.
@@ -252,7 +252,7 @@ class TuningMethod(Method):
     # What it is trained on
 
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
-        """What is prepended to the question, in training and afterwards: the task's instruction.
+        """The prompt, in training and afterwards: the task's instruction is prepended.
 
         Raises:
             MethodNotApplicable: the task has no training examples.
@@ -272,7 +272,7 @@ class TuningMethod(Method):
     def training_examples(
         self, model: PretrainedDecoder, prompt: Prompt, task: Task, seed: int, max_length: int
     ) -> TokenizedExamples:
-        """What is trained on: the task's training split.
+        """The examples that are trained on: the task's training split.
 
         Args:
             max_length: tokens of an example, the prompt prefix included.

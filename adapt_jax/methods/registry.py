@@ -75,7 +75,7 @@ class MethodRegistry(Registry["type[Method]"]):
         return super().find(name, where)
 
     def describe_unknown(self, name: str) -> str:
-        """What to say of a name that is not in here."""
+        """The message for a name that is not registered."""
         return f"unknown method {name!r}{nearest(name, self)}; the rungs are {', '.join(self)}"
 
     def __getitem__(self, name: str) -> "type[Method]":

@@ -1,4 +1,4 @@
-"""What a soft prompt starts from (2104.08691, section 3.2).
+"""Initial values of a soft prompt (2104.08691, section 3.2).
 
 vocabulary          the tokens of the task's own training texts, the most frequent ones first (stop
                     words included: among subwords it is not clear what they would be)
@@ -48,7 +48,7 @@ NUM_COMMON_TOKENS = 5000  # that "sampled_vocabulary" draws from
 
 @dataclass(frozen=True)
 class SoftPromptInit:
-    """What one soft prompt can be initialised from.
+    """All that one soft prompt can be initialised from.
 
     Attributes:
         labels: the answers of the training examples.

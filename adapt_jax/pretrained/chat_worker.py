@@ -73,7 +73,7 @@ class TemplateNamespace(jinja2.utils.Namespace):
 
 
 def raise_exception(message: str) -> None:
-    """What templates call to refuse a conversation."""
+    """The function that templates call to refuse a conversation."""
     raise jinja2.TemplateError(message)
 
 

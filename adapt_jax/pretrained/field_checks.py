@@ -13,14 +13,14 @@ MAX_ENTRIES = 10_000  # of a list
 
 @dataclass(frozen=True)
 class Check:
-    """What a field may be: ``expected`` in words, and the test of it. ``nullable``: or null."""
+    """The values a field may have: ``expected`` in words, and a test. ``nullable``: or null."""
 
     expected: str
     test: Callable[[Any], bool]
     nullable: bool = False
 
     def find_problem(self, name: str, value: Any) -> str:
-        """What is wrong with the field, or an empty string."""
+        """The problem of the field, or an empty string."""
         if value is None and self.nullable:
             return ""
         if value is not None and self.test(value):
@@ -31,7 +31,7 @@ class Check:
 
 
 def find_problems(content: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
-    """What is wrong with the fields that are there, one text each."""
+    """The problems of the fields that are there, one text each."""
     problems = (
         check.find_problem(name, content[name]) for name, check in checks.items() if name in content
     )

@@ -206,7 +206,7 @@ def _to_config(family: Family, hf: Mapping[str, Any], context_length: int | None
 
 
 def _read_token_ids(generation: Path, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``generation_config.json`` says of BOS, EOS and padding; EOS also as ``hf`` has it."""
+    """BOS, EOS and padding of ``generation_config.json``; EOS also as ``hf`` has it."""
     said = read_json(generation)
     ids: dict[str, Any] = {}
     for name, check in (
@@ -268,7 +268,7 @@ def _find_size_problems(family: Family, hf: Mapping[str, Any]) -> list[str]:
         check = FIELD_CHECKS.get(key)
         if check is None or name not in values:
             continue
-        # what a family computes where the file is silent also stands for null
+        # the value that a family computes for an absent field is also that of null
         check = replace(check, nullable=check.nullable or callable(default) or default is None)
         if problem := check.find_problem(name, values[name]):
             problems.append(problem)

@@ -224,7 +224,7 @@ def abstract_rngs() -> Any:
 
 
 def _note_problem(call: Callable[[], T], problems: list[str]) -> T | None:
-    """What the call returns; a UserError is noted among the problems instead of raised."""
+    """The result of the call; a UserError is noted among the problems instead of raised."""
     try:
         return call()
     except UserError as mistake:

@@ -46,7 +46,7 @@ KERNELS = ("kernel", "router")  # the parameters that have factors, by their nam
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a PEFT folder holds: a soft prompt, or LoRA weights.
+    """The content of a PEFT folder: a soft prompt, or LoRA weights.
 
     ``replaced`` are whole parameters that were trained beside the factors (modules_to_save, bias).
     """
@@ -93,7 +93,7 @@ def read_base_decoder(folder: str | Path) -> Path:
 
 
 def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
-    """What a PEFT folder adds to this decoder.
+    """The part that a PEFT folder adds to this decoder.
 
     Raises:
         UserError: naming whatever is damaged, does not fit the decoder, or cannot be represented.

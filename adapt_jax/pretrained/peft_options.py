@@ -122,7 +122,7 @@ def find_option_problems(config: Mapping[str, Any]) -> list[str]:
 
 
 class LoRAOptions:
-    """What adapter_config.json says of single modules, as PEFT reads it.
+    """The options of single modules in adapter_config.json, as PEFT reads them.
 
     ``file`` is named in messages.
     """

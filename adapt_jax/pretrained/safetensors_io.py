@@ -163,7 +163,7 @@ def _parse_header(content: bytes) -> dict[str, Any]:
 
 
 def _check_metadata(entry: Any) -> list[str]:
-    """What is wrong with the entry ``__metadata__``."""
+    """The problems of the entry ``__metadata__``."""
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         return ["__metadata__: expected texts"]
     writer = entry.get("format", "pt")
@@ -194,7 +194,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _find_gaps(places: list[tuple[int, int, str]], data: int) -> Iterator[str]:
-    """What keeps the tensors from following one another, first byte to last."""
+    """Gaps and overlaps of the tensors, which must follow one another from first byte to last."""
     at = 0
     for begin, end, name in places:
         if begin != at:

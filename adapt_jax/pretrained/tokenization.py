@@ -109,7 +109,7 @@ def count_common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def find_leading_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """What this tokenizer itself puts before a text: BOS, for most; nothing, for some."""
+    """The tokens that this tokenizer itself puts before a text: BOS, for most; none, for some."""
     return list(_find_leading_tokens(tokenizer, len(tokenizer)))
 
 
@@ -123,7 +123,7 @@ def _find_leading_tokens(tokenizer: "PreTrainedTokenizerBase", size: int) -> tup
 
 
 def call_tokenizer(name: str, call: Callable[[], T]) -> T:
-    """What ``call`` returns, which uses the tokenizer of the decoder of this name.
+    """The result of ``call``, which uses the tokenizer of the decoder of this name.
 
     Raises:
         UserError: for whatever the tokenizer raises. A damaged ``tokenizer.json`` makes its Rust

@@ -114,7 +114,7 @@ def _rank_subsets(
 def _list_keys(
     group: AnswerGroup, places: Sequence[int], rule: str, rng: np.random.Generator
 ) -> Iterator[Float[np.ndarray, "4 S"]]:
-    """What ``vote`` compares, for subsets of 1, 2, ... of an answer's candidates.
+    """The values that ``vote`` compares, for subsets of 1, 2, ... of an answer's candidates.
 
     These are the count, the number of candidates, their log-probability, and minus the place of the
     first one. ``places`` are those of the group's candidates among all candidates.

@@ -1,4 +1,4 @@
-"""What an adaptation answers to one question."""
+"""Prediction: the answer of an adaptation to one question."""
 
 from dataclasses import dataclass
 from typing import Any

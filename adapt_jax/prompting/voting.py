@@ -44,7 +44,7 @@ AUTO_RULES = ("distinct", "majority", "weighted")  # what choose_vote_rule choos
 
 @dataclass(frozen=True)
 class Vote:
-    """What the candidates of one question decided.
+    """The result of a vote among the candidates of one question.
 
     Attributes:
         answer: the winner; None if every candidate abstained.

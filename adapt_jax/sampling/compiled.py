@@ -45,7 +45,7 @@ Cache = list[KVPair]  # keys and values [B, K, S, H] of each layer, without thos
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SlotState:
-    """What the device knows of each of B slots, beside its cache.
+    """The state of each of B slots on the device, besides its cache.
 
     The keys and values of ``token`` are not in the cache yet; they go to column ``length``.
 

@@ -43,7 +43,7 @@ from adapt_jax.utils.errors import UserError
 
 __all__ = ["Engine"]
 
-MAX_SEED = 2**32 - 1  # what a key of 32 bits tells apart
+MAX_SEED = 2**32 - 1  # a key of 32 bits distinguishes no more
 
 
 class Engine:

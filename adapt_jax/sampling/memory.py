@@ -29,7 +29,7 @@ def free_bytes() -> int:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        # what the system can free counts too, such as its file cache
+        # memory that the system can free counts too, such as its file cache
         lines = meminfo.read_text().splitlines()
         found = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
         free = max([free, *found])

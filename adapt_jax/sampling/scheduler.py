@@ -29,7 +29,7 @@ class QuestionBatch:
 
 @dataclass(frozen=True)
 class SlotUpdate:
-    """What goes into which slots; the arguments of ``compiled.insert_into_slots``."""
+    """Candidates for free slots; the arguments of ``compiled.insert_into_slots``."""
 
     where: Int[np.ndarray, " B"]
     encoded: Cache

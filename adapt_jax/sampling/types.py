@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it returns: configuration, requests, candidates."""
+"""Inputs and outputs of the engine: configuration, requests, candidates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

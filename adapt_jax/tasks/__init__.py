@@ -1,1 +1,1 @@
-"""What a decoder is adapted to. Nothing here knows a model."""
+"""Tasks: the data that a decoder is adapted to. Nothing here knows a model."""

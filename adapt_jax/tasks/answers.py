@@ -320,7 +320,7 @@ def _match_math(one: str, other: str, relative_tolerance: float) -> bool:
 
 
 def _find_math_version() -> str:
-    """What decides on readings: our own version and that of the library, if it is installed."""
+    """The versions that readings depend on: our own, and that of the library if installed."""
     try:
         return f"{PARSER_VERSION}, math-verify {metadata.version('math-verify')}"
     except metadata.PackageNotFoundError:

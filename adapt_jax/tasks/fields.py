@@ -278,7 +278,7 @@ class ExampleReader:
         )
 
     def _cut(self, key: str, text: str, where: str) -> str:
-        """What the group of a pattern matches."""
+        """The text that the group of a pattern matches."""
         if key not in self.patterns:
             return text
         pattern = self.patterns[key]

@@ -67,7 +67,7 @@ _NUMBER = re.compile(
     r")"
     rf"(?:(?P<magnitudes>(?:[- ]?(?i:{'|'.join(_MAGNITUDES)})s?+\b){{1,3}}+)"
     r"|(?P<kilo>[kK])(?!\w))?+"
-    # what follows makes another value of it
+    # the words after it make another value of it
     rf"(?P<more>{_S}(?:\^{_ARGUMENT}|(?:\\sqrt|√|\\pi\b|π|\\[dt]?frac){_ARGUMENT}"
     r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9]++)"
     r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++"  # 1 234 567, or three numbers

@@ -40,7 +40,7 @@ Sizes = Mapping[str, int | float | None]
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a source is asked for.
+    """The request that a source answers.
 
     Attributes:
         options: the keys of ``source`` in the task file except for its name.

@@ -1,4 +1,4 @@
-"""What was read of a task's data, in numbers: the first thing to check before a comparison."""
+"""A summary of a task's data in numbers: the first thing to check before a comparison."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class SplitSummary(BaseModel):
 
 
 class DataSummary(BaseModel):
-    """What a task's source held and what became of it."""
+    """How many rows a task's source held, and how they were used."""
 
     model_config = ConfigDict(frozen=True)
 

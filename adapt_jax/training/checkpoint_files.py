@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and how Orbax reads and writes it."""
+"""The content of a checkpoint, and how Orbax reads and writes it."""
 
 import zlib
 from collections.abc import Callable, Mapping

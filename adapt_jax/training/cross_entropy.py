@@ -29,7 +29,7 @@ STRIDE = 64  # a chunk of targets is a multiple of this, so that devices can sha
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised beside the cross-entropy; nothing, by default.
+    """Terms that are minimised together with the cross-entropy; none, by default.
 
     ``label_smoothing`` e takes the target distribution to be 1 - e on the target and e spread over
     the whole vocabulary (1512.00567, section 7); ``z_loss`` adds that much times the square of the

@@ -146,7 +146,7 @@ def cast_params(module: nnx.Module, selected: Any, dtypes: Sequence[Any] | Any) 
 
 
 def summarize(examples: TokenizedExamples, result: TrainingResult) -> dict[str, Any]:
-    """What every training reports, as plain JSON; ``best`` only where it validated."""
+    """The report of a training, as plain JSON; ``best`` only where it validated."""
     return {
         "examples": len(examples.examples),
         "dropped_too_long": examples.too_long,

@@ -26,7 +26,7 @@ RUN_VERSION = 1  # raised when ``describe_run`` changes; checkpoints of others a
 def describe_run(
     run: TrainingRun, data: TrainingData, seed: int, run_metadata: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What must be the same for a run to continue from a checkpoint, as flat plain JSON.
+    """All that must be the same for a run to continue from a checkpoint, as flat plain JSON.
 
     Settings are written there as they are, so that a refusal can name them; examples and weights
     are hashed. To be called before the first step, which consumes the weights.

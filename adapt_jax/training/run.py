@@ -25,7 +25,7 @@ __all__ = ["TrainingData", "TrainingRun", "set_up_run"]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run is trained and validated on.
+    """The data that a run is trained and validated on.
 
     Attributes:
         prompt_prefix: token ids that are prepended, as shared prefix, to every example.
@@ -43,7 +43,7 @@ class TrainingData:
 
 @dataclass
 class TrainingRun:
-    """What the steps of a run need, and how far it has come.
+    """All that the steps of a run need, and how many are done.
 
     Attributes:
         step: (state, frozen, batch, prompt_prefix) -> the next state and the metrics.
@@ -103,7 +103,7 @@ class TrainingRun:
 
     @property
     def final_weights(self) -> Any:
-        """What the run yields: the best step's trainable state, or the last one's."""
+        """The result of the run: the best step's trainable state, or the last one's."""
         return self.state.trainable if self.best_weights is None else self.best_weights
 
 

@@ -25,7 +25,7 @@ DEFAULT = TrainingConfig()
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """What changes from step to step; frozen weights are not in it."""
+    """All that changes from step to step; frozen weights are not in it."""
 
     trainable: Any
     opt_state: Any
@@ -105,7 +105,7 @@ def _step_members(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sum_over_microbatches(differentiate: Callable[[Batch], Any], batch: Batch) -> Any:
-    """What the function gives for each microbatch, summed in float32; a batch may be just one."""
+    """The sum, in float32, of the function over all microbatches; a batch may be a single one."""
     if batch.tokens.ndim == 2:
         return differentiate(batch)
 

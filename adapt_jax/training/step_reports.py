@@ -1,4 +1,4 @@
-"""What a run reports of each step: a row of the log, a note for the display, and what went wrong.
+"""The report of each step of a run: a row of the log, a note for the display, and problems.
 
 The metrics of a step are fetched only after the next one has begun, so that the device works while
 the host packs and writes.

@@ -26,7 +26,7 @@ __all__ = ["OnStep", "TrainingData", "TrainingResult", "train"]
 
 @dataclass
 class TrainingResult:
-    """What a run did: loss in nats per target token of every step, its best step, its cost."""
+    """The outcome of a run: the loss of every step (nats per target token), best step, cost."""
 
     losses: list[float] = field(default_factory=list)
     trainable_parameters: int = 0

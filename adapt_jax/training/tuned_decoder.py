@@ -15,7 +15,7 @@ __all__ = ["TunedDecoder"]
 
 
 class TunedDecoder(nnx.Module):
-    """What a training step sees: a decoder, and perhaps a soft prompt before every row."""
+    """The model of a training step: a decoder, and perhaps a soft prompt before every row."""
 
     def __init__(self, decoder: Decoder, soft_prompt: SoftPrompt | None = None):
         self.decoder = decoder

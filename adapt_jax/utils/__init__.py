@@ -1,1 +1,1 @@
-"""What every room uses: configuration, errors, files, hashing."""
+"""Configuration, errors, files, hashing: used by every room."""

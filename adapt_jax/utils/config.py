@@ -76,7 +76,7 @@ class MeshConfig(Strict):
 
 
 class RunConfig(Strict):
-    """What every run needs: a decoder, a task, a seed, a place for the results."""
+    """The keys of every run: a decoder, a task, a seed, a place for the results."""
 
     decoder: str = Field("embedded", description="a Hugging Face folder, or `embedded`")
     task: str | dict[str, Any] = Field(description="a task file, or its contents")

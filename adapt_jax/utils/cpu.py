@@ -1,4 +1,4 @@
-"""What is done on a CPU alone: every such trick is here, with the measurement that asks for it."""
+"""Tricks for CPUs: all of them are here, each with the measurement that asks for it."""
 
 import ctypes
 import functools

@@ -131,7 +131,7 @@ def _hash_content(path: Path) -> str:
 
 
 def extension_version(extension: Any) -> Any:
-    """What changes when a registered parser, vote, scorer or method is written again.
+    """The version of a registered parser, vote, scorer or method; it changes with its code.
 
     Its ``version``, 1 where it names none; whoever changes what an extension returns sets another
     one: ``my_parser.version = 2``. Of an extension that is defined outside this package also a hash

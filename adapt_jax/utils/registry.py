@@ -62,7 +62,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._entries[name]
 
     def describe_unknown(self, name: str) -> str:
-        """What to say of a name that is not in here."""
+        """The message for a name that is not registered."""
         known = ", ".join(self._entries)
         return f"unknown {self.kind} {name!r}{nearest(name, self._entries)}; known: {known}"
 

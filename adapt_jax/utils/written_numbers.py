@@ -41,7 +41,7 @@ class WrittenFloat(_Written, float):
 
 
 class Refusal(Exception):
-    """What is wrong with a scalar or an object, before its line is known."""
+    """A mistake in a scalar or an object, before its line is known."""
 
     def __init__(self, reason: str, literal: str = "") -> None:
         super().__init__(reason)

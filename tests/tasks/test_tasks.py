@@ -260,7 +260,7 @@ def test_every_task_file_of_the_project_is_valid() -> None:
 
 def test_the_embedded_task_loads_from_its_file() -> None:
     task = load_task(CONFIGS / "arithmetic.yaml")
-    assert [len(getattr(task, split)) for split in SPLITS] == [6000, 200, 1000]
+    assert [len(getattr(task, split)) for split in SPLITS] == [6000, 200, 600]
     assert task.has_reasoning
     assert task.source == "arithmetic"
     assert all(task.grade(example.answer, example) for example in task.test)

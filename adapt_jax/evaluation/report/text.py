@@ -96,12 +96,12 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
 
 
 def _describe_baseline(baseline: Baseline) -> str:
-    """What always saying the commonest label gives."""
+    """The accuracy of always giving the commonest label, in words."""
     return f"always {quote_text(baseline.label, 40)}: {_format_percent(baseline.accuracy)}"
 
 
 def _describe_votes(rung: DoneRung) -> str:
-    """What plain majority gives, and what early stopping saved."""
+    """The accuracy of plain majority, and the share that early stopping saved, in words."""
     assert rung.accuracy_majority is not None
     line = f"{rung.method}: {_format_percent(rung.accuracy_majority)} by plain majority"
     if rung.repeat_share is not None and rung.abstained_candidates is not None:

@@ -27,11 +27,11 @@ class Step:
     left: int
     operation: str
     right: int
-    event: str  # what the text said, for the narrating voices: "bought", "gave away", ...
+    event: str  # the verb of the text, for the narrating voices: "bought", "gave away", ...
 
     @property
     def result(self) -> int:
-        """What the operation yields."""
+        """The result of the operation."""
         if self.operation == "+":
             return self.left + self.right
         if self.operation == "-":
