@@ -11,6 +11,7 @@ from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["build_readme", "build_recipe"]
@@ -22,9 +23,9 @@ def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ())
     """The README of an exported folder: the base model, how to ask, and the limits of the code."""
     prompt, soft_prompt = adaptation.prompt, adaptation.soft_prompt
     about = [
-        f"# {adaptation.method}",
+        f"# {_quote(adaptation.method)}",
         "",
-        f"An adaptation of `{adaptation.model.path}` by adapt_jax.",
+        f"An adaptation of {_quote(adaptation.model.path)} by adapt_jax.",
     ]
     if soft_prompt is not None:
         about.append(
@@ -35,7 +36,7 @@ def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ())
     if prompt.generation_config.candidates > 1:
         about.append(
             f"adapt_jax samples {prompt.generation_config.candidates} candidates and takes their "
-            f"vote (rule `{prompt.vote}`); the code below samples one."
+            f"vote (rule {_quote(prompt.vote)}); the code below samples one."
         )
     if prompt.multiple_choice is not None:
         about.append(
@@ -43,12 +44,19 @@ def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ())
             "generates an answer instead."
         )
     about.append(
-        f"The answer is read from the text by the parser `{prompt.parser}`; prompt.json holds the "
-        "whole prompt."
+        f"The answer is read from the text by the parser {_quote(prompt.parser)}; prompt.json "
+        "holds the whole prompt."
     )
     about += notes
+    # the code holds foreign text as Python literals without line breaks, which close no fence
     code = build_recipe(adaptation, format) + '\n\nprint(ask("your question"))'
     return "\n".join([*about, "", "```python", code, "```", ""])
+
+
+def _quote(text: str) -> str:
+    """Foreign text as code in Markdown, where neither markup nor HTML is read."""
+    shown = display_text(text).replace("`", "'")
+    return f"`{shown}`"
 
 
 def build_recipe(

@@ -2,10 +2,12 @@
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,11 +16,11 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_file
-from adapt_jax.utils.text_files import read_json_lines
+from adapt_jax.utils.text_files import parse_json, read_json_lines
 
 __all__ = ["FORMAT", "Journal"]
 
-FORMAT = 2  # of the file; a journal of another format is not continued
+FORMAT = 3  # of the file; a journal of another format is not continued
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _PREDICTION = TypeAdapter(Prediction)
 
@@ -26,9 +28,10 @@ _PREDICTION = TypeAdapter(Prediction)
 class Journal:
     """A file of predictions, one line each, in the order in which they came.
 
-    The first line holds the format and the identity of the work. A process that is killed at any
-    moment leaves all predictions but the one that it was writing. A journal of other work is
-    replaced.
+    The first line holds the format and the identity of the work. Each other line holds a prediction
+    as JSON text and the checksum of this text, so that damage never becomes a result. A process
+    that is killed at any moment leaves all predictions but the one that it was writing. A journal
+    of other work is replaced.
     """
 
     def __init__(self, path: Path, identity: str):
@@ -49,9 +52,9 @@ class Journal:
             if next(lines, (0, None))[1] != self._head:
                 return {}
             for _, row in lines:
-                prediction = _PREDICTION.validate_python(row)
+                prediction = _from_row(row)
                 known[index_of[prediction.example_id]] = prediction
-        except (UserError, ValidationError, KeyError):
+        except (UserError, ValidationError, KeyError, TypeError, ValueError):
             pass  # no file, or a damaged line
         return known
 
@@ -95,4 +98,18 @@ class Journal:
 
 
 def _to_line(prediction: Prediction) -> str:
-    return json.dumps(asdict(prediction))  # ASCII, so that any text can be written
+    text = json.dumps(asdict(prediction))  # ASCII, so that any text can be written
+    return json.dumps({"crc32": zlib.crc32(text.encode("ascii")), "prediction": text})
+
+
+def _from_row(row: Any) -> Prediction:
+    """The prediction of a line.
+
+    Raises:
+        UserError, ValidationError, KeyError, TypeError, ValueError: the line is damaged.
+    """
+    text = str(row["prediction"])
+    if zlib.crc32(text.encode("ascii")) != row["crc32"]:
+        raise ValueError("the checksum is another")
+    content = parse_json(text, "a prediction", constants=_NON_FINITE)
+    return _PREDICTION.validate_python(content)

@@ -15,6 +15,7 @@ import numpy as np
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.pretrained.hf_folder import find_local_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import (
@@ -168,16 +169,27 @@ def _simplify_number(number: float) -> float:
 
 def _make_common_fields(model: PretrainedDecoder, peft_type: str) -> dict[str, Any]:
     """The fields that every adapter_config.json has."""
-    name, _, revision = model.path.partition("@")
-    folder = Path(model.path).expanduser()
+    name, revision = _name_base_decoder(model.path)
     return {
         "auto_mapping": None,
-        "base_model_name_or_path": str(folder.resolve()) if folder.is_dir() else name,
+        "base_model_name_or_path": name,
         "inference_mode": True,
         "peft_type": peft_type,
-        "revision": (revision or None) if not folder.is_dir() else None,
+        "revision": revision,
         "task_type": "CAUSAL_LM",
     }
+
+
+def _name_base_decoder(path: str) -> tuple[str, str | None]:
+    """The folder, or the name on the hub and the revision, as other tools find the decoder."""
+    try:
+        folder = find_local_folder(path)  # also that of "embedded", a name which is ours alone
+    except UserError:  # a file, which is no decoder
+        folder = None
+    if folder is not None:
+        return str(folder.resolve()), None
+    name, _, revision = path.partition("@")
+    return name, revision or None
 
 
 def _write_folder(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

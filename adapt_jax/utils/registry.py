@@ -98,9 +98,20 @@ def load_plugin(name: str) -> None:
             _import_file(Path(name))
         else:
             importlib.import_module(name)
-    except Exception as problem:  # whatever a plugin does wrong, the message names it
-        reason = f"{type(problem).__name__}: {problem}"
+    except (Exception, SystemExit) as problem:  # the message names the plugin
+        reason = _describe(problem)
         raise UserError(f"--plugin {name}: cannot be imported ({reason})") from problem
+
+
+def _describe(problem: BaseException) -> str:
+    """The type and the text of an exception; foreign code may fail to give a text."""
+    try:
+        text = str(problem)
+    except Exception:
+        text = "no text"
+    if isinstance(problem, SystemExit):
+        return f"it ends the process with {text or 'no code'}; put that below `if __name__ ...`"
+    return f"{type(problem).__name__}: {text}"
 
 
 def _import_file(path: Path) -> None:
@@ -131,6 +142,6 @@ def load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as problem:
-            reason = f"{type(problem).__name__}: {problem}"
-            raise UserError(f"plugin {point.name} ({point.value}): {reason}") from problem
+        except (Exception, SystemExit) as problem:
+            shown = f"plugin {point.name} ({point.value})"
+            raise UserError(f"{shown}: {_describe(problem)}") from problem

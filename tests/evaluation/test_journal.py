@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ SAID = {
     2: prediction("q2", candidate(None, "length"), candidate("7"), candidates_saved=3),
     3: prediction("q3", candidate("1/2"), too_long=True),
 }
+
+
+def checked(text: str) -> str:
+    """A line of a journal whose checksum is right."""
+    return json.dumps({"crc32": zlib.crc32(text.encode()), "prediction": text})
 
 
 def write(path: Path, identity: str = "one") -> None:
@@ -45,11 +52,17 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path: Path):
 @pytest.mark.parametrize(
     "line",
     [
-        '{"example_id": "q3", "ans',
+        '{"crc32": 5, "predic',
         "[" * 100_000,
         "null",
-        '{"example_id": "q9"}',
-        json.dumps({"example_id": "q3", "answer": 5}),
+        "[]",
+        '"prediction"',
+        '{"crc32": 0, "prediction": ""}',
+        '{"crc32": null, "prediction": null}',
+        '{"crc32": 0, "prediction": "\\ud800 \u00e9"}',
+        checked(json.dumps({"example_id": "q9"})),
+        checked(json.dumps({"example_id": "q3", "answer": 5})),
+        checked("[" * 100_000),
         "1" * 6000,
     ],
 )
@@ -59,6 +72,19 @@ def test_what_stands_before_a_damaged_line_is_kept(tmp_path: Path, line: str):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], line, *lines[3:]]) + "\n")
     assert Journal(path, "one").read(EXAMPLES).keys() == {0, 2}
+
+
+def test_no_changed_byte_becomes_another_prediction(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    write(path)
+    whole, good = path.read_bytes(), Journal(path, "one").read(EXAMPLES)
+    draw = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        for index, found in Journal(path, "one").read(EXAMPLES).items():
+            assert found == good[index]
 
 
 def test_other_work_and_other_files_are_not_read(tmp_path: Path):
