@@ -17,6 +17,7 @@ from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.utils.hashing import extension_version, identity
 from adapt_jax.utils.progress import OnProgress
 
@@ -39,6 +40,7 @@ class Adaptation:
         folder: where it was saved last, or read from.
         source_dtype: of the files of the decoder that was adapted, where ``model.path`` no longer
             tells it.
+        question_format: how the task that it was made for reads questions from a file.
     """
 
     method: str
@@ -49,6 +51,7 @@ class Adaptation:
     has_full_weights: bool = False
     folder: Path | None = None
     source_dtype: str | None = None
+    question_format: QuestionFormat | None = None
     _session: Session | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

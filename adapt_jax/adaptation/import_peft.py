@@ -12,7 +12,7 @@ from flax import nnx
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.peft_folder import read_adapter, read_base_decoder
+from adapt_jax.pretrained.peft_folder import Adapter, read_adapter, read_base_decoder
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.sampling.types import GenerationConfig
@@ -62,6 +62,12 @@ def import_adapter(
         parser="text" if task is None else task.parser,
         generation_config=GenerationConfig(max_new_tokens=max_new_tokens, stop=template.stop),
     )
+    adaptation = _make_adaptation(adapter, model, prompt)
+    adaptation.question_format = None if task is None else task.question_format
+    return adaptation
+
+
+def _make_adaptation(adapter: Adapter, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
     if adapter.lora_weights is None:
         return Adaptation("prompt_tuning", prompt, model, adapter.soft_prompt)
     if not adapter.replaced:

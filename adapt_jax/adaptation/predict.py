@@ -4,13 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt
+
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields
-from adapt_jax.tasks.loading import load_question_reader
+from adapt_jax.tasks.loading import load_question_format
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import Row, read_rows
 from adapt_jax.utils import files
+from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
@@ -23,12 +27,48 @@ Question = tuple[str, str, tuple[str, ...]]  # id, question, choices
 FIRST_KEY = b'{"question"'  # how a line of answers begins
 
 
+class _SavedVote(Strict):
+    rule: str
+    confidence: float | None
+    counts: dict[str, float | None]
+    abstained: NonNegativeInt
+    repeats: NonNegativeInt
+
+
+class _SavedCandidate(Strict):
+    text: str
+    reasoning: str
+    answer: str | None
+    log_probability: float | None
+    finish_reason: str
+
+
+class _AnswerLine(Strict):
+    """A line of answers: Prediction.to_dict, the question, and what answered it."""
+
+    question: str
+    choices: list[str] = []
+    id: str
+    answer: str | None
+    reasoning: str
+    vote: _SavedVote
+    candidates: list[_SavedCandidate]
+    prompt_tokens: NonNegativeInt
+    generated_tokens: NonNegativeInt
+    candidates_saved: NonNegativeInt
+    seconds: NonNegativeFloat
+    too_long: bool
+    prompt_sha256: str
+    identity: str
+
+
 def predict(
     open_adaptation: Callable[[], Adaptation],
     source: Path,
     target: Path,
     *,
     task: str | Path | Mapping[str, Any] | None = None,
+    question_format: QuestionFormat | None = None,
     seed: int = 0,
     max_concurrent_sequences: int | None = None,
     on_progress: OnProgress | None = None,
@@ -44,6 +84,7 @@ def predict(
         open_adaptation: opens the adaptation, after both files have been checked.
         source: JSONL, JSON, CSV, TSV or Parquet; see ``read_questions``.
         task: a task file or its content, by whose fields ``source`` is read.
+        question_format: that of the adaptation; see ``read_questions``.
 
     Returns:
         how many questions were answered, and how many an earlier run had answered.
@@ -52,7 +93,7 @@ def predict(
         UserError: naming file and line of what is no question, no answer, or an answer of another
             adaptation or seed; the file cannot be written, or the disk is full.
     """
-    examples = read_questions(source, task)
+    examples = read_questions(source, task, question_format)
     files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
@@ -105,7 +146,11 @@ def _to_line(example: Example, prediction: Prediction, answered_by: str) -> str:
     return files.to_json_lines([row]).rstrip("\n")
 
 
-def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = None) -> list[Example]:
+def read_questions(
+    path: Path,
+    task: str | Path | Mapping[str, Any] | None = None,
+    question_format: QuestionFormat | None = None,
+) -> list[Example]:
     """The unlabelled questions of a file.
 
     Without a task a row has a ``question``, and may have ``choices`` (a list) and an ``id``; by
@@ -114,16 +159,18 @@ def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = Non
     Args:
         task: whose fields, fixed choices and file options say how the file is read. Ids are those
             that the task gives, so that the answers are those of an evaluation.
+        question_format: in the place of a task, for files that have its fields.
 
     Raises:
         UserError: naming the line of a row without a question, or with an id that occurs twice.
     """
-    if task is None:
-        rows, read = read_rows(path), _read_plain_question
+    if task is not None:
+        wanted = load_question_format(task)
+        rows = read_rows(path, wanted.file_options)
+        read: Callable[[Row], Example] = wanted.read
     else:
-        reader, options = load_question_reader(task)
-        rows, read = read_rows(path, options), reader.read_question
-    examples, seen = [], set[str]()
+        rows, read = _read_by_columns(path, question_format)
+    examples, seen = list[Example](), set[str]()
     for row in rows:
         example = read(row)
         if example.id in seen:
@@ -133,6 +180,30 @@ def read_questions(path: Path, task: str | Path | Mapping[str, Any] | None = Non
     if not examples:
         raise UserError(f"{path}: holds no question")
     return examples
+
+
+def _read_by_columns(
+    path: Path, question_format: QuestionFormat | None
+) -> tuple[list[Row], Callable[[Row], Example]]:
+    """The rows of a file, and what reads them: the format if they have its fields."""
+    if question_format is None:
+        return read_rows(path), _read_plain_question
+    try:
+        rows = read_rows(path, question_format.file_options)
+    except UserError:  # another form of file than the task's
+        rows = []
+    if not rows or not question_format.suits(rows[0].values):
+        rows = read_rows(path)
+    if not rows or question_format.suits(rows[0].values):
+        return rows, lambda row: question_format.with_columns_of(row.values).read(row)
+    if "question" not in rows[0].values:
+        columns = display_text(", ".join(question_format.list_columns()), 200)
+        has = display_text(", ".join(rows[0].values), 200) or "nothing"
+        raise UserError(
+            f"{rows[0].where}: no field 'question', nor the fields of the adaptation's task "
+            f"({columns}); it has: {has}"
+        )
+    return rows, _read_plain_question
 
 
 def _read_plain_question(row: Row) -> Example:
@@ -168,10 +239,10 @@ def _read_answers(path: Path) -> tuple[dict[Question, str], dict[str, int]]:
     for number, content in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             line = content.decode("utf-8")
-            row = parse_json(line, str(path), line=number)
-            first_lines.setdefault(row["identity"], number)
-            lines[row["id"], row["question"], tuple(row.get("choices", ()))] = line
-        except (UserError, ValueError, KeyError, TypeError):
+            row = _AnswerLine.model_validate(parse_json(line, str(path), line=number))
+            first_lines.setdefault(row.identity, number)
+            lines[row.id, row.question, tuple(row.choices)] = line
+        except (UserError, ValueError):
             raise UserError(
                 f"{path}, line {number}: not an answer of an earlier run; choose another file"
             ) from None

@@ -26,6 +26,7 @@ from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.utils import files
 from adapt_jax.utils.config import Strict, validate
 from adapt_jax.utils.errors import UserError
@@ -41,10 +42,11 @@ __all__ = [
     "AdaptationLike",
     "SavedAdaptation",
     "read_adaptation",
+    "read_question_format",
     "save_adaptation",
 ]
 
-FORMAT_VERSION = 2  # of the saved folder; another version is refused
+FORMAT_VERSION = 3  # of the saved folder; another version is refused
 DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
 # Its token ids tell tokenizers apart that have the same vocabulary.
 TOKENIZER_PROBE = (
@@ -70,6 +72,7 @@ class SavedAdaptation(Strict):
         before_bos: the side of BOS on which the soft prompt is prepended; null without one.
         lora_weights: a PEFT adapter is beside it.
         has_full_weights: the folder WEIGHTS is beside it.
+        question_format: see QuestionFormat; null where the task reads no file.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -86,6 +89,7 @@ class SavedAdaptation(Strict):
     before_bos: bool | None
     lora_weights: bool
     has_full_weights: bool
+    question_format: dict[str, Any] | None
 
 
 class AdaptationLike(Protocol):
@@ -98,6 +102,7 @@ class AdaptationLike(Protocol):
     lora_weights: LoRAWeights | None
     has_full_weights: bool
     source_dtype: str | None
+    question_format: QuestionFormat | None
 
 
 class AdaptationFields(TypedDict):
@@ -110,6 +115,7 @@ class AdaptationFields(TypedDict):
     lora_weights: LoRAWeights | None
     has_full_weights: bool
     source_dtype: str | None
+    question_format: QuestionFormat | None
 
 
 def save_adaptation(adaptation: AdaptationLike, folder: str | Path) -> None:
@@ -143,6 +149,11 @@ def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
         before_bos=None if soft_prompt is None else soft_prompt.before_bos,
         lora_weights=lora_weights is not None,
         has_full_weights=adaptation.has_full_weights,
+        question_format=(
+            None
+            if adaptation.question_format is None
+            else adaptation.question_format.model_dump(mode="json")
+        ),
     )
     if soft_prompt is not None:
         embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
@@ -164,6 +175,7 @@ def read_adaptation(
     folder = Path(folder)
     saved = _read_description(folder)
     prompt = _read_prompt(saved, folder / DESCRIPTION)
+    question_format = _validate_question_format(saved, folder)
     model = _find_decoder(saved, folder, decoder)
     if model.fingerprint != saved.fingerprint:
         raise UserError(
@@ -191,7 +203,24 @@ def read_adaptation(
         lora_weights=lora_weights,
         has_full_weights=saved.has_full_weights,
         source_dtype=saved.source_dtype,
+        question_format=question_format,
     )
+
+
+def read_question_format(folder: str | Path) -> QuestionFormat | None:
+    """How the task of a saved adaptation reads questions; the decoder is not loaded.
+
+    Raises:
+        UserError: the folder is no adaptation, or damaged.
+    """
+    return _validate_question_format(_read_description(Path(folder)), Path(folder))
+
+
+def _validate_question_format(saved: SavedAdaptation, folder: Path) -> QuestionFormat | None:
+    if saved.question_format is None:
+        return None
+    where = f"{folder / DESCRIPTION}: question_format"
+    return validate(QuestionFormat, saved.question_format, where)
 
 
 def _read_description(folder: Path) -> SavedAdaptation:

@@ -8,29 +8,39 @@ from adapt_jax.utils.errors import UserError
 if TYPE_CHECKING:
     from adapt_jax.adaptation.adaptation import Adaptation
 
-__all__ = ["open_adaptation"]
+__all__ = ["find_adaptation", "open_adaptation"]
 
 
 def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
-    """Opens a saved adaptation; of an output folder of tune the one in it, of compare the best.
+    """Opens a saved adaptation; see ``find_adaptation``.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
     from adapt_jax.adaptation.adaptation import Adaptation
-    from adapt_jax.adaptation.storage import DESCRIPTION
     from adapt_jax.utils.compilations import use_compilation_cache
 
     use_compilation_cache()
+    return Adaptation.load(find_adaptation(path), decoder)
+
+
+def find_adaptation(path: str) -> Path:
+    """The folder of an adaptation; of an output folder of tune the one in it, of compare the best.
+
+    Raises:
+        UserError: there is no such folder, or a damaged comparison.
+    """
+    from adapt_jax.adaptation.storage import DESCRIPTION
+
     folder = Path(path)
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if (folder / DESCRIPTION).is_file():
-        return Adaptation.load(folder, decoder)
+        return folder
     if (folder / "adaptation" / DESCRIPTION).is_file():
-        return Adaptation.load(folder / "adaptation", decoder)
+        return folder / "adaptation"
     from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
 
     if (folder / RESULTS).is_file():
-        return Comparison.load(folder).adaptation(decoder=decoder)
-    return Adaptation.load(folder, decoder)  # says what is missing
+        return Comparison.load(folder).adaptation_folder()
+    return folder  # reading it says what is missing

@@ -103,6 +103,14 @@ class Comparison:
         Raises:
             UserError: the rung was skipped, or is not on this ladder.
         """
+        return Adaptation.load(self.adaptation_folder(method), decoder)
+
+    def adaptation_folder(self, method: str | None = None) -> Path:
+        """Where the adaptation of a rung is saved, by default of the one that is enough.
+
+        Raises:
+            UserError: the rung was skipped, or is not on this ladder.
+        """
         method = method or self.best
         if method is None:
             raise UserError(f"{self.output_dir}: no adaptation, every rung was skipped")
@@ -113,7 +121,7 @@ class Comparison:
                 f"{self.output_dir}: no adaptation, {method} {why}; there are "
                 f"{', '.join(measured) or 'none'}"
             )
-        return Adaptation.load(self.output_dir / "adaptations" / method, decoder)
+        return self.output_dir / "adaptations" / method
 
     def table(self) -> Table:
         """The ladder as a rich table."""

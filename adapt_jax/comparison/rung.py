@@ -53,8 +53,8 @@ def rung_folders(
     Where the run happens does not count: neither the paths of files, nor how many sequences are
     decoded at the same time, nor the mesh.
     """
-    # what is reported about the data changes no result
-    task = replace(inputs.task, warnings=(), summary=None)
+    # what is reported about the data, and how other files are read, change no result
+    task = replace(inputs.task, warnings=(), summary=None, question_format=None)
     judging = [extension_version(PARSERS[task.parser]), extension_version(find_scorer(task))]
     common = identity(RESULTS_VERSION, inputs.model.identity, task, seed, judging)
     found = {}
@@ -192,6 +192,7 @@ def run_rung(
             max_concurrent_sequences=settings.max_concurrent_sequences,
         )
         result = method.adapt(inputs.model, inputs.task, run)
+        result.adaptation.question_format = inputs.task.question_format
     with display.stage(f"{name}: answering") as update:
         evaluation = evaluate(
             result.adaptation,

@@ -58,6 +58,7 @@ def tune(
                     max_concurrent_sequences=settings.max_concurrent_sequences,
                 )
                 result = method.adapt(inputs.model, inputs.task, run)
+                result.adaptation.question_format = inputs.task.question_format
         except MethodNotApplicable as reason:
             raise UserError(f"{where}: {name} cannot run on {inputs.task.name}: {reason}") from None
         result.adaptation.save(output / "adaptation")

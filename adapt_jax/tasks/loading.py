@@ -10,6 +10,7 @@ from pydantic import Field
 from adapt_jax.tasks.answers import PARSERS, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Missing, Text
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest
 from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
@@ -20,7 +21,7 @@ from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, valid
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import read_json
 
-__all__ = ["TaskConfig", "load_question_reader", "load_task"]
+__all__ = ["TaskConfig", "load_question_format", "load_task"]
 
 MAX_STRATA = 200  # distinct answers that count as labels where a task names no choices
 
@@ -107,6 +108,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         dropped=before - sum(map(len, divided.values())),
         splits={split: summarize_split(divided[split]) for split in SPLITS},
     )
+    from_files = any(isinstance(row, Row) for split in rows.values() for row in split[:1])
     return Task(
         settings.name,
         **divided,
@@ -119,21 +121,31 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         relative_tolerance=settings.relative_tolerance,
         warnings=(*warnings, *leaks, *_describe_irregularities(summary)),
         summary=summary,
+        question_format=_make_question_format(settings, reader, where) if from_files else None,
     )
 
 
-def load_question_reader(
-    config: str | Path | Mapping[str, Any],
-) -> tuple[ExampleReader, FileOptions]:
+def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionFormat:
     """How a task reads rows and files, for questions that are not in the task itself.
 
     Raises:
         UserError: as ``load_task``.
     """
     settings, folder, where = _read_settings(config)
+    return _make_question_format(settings, _make_reader(settings, folder, where), where)
+
+
+def _make_question_format(
+    settings: TaskConfig, reader: ExampleReader, where: str
+) -> QuestionFormat:
     names = FileOptions.model_fields.keys() & settings.source.keys()
     given = {name: settings.source[name] for name in names}
-    return _make_reader(settings, folder, where), validate(FileOptions, given, f"{where}: source")
+    return QuestionFormat(
+        name=settings.name,
+        fields=settings.fields,
+        choices=list(reader.choices),
+        file_options=validate(FileOptions, given, f"{where}: source"),
+    )
 
 
 def _read_settings(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from adapt_jax.tasks.answers import answers_match
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.summary import DataSummary
 from adapt_jax.tasks.templates import Template
 
@@ -25,6 +26,7 @@ class Task:
             is exact (except for the rounding of floats); 1e-3 is what others use.
         warnings: what was left out or looks wrong, in words.
         summary: what was read.
+        question_format: how questions are read from files; None where no file is read.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task:
     relative_tolerance: float = 0.0
     warnings: tuple[str, ...] = ()
     summary: DataSummary | None = None
+    question_format: QuestionFormat | None = None
 
     @property
     def has_reasoning(self) -> bool:

@@ -1,6 +1,8 @@
 """Adaptations leave as folders that transformers loads, and tell how to ask."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,40 @@ def test_merged_weights_leave_in_shards_with_all_that_belongs_to_them(
     assert prompt["instruction"] == "Solve it."
     text = r"text = 'Solve it.\n\nQ: ' + question + '\nA:'"
     assert text in (folder / "README.md").read_text()
+
+
+def test_the_readme_quotes_foreign_text_and_its_code_runs(
+    tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    foreign = "a\x1b[31m\n# <script>b</script> [c](http://d) `"
+    prompt = Prompt(
+        instruction="```\n<img src=x>\n\"\"\"'''\\",
+        generation_config=GenerationConfig(max_new_tokens=4),
+    )
+    adaptation = Adaptation(foreign, prompt, tiny)
+    folder = export_adaptation(adaptation, tmp_path / "out", verify=0)
+    text = (folder / "README.md").read_text()
+    title, *rest = text.splitlines()
+    assert title == "# `a\\x1b[31m # <script>b</script> [c](http://d) '`"
+    fences = [line for line in rest if line.startswith("```")]
+    assert "\x1b" not in text and fences == ["```python", "```"]
+    code = text.partition("```python\n")[2].rpartition("\n```")[0]
+    program = code.replace('"your question"', "'What is 2 + 3?'")
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True
+    )
+    [candidate] = adaptation.ask("What is 2 + 3?").candidates
+    assert ran.stdout == candidate.text + "\n"
+
+
+def test_an_adapter_names_the_folder_of_its_decoder(tmp_path: Path) -> None:
+    embedded = load_pretrained("embedded")
+    made = updates(embedded, "query")
+    adaptation = adapted(made.merge_into(embedded), lora_weights=made)
+    folder = export_adaptation(adaptation, tmp_path / "out", format="peft", verify=0)
+    name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(name) == find_folder("embedded").resolve()
+    assert import_adapter(folder).model.fingerprint == adaptation.model.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from scripted import scripted
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.predict import predict, read_questions
+from adapt_jax.adaptation.storage import read_question_format
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.loading import load_task
@@ -95,6 +96,33 @@ def test_every_line_says_whose_answer_it_is(adaptation: Adaptation, tmp_path: Pa
         predict(lambda: other, source, target)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answer": {"a": None}},
+        {"prompt_tokens": -1},
+        {"candidates": None},
+        {"vote": []},
+        {"too_long": "perhaps"},
+        {"choices": "ab"},
+        {"unknown": 1},
+        {"id": 5},
+    ],
+)
+def test_a_line_that_is_no_answer_is_refused(
+    adaptation: Adaptation, tmp_path: Path, change: dict[str, Any]
+):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"question": "a"}\n{"question": "b"}\n')
+    predict(lambda: adaptation, source, target)
+    first, second = read(target)
+    before = f"{json.dumps(first)}\n{json.dumps(second | change)}\n"
+    target.write_text(before)
+    with pytest.raises(UserError, match="out.jsonl, line 2: not an answer of an earlier run"):
+        predict(lambda: adaptation, source, target)
+    assert target.read_text() == before
+
+
 @pytest.mark.parametrize("target", ["in.jsonl", ".", "file/out.jsonl", "link.jsonl"])
 def test_a_target_that_cannot_be_written_is_refused_before_anything_is_loaded(
     tmp_path: Path, target: str
@@ -109,6 +137,43 @@ def test_a_target_that_cannot_be_written_is_refused_before_anything_is_loaded(
     with pytest.raises(UserError, match=str(tmp_path)):
         predict(load, tmp_path / "in.jsonl", tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in.jsonl", "link.jsonl"]
+
+
+def test_a_file_with_the_columns_of_the_adaptations_own_task_needs_no_task(tmp_path: Path):
+    (tmp_path / "all.csv").write_text(CSV)
+    form = load_task(TASK, tmp_path).question_format
+    questions = read_questions(tmp_path / "all.csv", None, form)
+    assert questions == read_questions(tmp_path / "all.csv", TASK)
+    assert questions[0].question == "How many; 2 or 3?" and questions[0].choices == ("yes", "no")
+    # another kind of file, or another delimiter, is read by its own form
+    (tmp_path / "q.jsonl").write_text('{"text": "Why?", "id": "a"}\n{"text": "Who?", "id": null}\n')
+    (tmp_path / "q.csv").write_text("text,label\nWhy?,yes\n")
+    (tmp_path / "plain.jsonl").write_text('{"question": "Why?", "choices": ["a", "b"]}\n')
+    (tmp_path / "other.csv").write_text("words,label\nWhy?,yes\n")
+    found = read_questions(tmp_path / "q.jsonl", None, form)
+    assert [(one.id, one.question) for one in found] == [("a", "Why?"), ("made-2", "Who?")]
+    [one] = read_questions(tmp_path / "q.csv", None, form)
+    assert (one.id, one.question, one.choices) == ("made-2", "Why?", ("yes", "no"))
+    [one] = read_questions(tmp_path / "plain.jsonl", None, form)
+    assert (one.id, one.question, one.choices) == ("1", "Why?", ("a", "b"))
+    with pytest.raises(UserError, match=r"line 2: no field 'question', nor .* \(text\); it has: w"):
+        read_questions(tmp_path / "other.csv", None, form)
+
+
+def test_the_format_of_questions_is_saved_with_the_adaptation(
+    adaptation: Adaptation, tmp_path: Path
+):
+    (tmp_path / "all.csv").write_text(CSV)
+    adaptation.question_format = load_task(TASK, tmp_path).question_format
+    adaptation.save(tmp_path / "saved")
+    assert Adaptation.load(tmp_path / "saved").question_format == adaptation.question_format
+    assert read_question_format(tmp_path / "saved") == adaptation.question_format
+    description = tmp_path / "saved" / "adaptation.json"
+    saved = json.loads(description.read_text())
+    saved["question_format"]["fields"] = {"questions": "text"}
+    description.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="question_format: unknown key 'fields.questions'"):
+        read_question_format(tmp_path / "saved")
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_answers_that_fit(

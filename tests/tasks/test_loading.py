@@ -10,7 +10,7 @@ import pytest
 
 from adapt_jax.tasks.answers import PARSERS, AnswerParser, answers_match, read_answer, read_gold
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.loading import load_question_reader, load_task
+from adapt_jax.tasks.loading import load_question_format, load_task
 from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, Row, SourceRequest
 from adapt_jax.tasks.templates import Template
@@ -100,13 +100,13 @@ def test_questions_of_other_files_are_read_by_the_tasks_fields_and_options(tmp_p
         "answer_parser": "label",
         "choices": ["a", "b"],
     }
-    reader, options = load_question_reader(config)
+    form = load_question_format(config)
     (tmp_path / "new.csv").write_text("text;n\n'one; two';1\n")
-    (row,) = read_rows(tmp_path / "new.csv", options)
-    assert reader.read_question(row) == Example("t-2", "one; two", choices=("a", "b"))
+    (row,) = read_rows(tmp_path / "new.csv", form.file_options)
+    assert form.read(row) == Example("t-2", "one; two", choices=("a", "b"))
     config["source"]["delimiter"] = 5
     with pytest.raises(UserError, match="^task: source: delimiter: Input should be a valid string"):
-        load_question_reader(config)
+        load_question_format(config)
 
 
 def test_a_file_of_a_home_folder_that_is_not_there_is_named_by_its_path(tmp_path: Path) -> None:

@@ -56,3 +56,24 @@ def test_a_plugin_that_failed_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "plugin_count", 0, raising=False)
     load_plugin(str(plugin))
     assert sys.plugin_count == "once"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("raise SystemExit(3)", "it ends the process with 3; put that below `if __name__"),
+        ("import sys; sys.exit()", "it ends the process"),
+        ("import sys; sys.exit('bye')", "it ends the process with bye"),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+            "Odd: no text",
+        ),
+        ("raise RecursionError", "RecursionError"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_is_named(tmp_path, source, expected):
+    path = tmp_path / "ending_plugin.py"
+    path.write_text(source)
+    with pytest.raises(UserError) as error:
+        load_plugin(str(path))
+    assert expected in str(error.value) and str(path) in str(error.value)
