@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.adaptation.storage import DESCRIPTION
+from adapt_jax.adaptation.storage import DESCRIPTION, FORMAT_VERSION
 from adapt_jax.comparison.recommendation import find_reference, paired_delta
 from adapt_jax.comparison.setup import RunInputs
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
@@ -56,7 +56,8 @@ def rung_folders(
     # what is reported about the data, and how other files are read, change no result
     task = replace(inputs.task, warnings=(), summary=None, question_format=None)
     judging = [extension_version(PARSERS[task.parser]), extension_version(find_scorer(task))]
-    common = identity(RESULTS_VERSION, inputs.model.identity, task, seed, judging)
+    versions = [RESULTS_VERSION, FORMAT_VERSION]  # an adaptation of another format is made again
+    common = identity(versions, inputs.model.identity, task, seed, judging)
     found = {}
     for name, method in methods.items():
         options = hash_named_files(method)

@@ -163,7 +163,7 @@ def replace_soft_prompt(
             "adaptation.json, line 1: not valid JSON",
         ),
         (lambda folder: (folder / DESCRIPTION).write_text("[]"), "a JSON object, found list"),
-        (lambda folder: (folder / DESCRIPTION).write_text("{}"), "format None; expected 2"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{}"), "format None; expected 3"),
         (edit("format", 1), "format 1; expected 2, so it has to be made again"),
         (edit("format", "x" * 1000), "expected 2"),
         (edit("prompt", None), "the key 'prompt' is missing"),
