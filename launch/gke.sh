@@ -9,8 +9,8 @@ usage: launch/gke.sh --name NAME --image IMAGE --accelerator ACCELERATOR --topol
            --bucket BUCKET [options] -- COMMAND [ARGUMENTS]
 
   launch/gke.sh --name pod --image europe-docker.pkg.dev/P/R/adapt_jax:tpu \
-      --accelerator tpu-v6e-slice --topology 4x8 --bucket gs://my-bucket/pod --spot \
-      -- compare configs/ladder.yaml --output-dir runs/pod
+      --accelerator tpu-v6e-slice --topology 4x4 --bucket gs://my-bucket/pod --spot \
+      -- compare configs/real/gsm8k_pod.yaml --output-dir runs/pod
 
 The bucket is runs/ on every host, through GKE's Cloud Storage FUSE driver. When a host was asked to
 stop (exit code 75) or was taken away, all hosts start again, together, and continue; any other

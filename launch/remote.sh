@@ -119,5 +119,7 @@ uv python install 3.12
 PYTHON=\$(uv python find --managed-python 3.12)
 export PYTHON
 bash -c '. launch/common.sh && install $1'
+# public data sets; where they cannot be had, the commands that need them say so
+.venv/bin/python launch/fetch_data.py gsm8k banking77 pubmedqa mawps || true
 SHELL
 }

@@ -10,8 +10,8 @@ usage: launch/tpu_vm.sh --name NAME --zone ZONE --type TYPE [options] -- COMMAND
 
   launch/tpu_vm.sh --name ladder --zone us-west4-a --type v5litepod-8 --delete \
       -- compare configs/ladder.yaml --output-dir runs/ladder
-  launch/tpu_vm.sh --name pod --zone us-east5-b --type v6e-32 --queued --spot --delete \
-      --bucket gs://my-bucket/pod -- compare configs/ladder.yaml --output-dir runs/pod
+  launch/tpu_vm.sh --name pod --zone us-west4-a --type v5litepod-16 --queued --spot --delete \
+      --bucket gs://my-bucket/pod -- compare configs/real/gsm8k_pod.yaml --output-dir runs/pod
 
 It creates the TPU VM, copies the last commit of this repository to every worker, installs it
 there with the tpu extra, and runs `adapt-jax COMMAND ARGUMENTS` on all of them. Paths are taken

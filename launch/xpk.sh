@@ -8,9 +8,9 @@ Runs an adapt-jax command on a TPU slice of a GKE cluster, through XPK.
 usage: launch/xpk.sh --name NAME --cluster CLUSTER --zone ZONE --type TYPE --image IMAGE \
            --storage STORAGE [options] -- COMMAND [ARGUMENTS]
 
-  launch/xpk.sh --name pod --cluster my-cluster --zone us-east5-b --type v6e-32 \
+  launch/xpk.sh --name pod --cluster my-cluster --zone us-east5-b --type v6e-16 \
       --image europe-docker.pkg.dev/P/R/adapt_jax:tpu --storage runs \
-      -- compare configs/ladder.yaml --output-dir runs/pod
+      -- compare configs/real/gsm8k_pod.yaml --output-dir runs/pod
 
 The storage is a bucket that was attached to the cluster at /adapt_jax/runs (xpk storage attach, see
 docs/hardware/gke.md). When a host was asked to stop (exit code 75) or was taken away, XPK starts

@@ -148,7 +148,10 @@ def test_a_value_that_is_no_yaml_is_named():
 
 @pytest.mark.parametrize(
     "path",
-    [REPOSITORY / "configs" / "ladder.yaml", *sorted((REPOSITORY / "configs" / "real").glob("*"))],
+    [
+        REPOSITORY / "configs" / "ladder.yaml",
+        *(REPOSITORY / "configs" / "real").glob("*_embedded.*"),
+    ],
     ids=lambda path: path.stem,
 )
 def test_the_comparisons_that_come_along_are_valid(path: Path):
@@ -156,8 +159,7 @@ def test_the_comparisons_that_come_along_are_valid(path: Path):
     from adapt_jax.methods.registry import METHODS
 
     settings, where, _ = load_config(CompareConfig, path)
-    asked = {"banking77_stories260k": ["zero_shot", "prompt_tuning"]}.get(path.stem, list(METHODS))
-    assert list(choose_methods(settings, where)) == asked
+    assert list(choose_methods(settings, where)) == list(METHODS)
     assert isinstance(settings.task, dict) and settings.task["name"] in path.stem + " arithmetic"
 
 
