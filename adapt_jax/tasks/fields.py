@@ -5,12 +5,10 @@ Structured values are addressed by a dotted path (``choices.text``) or refused. 
 read strictly.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
@@ -18,14 +16,22 @@ from adapt_jax.tasks.choices import name_option
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
+from adapt_jax.tasks.values import (
+    Missing,
+    RepeatedChoice,
+    is_scores,
+    read_choices,
+    read_required,
+    read_text,
+    read_texts,
+    read_value,
+    to_plain_value,
+    to_text,
+)
 from adapt_jax.utils.config import Strict
-from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 
-__all__ = ["ExampleReader", "Fields", "InlineExample", "Missing", "Text"]
-
-MAX_CHOICES = 10_000
-_FIELD = re.compile(r"\{([^{}]+)\}")
+__all__ = ["ExampleReader", "Fields", "InlineExample", "Text"]
 
 
 def _to_written_text(value: Any) -> Any:
@@ -42,14 +48,16 @@ class Fields(Strict):
     """Which field of a record is what.
 
     A text with ``{field}`` in it joins several fields. ``choices.text`` addresses a value within
-    a structured one. ``choice_labels`` is a list beside ``choices``, in which the answer is found
+    a structured one, ``choices.0`` one of a list. ``choices`` is a list, an object (of texts by
+    their letters, or of scores by the texts), or a list of fields with one choice each.
+    ``choice_labels`` is a list beside ``choices``, in which the answer is found
     (``label: [A, B, C, D]``).
     """
 
     question: str = "question"
     answer: str = "answer"
     reasoning: str | None = None
-    choices: str | None = None
+    choices: str | list[str] | None = None
     choice_labels: str | None = None
     id: str | None = None
     category: str | None = None
@@ -61,10 +69,6 @@ class InlineExample(Strict):
     question: Text
     answer: Text
     reasoning: Text = ""
-
-
-class Missing(UserError):
-    """A row without a question or an answer."""
 
 
 class ExampleReader:
@@ -106,7 +110,7 @@ class ExampleReader:
         """The row as an example of a split ("all" before the division).
 
         Raises:
-            Missing: the question or the answer is missing.
+            Missing: the question or the answer is missing, or a choice occurs twice.
             UserError: a field is absent or structured, or the answer is not read as a whole.
         """
         if isinstance(row, Example):
@@ -115,18 +119,18 @@ class ExampleReader:
         choices, names = self._read_choices(row)
         reasoning = ""
         if fields.reasoning or "reasoning_pattern" in self.patterns:
-            reasoning = _read_text(row, fields.reasoning or fields.answer)
+            reasoning = read_text(row, fields.reasoning or fields.answer)
             if reasoning:
                 reasoning = self._cut("reasoning_pattern", reasoning, row.where)
                 reasoning = self._strip(reasoning)
         answer, *aliases = self._read_answers(row, choices, names)
         return Example(
             id=self._read_id(row, split),
-            question=_read_required(row, fields.question),
+            question=read_required(row, fields.question),
             answer=answer,
             reasoning=reasoning,
             choices=choices,
-            category=_read_text(row, fields.category) if fields.category else "",
+            category=read_text(row, fields.category) if fields.category else "",
             aliases=tuple(aliases),
         )
 
@@ -140,7 +144,7 @@ class ExampleReader:
         choices, _ = self._read_choices(row)
         return Example(
             id=self._read_id(row, "all"),
-            question=_read_required(row, self.fields.question),
+            question=read_required(row, self.fields.question),
             choices=choices,
         )
 
@@ -170,7 +174,7 @@ class ExampleReader:
     def _read_id(self, row: Row, split: str) -> str:
         if not self.fields.id:
             return f"{self.name if split == 'all' else split}-{row.number}"
-        if not (id := _read_text(row, self.fields.id)):
+        if not (id := read_text(row, self.fields.id)):
             raise UserError(f"{row.where}: field {self.fields.id!r} is empty")
         return id
 
@@ -178,7 +182,7 @@ class ExampleReader:
         """The choices of a row's question, and the names that its answers use for them."""
         if not self.fields.choices:
             return self.choices, ()
-        choices = _read_texts(row, self.fields.choices)
+        choices, names = read_choices(row, self.fields.choices)
         if len(choices) < 2:
             raise UserError(
                 f"{row.where}: field {self.fields.choices!r}: expected a list of two or more "
@@ -187,10 +191,10 @@ class ExampleReader:
         if "" in choices:
             raise UserError(f"{row.where}: field {self.fields.choices!r}: a choice is empty")
         if (twice := find_duplicate(choices)) is not None:
-            raise UserError(f"{row.where}: the choice {twice!r:.80} occurs twice")
+            raise RepeatedChoice(f"{row.where}: the choice {twice!r:.80} occurs twice")
         if not self.fields.choice_labels:
-            return choices, ()
-        names = _read_texts(row, self.fields.choice_labels)
+            return choices, names
+        names = read_texts(row, self.fields.choice_labels)
         if len(names) != len(choices):
             raise UserError(
                 f"{row.where}: {len(choices)} choices, but {len(names)} labels in "
@@ -203,14 +207,20 @@ class ExampleReader:
     ) -> list[str]:
         """All accepted answers of a row, checked."""
         if "{" in self.fields.answer:
-            found: list[Any] = [_read_required(row, self.fields.answer)]
+            found: list[Any] = [read_required(row, self.fields.answer)]
         else:
-            value = _to_plain_value(_read_value(row, self.fields.answer))
+            value = to_plain_value(read_value(row, self.fields.answer))
+            if is_scores(value):
+                return self._read_scores(value, choices, row.where)
             found = list(value) if isinstance(value, list | tuple) else [value]
         answers: list[str] = []
         for value in found:
-            text = _to_text(value, row.where, self.fields.answer)
-            if isinstance(_to_plain_value(value), bool) and self.parser == "yes_no":
+            if isinstance(to_plain_value(value), list | tuple):
+                raise UserError(
+                    f"{row.where}: field {self.fields.answer!r} is a list of lists; expected texts"
+                )
+            text = to_text(value, row.where, self.fields.answer)
+            if isinstance(to_plain_value(value), bool) and self.parser == "yes_no":
                 text = "yes" if value else "no"
             if text:
                 text = self._cut("answer_pattern", text, row.where)
@@ -219,12 +229,24 @@ class ExampleReader:
             raise Missing(f"{row.where}: field {self.fields.answer!r} is empty")
         return list(dict.fromkeys(answers))
 
+    def _read_scores(
+        self, scores: Mapping[str, float], choices: tuple[str, ...], where: str
+    ) -> list[str]:
+        """The texts of highest score, as BIG-bench writes its answers (target_scores)."""
+        highest = max(scores.values())
+        best = [text.strip() for text, score in scores.items() if score == highest]
+        if highest <= 0 or len(best) == len(scores) > 1:
+            raise UserError(f"{where}: field {self.fields.answer!r}: no choice has a higher score")
+        if self.parser == "choice" and all(text in choices for text in best):
+            return [name_option(choices.index(text), choices) for text in best]
+        return [self._check(text, choices, where) for text in best]
+
     def _resolve(
         self, text: str, choices: tuple[str, ...], names: tuple[str, ...], where: str
     ) -> str:
         """An answer that may be an index or a name of a choice, as the choice's letter or text."""
         index: int | None = None
-        if names:
+        if names and (text in names or self.fields.choice_labels):
             if text not in names:
                 raise UserError(
                     f"{where}: the answer {text!r:.80} is none of {_format_names(names)}"
@@ -305,88 +327,3 @@ def _compile(key: str, pattern: str, where: str) -> re.Pattern[str]:
 def _format_names(names: Sequence[str]) -> str:
     listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
     return listed if len(listed) <= 200 else listed[:197] + "..."
-
-
-# ---- values
-
-
-def _read_value(row: Row, name: str) -> Any:
-    """The value of a field, or at a dotted path within structured values."""
-    if name in row.values:
-        return row.values[name]
-    value: Any = row.values
-    for part in name.split("."):
-        if isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value):
-            value = [one.get(part) for one in value]  # a path through a list of objects
-        elif isinstance(value, dict) or value is row.values:
-            if part not in value:
-                has = display_text(", ".join(map(str, list(value)[:20])), 200)
-                raise UserError(
-                    f"{row.where}: no field {name!r}; it has: {has}{nearest(part, value)}"
-                )
-            value = value[part]
-        else:
-            raise UserError(f"{row.where}: no field {name!r}: {part!r} is not within an object")
-    return value
-
-
-def _read_text(row: Row, name: str) -> str:
-    """A field as text, empty where it is missing; ``{field}`` in the name joins several."""
-    if "{" in name:
-        return _FIELD.sub(lambda match: _read_text(row, match[1]), name)
-    return _to_text(_read_value(row, name), row.where, name)
-
-
-def _read_required(row: Row, name: str) -> str:
-    if not (text := _read_text(row, name).strip()):
-        raise Missing(f"{row.where}: field {name!r} is empty")
-    return text
-
-
-def _read_texts(row: Row, name: str) -> tuple[str, ...]:
-    value = _to_plain_value(_read_value(row, name))
-    values = value if isinstance(value, list | tuple) else [value]
-    if len(values) > MAX_CHOICES:
-        raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
-    return tuple(_to_text(one, row.where, name) for one in values)
-
-
-def _to_plain_value(value: Any) -> Any:
-    """Arrays, as TFDS gives them, as lists; NaN as None."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist() if value.dtype.kind not in "f" else list(value)
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, float | np.floating) and math.isnan(value):
-        return None
-    return value
-
-
-def _to_text(value: Any, where: str, name: str) -> str:
-    """A value as its file writes it; lists of texts by lines.
-
-    Raises:
-        UserError: the value is structured, or bytes that are not UTF-8.
-    """
-    value = _to_plain_value(value)
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case bytes():
-            try:
-                return value.decode("utf-8").strip()
-            except UnicodeDecodeError:
-                raise UserError(f"{where}: field {name!r}: bytes that are not UTF-8 text") from None
-        case dict():
-            inner = [f"{name}.{key}" for key in list(value)[:5]]
-            raise UserError(
-                f"{where}: field {name!r} is an object; name a value in it: "
-                + display_text(", ".join(inner), 150)
-            )
-        case list() | tuple():
-            if any(isinstance(_to_plain_value(one), list | tuple) for one in value):
-                raise UserError(f"{where}: field {name!r} is a list of lists; expected texts")
-            return "\n".join(_to_text(one, where, name) for one in value)
-    return str(value).strip()

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from adapt_jax.tasks.answers import PARSERS, read_gold
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Missing, Text
+from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Text
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest
@@ -17,6 +17,7 @@ from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import CHAT, TEMPLATES, Template
+from adapt_jax.tasks.values import Missing, RepeatedChoice
 from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import read_json
@@ -42,8 +43,8 @@ class TaskConfig(Strict):
             the answer out of their fields (both out of the answer's, where reasoning has none).
         strip_pattern: expression whose matches are removed from the reasoning.
         inline_examples: examples written here, first in the training split.
-        skip_missing: whether rows without a question or an answer are left out; by default they
-            are refused.
+        skip_missing: whether rows without a question or an answer, or with a choice twice, are left
+            out; by default they are refused.
         relative_tolerance: how much a number may differ from the gold answer, as a share of it; 0
             is exact, 1e-3 is what others use.
         scorer: name of the scorer.
@@ -88,7 +89,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     options = {key: value for key, value in settings.source.items() if key != "name"}
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
     rows = SOURCES[source](request)
-    examples, skipped = _read_examples(reader, rows, settings.skip_missing)
+    examples, skipped, repeated = _read_examples(reader, rows, settings.skip_missing)
     if settings.answer_parser == "label" and not reader.choices:
         _check_labels(examples, where)
 
@@ -103,7 +104,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
 
     summary = DataSummary(
         rows=sum(map(len, rows.values())),
-        skipped=skipped,
+        skipped=skipped + repeated,
         conflicts=count_conflicts(examples),
         dropped=before - sum(map(len, divided.values())),
         splits={split: summarize_split(divided[split]) for split in SPLITS},
@@ -119,7 +120,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         seed=settings.seed,
         scorer=settings.scorer,
         relative_tolerance=settings.relative_tolerance,
-        warnings=(*warnings, *leaks, *_describe_irregularities(summary)),
+        warnings=(*warnings, *leaks, *_describe_irregularities(summary, repeated)),
         summary=summary,
         question_format=_make_question_format(settings, reader, where) if from_files else None,
     )
@@ -244,10 +245,13 @@ def _read_fixed_choices(
 
 def _read_examples(
     reader: ExampleReader, rows: Mapping[str, Sequence[Row | Example]], skip_missing: bool
-) -> tuple[dict[str, list[Example]], int]:
-    """The examples of every split, and how many rows were skipped."""
+) -> tuple[dict[str, list[Example]], int, int]:
+    """The examples of every split, and how many rows were skipped.
+
+    Those without a question or an answer are counted first, then those with a choice twice.
+    """
     examples: dict[str, list[Example]] = {}
-    skipped = 0
+    skipped = repeated = 0
     for split in rows:
         examples[split] = []
         for row in rows[split]:
@@ -256,8 +260,9 @@ def _read_examples(
             except Missing as missing:
                 if not skip_missing:
                     raise UserError(f"{missing}; skip_missing: true leaves such rows out") from None
-                skipped += 1
-    return examples, skipped
+                is_repeated = isinstance(missing, RepeatedChoice)
+                skipped, repeated = skipped + (not is_repeated), repeated + is_repeated
+    return examples, skipped, repeated
 
 
 def _check_labels(examples: Mapping[str, Sequence[Example]], where: str) -> None:
@@ -302,12 +307,12 @@ def _check_splits(
             raise UserError(f"{where}: the {split} split is empty{why}")
 
 
-def _describe_irregularities(summary: DataSummary) -> list[str]:
+def _describe_irregularities(summary: DataSummary, repeated: int) -> list[str]:
     warnings = []
-    if summary.skipped:
-        warnings.append(
-            f"{summary.skipped} of {summary.rows} rows skipped: no question or no answer"
-        )
+    if skipped := summary.skipped - repeated:
+        warnings.append(f"{skipped} of {summary.rows} rows skipped: no question or no answer")
+    if repeated:
+        warnings.append(f"{repeated} of {summary.rows} rows skipped: a choice occurs twice")
     if summary.conflicts:
         warnings.append(f"{summary.conflicts} questions occur with different answers")
     return warnings

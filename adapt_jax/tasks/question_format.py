@@ -48,7 +48,9 @@ class QuestionFormat(Strict):
     def list_columns(self) -> list[str]:
         """The fields that a question is made of."""
         question = re.findall(r"\{([^{}]+)\}", self.fields.question) or [self.fields.question]
-        return [*question, *filter(None, [self.fields.choices, self.fields.id])]
+        choices = self.fields.choices
+        named = [choices] if isinstance(choices, str) else choices or []
+        return [*question, *named, *filter(None, [self.fields.id])]
 
     def suits(self, values: Mapping[str, Any]) -> bool:
         """Whether a row with these values has all of these fields."""

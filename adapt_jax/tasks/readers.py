@@ -107,7 +107,8 @@ def read_json_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
 
     It holds a list of objects, alone, at the path ``records`` or as the only list in an object;
     or a mapping of id to object (the id becomes the field ``id``); or what pandas' ``to_json``
-    (orient columns or split) and the Hugging Face dataset viewer (``rows: [{row: ...}]``) write.
+    (orient columns or split), ``Dataset.to_dict`` and the Hugging Face dataset viewer
+    (``rows: [{row: ...}]``) write.
 
     Raises:
         UserError: for anything else.
@@ -141,6 +142,8 @@ def _records(content: Any) -> list[Any] | None:
         if _is_table(content):
             return [dict(zip(content["columns"], one, strict=True)) for one in content["data"]]
         lists = [value for value in content.values() if isinstance(value, list)]
+        if len(lists) == len(content) > 1 and _are_columns(lists):
+            return [dict(zip(content, values, strict=True)) for values in zip(*lists, strict=True)]
         if len(lists) == 1:
             content = lists[0]
         elif lists or not content:
@@ -171,6 +174,12 @@ def _is_table(content: Mapping[str, Any]) -> bool:
         and find_duplicate(columns) is None
         and all(isinstance(one, list) and len(one) == len(columns) for one in rows)
     )
+
+
+def _are_columns(lists: list[list[Any]]) -> bool:
+    """Whether these are columns of one table, as ``Dataset.to_dict`` writes them."""
+    lengths = {len(one) for one in lists}
+    return len(lengths) == 1 and not any(isinstance(one[0], dict) for one in lists if one)
 
 
 def _is_columns(content: Mapping[str, Mapping[str, Any]]) -> bool:

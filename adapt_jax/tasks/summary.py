@@ -35,7 +35,9 @@ class DataSummary(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     rows: int = Field(description="rows that the source gave")
-    skipped: int = Field(0, description="rows without a question or an answer")
+    skipped: int = Field(
+        0, description="rows without a question or an answer, or with a choice twice"
+    )
     conflicts: int = Field(0, description="questions that occur with different answers")
     dropped: int = Field(0, description="examples whose question a later split holds too")
     splits: dict[str, SplitSummary] = {}

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapt_jax.tasks.answers import read_gold
+from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.readers import read_json_rows
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 
@@ -275,3 +278,83 @@ def test_any_values_are_read_or_refused_in_one_line(
         load([{"question": question, "answer": answer}], answer_parser=parser)
     except UserError as problem:
         assert "\n" not in str(problem) and len(str(problem)) < 500
+
+
+def read_rows(tmp_path: Path, rows: list[dict], **config: Any) -> list[Example]:
+    """The examples of a file of multiple choice."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"name": "t", "source": {"name": "jsonl", "path": str(path)}, **config}
+    task = load_task({"answer_parser": "choice", "splits": {"test": len(rows)}, **settings})
+    return sorted(task.test, key=lambda one: one.id)
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "choices"),
+    [
+        ({"o": {"A": "sky", "B": "sea"}, "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": {"A": "sky", "B": "sea"}, "answer": "sea"}, {"choices": "o"}, ("sky", "sea")),
+        ({"s": {"sky": 0, "sea": 1}}, {"choices": "s", "answer": "s"}, ("sky", "sea")),
+        ({"s": {"3": 0, "1": 1}}, {"choices": "s", "answer": "s"}, ("3", "1")),
+        ({"a": "sky", "b": "sea", "answer": "B"}, {"choices": ["a", "b"]}, ("sky", "sea")),
+        ({"a": "sky", "b": "sea", "c": "", "answer": "B"}, {"choices": ["a", "b", "c"]}, None),
+        (
+            {"o": ["sky", "sea"], "answers": ["B", "A"]},
+            {"choices": "o", "answer": "answers.0"},
+            None,
+        ),
+    ],
+)
+def test_choices_are_a_list_an_object_or_several_fields(
+    tmp_path: Path, row: dict, fields: dict, choices: tuple[str, ...] | None
+):
+    (example,) = read_rows(tmp_path, [{"question": "?", **row}], fields=fields)
+    assert example.choices == (choices or ("sky", "sea"))
+    assert read_gold("choice", example.answer, example.choices) == "b"
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "line"),
+    [
+        ({"s": {"sky": 0, "sea": 0}}, {"choices": "s", "answer": "s"}, "no choice has a higher"),
+        ({"o": ["x", "y"], "answer": [["x"]]}, {"choices": "o"}, "a list of lists"),
+        ({"a": "sky", "b": "", "answer": "A"}, {"choices": ["a", "b"]}, "two or more choices"),
+        ({"a": "", "b": "sky", "answer": "A"}, {"choices": ["a", "b"]}, "a choice is empty"),
+        ({"o": {"A": "x", "B": {"t": "y"}}, "answer": "A"}, {"choices": "o"}, "'o.B' is an object"),
+        ({"o": ["x", "x"], "answer": "A"}, {"choices": "o"}, "occurs twice; skip_missing: true"),
+    ],
+)
+def test_choices_that_cannot_be_asked_are_refused_by_line(
+    tmp_path: Path, row: dict, fields: dict, line: str
+):
+    with pytest.raises(UserError, match=f"line 1: .*{line}"):
+        read_rows(tmp_path, [{"question": "?", **row}], fields=fields)
+
+
+def test_rows_with_a_choice_twice_can_be_left_out(tmp_path: Path):
+    rows = [
+        {"question": f"{n}?", "o": ["x", "x" if n == 1 else "y"], "answer": "B"} for n in range(3)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task(
+        {
+            "name": "t",
+            "source": {"name": "jsonl", "path": str(path)},
+            "fields": {"choices": "o"},
+            "answer_parser": "choice",
+            "skip_missing": True,
+            "splits": {"test": 2},
+        }
+    )
+    assert len(task.test) == 2 and task.summary is not None and task.summary.skipped == 1
+    assert "1 of 3 rows skipped: a choice occurs twice" in task.warnings
+
+
+def test_columns_of_lists_are_rows(tmp_path: Path):
+    path = tmp_path / "columns.json"
+    path.write_text('{"question": ["a", "b"], "answer": ["1", "2"]}')
+    assert [row.values for row in read_json_rows(path)] == [
+        {"question": "a", "answer": "1"},
+        {"question": "b", "answer": "2"},
+    ]
