@@ -27,7 +27,7 @@ from adapt_jax.pretrained.tokenization import describe_tokenizer
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.question_format import QuestionFormat
-from adapt_jax.utils import files
+from adapt_jax.utils import distributed, files
 from adapt_jax.utils.config import Strict, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
@@ -124,7 +124,14 @@ def save_adaptation(adaptation: AdaptationLike, folder: str | Path) -> None:
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
-    files.replace_folder(folder, lambda new: _write_files(adaptation, new), marker=DESCRIPTION)
+    # of several processes all fetch what lies on their devices, and process 0 writes
+    if adaptation.lora_weights is None:
+        _ = adaptation.model.fingerprint
+    if distributed.is_main_process():
+        files.replace_folder(folder, lambda new: _write_files(adaptation, new), marker=DESCRIPTION)
+    elif adaptation.has_full_weights:
+        save_pretrained(adaptation.model, Path(folder) / WEIGHTS)
+    distributed.barrier("adaptation saved")
 
 
 def _write_files(adaptation: AdaptationLike, folder: Path) -> None:

@@ -1,12 +1,17 @@
 """The command line: parses the arguments, runs one command, prints mistakes as one line.
 
 Exit codes: 0 success; 2 a mistake of the user; 75 (EX_TEMPFAIL) a training that was asked to stop,
-has saved, and continues when the same command is given again; 130 interrupted.
+has saved, and continues when the same command is given again, or a process was lost; 130
+interrupted. Several processes that run one command all exit with the same code, and process 0
+alone prints.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib.metadata import version
+from typing import Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -19,14 +24,18 @@ from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.tune import tune
+from adapt_jax.utils import distributed
 from adapt_jax.utils.cpu import choose_platform
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted, interruptible
 from adapt_jax.utils.registry import load_entry_points, load_plugin
 
-__all__ = ["app", "main", "rewrite_overrides"]
+__all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
+ALONE = ("ask", "export", "import", "inspect")  # of several processes, one does the work
+HELP = {"--help", "-h", "--version"}
+_OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
 ABOUT = """\
 How should I adapt a pretrained decoder to my task, and how far does each technique get me?
@@ -44,6 +53,9 @@ adapt-jax inspect path/to/model           # memory needed, nothing loaded
 Your own data: a task file names a CSV or JSONL file and its fields, see configs/tasks and
 `adapt-jax compare --help`. `--plugin MODULE` (a module, or a .py file; repeatable, for every
 command) loads what you add: methods, votes, sources, parsers, scorers, metrics, trackers, families.
+
+Several hosts run the same command, each once; they find each other on Cloud TPU, GKE, SLURM and
+Open MPI, or by `--coordinator HOST:PORT --num-processes N --process-id I`.
 """
 
 app = App(
@@ -77,28 +89,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; mistakes of the user become one line."""
     choose_platform()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    everywhere = False
     try:
+        arguments, options = take_process_options(arguments)
         tokens, plugins = rewrite_overrides(arguments)
+        if tokens[:1] and tokens[0] in COMMANDS and not HELP & set(tokens):
+            _start_processes(options)
         _load_plugins(plugins, tokens)
         with interruptible():
-            app(tokens or ["--help"], exit_on_error=False, print_error=False)
-        return 0
+            _run(tokens)
+        return distributed.finish(0)
     except UserError as mistake:
-        _print_error(str(mistake))
+        code, line = 2, str(mistake)
     except CycloptsError as mistake:
-        _print_error(_describe_usage_error(mistake, arguments))
+        code, line = 2, _describe_usage_error(mistake, arguments)
     except OSError as problem:  # a folder that cannot be written, a full disk, ...
         if problem.strerror is None:
             raise
         place = f"{problem.filename}: " if problem.filename is not None else ""
-        _print_error(f"{place}{problem.strerror}")
+        code, line = 2, f"{place}{problem.strerror}"
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return RESTART_EXIT_CODE
+        everywhere = stop.everywhere
+        return distributed.finish(RESTART_EXIT_CODE, str(stop), everywhere=everywhere)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    return 2
+        line = "interrupted; the same command continues where it stopped"
+        return distributed.finish(130, line)
+    return distributed.finish(code, f"error: {display_text(line, MAX_ERROR)}")
+
+
+def _start_processes(options: distributed.ProcessOptions) -> None:
+    """Meets the other processes, where there are any. Of several, process 0 alone prints."""
+    if distributed.start(options):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        if not distributed.is_main_process():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+def _run(tokens: Sequence[str]) -> None:
+    """Runs the command; one that needs a single process leaves the others waiting."""
+    if tokens[:1] and tokens[0] in ALONE and not HELP & set(tokens):
+        with distributed.leave_all_to_main() as is_mine:
+            if not is_mine:
+                return
+            app(tokens, exit_on_error=False, print_error=False)
+        return
+    app(tokens or ["--help"], exit_on_error=False, print_error=False)
+
+
+def take_process_options(
+    arguments: Sequence[str],
+) -> tuple[list[str], distributed.ProcessOptions]:
+    """Takes out the options that say how several processes find each other.
+
+    Raises:
+        UserError: one lacks its value, or has one of another kind.
+    """
+    names = {f"--{one.name.replace('_', '-')}": one.name for one in fields(_OPTIONS)}
+    others: list[str] = []
+    given: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if token == "--":
+            others += [token, *rest]
+            break
+        name, equals, value = token.partition("=")
+        if name not in names:
+            others.append(token)
+            continue
+        if not equals:
+            if not rest:
+                raise UserError(f"{name} lacks its value")
+            value = rest.pop(0)
+        given[names[name]] = value
+    return others, distributed.ProcessOptions(**given)
 
 
 def rewrite_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -139,7 +203,7 @@ def _load_plugins(plugins: Sequence[str], tokens: Sequence[str]) -> None:
     """Loads what the user and installed distributions register; not for --help and --version."""
     for plugin in plugins:
         load_plugin(plugin)
-    if tokens and not {"--help", "-h", "--version"} & set(tokens):
+    if tokens and not HELP & set(tokens):
         load_entry_points()
 
 
@@ -148,7 +212,3 @@ def _describe_usage_error(mistake: CycloptsError, arguments: Sequence[str]) -> s
     command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     help_command = " ".join(filter(None, ("adapt-jax", command, "--help")))
     return f"{' '.join(str(mistake).split())} (see {help_command})"
-
-
-def _print_error(message: str) -> None:
-    print(f"error: {display_text(message, MAX_ERROR)}", file=sys.stderr)

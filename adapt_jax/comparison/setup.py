@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
+from pydantic import BaseModel
 
+from adapt_jax.decoders.sharding import choose_mesh
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
@@ -17,16 +20,27 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.compilations import use_compilation_cache
 from adapt_jax.utils.config import CompareConfig, RunConfig, validate
+from adapt_jax.utils.distributed import agree
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_output_folder
 from adapt_jax.utils.progress import Display
 
-__all__ = ["RunInputs", "choose_methods", "choose_output_folder", "load_inputs", "report_task"]
+__all__ = [
+    "RunInputs",
+    "agree_on",
+    "choose_methods",
+    "choose_output_folder",
+    "load_inputs",
+    "report_task",
+]
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The inputs of every rung of a run; ``mesh`` is None on a single device."""
+    """The inputs of every rung of a run.
+
+    ``mesh`` is None on a single device. Several processes have one always: all their devices.
+    """
 
     task: Task
     model: PretrainedDecoder
@@ -43,13 +57,20 @@ def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
     assert isinstance(settings.task, dict)  # load_config has read it in
     task = load_task(settings.task, folder)
     find_scorer(task)
-    mesh = None
-    if settings.mesh is not None:
-        from adapt_jax.decoders.sharding import make_mesh
-
-        mesh = make_mesh(**settings.mesh.model_dump())
+    mesh = choose_mesh(settings.mesh)
     model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
     return RunInputs(resolve_template(task, model), model, mesh)
+
+
+def agree_on(settings: BaseModel, command: str) -> None:
+    """Checks that several processes were started with the same command and configuration.
+
+    Raises:
+        UserError: they differ; the keys are named.
+    """
+    versions = {"adapt_jax": version("adapt-jax"), "jax": version("jax")}
+    agree("version", versions)
+    agree("configuration", {"command": command, **settings.model_dump(mode="json")})
 
 
 def report_task(task: Task, display: Display) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
-from adapt_jax.comparison.setup import choose_output_folder, load_inputs, report_task
+from adapt_jax.comparison.setup import agree_on, choose_output_folder, load_inputs, report_task
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils.config import Overrides, TuneConfig, load_config, validate
+from adapt_jax.utils.distributed import agree, check_shared_folder, on_main
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_target_folder
 from adapt_jax.utils.locks import lock_folder
@@ -41,12 +42,15 @@ def tune(
     """
     settings, where, folder = load_config(TuneConfig, config, overrides)
     name, method = _read_method(settings, where)
+    agree_on(settings, "tune")
     output = choose_output_folder(output_dir, settings, config)
+    agree("command", {"output-dir": str(output)})
     check_target_folder(output / "adaptation", DESCRIPTION)
+    check_shared_folder(output)
     inputs = load_inputs(settings, folder)
     display = Display(progress)
     report_task(inputs.task, display)
-    with lock_folder(output):
+    with on_main("output folder", lambda: lock_folder(output)):
         try:
             with display.stage(f"{name}: adapting") as update:
                 run = RunOptions(

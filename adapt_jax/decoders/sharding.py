@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from adapt_jax.utils.config import MeshConfig
+from adapt_jax.utils.distributed import num_processes
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "MESH_AXES",
     "array_sharding",
     "batch_sharding",
+    "choose_mesh",
     "make_mesh",
     "platform_of",
     "state_shardings",
@@ -57,6 +60,17 @@ def make_mesh(
             "number (one size may be -1: what is left)"
         )
     return jax.make_mesh(tuple(sizes), MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def choose_mesh(sizes: MeshConfig | None) -> Mesh | None:
+    """The mesh of a configuration. Without one: None, but of several processes all their devices.
+
+    Raises:
+        UserError: the sizes do not fit the devices.
+    """
+    if sizes is not None:
+        return make_mesh(**sizes.model_dump())
+    return None if num_processes() == 1 else make_mesh()
 
 
 def platform_of(mesh: Mesh | None) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
@@ -43,6 +42,7 @@ from adapt_jax.training.trainer import OnStep, TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import AccuracyFn, Validation
 from adapt_jax.utils.config import Strict
+from adapt_jax.utils.distributed import fetch_array
 
 __all__ = [
     "DEFAULT_RUN",
@@ -364,7 +364,7 @@ class TuningMethod(Method):
         def accuracy(prompt: Prompt, tuned: TunedDecoder) -> float:
             soft_prompt = tuned.soft_prompt
             if soft_prompt is not None:  # fetched from the mesh, if it lies there
-                embeddings = jax.device_get(soft_prompt.embeddings[...])
+                embeddings = jnp.asarray(fetch_array(soft_prompt.embeddings[...]))
                 soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
             now = replace(model, decoder=tuned.decoder)
             adaptation = Adaptation(self.name, prompt, now, soft_prompt)

@@ -10,9 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
@@ -28,6 +26,7 @@ from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
@@ -134,7 +133,7 @@ def detach_lora(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFacto
     factors: dict[ParameterPath, LoRAFactors] = {}
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
-            a, b = (np.asarray(jax.device_get(one[...])) for one in (module.lora.a, module.lora.b))
+            a, b = (fetch_array(one[...]) for one in (module.lora.a, module.lora.b))
             factors[*path, "kernel"] = LoRAFactors(a, b, alpha)
             module.lora = None
     return factors

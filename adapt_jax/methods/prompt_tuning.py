@@ -9,7 +9,6 @@ closer it comes to fine-tuning. Paper: 2104.08691. ``soft_prompt_init`` says wha
 from dataclasses import replace
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field
@@ -25,6 +24,7 @@ from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.tasks.task import Task
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.tuned_decoder import TunedDecoder
+from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["PromptTuning"]
@@ -100,7 +100,7 @@ class PromptTuning(TuningMethod):
     def collect(self, tuned: TunedDecoder, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
         """The decoder as it was loaded, and the learned soft prompt."""
         assert tuned.soft_prompt is not None
-        embeddings = jax.device_get(tuned.soft_prompt.embeddings[...])  # small: not sharded
+        embeddings = jnp.asarray(fetch_array(tuned.soft_prompt.embeddings[...]))
         soft_prompt = SoftPrompt(embeddings, tuned.soft_prompt.before_bos)
         return Adaptation(self.name, prompt, model, soft_prompt)
 

@@ -21,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -30,6 +29,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.training.packing import TrainingExample
+from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SoftPromptInit:
     def embed(self, token_ids: Sequence[int]) -> Float[np.ndarray, "P D"]:
         """The embeddings of tokens, as the decoder's first layer sees them."""
         rows = self.model.decoder.embed(jnp.asarray(token_ids, jnp.int32), jnp.float32)
-        return np.asarray(jax.device_get(rows))[:, : self.model.config.embed_dim]
+        return fetch_array(rows)[:, : self.model.config.embed_dim]
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, without special ones."""

@@ -31,6 +31,7 @@ from adapt_jax.pretrained.safetensors_io import (
 )
 from adapt_jax.pretrained.streaming import ParameterSource, Reader, read_parameter
 from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
+from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import IDENTITY_VERSION, identity, to_plain
 
@@ -73,7 +74,8 @@ class PretrainedDecoder:
         """16 hex digits of a SHA-256 over the shape and all weights: it recognises the decoder.
 
         Weights are hashed as float32, so the same folder has the same fingerprint in every dtype
-        that does not round them. Fields of the config at their defaults are left out: a new field
+        that does not round them. Where they lie on devices of several processes, all of these ask
+        for it together. Fields of the config at their defaults are left out: a new field
         changes no fingerprint. So are the ids of BOS, EOS and padding, which are no part of it.
         """
         shape = _list_set_fields(self.config)
@@ -82,7 +84,7 @@ class PretrainedDecoder:
         digest = hashlib.sha256(json.dumps([IDENTITY_VERSION, shape], sort_keys=True).encode())
         for path, parameter in sorted(get_parameters(self.decoder).items(), key=str):
             digest.update(json.dumps([path, parameter.shape]).encode())
-            array = np.asarray(jax.device_get(parameter)).astype(np.float32, copy=False)
+            array = fetch_array(parameter).astype(np.float32, copy=False)
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()[:16]
 
@@ -199,7 +201,7 @@ def _load_decoder(
     placed = (
         None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
     )
-    first_device = SingleDeviceSharding(jax.devices()[0])
+    first_device = SingleDeviceSharding(jax.local_devices()[0])
     begun = []
     with Reader() as reader:
         # all parameters begin at once; each wait then takes one that is ready or nearly so

@@ -12,7 +12,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +26,7 @@ from adapt_jax.pretrained.safetensors_io import (
     count_bytes,
     write_tensors,
 )
+from adapt_jax.utils.distributed import fetch_array, is_main_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import (
     check_output_folder,
@@ -61,7 +61,8 @@ def save_pretrained(
 ) -> None:
     """Writes a Hugging Face folder: config, weights, tokenizer, and how to generate.
 
-    A folder that holds a decoder is replaced in one step, and what else it holds is kept.
+    A folder that holds a decoder is replaced in one step, and what else it holds is kept. Of
+    several processes all call it, and process 0 writes.
 
     Args:
         dtype: of the weights in the files; by default what they are in memory.
@@ -80,6 +81,10 @@ def save_pretrained(
     if dtype not in DTYPE_NAMES:
         raise UserError(f"dtype {dtype}: expected one of {', '.join(map(str, DTYPE_NAMES))}")
     shard_bytes = parse_shard_size(max_shard_size)
+
+    if not is_main_process():
+        _write_weights(None, parameters, layouts, dtype, shard_bytes)
+        return
 
     def write(new: Path) -> None:
         _write_weights(new, parameters, layouts, dtype, shard_bytes)
@@ -129,13 +134,16 @@ def _keep_other_files(old: Path, new: Path) -> None:
 
 
 def _write_weights(
-    folder: Path,
+    folder: Path | None,
     parameters: Mapping[ParameterPath, Any],
     layouts: Mapping[ParameterPath, TensorLayout],
     dtype: np.dtype,
     shard_bytes: int,
 ) -> None:
-    """The safetensors files, and their index where there are several."""
+    """The safetensors files, and their index where there are several.
+
+    Without a folder it takes part in fetching the tensors, which another process writes.
+    """
     shapes = {path: value.shape for path, value in parameters.items()}
     tensor_shapes: dict[str, Shape] = {}  # in the order of the parameters
     sources: dict[str, ParameterPath] = {}  # tensor -> one parameter in it
@@ -146,7 +154,13 @@ def _write_weights(
     shards = _split_into_shards(tensor_shapes, dtype, shard_bytes)
     for file, in_shard in shards.items():
         arrays = _iterate_tensors(list(in_shard), sources, layouts, parameters, dtype)
-        write_tensors(folder / file, in_shard, dtype, arrays)
+        if folder is None:
+            for _ in arrays:
+                pass
+        else:
+            write_tensors(folder / file, in_shard, dtype, arrays)
+    if folder is None:
+        return
     if len(shards) > 1:
         total = sum(count_bytes(shape, dtype) for shape in tensor_shapes.values())
         weight_map = {name: file for file, in_shard in shards.items() for name in in_shard}
@@ -236,7 +250,7 @@ def _iterate_tensors(
             continue
         layout = layouts[sources[name]]
         parts = {
-            part: np.asarray(jax.device_get(parameters[part])).astype(dtype, copy=False)
+            part: fetch_array(parameters[part]).astype(dtype, copy=False)
             for part in layout.parameters
         }
         for tensor_name, array in layout.write(parts).items():

@@ -10,8 +10,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from adapt_jax.utils.distributed import gather
+
 __all__ = ["CheckpointFiles", "RetentionPolicy", "name_leaves"]
 
+# By part of an array, such as "0:64,32:64", the CRC-32 of its bytes; a part is what a device holds.
+Checksums = dict[str, int]
 MAX_NAMED = 5  # differences in a message
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -63,9 +67,13 @@ class CheckpointFiles:
 
     def start_writing(self, step: int, named: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Begins to write a checkpoint, with checksums of its arrays."""
+        checksums: dict[str, Checksums] = {}
+        for own in gather("checksums", {name: _compute_checksums(leaf) for name, leaf in named.items()}):
+            for name, found in own.items():
+                checksums.setdefault(name, {}).update(found)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(named),
-            extra=ocp.args.JsonSave({**extra, "checksums": _compute_checksums(named)}),
+            extra=ocp.args.JsonSave({**extra, "checksums": checksums}),
         )
         self.manager.save(step, args=arguments)
 
@@ -87,9 +95,8 @@ class CheckpointFiles:
             state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
         )
         found = self.manager.restore(step, args=arguments)
-        checksums = found.extra["checksums"]
-        for name, checksum in _compute_checksums(found.state).items():
-            if checksums[name] != checksum:
+        for name, leaf in found.state.items():
+            if not _is_intact(leaf, found.extra["checksums"].get(name)):
                 raise ValueError(f"{name} is not what was written")
         leaves = [found.state[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -131,10 +138,58 @@ def name_leaves(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _compute_checksums(named: Mapping[str, Any]) -> dict[str, int]:
-    """CRC-32 of every leaf that this process can see whole."""
-    return {
-        name: zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8).data)
-        for name, leaf in named.items()
-        if leaf.is_fully_addressable
-    }
+def _compute_checksums(leaf: jax.Array) -> Checksums:
+    """Of every part that this process can see; of a whole array where it sees all of it."""
+    return {_name_part(part): _compute_checksum(content) for part, content in _list_parts(leaf)}
+
+
+def _is_intact(leaf: jax.Array, checksums: Checksums | None) -> bool:
+    """Whether what was read is what was written, perhaps by other processes in other parts.
+
+    What lies in parts that several processes share is not looked at.
+    """
+    if checksums is None:
+        return False
+    for part, content in _list_parts(leaf):
+        for name, checksum in checksums.items():
+            inside = _find_inside(_parse_part(name), part)
+            if inside is not None and _compute_checksum(content[inside]) != checksum:
+                return False
+    return True
+
+
+Part = tuple[slice, ...]  # a slice with both ends for each axis
+
+
+def _list_parts(leaf: jax.Array) -> list[tuple[Part, np.ndarray]]:
+    """The parts of an array that this process sees, and what is in them."""
+    if leaf.is_fully_addressable:
+        return [(tuple(slice(0, size) for size in leaf.shape), jax.device_get(leaf))]
+    found: dict[str, tuple[Part, np.ndarray]] = {}
+    for shard in leaf.addressable_shards:
+        bounds = zip(shard.index, leaf.shape, strict=True)
+        part = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
+        if _name_part(part) not in found:
+            found[_name_part(part)] = part, np.asarray(shard.data)
+    return list(found.values())
+
+
+def _name_part(part: Part) -> str:
+    return ",".join(f"{one.start}:{one.stop}" for one in part)
+
+
+def _parse_part(name: str) -> Part:
+    bounds = [one.split(":") for one in name.split(",") if one]
+    return tuple(slice(int(start), int(stop)) for start, stop in bounds)
+
+
+def _find_inside(part: Part, other: Part) -> Part | None:
+    """Where a part lies in another one, from that one's beginning; None where it does not."""
+    pairs = list(zip(part, other, strict=True))
+    if not all(out.start <= own.start and own.stop <= out.stop for own, out in pairs):
+        return None
+    return tuple(slice(own.start - out.start, own.stop - out.start) for own, out in pairs)
+
+
+def _compute_checksum(content: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(content).view(np.uint8).data)

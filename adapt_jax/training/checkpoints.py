@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt_jax.training.checkpoint_files import CheckpointFiles, RetentionPolicy, name_leaves
+from adapt_jax.utils import distributed
 from adapt_jax.utils.cpu import MAX_CHECKPOINT_COPY_BYTES, trim_memory
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
@@ -63,8 +64,8 @@ class Checkpoints:
         root.mkdir(parents=True, exist_ok=True)
         self.folder, self.every = root / "checkpoints", every
         self._stack = ExitStack()
-        if jax.process_index() == 0:  # holds the folder for all processes
-            self._stack.enter_context(lock_folder(root))
+        # process 0 holds the folder for all
+        self._stack.enter_context(distributed.on_main("training folder", lambda: lock_folder(root)))
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's mistakes are reported here
         self._hook, sys.excepthook = sys.excepthook, self._hide_closed_loops
         self._policy = RetentionPolicy(keep, {})
@@ -82,7 +83,7 @@ class Checkpoints:
     def is_due(self, step: int) -> bool:
         """Whether it is time to save. Whether one is saved changes nothing in the training."""
         every = self.every
-        if every is None and jax.process_count() > 1:
+        if every is None and distributed.num_processes() > 1:
             every = MULTIHOST_INTERVAL
         if every is not None:
             return every > 0 and step % every == 0
@@ -101,8 +102,9 @@ class Checkpoints:
             return
         self._began, self._is_writing = time.monotonic(), True
         named = name_leaves(state)
-        needed = sum(leaf.nbytes for leaf in named.values() if leaf.is_fully_addressable)
-        if needed > (free := shutil.disk_usage(self.folder).free):
+        needed = sum(leaf.nbytes for leaf in named.values())
+        free = distributed.from_main("free bytes", shutil.disk_usage(self.folder).free)
+        if needed > free:
             problem = OSError(f"no space left: {needed:,} bytes are needed, {free:,} are free")
             raise self._remove_half_written(problem)
         # On a CPU the file is written from the very memory that the caller may overwrite.
@@ -132,6 +134,7 @@ class Checkpoints:
             UserError: when the checkpoint is of another run; the fields that differ are named.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
+            differing, found, damage = [], None, None
             try:
                 extra = self._files.read_extra(step)
                 differing = self._files.find_differences(step, extra, state, run)
@@ -142,13 +145,18 @@ class Checkpoints:
                         best_state = self._files.read_state(best, state)
                     found = Restored(step, self._files.read_state(step, state), extra, best_state)
             except Exception as problem:  # whatever the damage leads Orbax or tensorstore to
-                self._put_aside(step, problem)
+                damage = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+            # what one process cannot read, none of them takes
+            damages = filter(None, distributed.gather(f"checkpoint {step}", damage))
+            if (damage := next(damages, None)) is not None:
+                self._put_aside(step, damage)
                 continue
             if differing:
                 raise UserError(
                     f"{self.folder} holds a checkpoint of another run: {'; '.join(differing)}; "
                     "go on with the same settings, or choose an empty folder"
                 )
+            assert found is not None
             self._policy.best_of[step] = best or step
             self._began = time.monotonic()
             return found
@@ -180,14 +188,14 @@ class Checkpoints:
         self._cost = min(self._cost or seconds, seconds)  # the first one also warms up
         self._is_writing = False
 
-    def _put_aside(self, step: int, problem: Exception) -> None:
+    def _put_aside(self, step: int, reason: str) -> None:
         """Moves a damaged checkpoint out of the way, and says so."""
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         aside = self.folder.parent / "unreadable" / str(step)
-        if jax.process_index() == 0:
+        if distributed.is_main_process():
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(aside)
+        distributed.barrier("put aside")
         self._manager.reload()
         before = max((s for s in self._manager.all_steps() if s < step), default=0)
         log.warning(
@@ -200,8 +208,9 @@ class Checkpoints:
 
     def _remove_half_written(self, problem: Exception) -> UserError:
         """Removes half-written folders; the mistake to raise for what kept Orbax from writing."""
-        for entry in self.folder.glob("*tmp*"):
-            shutil.rmtree(entry, ignore_errors=True)
+        if distributed.is_main_process():
+            for entry in self.folder.glob("*tmp*"):
+                shutil.rmtree(entry, ignore_errors=True)
         self._manager.reload()
         last = self._manager.latest_step()
         reason = next((line for line in str(problem).splitlines() if line.strip()), repr(problem))

@@ -8,9 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from adapt_jax.training.trackers import TRACKERS, Tracker
+from adapt_jax.utils.distributed import is_main_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import LineAppender, replace_file, write_text
 from adapt_jax.utils.text_files import parse_json
@@ -56,7 +55,7 @@ class MetricsLog:
         path = folder / FILE_NAME
         self.rows = [row for row in read_rows(path) if row["step"] <= step]
         self.steps = [row for row in self.rows if "loss" in row]
-        if jax.process_index() == 0:
+        if is_main_process():
             if len(self.steps) < step:
                 log.warning(
                     "%s: %d of the %d steps before the checkpoint have no row; losses, times and "

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.decoders.sharding import batch_sharding, state_shardings
 from adapt_jax.training.packing import Batch, BatchShape
 from adapt_jax.training.step import TrainState
+from adapt_jax.utils.distributed import num_processes
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["Placement", "batch_shardings"]
@@ -48,7 +50,7 @@ class Placement:
         """Binds the state to its devices, as a step returns it: otherwise the second step would
         compile again. Counters of the optimizer, which follow no parameter, are on all devices."""
         if self.mesh is None:
-            return jax.device_put(state, jax.devices()[0])
+            return jax.device_put(state, jax.local_devices()[0])
         replicated = NamedSharding(self.mesh, PartitionSpec())
 
         def place(leaf: jax.Array) -> jax.Array:
@@ -58,10 +60,19 @@ class Placement:
         return jax.tree.map(place, state)
 
     def place_batch(self, batch: Batch) -> Batch:
-        """Rows and targets over the devices."""
+        """Rows and targets over the devices. Each process takes its own share of the batch."""
         if self.mesh is None:
             return jax.device_put(batch)
-        return jax.device_put(batch, batch_shardings(batch, self.mesh))
+        shardings = batch_shardings(batch, self.mesh)
+        if num_processes() == 1:
+            return jax.device_put(batch, shardings)
+        return jax.tree.map(
+            lambda leaf, place: jax.make_array_from_process_local_data(
+                place, np.asarray(leaf), np.shape(leaf)
+            ),
+            batch,
+            shardings,
+        )
 
 
 def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:

@@ -141,9 +141,9 @@ class Saver:
         """Whether the schedule asks for a checkpoint after this step."""
         return self._checkpoints.is_due(step)
 
-    def stop_requested(self, step: int) -> str | None:
-        """The signal that asks to stop after this step, if any."""
-        return agree_to_stop(self._requested, step)
+    def stop_requested(self) -> str | None:
+        """The signal that asks to stop after this step, if any. Asked after every step."""
+        return agree_to_stop(self._requested)
 
     def save(self) -> None:
         """Saves everything that the next step depends on.

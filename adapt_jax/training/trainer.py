@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,6 +18,7 @@ from adapt_jax.training.run import TrainingData, TrainingRun, set_up_run
 from adapt_jax.training.step_reports import OnStep, StepReporter
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import BestStep
+from adapt_jax.utils.distributed import is_main_process
 from adapt_jax.utils.interruption import Interrupted
 
 __all__ = ["OnStep", "TrainingData", "TrainingResult", "train"]
@@ -76,7 +76,7 @@ def train(
             saver = stack.enter_context(Saver(run, folder, description, seed))
         log = stack.enter_context(MetricsLog(folder, run.steps_done, config.trackers))
         _run_steps(run, log, StepReporter(run, log, on_step), saver)
-        if folder is not None and jax.process_index() == 0:
+        if folder is not None and is_main_process():
             plot_losses(log.rows, folder / "loss.png")
     nnx.update(model, run.final_weights)
     return TrainingResult(
@@ -119,7 +119,7 @@ def _run_steps(
         if saver is None:
             continue
         is_last = run.steps_done == num_steps or run.has_lost_patience
-        stop = saver.stop_requested(run.steps_done)
+        stop = saver.stop_requested()
         if is_last or has_improved or stop or saver.is_due(run.steps_done):
             reporter.flush_metrics()
             log.sync()  # a checkpoint is never ahead of its log
@@ -127,6 +127,7 @@ def _run_steps(
         if stop and not is_last:
             raise Interrupted(
                 f"stopped by {stop} after step {run.steps_done} of {num_steps}, saved in "
-                f"{saver.folder}; the same command continues from there"
+                f"{saver.folder}; the same command continues from there",
+                everywhere=True,
             )
     reporter.flush_metrics()

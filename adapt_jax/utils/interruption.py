@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from adapt_jax.utils import distributed
+
 __all__ = [
-    "AGREEMENT_INTERVAL",
     "RESTART_EXIT_CODE",
     "Interrupted",
     "agree_to_stop",
@@ -18,7 +19,6 @@ __all__ = [
     "listen_for_stop",
 ]
 
-AGREEMENT_INTERVAL = 10  # steps after which processes tell each other whether one was asked to stop
 RESTART_EXIT_CODE = 75  # says "start me again" (EX_TEMPFAIL of sysexits.h)
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2  # their file descriptors
 SHOW_CURSOR = b"\x1b[?25h"  # live progress hides it
@@ -32,7 +32,15 @@ ENDING_DELAY = 0.5  # seconds after which it is said that the end takes longer
 
 
 class Interrupted(Exception):
-    """A command was asked to stop and may be started again; it exits with RESTART_EXIT_CODE."""
+    """A command was asked to stop and may be started again; it exits with RESTART_EXIT_CODE.
+
+    Attributes:
+        everywhere: all processes stop at this place, and have saved.
+    """
+
+    def __init__(self, message: str, *, everywhere: bool = False):
+        super().__init__(message)
+        self.everywhere = everywhere
 
 
 @contextmanager
@@ -115,24 +123,17 @@ def _end(number: int) -> None:
     os._exit(128 + number)
 
 
-def agree_to_stop(requested: Callable[[], str | None], step: int) -> str | None:
-    """The signal that asked any process to stop, the same answer in all of them after a step.
+def agree_to_stop(requested: Callable[[], str | None]) -> str | None:
+    """The signal that asks to stop after this step, the same answer in all processes.
 
-    A single process answers at once. Several gather what they received every AGREEMENT_INTERVAL
-    steps, so that all of them save the same step and end.
+    A single process answers at once. Several hand the signal on to JAX, which finds the next step
+    that all of them have before them, so that they save the same step and end.
     """
-    import jax  # here, because the command line imports this file and its help is quick
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
+    if distributed.num_processes() == 1:
         return requested()
-    if step % AGREEMENT_INTERVAL:
-        return None
-    own = requested()
-    number = np.int32(signal.Signals[own] if own else 0)
-    highest = int(np.max(multihost_utils.process_allgather(number)))
-    return signal.Signals(highest).name if highest else None
+    if requested():
+        distributed.request_preemption()
+    return signal.SIGTERM.name if distributed.reached_preemption() else None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from adapt_jax.utils.compilations import compile_seconds
 from adapt_jax.utils.display_text import display_text
+from adapt_jax.utils.distributed import is_main_process
 
 __all__ = ["Display", "OnProgress", "Pace", "new_console"]
 
@@ -32,10 +33,13 @@ def new_console() -> Console:
 
 
 class Display:
-    """Live bars in a terminal, a plain line now and then elsewhere, nothing when not ``shown``."""
+    """Live bars in a terminal, a plain line now and then elsewhere, nothing when not ``shown``.
+
+    Of several processes the first one shows.
+    """
 
     def __init__(self, shown: bool = True, console: Console | None = None):
-        self.shown, self.console = shown, console or new_console()
+        self.shown, self.console = shown and is_main_process(), console or new_console()
         self._live: Live | None = None
         self._table: RenderableType | None = None
 
