@@ -12,6 +12,7 @@ from adapt_jax.adaptation.storage import read_adaptation, save_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
+from adapt_jax.pretrained.this_host import copy_to_this_host
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, tokenize
 from adapt_jax.prompting.voting import VOTES
@@ -86,7 +87,7 @@ class Adaptation:
                 what memory allows.
         """
         return Session(
-            self.model,
+            copy_to_this_host(self.model),
             self.prompt,
             self.soft_prompt,
             seed=seed,
@@ -101,7 +102,7 @@ class Adaptation:
         """
         session = self._session
         is_current = session is not None and session.is_current(
-            self.model, self.prompt, self.soft_prompt
+            copy_to_this_host(self.model), self.prompt, self.soft_prompt
         )
         if session is None or not is_current or session.seed != seed:
             session = self._session = self.session(seed=seed)
@@ -135,7 +136,7 @@ class Adaptation:
     def _make_bulk_session(self, seed: int, max_concurrent_sequences: int | None) -> Session:
         """A session for many questions at once, which takes no more memory than they need."""
         return Session(
-            self.model,
+            copy_to_this_host(self.model),
             self.prompt,
             self.soft_prompt,
             seed=seed,

@@ -1,6 +1,8 @@
 """Answers unlabelled questions in bulk, from a file to a JSONL file; continues where it stopped."""
 
-from collections.abc import Callable, Mapping, Sequence
+import glob
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from adapt_jax.tasks.fields import ExampleReader, Fields
 from adapt_jax.tasks.loading import load_question_format
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import Row, read_rows
-from adapt_jax.utils import files
+from adapt_jax.utils import distributed, files
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
@@ -86,6 +88,8 @@ def predict(
         task: a task file or its content, by whose fields ``source`` is read.
         question_format: that of the adaptation; see ``read_questions``.
 
+    Several processes call it together: each answers its share, and process 0 writes the file.
+
     Returns:
         how many questions were answered, and how many an earlier run had answered.
 
@@ -97,29 +101,76 @@ def predict(
     files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
-    lines, first_lines = _read_answers(target)
+    distributed.check_shared_folder(target.parent)
+    lines, first_lines = _read_together(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
     answered_by = identity(adaptation.identity, seed)
+    distributed.agree("input", {"questions": identity(examples), "answered by": answered_by})
     _check_answered_by(answered_by, first_lines, target)
 
-    pace = Pace(on_progress, len(known), len(examples))
-    with files.LineAppender(target) as out:
+    # of several processes each answers its share
+    missing = [index for index in range(len(examples)) if index not in known]
+    own = distributed.take_share(missing)
+    pace = Pace(on_progress, len(known), len(known) + len(own))
+    new: list[tuple[int, str]] = []
+    with files.LineAppender(_own_file(target)) as out, distributed.share_questions():
         for index, prediction in adaptation.stream(
             examples,
             seed=seed,
             max_concurrent_sequences=max_concurrent_sequences,
-            answered=known,
+            answered=known | (set(missing) - own),
             on_tokens=pace.count_tokens,
         ):
             line = _to_line(examples[index], prediction, answered_by)
             out.write(line)
-            lines[questions[index]] = line
+            new.append((index, line))
             pace.count_answer()
 
-    files.write_text(target, "".join(f"{line}\n" for line in _order_lines(lines, questions)))
-    return len(examples) - len(known), len(known)
+    def write() -> None:
+        found = {questions[index]: line for one in gathered for index, line in one}
+        ordered = _order_lines(lines | found, questions)
+        files.write_text(target, "".join(f"{line}\n" for line in ordered))
+        for part in _list_parts(target):
+            part.unlink(missing_ok=True)
+
+    gathered = distributed.gather("answers", new)
+    distributed.run_on_main("answers written", write)
+    return len(missing), len(known)
+
+
+def _own_file(target: Path) -> Path:
+    """Where this process appends its answers: process 0 to the target, others beside it."""
+    index = distributed.process_index()
+    return target.with_name(f"{target.name}.process-{index}") if index else target
+
+
+def _list_parts(target: Path) -> list[Path]:
+    """The files of processes other than process 0."""
+    return sorted(target.parent.glob(f"{glob.escape(target.name)}.process-*"))
+
+
+def _list_by_question(lines: Iterable[str]) -> dict[Question, str]:
+    rows = ((json.loads(line), line) for line in lines)
+    return {(row["id"], row["question"], tuple(row.get("choices", ()))): line for row, line in rows}
+
+
+def _read_together(target: Path) -> tuple[dict[Question, str], dict[str, int]]:
+    """What an earlier run, of any number of processes, has answered; see ``_read_answers``."""
+
+    def read() -> list[Any]:
+        lines: dict[Question, str] = {}
+        first_lines: dict[str, int] = {}
+        for path in (target, *_list_parts(target)):
+            there, first = _read_answers(path)
+            lines, first_lines = lines | there, first | first_lines
+        return [list(lines.values()), first_lines]
+
+    if distributed.num_processes() == 1 and not _list_parts(target):
+        return _read_answers(target)
+    lines, first_lines = distributed.run_on_main("answers read", read)
+    return _list_by_question(lines), first_lines
 
 
 def _check_answered_by(answered_by: str, first_lines: Mapping[str, int], target: Path) -> None:

@@ -48,13 +48,16 @@ def evaluate(
     from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.loading import load_task
     from adapt_jax.utils.config import override, read_yaml
+    from adapt_jax.utils.distributed import agree, check_shared_folder, is_main_process
     from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display
 
     task_keys = _select_task_keys(collect_overrides(overrides))
+    agree("command", {"adaptation": adaptation, "task": task, "seed": seed, "set": task_keys})
     if output_dir:
         check_output_folder(output_dir)
+        check_shared_folder(Path(output_dir))
     read_task = load_task(override(read_yaml(task), task_keys, task), Path(task).parent)
     display = Display(not quiet)
     report_task(read_task, display)
@@ -62,6 +65,7 @@ def evaluate(
     output, journal = Path(output_dir or "."), None
     if output_dir:
         work = identity(opened.identity, read_task, seed)
+        agree("input", {"adaptation and task": work})
         journal = Journal(output / "predictions.partial.jsonl", work)
     with display.stage("answering") as update:
         evaluation = run_evaluation(
@@ -75,8 +79,9 @@ def evaluate(
     for line in describe_evaluation(evaluation.result):
         print(line)
     if journal is not None:
-        write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
-        journal.remove()
+        if is_main_process():
+            write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
+            journal.remove()
         print(f"results: {output}")
 
 

@@ -29,6 +29,7 @@ def pretrain(
     from adapt_jax.training.pretraining import pretrain as run_pretraining
     from adapt_jax.utils.compilations import use_compilation_cache
     from adapt_jax.utils.config import override, read_yaml, validate
+    from adapt_jax.utils.distributed import agree, check_shared_folder
     from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.progress import Display
 
@@ -36,7 +37,9 @@ def pretrain(
     settings = validate(PretrainingConfig, content, config)
     use_compilation_cache()
     output = Path(output_dir or Path("runs") / Path(config).stem)
+    agree("configuration", {**settings.model_dump(mode="json"), "output-dir": str(output)})
     check_output_folder(output)
+    check_shared_folder(output)
     with Display(not quiet).stage("pretraining") as update:
         result = run_pretraining(settings, output, update, base=Path(config).parent)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from adapt_jax.comparison.rung import (
 )
 from adapt_jax.comparison.setup import (
     RunInputs,
+    agree_on,
     choose_methods,
     choose_output_folder,
     load_inputs,
@@ -35,7 +37,7 @@ from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult,
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
-from adapt_jax.utils import files
+from adapt_jax.utils import distributed, files
 from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
 from adapt_jax.utils.errors import UserError
@@ -188,9 +190,12 @@ def compare(
     settings, where, folder = load_config(CompareConfig, config, overrides)
     methods = choose_methods(settings, where)
     display = Display(progress)
+    agree_on(settings, "compare")
     output = choose_output_folder(output_dir, settings, config)
+    distributed.agree("command", {"output-dir": str(output), "fresh": fresh})
+    distributed.check_shared_folder(output)
     inputs = load_inputs(settings, folder)
-    with lock_folder(output):
+    with distributed.on_main("output folder", lambda: lock_folder(output)):
         return _run_rungs(settings, methods, inputs, output, display, fresh)
 
 
@@ -224,13 +229,19 @@ def _run_rungs(
                 rung = compare_to_previous(rung, below, comparison.correct, settings.reference)
             comparison.add_rung(rung)
             draw()
-            comparison.save()
-            shutil.rmtree(folders[name].unfinished, ignore_errors=True)
+            distributed.run_on_main("rung", partial(_finish_rung, comparison, folders[name]))
             if not display.is_live:
                 earlier = " (from an earlier run)" if name in finished else ""
                 display.line(describe_rung(rung) + earlier)
-    shutil.rmtree(output / "unfinished", ignore_errors=True)
+    if distributed.is_main_process():
+        shutil.rmtree(output / "unfinished", ignore_errors=True)
     return comparison
+
+
+def _finish_rung(comparison: Comparison, folder: RungFolder) -> None:
+    """Writes the results so far; what an interrupted rung needs is then no longer needed."""
+    comparison.save()
+    shutil.rmtree(folder.unfinished, ignore_errors=True)
 
 
 def _start_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResult:
@@ -251,7 +262,28 @@ def _keep_finished(
     comparison: Comparison, folders: Mapping[str, RungFolder], display: Display, fresh: bool
 ) -> dict[str, DoneRung]:
     """Takes over the rungs of an earlier run that would come out the same; removes the others."""
-    output = comparison.output_dir
+
+    def keep() -> dict[str, Any]:
+        finished = _clear_folder(comparison.output_dir, folders, display, fresh)
+        return {name: rung.model_dump(mode="json") for name, rung in finished.items()}
+
+    # what process 0 finds there
+    kept = distributed.run_on_main("finished rungs", keep)
+    finished = {name: DoneRung.model_validate(rung) for name, rung in kept.items()}
+    comparison.correct = distributed.run_on_main(
+        "right answers", lambda: {name: folders[name].read_correct() for name in finished}
+    )
+    for rung in finished.values():
+        comparison.add_rung(rung)
+    if finished and distributed.is_main_process():
+        comparison.save()
+    return finished
+
+
+def _clear_folder(
+    output: Path, folders: Mapping[str, RungFolder], display: Display, fresh: bool
+) -> dict[str, DoneRung]:
+    """The rungs of an earlier run that count; all others are removed."""
     finished: dict[str, DoneRung] = {}
     if not fresh:
         try:
@@ -261,12 +293,7 @@ def _keep_finished(
     removed = remove_stale(output, {} if fresh else folders, finished)
     if removed:
         display.line(f"{output} held another comparison; replaced: {', '.join(removed)}")
-    comparison.correct = {name: folders[name].read_correct() for name in finished}
-    for rung in finished.values():
-        comparison.add_rung(rung)
-    if finished:
-        comparison.save()
-    else:
+    if not finished:
         (output / RESULTS).unlink(missing_ok=True)
     return finished
 

@@ -28,6 +28,7 @@ from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
 from adapt_jax.utils.config import RunConfig
+from adapt_jax.utils.distributed import run_on_main
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
 from adapt_jax.utils.progress import Display, OnProgress
@@ -97,6 +98,9 @@ class RungFolder:
     def save(self, adaptation: Adaptation, evaluation: Evaluation) -> None:
         """Writes what stays of a finished rung."""
         adaptation.save(self.adaptation)
+        run_on_main("predictions", lambda: self._write_rest(evaluation))
+
+    def _write_rest(self, evaluation: Evaluation) -> None:
         write_predictions(self.predictions, evaluation)
         training = self.unfinished / "training"
         if training.is_dir():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adapt_jax.evaluation.journal import Journal
+from adapt_jax.evaluation.journal import Journal, read_plain_prediction, to_plain_prediction
 from adapt_jax.evaluation.metrics import BUILT_IN_METRICS, METRICS, ScoredPrediction
 from adapt_jax.evaluation.results import EvaluationResult
 from adapt_jax.evaluation.scorers import find_scorer, score_answer
@@ -14,6 +14,13 @@ from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
+from adapt_jax.utils.distributed import (
+    gather,
+    num_processes,
+    process_index,
+    share_questions,
+    take_share,
+)
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.progress import OnProgress, Pace
 
@@ -94,7 +101,7 @@ def evaluate(
             adaptation, examples, {}, seed, max_concurrent_sequences, on_progress
         )
     else:
-        known = journal.read(examples)
+        known = journal.read_together(examples)
         with journal.open(known):
             predictions = _answer_all(
                 adaptation, examples, known, seed, max_concurrent_sequences, on_progress, journal
@@ -152,18 +159,38 @@ def _answer_all(
     on_progress: OnProgress | None,
     journal: Journal | None = None,
 ) -> list[Prediction]:
-    """One prediction per example in their order: those that are known, and the new ones."""
-    predictions, pace = dict(known), Pace(on_progress, len(known), len(examples))
-    stream = adaptation.stream(
-        examples,
-        seed=seed,
-        max_concurrent_sequences=max_concurrent_sequences,
-        answered=known.keys(),
-        on_tokens=pace.count_tokens,
-    )
-    for index, prediction in stream:
-        predictions[index] = prediction
-        if journal is not None:
-            journal.add(prediction)
-        pace.count_answer()
+    """One prediction per example in their order: those that are known, and the new ones.
+
+    Of several processes each asks its share, and all of them get all predictions.
+    """
+    missing = [index for index in range(len(examples)) if index not in known]
+    own = take_share(missing)
+    pace = Pace(on_progress, len(known), len(known) + len(own))
+    found: dict[int, Prediction] = {}
+    with share_questions():
+        for index, prediction in adaptation.stream(
+            examples,
+            seed=seed,
+            max_concurrent_sequences=max_concurrent_sequences,
+            answered=known.keys() | (set(missing) - own),
+            on_tokens=pace.count_tokens,
+        ):
+            found[index] = prediction
+            if journal is not None:
+                journal.add(prediction)
+            pace.count_answer()
+    predictions = {**known, **found, **_gather_others(found)}
     return [predictions[index] for index in range(len(examples))]
+
+
+def _gather_others(found: Mapping[int, Prediction]) -> dict[int, Prediction]:
+    """What the other processes found."""
+    if num_processes() == 1:
+        return {}
+    rows: list[Any] = [[index, to_plain_prediction(one)] for index, one in found.items()]
+    return {
+        index: read_plain_prediction(row)
+        for other, theirs in enumerate(gather("predictions", rows))
+        if other != process_index()
+        for index, row in theirs
+    }

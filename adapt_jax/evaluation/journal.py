@@ -13,12 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
-from adapt_jax.utils import files
+from adapt_jax.utils import distributed, files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_file
 from adapt_jax.utils.text_files import parse_json, read_json_lines
 
-__all__ = ["FORMAT", "Journal"]
+__all__ = ["FORMAT", "Journal", "read_plain_prediction", "to_plain_prediction"]
 
 FORMAT = 3  # of the file; a journal of another format is not continued
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -31,7 +31,8 @@ class Journal:
     The first line holds the format and the identity of the work. Each other line holds a prediction
     as JSON text and the checksum of this text, so that damage never becomes a result. A process
     that is killed at any moment leaves all predictions but the one that it was writing. A journal
-    of other work is replaced.
+    of other work is replaced. Of several processes each writes a file of its own: process 0 this
+    one, the others parts beside it. Any number of processes continues from all of them.
     """
 
     def __init__(self, path: Path, identity: str):
@@ -40,15 +41,25 @@ class Journal:
         self._appender: files.LineAppender | None = None
         self._is_empty = True
 
+    def _list_parts(self) -> list[Path]:
+        """The files of processes other than process 0."""
+        return sorted(self.path.parent.glob(f"{self.path.stem}.process-*{self.path.suffix}"))
+
     def read(self, examples: Sequence[Example]) -> dict[int, Prediction]:
         """The predictions of an interrupted run, by the index of the example.
 
         What follows a damaged line is asked again; a last line that was cut off is one.
         """
+        known: dict[int, Prediction] = {}
+        for path in (*self._list_parts(), self.path):
+            known |= self._read_file(path, examples)
+        return known
+
+    def _read_file(self, path: Path, examples: Sequence[Example]) -> dict[int, Prediction]:
         index_of = {example.id: index for index, example in enumerate(examples)}
         known: dict[int, Prediction] = {}
         try:
-            lines = read_json_lines(self.path, constants=_NON_FINITE)
+            lines = read_json_lines(path, constants=_NON_FINITE)
             if next(lines, (0, None))[1] != self._head:
                 return {}
             for _, row in lines:
@@ -57,6 +68,17 @@ class Journal:
         except (UserError, ValidationError, KeyError, TypeError, ValueError):
             pass  # no file, or a damaged line
         return known
+
+    def read_together(self, examples: Sequence[Example]) -> dict[int, Prediction]:
+        """What process 0 reads, in all processes."""
+        if distributed.num_processes() == 1:
+            return self.read(examples)
+        known = self.read(examples) if distributed.is_main_process() else {}
+        rows: list[Any] = [[index, to_plain_prediction(one)] for index, one in known.items()]
+        return {
+            index: read_plain_prediction(row)
+            for index, row in distributed.from_main("known predictions", rows)
+        }
 
     @contextmanager
     def open(self, known: dict[int, Prediction]) -> Iterator["Journal"]:
@@ -68,19 +90,29 @@ class Journal:
             UserError: another process writes to it, or it cannot be written; what it held is
                 still there.
         """
-        with lock_file(self.path):
-            lines = [json.dumps(self._head), *map(_to_line, known.values())]
-            files.write_text(self.path, "".join(line + "\n" for line in lines))
+        with distributed.on_main("journal", lambda: lock_file(self.path)):
+            distributed.run_on_main("journal begun", lambda: self._begin(known))
+            path = self.path
+            if index := distributed.process_index():
+                path = path.with_name(f"{path.stem}.process-{index}{path.suffix}")
+                files.write_text(path, json.dumps(self._head) + "\n")
             self._is_empty = not known
             try:
-                with files.LineAppender(self.path) as self._appender:
+                with files.LineAppender(path) as self._appender:
                     yield self
             except UserError:
-                if self._is_empty:
+                if self._is_empty and distributed.is_main_process():
                     self.remove()
                 raise
             finally:
                 self._appender = None
+
+    def _begin(self, known: dict[int, Prediction]) -> None:
+        """Writes what is known, which the parts of an earlier run are then no longer needed for."""
+        lines = [json.dumps(self._head), *map(_to_line, known.values())]
+        files.write_text(self.path, "".join(line + "\n" for line in lines))
+        for part in self._list_parts():
+            part.unlink(missing_ok=True)
 
     def add(self, prediction: Prediction) -> None:
         """Writes one more prediction, which is kept whatever happens next.
@@ -93,12 +125,13 @@ class Journal:
         self._is_empty = False
 
     def remove(self) -> None:
-        """Removes the file, when its predictions are stored elsewhere."""
-        self.path.unlink(missing_ok=True)
+        """Removes the file and its parts, when the predictions are stored elsewhere."""
+        for path in (self.path, *self._list_parts()):
+            path.unlink(missing_ok=True)
 
 
 def _to_line(prediction: Prediction) -> str:
-    text = json.dumps(asdict(prediction))  # ASCII, so that any text can be written
+    text = json.dumps(to_plain_prediction(prediction))  # ASCII, so that any text can be written
     return json.dumps({"crc32": zlib.crc32(text.encode("ascii")), "prediction": text})
 
 
@@ -111,5 +144,18 @@ def _from_row(row: Any) -> Prediction:
     text = str(row["prediction"])
     if zlib.crc32(text.encode("ascii")) != row["crc32"]:
         raise ValueError("the checksum is another")
-    content = parse_json(text, "a prediction", constants=_NON_FINITE)
+    return read_plain_prediction(parse_json(text, "a prediction", constants=_NON_FINITE))
+
+
+def to_plain_prediction(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain JSON."""
+    return asdict(prediction)
+
+
+def read_plain_prediction(content: Any) -> Prediction:
+    """The prediction of plain JSON.
+
+    Raises:
+        ValidationError: it is none.
+    """
     return _PREDICTION.validate_python(content)

@@ -1,11 +1,13 @@
 """How many slots fit into memory."""
 
 import os
+import socket
 from pathlib import Path
 
 import jax
 
 from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.utils import distributed
 
 __all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "free_bytes", "count_slot_bytes"]
 
@@ -43,4 +45,13 @@ def count_fitting_slots(bytes_per_slot: int, num_devices: int) -> int:
     """How many slots fit, spread over the devices."""
     # simulated devices of a CPU share one memory
     memories = 1 if jax.default_backend() == "cpu" else num_devices
-    return int(free_bytes() * MAX_SHARE) * memories // bytes_per_slot
+    free = _agree_on_free_bytes() if distributed.shares_questions() else free_bytes()
+    return int(free * MAX_SHARE) * memories // bytes_per_slot
+
+
+def _agree_on_free_bytes() -> int:
+    """What every process has: they need the same number of slots. Those of a host share it."""
+    hosts = distributed.gather("host", socket.gethostname())
+    free = distributed.gather("free bytes", free_bytes())
+    shares = [hosts.count(host) if jax.default_backend() == "cpu" else 1 for host in hosts]
+    return min(one // share for one, share in zip(free, shares, strict=True))

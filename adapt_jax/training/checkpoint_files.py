@@ -68,7 +68,9 @@ class CheckpointFiles:
     def start_writing(self, step: int, named: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Begins to write a checkpoint, with checksums of its arrays."""
         checksums: dict[str, Checksums] = {}
-        for own in gather("checksums", {name: _compute_checksums(leaf) for name, leaf in named.items()}):
+        for own in gather(
+            "checksums", {name: _compute_checksums(leaf) for name, leaf in named.items()}
+        ):
             for name, found in own.items():
                 checksums.setdefault(name, {}).update(found)
         arguments = ocp.args.Composite(

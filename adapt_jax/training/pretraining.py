@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.rope import Rope
-from adapt_jax.decoders.sharding import make_mesh
+from adapt_jax.decoders.sharding import choose_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.training.config import TrainingConfig
@@ -28,6 +28,7 @@ from adapt_jax.training.trainer import OnStep, TrainingData, TrainingResult, tra
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import Validation
 from adapt_jax.utils.config import MAX_SEED, MeshConfig, Strict, find_decoder, find_path
+from adapt_jax.utils.distributed import barrier, is_main_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
 
@@ -140,7 +141,7 @@ def pretrain(
     """
     if config.corpus is None and config.training.packing == "none":
         raise UserError("training.packing none: a generated corpus is packed; expected best_fit")
-    mesh = None if config.mesh is None else make_mesh(**config.mesh.model_dump())
+    mesh = choose_mesh(config.mesh)
     texts, development = _read_texts(config.corpus, base), _read_texts(config.development, base)
     model = _load_or_make(config, texts, base, mesh)
     row_length = _choose_row_length(config, model)
@@ -168,7 +169,9 @@ def pretrain(
     cast_params(model.decoder, nnx.Param, dtypes)
     save_pretrained(replace(model, path=str(folder)), folder)
     curve = [round(float(np.float32(loss)), 5) for loss in result.losses]
-    write_text(folder / "loss_curve.json", json.dumps(curve) + "\n")
+    if is_main_process():
+        write_text(folder / "loss_curve.json", json.dumps(curve) + "\n")
+    barrier("decoder written")
     return result
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt_jax.utils.distributed import shares_questions
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -78,7 +80,9 @@ def run_by_platform(one_cpu: Callable[..., Any], other: Callable[..., Any], *arr
     """
     import jax
 
-    if jax.device_count() > 1:
+    # each process answers its share of the questions on its own devices
+    count = jax.local_device_count() if shares_questions() else jax.device_count()
+    if count > 1:
         return other(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=one_cpu, default=other)
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,10 @@ __all__ = [
     "reached_preemption",
     "request_preemption",
     "run_on_main",
+    "share_questions",
+    "shares_questions",
     "start",
+    "take_share",
 ]
 
 log = logging.getLogger("adapt_jax")
@@ -121,6 +124,7 @@ class _State:
     channel: ControlChannel | None = None
     place: _Place | None = None
     works_alone = False  # process 0 works and the others wait
+    shares_questions = False  # each process answers its share, on its own devices
     is_leaving = False
     preempt: Callable[[int], None] | None = None  # JAX's handler of SIGTERM
     steps = 0  # of all trainings, after which the processes may stop together
@@ -658,6 +662,29 @@ def leave_all_to_main() -> "Iterator[bool]":
         yield is_main_process()
     finally:
         _state.works_alone = False
+
+
+@contextmanager
+def share_questions() -> "Iterator[None]":
+    """While each process answers its share of the same questions, on its own devices.
+
+    Decisions about shapes are then made together, so that answers do not depend on the processes.
+    """
+    before, _state.shares_questions = _state.shares_questions, num_processes() > 1
+    try:
+        yield
+    finally:
+        _state.shares_questions = before
+
+
+def shares_questions() -> bool:
+    """Whether each process answers its share of the same questions."""
+    return _state.shares_questions
+
+
+def take_share(indices: Iterable[int]) -> set[int]:
+    """Those of all indices that this process answers: one after the other goes to the next one."""
+    return set(list(indices)[process_index() :: num_processes()])
 
 
 def fetch_array(array: Any) -> "np.ndarray":

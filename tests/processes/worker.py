@@ -37,13 +37,26 @@ def tune(config, output, mesh=None, kill_at=None, stop_at=None):
 
     import adapt_jax.comparison.tune as module
 
-    module.Display = Quiet
+    module.Display = Quiet  # type: ignore[misc,assignment]
     run(config, output, overrides={} if mesh is None else {"mesh": mesh}, progress=False)
 
 
-def compare(config, output, mesh=None):
+def compare(config, output, mesh=None, kill_after=None):
+    """Compares; a process may be killed after so many answers of a rung: [process, rung, count]."""
     from adapt_jax.comparison.compare import compare as run
+    from adapt_jax.evaluation.journal import Journal
 
+    add, added = Journal.add, []
+
+    def add_and_die(journal, prediction):
+        add(journal, prediction)
+        if f"{kill_after[1]}-" in str(journal.path):
+            added.append(prediction)
+        if len(added) == kill_after[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_after is not None and kill_after[0] == distributed.process_index():
+        Journal.add = add_and_die
     run(config, output, overrides={} if mesh is None else {"mesh": mesh}, progress=False)
 
 
