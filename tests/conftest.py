@@ -41,7 +41,7 @@ SHARED = TESTS.parents[1] / "shared"
 # longest files come first, and start first, so that no worker waits for another at the end.
 SLOW_FILES = (
     "cli/test_notebook.py",
-    "training/test_processes.py",
+    "processes/",
     "training/test_restart.py",
     "decoders/test_tpu_compile.py",
     "decoders/test_families.py",
