@@ -31,7 +31,9 @@ import pytest  # noqa: E402
 # A busy machine makes an example slow; tests of speed say so by themselves.
 hypothesis.settings.register_profile("adapt_jax", deadline=None)
 hypothesis.settings.load_profile("adapt_jax")
-pytest.register_assert_rewrite("helpers", "training_cases", "peft_cases", "family_cases")
+pytest.register_assert_rewrite(
+    "helpers", "training_cases", "peft_cases", "family_cases", "process_groups"
+)
 
 from tiny_llama import write_tiny_llama  # noqa: E402
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -41,6 +42,7 @@ __all__ = [
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 NEW, OLD = ".adapt_jax-new-", ".adapt_jax-old-"  # how temporary names begin
+ADDRESS = re.compile(r"(gs|s3|hdfs|https?):/")  # Path makes one stroke of two
 TOKEN_BYTES = 4  # of randomness in a temporary name
 MAX_NAME_BYTES = 200  # of a file's name; file systems hold 255, and temporary names are longer
 
@@ -110,7 +112,16 @@ def check_target_folder(path: str | Path, marker: str | None = None) -> Path:
 
 
 def _resolve(path: str | Path) -> Path:
-    """The path without symbolic links."""
+    """The path without symbolic links.
+
+    Raises:
+        UserError: it is unusable, or the address of a bucket.
+    """
+    if address := ADDRESS.match(str(path)):
+        raise UserError(
+            f"{str(path)[:200]}: {address[1]} is no file system of this machine; mount the bucket "
+            "(gcsfuse, Mountpoint for S3) and give the folder"
+        )
     try:
         target = Path(path).expanduser().resolve()
         target.exists()  # raises where the name is too long for the file system

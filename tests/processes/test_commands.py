@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from groups import Ended, find_port, run_together
 from helpers import write_task
+from process_groups import Ended, find_port, run_together
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.adaptation import Adaptation

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from groups import run_group
 from helpers import write_task
+from process_groups import run_group
 from tiny_llama import write_tiny_llama
 
 METHODS = ("prompt_tuning", "lora", "fine_tuning")

@@ -299,3 +299,11 @@ def test_what_another_run_is_writing_is_not_removed(tmp_path: Path):
     other.mkdir()
     files.replace_folder(tmp_path / "saved", write, marker="marker")
     assert names(tmp_path) == [other.name, "saved"]
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/runs", Path("gs://bucket/runs"), "s3://bucket/a"])
+def test_the_address_of_a_bucket_is_no_folder_of_its_name(path: str | Path):
+    with pytest.raises(UserError, match="mount the bucket"):
+        files.check_output_folder(path)
+    with pytest.raises(UserError, match="mount the bucket"):
+        files.check_target_file(path)

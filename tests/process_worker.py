@@ -1,9 +1,10 @@
 """What each process of a group runs: the jobs of a list, one after the other, in one JAX.
 
-    python worker.py JOBS.json REPORT.json     (JAX_COORDINATOR_ADDRESS and so on say who it is)
+    python process_worker.py JOBS.json REPORT.json
 
-A process takes seconds to start, so a group does many jobs. A job is {"do": NAME, ...arguments};
-what it gives, or the mistake that it ends with, goes into the report of its process.
+JAX_COORDINATOR_ADDRESS and so on say which process it is. A process takes seconds to start, so a
+group does many jobs. A job is {"do": NAME, ...arguments}; what it gives, or the mistake that it
+ends with, goes into the report of its process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Starts groups of real processes that run worker.py together, on CPUs, connected by gloo."""
+"""Starts groups of real processes that run process_worker.py, on CPUs, connected by gloo."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("process_worker.py")
 MAX_SECONDS = 900  # of a group, on a busy machine
 
 
@@ -57,7 +57,7 @@ def run_together(
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(WORKER.parents[2]),
+        "PYTHONPATH": str(WORKER.parents[1]),
     }
     if len(commands) > 1:
         env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{find_port()}"}
