@@ -82,13 +82,13 @@ def predict(
     except for the ``seconds``. Answers to other questions that ``target`` had come first. The
     ``identity`` of each line stands for the adaptation and the seed that gave it.
 
+    Several processes call it together: each answers its share, and process 0 writes the file.
+
     Args:
         open_adaptation: opens the adaptation, after both files have been checked.
         source: JSONL, JSON, CSV, TSV or Parquet; see ``read_questions``.
         task: a task file or its content, by whose fields ``source`` is read.
         question_format: that of the adaptation; see ``read_questions``.
-
-    Several processes call it together: each answers its share, and process 0 writes the file.
 
     Returns:
         how many questions were answered, and how many an earlier run had answered.
@@ -107,7 +107,8 @@ def predict(
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
     answered_by = identity(adaptation.identity, seed)
-    distributed.agree("input", {"questions": identity(examples), "answered by": answered_by})
+    if distributed.num_processes() > 1:
+        distributed.agree("input", {"questions": identity(examples), "answered by": answered_by})
     _check_answered_by(answered_by, first_lines, target)
 
     # of several processes each answers its share

@@ -20,7 +20,7 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.compilations import use_compilation_cache
 from adapt_jax.utils.config import CompareConfig, RunConfig, validate
-from adapt_jax.utils.distributed import agree
+from adapt_jax.utils.distributed import agree, num_processes
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_output_folder
 from adapt_jax.utils.progress import Display
@@ -68,6 +68,8 @@ def agree_on(settings: BaseModel, command: str) -> None:
     Raises:
         UserError: they differ; the keys are named.
     """
+    if num_processes() == 1:
+        return
     versions = {"adapt_jax": version("adapt-jax"), "jax": version("jax")}
     agree("version", versions)
     agree("configuration", {"command": command, **settings.model_dump(mode="json")})
