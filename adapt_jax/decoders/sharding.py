@@ -63,7 +63,9 @@ def make_mesh(
 
 
 def choose_mesh(sizes: MeshConfig | None) -> Mesh | None:
-    """The mesh of a configuration. Without one: None, but of several processes all their devices.
+    """The mesh of a configuration; where it names none, all devices of several processes.
+
+    A single process without one computes on one device, and gets None.
 
     Raises:
         UserError: the sizes do not fit the devices.
