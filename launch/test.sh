@@ -9,6 +9,8 @@
 # is run by one worker, so that its fixtures are made once.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# The tests start many processes: without bytecode each compiles all that it imports, 5 s.
+unset PYTHONDONTWRITEBYTECODE
 install test
 "$python" -m ruff check
 "$python" -m ruff format --check
