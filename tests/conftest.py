@@ -3,17 +3,25 @@
 Every test is either ``slow`` or ``fast``: see SLOW_FILES.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Objects of imports and traces stay: looking through them for garbage took a fifth of some files.
+gc.set_threshold(20_000, 10, 10)
 # Before jax is imported anywhere: the CPU plays eight devices, and nothing is fetched.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    os.environ["XLA_FLAGS"] = flags.strip()
+# XLA's passes are those of every run, and so are the optimised HLO and its memory. LLVM alone does
+# less: the tests compile much and compute little, and a training step compiles in 0.6 of the time.
+# Processes that run with all of LLVM: compare (cli/test_without_extras.py), tune and inspect
+# (inspection/test_inspection.py).
+FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
+given = os.environ.get("XLA_FLAGS", "")
+wanted = [flag for flag in FLAGS if flag.partition("=")[0] not in given]
+os.environ["XLA_FLAGS"] = " ".join([given, *wanted]).strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Equal programs are compiled once, by all workers, by the processes that tests start, and by the
@@ -32,7 +40,7 @@ import pytest  # noqa: E402
 hypothesis.settings.register_profile("adapt_jax", deadline=None)
 hypothesis.settings.load_profile("adapt_jax")
 pytest.register_assert_rewrite(
-    "helpers", "training_cases", "peft_cases", "family_cases", "process_groups"
+    *("helpers", "training_cases", "peft_cases", "family_cases", "engine_cases", "process_groups")
 )
 
 from tiny_llama import write_tiny_llama  # noqa: E402
@@ -56,6 +64,7 @@ SLOW_FILES = (
     "comparison/test_identity.py",
     "methods/",
     "pretrained/test_peft.py",
+    "pretrained/test_peft_families.py",
     "pretrained/test_family_folders.py",
     "pretrained/test_pretrained.py",
     "pretrained/test_streaming.py",
@@ -67,6 +76,7 @@ SLOW_FILES = (
     "decoders/",
     "training/",
     "sampling/test_engine.py",
+    "sampling/test_engine_limits.py",
     "sampling/test_likelihood.py",
     "prompting/test_multiple_choice.py",
     "docs/",
@@ -97,6 +107,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(name) for name in ("slow", "fast")):
             item.add_marker("slow" if slow_rank(item.path) < len(SLOW_FILES) else "fast")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported until now is never garbage."""
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

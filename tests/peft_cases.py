@@ -1,14 +1,17 @@
 """Random adapters, and what a decoder says with them: here and with the real PEFT."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapt_jax.sampling.engine import Engine, Request
 from adapt_jax.sampling.types import GenerationConfig
 
@@ -67,3 +70,30 @@ def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list
             use_cache=False,
         )
     return said[0, ids.shape[1] :].tolist()
+
+
+def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
+    """An adapter that the real PEFT made, with random factors."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    options = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"]} | options
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(str(to))
+
+
+def tampered(folder: Path, config: dict[str, Any], tensors: Any = None) -> None:
+    """Changes fields of an adapter's config, and its tensors in place by a function of them."""
+    told = json.loads((folder / ADAPTER_CONFIG).read_text()) | config
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(told))
+    if tensors is not None:
+        held = load_file(folder / ADAPTER_WEIGHTS)
+        tensors(held)
+        save_file(held, folder / ADAPTER_WEIGHTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import ONE_DEVICE
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "colab" / "ladder.ipynb"
@@ -24,7 +25,7 @@ def executed(output: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
-    return client.execute(env={**os.environ, **settings, "XLA_FLAGS": ""})
+    return client.execute(env={**os.environ, **settings, "XLA_FLAGS": ONE_DEVICE})
 
 
 def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
-from helpers import SHORT, write_task
+from helpers import ONE_DEVICE, SHORT, write_task
 from training_cases import CONFIG, leaves, made_examples
 
 from adapt_jax.cli.main import main
@@ -25,7 +25,7 @@ from benchmarks.restarts import compare_killed, tuning
 def test_killed_at_random_moments_it_ends_with_the_same_bits(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv("XLA_FLAGS")  # one device is enough
+    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)
     training = {"steps": 40, "batch_size": 4, "warmup_steps": 5, "checkpoint_every": 7}
     run = {
         "decoder": str(tiny_folder),

@@ -1,0 +1,93 @@
+"""Adapters of families whose modules are fused, mixed or scaled: to PEFT and back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peft_cases import ours, peft_adapter, soft, theirs, updates
+from safetensors.numpy import load_file
+
+from adapt_jax.adaptation.import_peft import import_adapter
+from adapt_jax.pretrained.loading import get_parameters
+from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.utils.errors import UserError
+
+FUSED = ("phi3", "gpt2", "gpt_neox")
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_updates_of_fused_parts_leave_as_one_block(name: str, made: Any, tmp_path: Path) -> None:
+    folder, _, model = made(name)
+    added = updates(model, "query", "value", "output", "up")
+    write_lora(tmp_path, added, model)
+    assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
+    again = read_adapter(tmp_path, model).lora_weights
+    assert again is not None
+    merged, expected = (get_parameters(one.merge_into(model).decoder) for one in (again, added))
+    for path, kernel in expected.items():
+        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_adapters_of_fused_modules_come_in(name: str, made: Any, tmp_path: Path) -> None:
+    folder, _, model = made(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    assert ours(adaptation.model) == theirs(folder, tmp_path / "in", model) != ours(model)
+    assert adaptation.lora_weights is not None
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
+    first, second = (load_file(tmp_path / one / ADAPTER_WEIGHTS) for one in ("in", "out"))
+    assert first.keys() == second.keys()  # what came in as one block leaves as that block
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["gemma", "gpt2"])
+def test_soft_prompts_live_behind_the_embeddings_scale(
+    name: str, made: Any, tmp_path: Path
+) -> None:
+    folder, _, model = made(name)
+    write_soft_prompt(tmp_path, soft(model), model)
+    assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
+
+
+def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
+    made: Any, tmp_path: Path
+) -> None:
+    folder, _, model = made("qwen3_moe")
+    added = updates(model, "query", "key")
+    write_lora(tmp_path / "out", added, model)
+    assert theirs(folder, tmp_path / "out", model) == ours(added.merge_into(model)) != ours(model)
+    with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
+        write_lora(tmp_path / "up", updates(model, "up"), model)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    with pytest.raises(UserError, match=r"cannot be represented here: target_parameters \["):
+        read_adapter(tmp_path / "in", model)
+
+
+@pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, per-layer embeddings"])
+def test_all_that_peft_finds_with_experts_and_in_per_layer_embeddings_comes_in_and_leaves(
+    name: str, made: Any, tmp_path: Path
+) -> None:
+    folder, _, model = made(name)
+    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.lora_weights is not None
+    places = {path[-2] for path in adaptation.lora_weights.factors}
+    assert places > {"query", "key", "value", "output", "gate", "up", "down"}
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
+    assert theirs(folder, tmp_path / "out", model) == expected
+
+
+def test_factors_of_the_output_come_in_and_leave(made: Any, tmp_path: Path) -> None:
+    folder, _, model = made("gpt_neox")
+    peft_adapter(folder, tmp_path / "in", target_modules=["lm_head", "dense"])
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.lora_weights is not None
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
+    assert theirs(folder, tmp_path / "out", model) == expected
