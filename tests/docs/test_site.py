@@ -36,8 +36,8 @@ for page in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """Exit code of the Python examples of every page by its name, and what all say in errors."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """By the name of a page: the exit code of its Python examples, and all pages' stderr."""
     folder, programs = tmp_path_factory.mktemp("pages"), []
     for page in PAGES:
         if blocks := BLOCK.findall(page.read_text(encoding="utf-8")):
@@ -51,8 +51,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_python_examples_of_a_page_run(page: Path, ended: dict[str, tuple[int, str]]):
+def test_the_python_examples_of_a_page_run(page: Path, results: dict[str, tuple[int, str]]):
     if not BLOCK.search(page.read_text(encoding="utf-8")):
         pytest.skip("this page has no Python")
-    code, errors = ended[page.stem]
+    code, errors = results[page.stem]
     assert code == 0, errors[-3000:]
