@@ -47,7 +47,7 @@ __all__ = [
     "read_gold",
 ]
 
-PARSER_VERSION = 6  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 7  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]
@@ -225,14 +225,23 @@ def _read_gold_label(text: str, choices: Sequence[str]) -> str | None:
 
 PARSERS.register("label")(AnswerParser(_read_label, read_gold=_read_gold_label))
 
-_YES_NO = re.compile(r"\b(?:yes|no|maybe)\b")
+# not "no one", not "Yes?"
+_YES_NO = re.compile(
+    r"\b(?:yes|no(?![\s-](?:one|doubt|question|idea|matter)\b)|maybe)\b(?!\s?\?)", re.IGNORECASE
+)
+# "yes and no", "yes/no", "no, yes": what is joined to the first word
+_JOINED = r"(?:[ ,/]{1,3}(?:and|or)?[ ,/]{0,3})"
+_FIRST_WORD = re.compile(rf"\W*({_YES_NO.pattern})(?:{_JOINED}({_YES_NO.pattern}))?")
 
 
 def _read_yes_no(text: str, choices: Sequence[str]) -> str | None:
-    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that is said."""
+    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that is said.
+
+    Two of them that are joined ("yes and no", "no, yes") abstain.
+    """
     folded = normalize_widths(text).lower()
-    if first := re.match(rf"\W*({_YES_NO.pattern})", folded):
-        return first[1]
+    if first := _FIRST_WORD.match(folded):
+        return first[1] if first[2] in (None, first[1]) else None
     said = {one[0] for one in _YES_NO.finditer(folded) if not is_negated(folded, one.start())}
     return said.pop() if len(said) == 1 else None
 
@@ -248,13 +257,34 @@ PARSERS.register("yes_no")(AnswerParser(_read_yes_no, read_gold=_read_gold_yes_n
 # ---- open answers
 
 
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{(?:\\text\s?\{)?([^{}]*)\}{1,2}")
+_EMPHASIS = (("**", "**"), ("__", "__"), *zip("*_`\"'“‘«", "*_`\"'”’»", strict=True))
+
+
 def _read_first_line(text: str, choices: Sequence[str]) -> str | None:
-    """The first line, in lower case, white space folded, without a closing full stop."""
-    return _read_free_text(text.strip().partition("\n")[0], choices)
+    """The first line, in lower case, white space folded.
+
+    A closing full stop and the emphasis or quotes around the whole are no part of it.
+    """
+    if boxes := _BOXED.findall(text):
+        text = boxes[-1]
+    line = _read_free_text(text.strip().partition("\n")[0], choices) or ""
+    while (bare := _remove_emphasis(line)) != line:
+        line = bare
+    return line or None
+
+
+def _remove_emphasis(line: str) -> str:
+    for opening, closing in _EMPHASIS:
+        inner = line[len(opening) : -len(closing)]
+        wrapped = line.startswith(opening) and line.endswith(closing)
+        if wrapped and inner.strip(" .") and opening not in inner and closing not in inner:
+            return inner.strip().rstrip(".").rstrip()
+    return line
 
 
 def _read_gold_line(text: str, choices: Sequence[str]) -> str | None:
-    return None if "\n" in text.strip() else _read_free_text(text, choices)
+    return None if "\n" in text.strip() else _read_first_line(text, choices)
 
 
 def _read_free_text(text: str, choices: Sequence[str]) -> str | None:

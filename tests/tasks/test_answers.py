@@ -113,6 +113,16 @@ def test_label_without_choices_is_the_folded_first_line() -> None:
         ("The answer is not yes.", None),
         ("It isn't no but yes", "yes"),
         ("\u201cYes\u201d\u2014definitely", "yes"),
+        ("Yes and no", None),
+        ("yes/no", None),
+        ("No, yes", None),
+        ("Maybe yes", None),
+        ("maybe not", "maybe"),
+        ("No doubt, yes", "yes"),
+        ("No one knows", None),
+        ("Yes? No.", "no"),
+        ("Yes, no doubt", "yes"),
+        ("No evidence was found", "no"),
     ],
 )
 def test_yes_no_reads_the_first_word_or_the_only_one(text: str, expected: str | None) -> None:
@@ -123,6 +133,21 @@ def test_text_folds_case_and_white_space_of_the_first_line() -> None:
     assert PARSERS["text"]("  The  Red\tSea.\nIt is", ()) == "the red sea"
     assert PARSERS["text"]("11/22/2001", ()) == "11/22/2001"
     assert PARSERS["text"](" \n", ()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["**Paris**", "**Paris.**", '"Paris".', "`Paris`", "**'Paris'**.", "\\boxed{Paris}", "_Paris_"]
+    + ["So $\\boxed{\\text{Paris}}$", "\u201cParis\u201d"],
+)
+def test_emphasis_and_quotes_are_no_part_of_a_text(text: str) -> None:
+    assert PARSERS["text"](text, ()) == "paris"
+    assert PARSERS["text"]("paris", ()) == "paris"
+
+
+@pytest.mark.parametrize("text", ["(0, 1)", "[0, 1]", "'a' or 'b'", "*", "don't", "5'", "''"])
+def test_what_belongs_to_a_text_stays(text: str) -> None:
+    assert PARSERS["text"](text, ()) == text
 
 
 @pytest.mark.parametrize(
