@@ -50,4 +50,5 @@ def predict(
             max_concurrent_sequences=max_concurrent_sequences,
             on_progress=update,
         )
-    print(f"{answered} questions answered, {kept} kept from before: {target}")
+    questions = "question" if answered == 1 else "questions"
+    print(f"{answered} {questions} answered, {kept} kept from before: {target}")

@@ -15,10 +15,10 @@ __all__ = ["KINDS", "draw_instructions", "draw_splits"]
 def draw_splits(seed: int, train: int, development: int, test: int) -> dict[str, list[Example]]:
     """Word problems with reasonings; the three splits share no skeleton (see problems.py)."""
     sizes = {"train": train, "development": development, "test": test}
-    return {split: _examples(seed, split, size) for split, size in sizes.items()}
+    return {split: _make_examples(seed, split, size) for split, size in sizes.items()}
 
 
-def _examples(seed: int, split: str, size: int) -> list[Example]:
+def _make_examples(seed: int, split: str, size: int) -> list[Example]:
     rng = random.Random(f"{seed}/{split}")
     examples: dict[str, Example] = {}
     while len(examples) < size:

@@ -24,41 +24,41 @@ HEADERS = (
 FORMS = (("Q: ", "\nA:"),) * 8 + (("Question: ", "\nAnswer:"), ("Problem: ", "\nSolution:"))
 
 
-def _header(rng: random.Random) -> str:
+def _write_header(rng: random.Random) -> str:
     if rng.random() < 0.4:
         return ""
     return rng.choice(HEADERS).format(rng.choice(words.SHE + words.HE)) + "\n\n"
 
 
-def _problem(rng: random.Random) -> Problem:
+def _draw_problem(rng: random.Random) -> Problem:
     return draw_from(rng, "train")
 
 
-def _worked(rng: random.Random) -> str:
+def _write_solutions(rng: random.Random) -> str:
     """Questions with worked solutions, in one voice or in many."""
     before, after = rng.choice(FORMS)
     voice = rng.choice(VOICES) if rng.random() < 0.2 else None
     items = []
     for _ in range(rng.choice((2, 3, 4, 5))):
-        problem = _problem(rng)
+        problem = _draw_problem(rng)
         reasoning = draw_reasoning(problem, rng, voice)
         items.append(
             f"{before}{problem.question}{after} {reasoning} The answer is {problem.answer}."
         )
-    return _header(rng) + "\n\n".join(items)
+    return _write_header(rng) + "\n\n".join(items)
 
 
-def _bare(rng: random.Random) -> str:
+def _write_answers(rng: random.Random) -> str:
     """Questions with nothing but their answers."""
     before, after = rng.choice(FORMS)
     items = []
     for _ in range(rng.randint(3, 9)):
-        problem = _problem(rng)
+        problem = _draw_problem(rng)
         items.append(f"{before}{problem.question}{after} The answer is {problem.answer}.")
-    return _header(rng) + "\n\n".join(items)
+    return _write_header(rng) + "\n\n".join(items)
 
 
-def _skills(rng: random.Random) -> str:
+def _write_instructions(rng: random.Random) -> str:
     """Instructions of other kinds with their answers, all of one kind or mixed."""
     before, after = rng.choice(FORMS)
     kinds = [rng.choice(sorted(KINDS))] if rng.random() < 0.4 else sorted(KINDS)
@@ -66,31 +66,31 @@ def _skills(rng: random.Random) -> str:
     for _ in range(rng.randint(3, 8)):
         instruction, answer = draw_instruction(rng, rng.choice(kinds))
         items.append(f"{before}{instruction}{after} The answer is {answer}.")
-    return _header(rng) + "\n\n".join(items)
+    return _write_header(rng) + "\n\n".join(items)
 
 
-def _blank(rng: random.Random) -> str:
+def _write_worksheet(rng: random.Random) -> str:
     """A worksheet that nobody has filled in yet."""
     before, after = rng.choice(FORMS)
     items = []
     skills = rng.random() < 0.45
     for _ in range(rng.choice((1, 1, 2, 3))):
         skill = draw_instruction(rng, rng.choice(sorted(KINDS)))[0] if skills else ""
-        items.append(f"{before}{skill or _problem(rng).question}{after}")
-    return _header(rng) + "\n\n".join(items) + "\n\n"
+        items.append(f"{before}{skill or _draw_problem(rng).question}{after}")
+    return _write_header(rng) + "\n\n".join(items) + "\n\n"
 
 
-def _listed(rng: random.Random) -> str:
+def _write_questions(rng: random.Random) -> str:
     """A list of questions without answers."""
-    questions = [_problem(rng).question for _ in range(rng.randint(2, 5))]
+    questions = [_draw_problem(rng).question for _ in range(rng.randint(2, 5))]
     numbered = rng.random() < 0.5
     lines = [f"{i}. {q}" if numbered else f"Q: {q}" for i, q in enumerate(questions, 1)]
-    return _header(rng) + "\n\n".join(lines)
+    return _write_header(rng) + "\n\n".join(lines)
 
 
-def _story(rng: random.Random) -> str:
+def _write_story(rng: random.Random) -> str:
     """A story without a question, and how it went on."""
-    problem = _problem(rng)
+    problem = _draw_problem(rng)
     parts = problem.skeleton.split(". ")
     events = [part.rstrip(".") for part in parts if "?" not in part]
     more = (
@@ -102,8 +102,13 @@ def _story(rng: random.Random) -> str:
 
 
 MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
-    (_worked, 36), (_bare, 11), (_skills, 11), (_blank, 48), (_listed, 3), (_story, 3),
-)  # fmt: skip
+    (_write_solutions, 36),
+    (_write_answers, 11),
+    (_write_instructions, 11),
+    (_write_worksheet, 48),
+    (_write_questions, 3),
+    (_write_story, 3),
+)
 
 
 def draw_document(seed: int, index: int) -> str:

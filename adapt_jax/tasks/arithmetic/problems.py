@@ -107,7 +107,7 @@ def _draw_number(rng: random.Random, low: int, high: int) -> int:
     return rng.randint(low, rng.choice((min(high, max(low, 12)), high)))
 
 
-def _things(number: int, index: int = 0) -> str:
+def _format_things(number: int, index: int = 0) -> str:
     return f"{number} <{'s' if number == 1 else 'o'}{index}>"
 
 
@@ -133,7 +133,7 @@ def _start(draft: _Draft, room: int) -> None:
         draft.count = draft.step(first, "+", second, "of both colors")
     else:
         draft.count = _draw_number(rng, 2, 60)
-        things = _things(draft.count)
+        things = _format_things(draft.count)
         draft.say(
             f"<n0> has {things}.", f"<n0> had {things}.", f"<n0> starts with {things}.",
             f"At first <n0> has {things}.", f"<n0> owns {things}.",
@@ -145,7 +145,7 @@ GAINS = ("bought", "found", "got", "received", "won")
 LOSSES = ("gave away", "lost", "sold", "used")
 
 
-def _gain(draft: _Draft) -> None:
+def _add_gain(draft: _Draft) -> None:
     more = _draw_number(draft.rng, 1, min(45, MAX_NUMBER - draft.count))
     verb = draft.rng.choice(GAINS)
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
@@ -162,7 +162,7 @@ def _gain(draft: _Draft) -> None:
     draft.last = "gain"
 
 
-def _loss(draft: _Draft) -> None:
+def _add_loss(draft: _Draft) -> None:
     fewer = _draw_number(draft.rng, 1, min(45, draft.count - 1))
     verb = draft.rng.choice(LOSSES)
     then = draft.rng.choice(("", "", "Then ", "Later ", "After that "))
@@ -175,7 +175,7 @@ def _loss(draft: _Draft) -> None:
     draft.last = "loss"
 
 
-def _packs(draft: _Draft) -> None:
+def _add_packs(draft: _Draft) -> None:
     packs = draft.rng.randint(2, 6)
     each = draft.rng.randint(2, max(2, min(12, (MAX_NUMBER - draft.count) // packs)))
     draft.say(
@@ -188,7 +188,7 @@ def _packs(draft: _Draft) -> None:
     draft.last = "gain"
 
 
-def _double(draft: _Draft) -> None:
+def _multiply_count(draft: _Draft) -> None:
     times = draft.rng.choice((2, 2, 3)) if draft.count * 3 <= MAX_NUMBER else 2
     word = {2: "doubled", 3: "tripled"}[times]
     draft.say(
@@ -198,7 +198,7 @@ def _double(draft: _Draft) -> None:
     draft.last = "gain"
 
 
-def _half(draft: _Draft) -> None:
+def _halve_count(draft: _Draft) -> None:
     draft.say("Then <he0> gave half of them to <n1>.", "<he0> sold half of <his0> <o0>.",
               "After that <he0> lost half of them.")  # fmt: skip
     draft.count = draft.step(draft.count, "/", 2, "kept half")
@@ -265,14 +265,18 @@ def _ask(draft: _Draft, room: int) -> str:
     return "<o0>"
 
 
-def _distract(draft: _Draft) -> None:
+def _add_distraction(draft: _Draft) -> None:
     """A sentence that has nothing to do with the question, somewhere before it."""
     rng = draft.rng
     other = _draw_number(rng, 2, 50)
     sentence = rng.choice((
-        f"<n1> is {other} years old.", f"<n1> has {_things(other, 1)}.", "It was a sunny day.",
-        f"<n0> also has {_things(other, 1)}.", "They met at the <place>.",
-        f"<his0> house has {rng.randint(2, 9)} rooms.", f"The <place> was {other} steps away.",
+        f"<n1> is {other} years old.",
+        f"<n1> has {_format_things(other, 1)}.",
+        "It was a sunny day.",
+        f"<n0> also has {_format_things(other, 1)}.",
+        "They met at the <place>.",
+        f"<his0> house has {rng.randint(2, 9)} rooms.",
+        f"The <place> was {other} steps away.",
     ))  # fmt: skip
     draft.sentences.insert(rng.randint(1, len(draft.sentences) - 1), sentence)
 
@@ -286,20 +290,21 @@ def draw_problem(rng: random.Random, steps: int | None = None) -> Problem:
         closing = rng.choice((0, 0, 0, 1, 1, 2))
         while len(draft.steps) < wanted - closing:
             left = wanted - closing - len(draft.steps)
-            events = [_gain, _gain, _gain, _loss, _loss, _loss]
-            events += [_double] * (draft.count <= 90) + [_half] * (draft.count % 2 == 0)
-            events += [_packs, _packs] * (left >= 2)
+            events = [_add_gain, _add_gain, _add_gain, _add_loss, _add_loss, _add_loss]
+            events += [_multiply_count] * (draft.count <= 90)
+            events += [_halve_count] * (draft.count % 2 == 0)
+            events += [_add_packs, _add_packs] * (left >= 2)
             if draft.count > 150:
-                events = [_loss]
+                events = [_add_loss]
             elif draft.count < 3:
-                events = [_gain]
+                events = [_add_gain]
             rng.choice(events)(draft)
         unit = _ask(draft, wanted - len(draft.steps))
         results = [step.result for step in draft.steps]
         if len(draft.steps) == wanted and min(results) > 0 and max(results) <= MAX_NUMBER:
             break
     if rng.random() < 0.25:
-        _distract(draft)
+        _add_distraction(draft)
     skeleton = " ".join(draft.sentences)
     return Problem(skeleton, draft.steps, results[-1], unit, _draw_fillings(rng))
 

@@ -18,7 +18,7 @@ EXPLAINED = {
 }
 
 
-def _formula(step: Step) -> str:
+def _format_formula(step: Step) -> str:
     return f"{step.left} {step.operation} {step.right} = {step.result}"
 
 
@@ -41,13 +41,13 @@ def _split_operation(step: Step, rng: random.Random) -> str | None:
             return (f"{small} * {large // 10 * 10} = {tens}, "
                     f"{small} * {large % 10} = {ones}, {tens} + {ones} = {result}")  # fmt: skip
     if step.operation == "/":
-        return f"{step.right} * {step.result} = {step.left}, so {_formula(step)}"
+        return f"{step.right} * {step.result} = {step.left}, so {_format_formula(step)}"
     return None
 
 
-def _narrate(step: Step, rng: random.Random, first: bool) -> str:
+def _tell_step(step: Step, rng: random.Random, first: bool) -> str:
     """The step as part of the story."""
-    event, formula = step.event, _formula(step)
+    event, formula = step.event, _format_formula(step)
     if event == "in the <boxes>":
         return rng.choice(
             (f"The <boxes> hold {formula} <o0>.", f"In the <boxes> are {formula} <o0>.")
@@ -85,22 +85,28 @@ def _render_step(step: Step, voice: str, rng: random.Random, index: int, last: b
     order = "First, " if index == 0 else ("Finally, " if last and rng.random() < 0.4 else
                                           rng.choice(("Then ", "Next, ", "Now ")))  # fmt: skip
     if voice == "narrated":
-        return _narrate(step, rng, index == 0)
+        return _tell_step(step, rng, index == 0)
     if voice == "spoken":
         verb = rng.choice(("is", "makes", "gives"))
         return f"{order}{left} {SPOKEN[step.operation]} {right} {verb} {result}."
     if voice == "explained":
         how = rng.choice(EXPLAINED[step.operation]).format(l=left, r=right)
-        return rng.choice((f"We {how}: {_formula(step)}.", f"{order}we {how} and get {result}.",
-                           f"To go on, {how}: {_formula(step)}."))  # fmt: skip
+        formula = _format_formula(step)
+        return rng.choice(
+            (
+                f"We {how}: {formula}.",
+                f"{order}we {how} and get {result}.",
+                f"To go on, {how}: {formula}.",
+            )
+        )
     if voice == "split":
         parts = _split_operation(step, rng)
         if parts is not None:
             return rng.choice((f"{parts}.", f"{order}{parts}.", f"In parts: {parts}."))
-    return rng.choice((f"{_formula(step)}.", f"{order}{_formula(step)}."))
+    return rng.choice((f"{_format_formula(step)}.", f"{order}{_format_formula(step)}."))
 
 
-def _regroup(steps: list[Step]) -> list[Step]:
+def _join_changes(steps: list[Step]) -> list[Step]:
     """The first two gains (or losses) in a row joined before they are applied."""
     for index in range(len(steps) - 1):
         one, two = steps[index], steps[index + 1]
@@ -120,7 +126,7 @@ def draw_reasoning(
 
     Steps that can be joined are, with probability ``regroup``.
     """
-    steps = _regroup(problem.steps) if rng.random() < regroup else problem.steps
+    steps = _join_changes(problem.steps) if rng.random() < regroup else problem.steps
     mixed = voice is None and rng.random() < 0.4
     chosen = voice or rng.choice(VOICES)
     sentences = []
