@@ -285,7 +285,9 @@ def test_an_activation_saves_only_its_inputs_for_the_backward_pass(name: str) ->
     ):
         value, back = jax.vjp(ours, *given)
         expected, back_plain = jax.vjp(theirs, *given)
-        assert len(jax.tree.leaves(back)) == len(given) < len(jax.tree.leaves(back_plain))
+        assert len(jax.tree.leaves(back)) == len(given)
+        # the plain form keeps more, but for tanh since JAX 0.12, which keeps its value alone
+        assert len(given) < len(jax.tree.leaves(back_plain)) or (name, len(given)) == ("tanh", 1)
         np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
         for one, other in zip(back(expected), back_plain(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
