@@ -10,9 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
     model_validator,
 )
 
@@ -36,6 +33,10 @@ __all__ = [
 
 FORMAT: Literal[1] = 1  # of both files; raised when a field changes its name or its meaning
 
+MAX_COUNT = 10**15  # more than anyone measures; beyond it a sum may no longer be finite
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Quantity = Annotated[float, Field(ge=0, le=MAX_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 MethodName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # also the name of a folder
@@ -53,7 +54,7 @@ class EvaluationResult(Result):
 
     accuracy: Share = Field(description="share of the questions answered right")
     ci95: tuple[Share, Share] = Field(description="Wilson's 95 % interval of the accuracy")
-    n: PositiveInt = Field(description="how many questions were asked")
+    n: PositiveCount = Field(description="how many questions were asked")
     scorer: str = Field(description="name of the scorer that judges each answer")
     score: Share = Field(description="mean of the scorer's values")
     accuracy_majority: Share | None = Field(
@@ -90,13 +91,13 @@ class EvaluationResult(Result):
     too_long: Share = Field(
         description="share of the questions that do not fit the context; they count as wrong"
     )
-    prompt_tokens: NonNegativeFloat = Field(
+    prompt_tokens: Quantity = Field(
         description="tokens before the answer, per question; a shared prefix counts in full"
     )
-    generated_tokens: NonNegativeFloat = Field(
+    generated_tokens: Quantity = Field(
         description="tokens generated per question, summed over its candidates"
     )
-    seconds: NonNegativeFloat = Field(
+    seconds: Quantity = Field(
         description="wall-clock seconds per question, without those of compiling"
     )
     metrics: dict[str, float | dict[str, float]] = Field(
@@ -105,6 +106,13 @@ class EvaluationResult(Result):
     warnings: list[str] = Field(
         default=[], description="what the reader should know about the answers, in sentences"
     )
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> "EvaluationResult":
+        low, high = self.ci95
+        if not low - 1e-6 <= self.accuracy <= high + 1e-6:
+            raise ValueError(f"ci95: {low} to {high} does not hold the accuracy {self.accuracy}")
+        return self
 
 
 class PairedDelta(Result):
@@ -147,15 +155,15 @@ class DoneRung(EvaluationResult, _RungHead):
         None, description="against the reference rung: `reference` of the configuration, by "
         "default the highest rung below that trains nothing"
     )  # fmt: skip
-    trainable_parameters: NonNegativeInt
-    train_seconds: NonNegativeFloat
+    trainable_parameters: Count
+    train_seconds: Quantity
     training: dict[str, JsonValue] = Field(
         default={}, description="what the method reports about its training"
     )
     unseen_categories: dict[str, BeforeAfter] | None = Field(
         None, description="categories of instructions that the training left out, and `all`"
     )
-    compilations: NonNegativeInt = Field(0, description="functions that were compiled")
+    compilations: Count = Field(0, description="functions that were compiled")
 
     @property
     def tokens(self) -> float:
@@ -187,7 +195,7 @@ class Baseline(Result):
 
     label: str
     accuracy: Share
-    n: PositiveInt
+    n: PositiveCount
 
 
 class RungTest(PairedDelta):
@@ -216,7 +224,7 @@ class ComparisonResult(Result):
     format: Literal[1] = FORMAT
     task: str
     decoder: str
-    seed: NonNegativeInt
+    seed: Count
     best: MethodName | None = Field(
         None, description="the rung that is enough; ask, predict and export take it"
     )
@@ -243,7 +251,7 @@ class _EvaluationHead(Result):
     format: Literal[1] = FORMAT
     task: str
     method: str
-    seed: NonNegativeInt
+    seed: Count
     baseline: Baseline | None = None
 
 

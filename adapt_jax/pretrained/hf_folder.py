@@ -15,7 +15,6 @@ __all__ = [
     "EMBEDDED",
     "INDEX_FILE",
     "WEIGHTS_FILE",
-    "check_lfs_pointer",
     "find_cached_folder",
     "find_folder",
     "find_local_folder",
@@ -26,7 +25,6 @@ __all__ = [
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "arithmetic"  # named "embedded"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
 # What is fetched from the hub besides the weights: no code, no pickles.
 SMALL_FILES = (
     *("config.json", "generation_config.json", INDEX_FILE),
@@ -147,13 +145,6 @@ def read_weight_map(index: Path) -> dict[str, str]:
             shown = repr(file)[:80]
             raise UserError(f"{index}: expected safetensors files beside it, found {shown}")
     return weight_map
-
-
-def check_lfs_pointer(file: Path) -> None:
-    """Raises UserError where a file is the pointer that a clone without Git LFS has."""
-    with file.open("rb") as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(f"{file}: is a Git LFS pointer; run `git lfs pull` in its folder")
 
 
 def read_json(file: Path) -> dict[str, Any]:

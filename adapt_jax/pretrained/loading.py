@@ -34,6 +34,7 @@ from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import IDENTITY_VERSION, identity, to_plain
+from adapt_jax.utils.text_files import check_is_no_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -255,8 +256,8 @@ def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor],
     for name in files:
         file = folder / name
         try:
+            check_is_no_pointer(file)
             opened = stack.enter_context(file.open("rb", buffering=0))
-            hf_folder.check_lfs_pointer(file)
             found_here = read_header(file, opened.fileno())
         except UserError as mistake:
             problems.append(str(mistake))

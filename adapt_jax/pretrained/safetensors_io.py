@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt_jax.decoders.layout import Index, Shape
-from adapt_jax.pretrained.hf_folder import check_lfs_pointer
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_file
-from adapt_jax.utils.text_files import parse_json
+from adapt_jax.utils.text_files import check_is_no_pointer, parse_json
 
 __all__ = [
     "DTYPE_NAMES",
@@ -137,8 +136,8 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         UserError: the file is absent, damaged or a Git LFS pointer, or holds other than floats.
     """
     try:
+        check_is_no_pointer(file)
         with file.open("rb", buffering=0) as opened:
-            check_lfs_pointer(file)
             tensors = read_header(file, opened.fileno())
             other = [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype not in FLOATS]
             if other:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_jax.pretrained.hf_folder import check_lfs_pointer, read_json
+from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.tokenization import call_tokenizer, find_leading_tokens
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.text_files import check_is_no_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ __all__ = ["TOKENIZER_FILES", "has_tokenizer", "read_tokenizer"]
 
 # One of these holds the vocabulary.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "vocab.txt")
+OTHER_FILES = ("merges.txt", "chat_template.jinja", "chat_template.json", "processor_config.json")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -37,9 +39,11 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     if not has_tokenizer(folder):
         expected = ", ".join(TOKENIZER_FILES[:3])
         raise UserError(f"{folder}: no usable tokenizer (none of {expected} is there)")
-    for name in (*TOKENIZER_FILES, *SETTINGS_FILES, "merges.txt"):
+    for name in (*TOKENIZER_FILES, *SETTINGS_FILES, *OTHER_FILES):
         if (folder / name).is_file():
-            check_lfs_pointer(folder / name)
+            check_is_no_pointer(folder / name)
+    for file in folder.glob("additional_chat_templates/*.jinja"):
+        check_is_no_pointer(file)
     for name in SETTINGS_FILES:
         if (folder / name).is_file():
             read_json(folder / name)

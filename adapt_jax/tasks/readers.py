@@ -15,7 +15,7 @@ from typing import Any
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
-from adapt_jax.utils.text_files import check_is_file, read_json, read_json_lines, read_text
+from adapt_jax.utils.text_files import check_is_no_pointer, read_json, read_json_lines, read_text
 
 __all__ = [
     "FileOptions",
@@ -30,6 +30,7 @@ __all__ = [
 
 DELIMITERS = (",", "\t", ";", "|")
 SNIFFED_RECORDS = 20
+MAX_PARQUET_VALUES = 10_000_000  # a few kilobytes of a file can unpack into billions
 MISSING = {"NaN": None}  # pandas and Python write missing numbers so
 
 
@@ -299,7 +300,8 @@ def read_parquet_rows(path: Path, options: FileOptions | None = None) -> list[Ro
             f"{path}: reading Parquet needs pyarrow: pip install 'adapt-jax[data]'"
         ) from None
     try:
-        check_is_file(path)
+        check_is_no_pointer(path)
+        _check_parquet_size(path, pyarrow.parquet.read_metadata(path))
         table = pyarrow.parquet.read_table(path)
         if (twice := find_duplicate(table.column_names)) is not None:
             raise UserError(f"{path}: the column {twice!r:.80} occurs twice")
@@ -310,6 +312,14 @@ def read_parquet_rows(path: Path, options: FileOptions | None = None) -> list[Ro
     return [
         _check_row(values, f"{path}, record {n}", n) for n, values in enumerate(records, start=1)
     ]
+
+
+def _check_parquet_size(path: Path, metadata: Any) -> None:
+    """Raises UserError for a file that unpacks into more than MAX_PARQUET_VALUES."""
+    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+    values = sum(g.column(n).num_values for g in groups for n in range(g.num_columns))
+    if values > MAX_PARQUET_VALUES:
+        raise UserError(f"{path}: {values:,} values; at most {MAX_PARQUET_VALUES:,} can be read")
 
 
 def _check_row(values: Any, where: str, number: int) -> Row:

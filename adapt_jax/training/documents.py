@@ -6,7 +6,8 @@ from typing import Any
 
 from adapt_jax.tasks.readers import read_jsonl_rows
 from adapt_jax.training.packing import TrainingExample
-from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.text_files import read_text
 
 __all__ = ["Documents", "read_documents", "windows"]
 
@@ -40,9 +41,6 @@ def read_documents(files: Sequence[Path]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for file in files:
-        if not file.is_file():
-            siblings = [str(path) for path in file.parent.glob("*")]
-            raise UserError(f"{file}: no such file{nearest(str(file), siblings)}")
         if file.suffix == ".jsonl":
             for row in read_jsonl_rows(file):
                 text = row.values.get("text")
@@ -51,10 +49,7 @@ def read_documents(files: Sequence[Path]) -> dict[str, str]:
                     raise UserError(f"{row.where}: no text in field 'text'; it has: {has}")
                 texts[row.where] = text
         elif file.suffix == ".txt":
-            try:
-                texts[str(file)] = file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file}: not UTF-8 text (byte {error.start})") from None
+            texts[str(file)] = read_text(file)
         else:
             raise UserError(f"{file}: expected a .txt or a .jsonl file")
     texts = {where: text for where, text in texts.items() if text.strip()}

@@ -11,7 +11,7 @@ JSON is RFC 8259. YAML is the core schema of YAML 1.2, section 10.3: ``yes``, ``
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.json_text import NO_CONSTANTS, parse_json
@@ -22,6 +22,7 @@ __all__ = [
     "WrittenFloat",
     "WrittenInt",
     "check_is_file",
+    "check_is_no_pointer",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -32,7 +33,7 @@ __all__ = [
 
 MAX_TEXT_BYTES = 2**30
 
-_LFS_POINTER = "version https://git-lfs.github.com/spec/"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
 
 
 def read_text(path: str | Path) -> str:
@@ -51,6 +52,8 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{quote_short(str(path))}: cannot be read ({reason})") from None
+    if content.startswith(_LFS_POINTER):
+        _refuse_pointer(path)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: UTF-16 text; save it as UTF-8")
     try:
@@ -64,8 +67,6 @@ def read_text(path: str | Path) -> str:
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
         raise UserError(f"{path}, line {line}: a NUL character; expected a text file")
-    if text.startswith(_LFS_POINTER):
-        raise UserError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
     return text
 
 
@@ -130,3 +131,18 @@ def check_is_file(path: Path) -> None:
     siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings)
     raise UserError(f"{path}: no such file{hint}")
+
+
+def check_is_no_pointer(path: Path) -> None:
+    """Raises UserError where a file is the stand-in that a clone without Git LFS has.
+
+    It has to be a regular file: opening a pipe would wait for whoever writes it.
+    """
+    check_is_file(path)
+    with path.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            _refuse_pointer(path)
+
+
+def _refuse_pointer(path: Path) -> NoReturn:
+    raise UserError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")

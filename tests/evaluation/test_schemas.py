@@ -78,6 +78,10 @@ def set_value(content: dict, value, *path) -> None:
         (0.5, ("rungs", 1, "accuracy")),
         (1, ("rungs", 0, "unknown")),
         ("x" * 10**6, ("rungs", 0, "seconds")),
+        (1e308, ("rungs", 0, "prompt_tokens")),  # finite, but no sum of two
+        (10**400, ("rungs", 0, "trainable_parameters")),
+        ([0.9, 0.1], ("rungs", 0, "ci95")),
+        ([0.9, 1.0], ("rungs", 0, "ci95")),  # does not hold the accuracy of 0.5
     ],
 )
 def test_a_damaged_comparison_is_one_line(tmp_path: Path, value, path: tuple):

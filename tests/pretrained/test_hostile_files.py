@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.utils.errors import UserError
 
 HOSTILE: list[Any] = [
@@ -215,14 +217,38 @@ def test_a_damaged_adapter_is_imported_or_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"]
+    "name",
+    [
+        *("model.safetensors", "config.json", "generation_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "merges.txt"),
+        *("chat_template.jinja", "additional_chat_templates/tools.jinja"),
+    ],
 )
 def test_a_git_lfs_pointer_is_named_as_one(name: str, tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path)
     oid = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize 1044992\n"
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(oid)
     said = refusal_or_nothing(load_pretrained, folder)
     assert f"{folder / name}" in said and "Git LFS pointer" in said and "git lfs pull" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "adapter_model.safetensors", "tokenizer.json", "config.json"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(
+    name: str, tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    folder = write_tiny_llama(tmp_path)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name.startswith("adapter"):
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        assert refusal_or_nothing(read_adapter, folder, tiny)
+        with pytest.raises(UserError, match="is no regular file"):
+            read_tensors(folder / name)
+    else:
+        assert refusal_or_nothing(load_pretrained, folder)
 
 
 def test_a_panic_of_the_tokenizer_library_is_one_line(

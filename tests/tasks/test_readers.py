@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapt_jax.tasks import readers
 from adapt_jax.tasks.readers import (
     FileOptions,
     read_csv_rows,
@@ -187,3 +188,15 @@ def test_a_refusal_is_short_though_a_files_keys_are_long(tmp_path: Path) -> None
         read_rows(path)
     assert len(str(refusal.value)) < 400 + len(str(path))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_parquet_file_that_unpacks_into_too_much_is_refused(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "bomb.parquet"
+    many = pyarrow.table({"question": pyarrow.array(["a"] * 1000), "n": [[1] * 9] * 1000})
+    pyarrow.parquet.write_table(many, path)
+    monkeypatch.setattr(readers, "MAX_PARQUET_VALUES", 9_999)
+    with pytest.raises(UserError, match=r"bomb\.parquet: 10,000 values; at most 9,999 can be read"):
+        read_parquet_rows(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
+    with pytest.raises(UserError, match=r"bomb\.parquet: a Git LFS pointer"):
+        read_parquet_rows(path)

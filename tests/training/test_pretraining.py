@@ -12,6 +12,7 @@ from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.training.documents import read_documents, windows
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.pretraining import PretrainingConfig
+from adapt_jax.utils.errors import UserError
 
 TEXTS = ["Joe has 2 apples. " * 9, "Jane has 3 oranges.", "They met. " * 20]
 
@@ -108,3 +109,25 @@ def test_a_users_own_text_is_learnt_and_yields_a_hugging_face_folder(
     weights = (output / "model.safetensors").read_bytes()
     assert main(command) == 0  # it has ended: the same comes out
     assert (output / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer"),
+        ("some text".encode("utf-16"), "UTF-16 text"),
+        (b"one line\nand \xff", "line 2: not UTF-8 text"),
+        (b"a\0b", "line 1: a NUL character"),
+    ],
+)
+def test_a_text_file_that_is_no_text_is_not_trained_on(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.txt.*{message}"):
+        read_documents([tmp_path / "a.txt"])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOnce upon a time")
+    assert list(read_documents([tmp_path / "a.txt"]).values()) == ["Once upon a time"]

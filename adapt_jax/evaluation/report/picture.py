@@ -44,8 +44,8 @@ def save_picture(result: ComparisonResult, path: Path, title: str) -> None:
 def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResult) -> None:
     places = list(range(len(rungs)))
     shares = [100 * rung.accuracy for rung in rungs]
-    below = [100 * (rung.accuracy - rung.ci95[0]) for rung in rungs]
-    above = [100 * (rung.ci95[1] - rung.accuracy) for rung in rungs]
+    below = [100 * max(0.0, rung.accuracy - rung.ci95[0]) for rung in rungs]
+    above = [100 * max(0.0, rung.ci95[1] - rung.accuracy) for rung in rungs]
     axes.barh(places, shares, color=_choose_colors(rungs), height=0.62)
     axes.errorbar(shares, places, xerr=(below, above), fmt="none", ecolor="#222", capsize=3)
     for place, rung in zip(places, rungs, strict=True):
