@@ -12,7 +12,7 @@ from typing import Any
 from helpers import ONE_DEVICE
 
 WORKER = Path(__file__).with_name("process_worker.py")
-MAX_SECONDS = 900  # of a group, on a busy machine
+MAX_SECONDS = 1800  # of a group, on a busy machine
 
 
 @dataclass
