@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from adapt_jax.utils import distributed
+from adapt_jax.utils import agreement, distributed
 from adapt_jax.utils.errors import UserError
 
 
@@ -83,19 +83,19 @@ def pretrain(config, output):
 
 def agree(values):
     """``values`` holds the value of each process."""
-    distributed.agree("configuration", {"key": values[distributed.process_index()]})
+    agreement.agree("configuration", {"key": values[distributed.process_index()]})
 
 
 def share(folders):
     """Checks a folder, which ``folders`` names for each process."""
-    distributed.check_shared_folder(Path(folders[distributed.process_index()]))
+    agreement.check_shared_folder(Path(folders[distributed.process_index()]))
 
 
 def run_on_main(mistake):
     def fail():
         raise UserError(mistake)
 
-    distributed.run_on_main("a mistake", fail)
+    agreement.run_on_main("a mistake", fail)
 
 
 def gather():

@@ -15,7 +15,7 @@ from adapt_jax.tasks.fields import ExampleReader, Fields
 from adapt_jax.tasks.loading import load_question_format
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import Row, read_rows
-from adapt_jax.utils import distributed, files
+from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
@@ -101,14 +101,14 @@ def predict(
     files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
-    distributed.check_shared_folder(target.parent)
+    agreement.check_shared_folder(target.parent)
     lines, first_lines = _read_together(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
     answered_by = identity(adaptation.identity, seed)
     if distributed.num_processes() > 1:
-        distributed.agree("input", {"questions": identity(examples), "answered by": answered_by})
+        agreement.agree("input", {"questions": identity(examples), "answered by": answered_by})
     _check_answered_by(answered_by, first_lines, target)
 
     # of several processes each answers its share
@@ -137,7 +137,7 @@ def predict(
             part.unlink(missing_ok=True)
 
     gathered = distributed.gather("answers", new)
-    distributed.run_on_main("answers written", write)
+    agreement.run_on_main("answers written", write)
     return len(missing), len(known)
 
 
@@ -170,7 +170,7 @@ def _read_together(target: Path) -> tuple[dict[Question, str], dict[str, int]]:
 
     if distributed.num_processes() == 1 and not _list_parts(target):
         return _read_answers(target)
-    lines, first_lines = distributed.run_on_main("answers read", read)
+    lines, first_lines = agreement.run_on_main("answers read", read)
     return _list_by_question(lines), first_lines
 
 

@@ -47,8 +47,9 @@ def evaluate(
     from adapt_jax.evaluation.report.files import write_evaluation
     from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.loading import load_task
+    from adapt_jax.utils.agreement import agree, check_shared_folder
     from adapt_jax.utils.config import override, read_yaml
-    from adapt_jax.utils.distributed import agree, check_shared_folder, is_main_process
+    from adapt_jax.utils.distributed import is_main_process
     from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display

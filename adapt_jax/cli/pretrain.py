@@ -27,9 +27,9 @@ def pretrain(
     """
     from adapt_jax.training.pretraining import PretrainingConfig
     from adapt_jax.training.pretraining import pretrain as run_pretraining
+    from adapt_jax.utils.agreement import agree, check_shared_folder
     from adapt_jax.utils.compilations import use_compilation_cache
     from adapt_jax.utils.config import override, read_yaml, validate
-    from adapt_jax.utils.distributed import agree, check_shared_folder
     from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.progress import Display
 

@@ -37,7 +37,7 @@ from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult,
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
-from adapt_jax.utils import distributed, files
+from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
 from adapt_jax.utils.errors import UserError
@@ -192,10 +192,10 @@ def compare(
     display = Display(progress)
     agree_on(settings, "compare")
     output = choose_output_folder(output_dir, settings, config)
-    distributed.agree("command", {"output-dir": str(output), "fresh": fresh})
-    distributed.check_shared_folder(output)
+    agreement.agree("command", {"output-dir": str(output), "fresh": fresh})
+    agreement.check_shared_folder(output)
     inputs = load_inputs(settings, folder)
-    with distributed.on_main("output folder", lambda: lock_folder(output)):
+    with agreement.on_main("output folder", lambda: lock_folder(output)):
         return _run_rungs(settings, methods, inputs, output, display, fresh)
 
 
@@ -229,7 +229,7 @@ def _run_rungs(
                 rung = compare_to_previous(rung, below, comparison.correct, settings.reference)
             comparison.add_rung(rung)
             draw()
-            distributed.run_on_main("rung", partial(_finish_rung, comparison, folders[name]))
+            agreement.run_on_main("rung", partial(_finish_rung, comparison, folders[name]))
             if not display.is_live:
                 earlier = " (from an earlier run)" if name in finished else ""
                 display.line(describe_rung(rung) + earlier)
@@ -268,9 +268,9 @@ def _keep_finished(
         return {name: rung.model_dump(mode="json") for name, rung in finished.items()}
 
     # what process 0 finds there
-    kept = distributed.run_on_main("finished rungs", keep)
+    kept = agreement.run_on_main("finished rungs", keep)
     finished = {name: DoneRung.model_validate(rung) for name, rung in kept.items()}
-    comparison.correct = distributed.run_on_main(
+    comparison.correct = agreement.run_on_main(
         "right answers", lambda: {name: folders[name].read_correct() for name in finished}
     )
     for rung in finished.values():

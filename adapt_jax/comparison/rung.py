@@ -27,8 +27,8 @@ from adapt_jax.methods.registry import METHODS
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
+from adapt_jax.utils.agreement import run_on_main
 from adapt_jax.utils.config import RunConfig
-from adapt_jax.utils.distributed import run_on_main
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
 from adapt_jax.utils.progress import Display, OnProgress

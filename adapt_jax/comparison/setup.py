@@ -13,16 +13,19 @@ from adapt_jax.decoders.sharding import choose_mesh
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
+from adapt_jax.pretrained.hf_folder import find_cached_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import resolve_template
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
+from adapt_jax.utils.agreement import agree
 from adapt_jax.utils.compilations import use_compilation_cache
 from adapt_jax.utils.config import CompareConfig, RunConfig, validate
-from adapt_jax.utils.distributed import agree, num_processes
+from adapt_jax.utils.distributed import num_processes
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_output_folder
+from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.progress import Display
 
 __all__ = [
@@ -59,7 +62,22 @@ def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
     find_scorer(task)
     mesh = choose_mesh(settings.mesh)
     model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
+    _agree_on_inputs(task, model)
     return RunInputs(resolve_template(task, model), model, mesh)
+
+
+def _agree_on_inputs(task: Task, model: PretrainedDecoder) -> None:
+    """Checks that several processes have read the same task and decoder.
+
+    Raises:
+        UserError: they differ, such as copies of a folder on the disks of the hosts.
+    """
+    if num_processes() == 1:
+        return
+    folder = find_cached_folder(model.path)
+    files = [] if folder is None else [one for one in folder.iterdir() if one.is_file()]
+    agree("decoder file", {file.name: file.stat().st_size for file in files})
+    agree("input", {"task": identity(task), "decoder": model.identity})
 
 
 def agree_on(settings: BaseModel, command: str) -> None:

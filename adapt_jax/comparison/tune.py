@@ -10,8 +10,8 @@ from adapt_jax.comparison.setup import agree_on, choose_output_folder, load_inpu
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
+from adapt_jax.utils.agreement import agree, check_shared_folder, on_main
 from adapt_jax.utils.config import Overrides, TuneConfig, load_config, validate
-from adapt_jax.utils.distributed import agree, check_shared_folder, on_main
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_target_folder
 from adapt_jax.utils.locks import lock_folder

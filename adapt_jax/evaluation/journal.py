@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
-from adapt_jax.utils import distributed, files
+from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_file
 from adapt_jax.utils.text_files import parse_json, read_json_lines
@@ -90,8 +90,8 @@ class Journal:
             UserError: another process writes to it, or it cannot be written; what it held is
                 still there.
         """
-        with distributed.on_main("journal", lambda: lock_file(self.path)):
-            distributed.run_on_main("journal begun", lambda: self._begin(known))
+        with agreement.on_main("journal", lambda: lock_file(self.path)):
+            agreement.run_on_main("journal begun", lambda: self._begin(known))
             path = self.path
             if index := distributed.process_index():
                 path = path.with_name(f"{path.stem}.process-{index}{path.suffix}")

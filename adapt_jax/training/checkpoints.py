@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt_jax.training.checkpoint_files import CheckpointFiles, RetentionPolicy, name_leaves
-from adapt_jax.utils import distributed
+from adapt_jax.utils import agreement, distributed
 from adapt_jax.utils.cpu import MAX_CHECKPOINT_COPY_BYTES, trim_memory
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
@@ -65,7 +65,7 @@ class Checkpoints:
         self.folder, self.every = root / "checkpoints", every
         self._stack = ExitStack()
         # process 0 holds the folder for all
-        self._stack.enter_context(distributed.on_main("training folder", lambda: lock_folder(root)))
+        self._stack.enter_context(agreement.on_main("training folder", lambda: lock_folder(root)))
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's mistakes are reported here
         self._hook, sys.excepthook = sys.excepthook, self._hide_closed_loops
         self._policy = RetentionPolicy(keep, {})

@@ -10,16 +10,13 @@ A mistake or a signal in one process ends all of them: see ``finish``.
 
 import ctypes
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt_jax.utils.control_channel import (
@@ -32,6 +29,7 @@ from adapt_jax.utils.control_channel import (
     meet,
 )
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place, read_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ProcessOptions",
-    "agree",
     "barrier",
-    "check_shared_folder",
     "fetch_array",
     "finish",
     "from_main",
@@ -50,11 +46,9 @@ __all__ = [
     "is_main_process",
     "leave_all_to_main",
     "num_processes",
-    "on_main",
     "process_index",
     "reached_preemption",
     "request_preemption",
-    "run_on_main",
     "share_questions",
     "shares_questions",
     "start",
@@ -67,62 +61,24 @@ T = TypeVar("T")
 DEFAULT_START_TIMEOUT = 300.0  # seconds, as JAX's own
 DEFAULT_HEARTBEAT_TIMEOUT = 60.0
 MIN_HEARTBEAT_TIMEOUT = 5.0
-JAX_PATIENCE = (
-    10  # times the heartbeat limit: JAX, which aborts without a reason, is the last to act
-)
+# Times the heartbeat limit. JAX aborts without a reason, so it acts last.
+JAX_PATIENCE = 10
 # Seconds in which all processes may come to the same mistake. Then process 0 tells its own.
 SAME_MISTAKE = 1.0
 LEAVING = 5.0  # seconds that process 0 waits for the others to leave
 LOSS_IS_KNOWN = 3.0  # seconds after which a killed process has been named
 LOST_COLLECTIVE = ("JaxRuntimeError", "XlaRuntimeError")
-MAX_SHOWN = 60  # letters of a value in a message
-# One of these is there wherever JAX can detect a cluster; so nothing is imported elsewhere.
-CLUSTER_SIGNS = (
-    *("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"),
-    *("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS"),
-)
-TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")  # in /dev of a Cloud TPU machine
 CAUSES = (
     "usual causes: the command was started on one worker only; a firewall closes the port; a proxy "
     "variable (http_proxy, https_proxy) sends the connection elsewhere"
 )
 
 
-@dataclass(frozen=True)
-class ProcessOptions:
-    """How the processes find each other, as the user says it. None: from the environment.
-
-    Attributes:
-        coordinator: HOST:PORT of process 0 (JAX_COORDINATOR_ADDRESS).
-        num_processes: how many there are (JAX_NUM_PROCESSES).
-        process_id: which one this is, from 0 (JAX_PROCESS_ID).
-        start_timeout: seconds in which all have to come (ADAPT_JAX_START_TIMEOUT).
-        heartbeat_timeout: seconds after which a silent process counts as dead
-            (ADAPT_JAX_HEARTBEAT_TIMEOUT).
-    """
-
-    coordinator: str | None = None
-    num_processes: int | str | None = None
-    process_id: int | str | None = None
-    start_timeout: float | str | None = None
-    heartbeat_timeout: float | str | None = None
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a process stands among the others."""
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    detected: bool
-
-
 class _State:
     """Of this process; as it is here, it is alone."""
 
     channel: ControlChannel | None = None
-    place: _Place | None = None
+    place: ProcessPlace | None = None
     works_alone = False  # process 0 works and the others wait
     shares_questions = False  # each process answers its share, on its own devices
     is_leaving = False
@@ -173,11 +129,11 @@ def start(options: ProcessOptions | None = None) -> bool:
         return True
     options = options or ProcessOptions()
     limit = (
-        _read_number(options.start_timeout, "--start-timeout", "ADAPT_JAX_START_TIMEOUT", 1)
+        read_number(options.start_timeout, "--start-timeout", "ADAPT_JAX_START_TIMEOUT", 1)
         or DEFAULT_START_TIMEOUT
     )
     silence = (
-        _read_number(
+        read_number(
             options.heartbeat_timeout,
             "--heartbeat-timeout",
             "ADAPT_JAX_HEARTBEAT_TIMEOUT",
@@ -185,7 +141,7 @@ def start(options: ProcessOptions | None = None) -> bool:
         )
         or DEFAULT_HEARTBEAT_TIMEOUT
     )
-    place = _find_place(options, limit)
+    place = find_place(options, limit)
     if place is None or place.num_processes == 1:
         return False
     import jax
@@ -218,118 +174,7 @@ def start(options: ProcessOptions | None = None) -> bool:
     return True
 
 
-def _read_number(value: Any, name: str, variable: str, least: float) -> float | None:
-    """A number that is given, or else in the environment.
-
-    Raises:
-        UserError: it is none, or too small.
-    """
-    if value is None:
-        value, name = os.environ.get(variable) or None, variable
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= least):
-        raise UserError(f"{name}: expected a number from {least:g}, found {str(value)!r:.60}")
-    return number
-
-
-def _read_count(value: Any, name: str, variable: str, least: int) -> int | None:
-    number = _read_number(value, name, variable, least)
-    if number is not None and number != int(number):
-        raise UserError(f"{name}: expected a whole number, found {number:g}")
-    return None if number is None else int(number)
-
-
-def _find_place(options: ProcessOptions, limit: float) -> _Place | None:
-    """Coordinator, number and id, as they are told or else detected; None for a single process.
-
-    Raises:
-        UserError: some are told, and the others neither told nor detected.
-    """
-    told = coordinator, count, index = (
-        options.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None,
-        _read_count(options.num_processes, "--num-processes", "JAX_NUM_PROCESSES", 1),
-        _read_count(options.process_id, "--process-id", "JAX_PROCESS_ID", 0),
-    )
-    if count == 1:
-        return None
-    detected = None
-    if None in told:
-        detected = _detect(coordinator, limit)
-        if detected is None and told == (None, None, None):
-            return None
-    if detected is not None:
-        coordinator = detected[0] if coordinator is None else coordinator
-        count = detected[1] if count is None else count
-        index = detected[2] if index is None else index
-    lacking = [
-        f"{flag} (or {variable})"
-        for value, flag, variable in (
-            (coordinator, "--coordinator HOST:PORT", "JAX_COORDINATOR_ADDRESS"),
-            (count, "--num-processes", "JAX_NUM_PROCESSES"),
-            (index, "--process-id", "JAX_PROCESS_ID"),
-        )
-        if value is None
-    ]
-    if coordinator is None or count is None or index is None:
-        raise UserError(f"several processes: {' and '.join(lacking)} is missing")
-    if count == 1:
-        return None
-    if not 0 <= index < count:
-        raise UserError(f"--process-id {index}: expected 0 to {count - 1}, of {count} processes")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"--coordinator {coordinator!r:.100}: expected HOST:PORT, as in node1:8476")
-    return _Place(coordinator, count, index, detected is not None)
-
-
-def _detect(told: str | None, limit: float) -> tuple[str, int, int] | None:
-    """What JAX finds out about the cluster; None where there is none, or a single process.
-
-    Raises:
-        UserError: there is a cluster, and its coordinator or this process's place is not found.
-    """
-    is_tpu = any(any(Path("/dev").glob(pattern)) for pattern in TPU_DEVICES)
-    if not is_tpu and not any(sign in os.environ for sign in CLUSTER_SIGNS):
-        return None
-    from jax._src.clusters import ClusterEnv
-
-    for cluster in ClusterEnv._cluster_types:
-        if cluster.opt_in_only_method or not _is_present(cluster):
-            continue
-        try:
-            count = int(cluster.get_process_count())
-            if count == 1:
-                return None
-            coordinator = told or cluster.get_coordinator_address(
-                timeout_secs=int(limit),
-                override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
-            )
-            return coordinator, count, cluster.get_process_id()
-        except Exception as problem:  # whatever its metadata leads to
-            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-            raise UserError(
-                f"several processes, started by {cluster.name}: {reason:.200}; say it by "
-                "--coordinator, --num-processes and --process-id"
-            ) from None
-    return None
-
-
-def _is_present(cluster: Any) -> bool:
-    """Whether JAX finds this kind of cluster."""
-    if cluster.name == "k8s" and "JOB_COMPLETION_INDEX" not in os.environ:
-        return False  # a pod that is no worker of a job, such as a notebook's
-    try:
-        return bool(cluster.is_env_present())
-    except Exception:  # such as a TPU machine without a metadata server
-        return False
-
-
-def _start_jax(place: _Place, limit: float, silence: float) -> None:
+def _start_jax(place: ProcessPlace, limit: float, silence: float) -> None:
     """``jax.distributed.initialize``, when all processes are there already."""
     import jax
 
@@ -340,6 +185,7 @@ def _start_jax(place: _Place, limit: float, silence: float) -> None:
     with suppress(AttributeError):
         jax.config.update("jax_check_proxy_envs", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", True)
     jax.distributed.initialize(
         place.coordinator,
         place.num_processes,
@@ -357,7 +203,7 @@ def _take_over_signals() -> None:
     Its handler is kept, so that ``request_preemption`` can call it: from then on Python's handlers
     receive the signal, as in a single process. On SIGABRT the process ends with a reason.
     """
-    if threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         return
     system = ctypes.CDLL(None)
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -365,6 +211,8 @@ def _take_over_signals() -> None:
     theirs = system.signal(signal.SIGTERM, None)  # SIG_DFL
     if theirs not in (None, 0, 1):
         _state.preempt = handler(theirs)
+    if callable(before := signal.getsignal(signal.SIGTERM)):  # a script's own, which JAX replaced
+        signal.signal(signal.SIGTERM, before)
     _state.on_abort = handler(_abort)
     system.signal(signal.SIGABRT, ctypes.cast(_state.on_abort, ctypes.c_void_p))
 
@@ -508,138 +356,6 @@ def from_main(name: str, value: T) -> T:
 def barrier(name: str) -> None:
     """Returns when all processes are there."""
     gather(name, None)
-
-
-def agree(name: str, values: Mapping[str, Any]) -> None:
-    """Compares plain values by their keys.
-
-    Raises:
-        UserError: a process has another value than process 0; the keys are named.
-    """
-    if num_processes() == 1:
-        return
-    own = _flatten(values)
-    first, *others = gather(name, own)
-    for index, theirs in enumerate(others, 1):
-        differing = [
-            f"{key} is {_shorten(theirs.get(key))} in process {index}, {_shorten(first.get(key))} "
-            "in process 0"
-            for key in sorted(first.keys() | theirs.keys())
-            if theirs.get(key) != first.get(key)
-        ]
-        if differing:
-            more = f"; and {len(differing) - 3} more keys" if len(differing) > 3 else ""
-            raise UserError(
-                f"the processes were started with different {name}s: {'; '.join(differing[:3])}"
-                f"{more}"
-            )
-
-
-def _flatten(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, plain JSON."""
-    import json
-
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flatten(value, f"{path}{key}.")
-        else:
-            found[path + key] = json.loads(json.dumps(value, default=str))
-    return found
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-
-
-def run_on_main(name: str, function: Callable[[], T]) -> T:
-    """Runs a function on process 0, and gives what it returns (plain JSON) to all processes.
-
-    Raises:
-        UserError: the one that it raised, in all processes.
-    """
-    if num_processes() == 1:
-        return function()
-    found: Any = None
-    if is_main_process():
-        try:
-            found = {"value": function()}
-        except UserError as mistake:
-            found = {"mistake": str(mistake)}
-    found = from_main(name, found)
-    if "mistake" in found:
-        raise UserError(found["mistake"])
-    return found["value"]  # type: ignore[no-any-return]
-
-
-@contextmanager
-def on_main(name: str, manager: Callable[[], Any]) -> "Iterator[None]":
-    """Enters a context manager on process 0 alone, such as a lock that it holds for all.
-
-    Raises:
-        UserError: entering it failed, in all processes.
-    """
-    entered = None
-
-    def enter() -> None:
-        nonlocal entered
-        entered = manager()
-        entered.__enter__()
-
-    run_on_main(name, enter)
-    try:
-        yield
-    except BaseException:
-        if entered is not None and not entered.__exit__(*sys.exc_info()):
-            raise
-        if entered is None:
-            raise
-    else:
-        if entered is not None:
-            entered.__exit__(None, None, None)
-
-
-def check_shared_folder(folder: Path) -> None:
-    """Checks that all processes see the same folder.
-
-    Raises:
-        UserError: a process does not see what process 0 writes there.
-    """
-    if num_processes() == 1:
-        return
-    import secrets
-
-    token = secrets.token_hex(8)
-    file = folder / f".adapt_jax-shared-{token}"
-
-    def write() -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(token)
-        return file.name
-
-    name = run_on_main("shared folder", write)
-    sees = _appears(folder / name)
-    blind = [index for index, one in enumerate(gather("sees the folder", sees)) if not one]
-    if is_main_process():
-        file.unlink(missing_ok=True)
-    if blind:
-        raise UserError(
-            f"{folder}: process {blind[0]} does not see what process 0 writes there; several "
-            "processes need one folder that all of them share, such as a network file system or "
-            "a mounted bucket"
-        )
-
-
-def _appears(file: Path) -> bool:
-    """Whether a file is there; a network file system may show it a little later."""
-    for _ in range(10):
-        if file.exists():
-            return True
-        with suppress(OSError):
-            os.listdir(file.parent)  # has a network file system look anew
-        time.sleep(0.2)
-    return False
 
 
 # Work for one, and arrays

@@ -8,10 +8,10 @@ from socket import create_server, socket
 import pytest
 
 from adapt_jax.cli.main import take_process_options
-from adapt_jax.utils import distributed
+from adapt_jax.utils import agreement, distributed, process_options
 from adapt_jax.utils.control_channel import ControlChannel, Failure, MeetingError, meet
-from adapt_jax.utils.distributed import ProcessOptions
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place
 
 
 def find_port() -> int:
@@ -115,10 +115,10 @@ def test_a_port_in_use_is_named():
 
 @pytest.fixture
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*distributed.CLUSTER_SIGNS, "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES"):
+    for name in (*process_options.CLUSTER_SIGNS, "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
-    monkeypatch.setattr(distributed, "TPU_DEVICES", ())
+    monkeypatch.setattr(process_options, "TPU_DEVICES", ())
     return monkeypatch
 
 
@@ -130,8 +130,8 @@ def test_a_single_host_starts_nothing(no_cluster: pytest.MonkeyPatch):
     assert distributed.num_processes() == 1 and distributed.is_main_process()
     assert distributed.gather("x", 3) == [3] and distributed.from_main("x", 3) == 3
     assert distributed.take_share([4, 5]) == {4, 5}
-    distributed.agree("configuration", {"a": 1})
-    distributed.check_shared_folder(Path("nowhere"))
+    agreement.agree("configuration", {"a": 1})
+    agreement.check_shared_folder(Path("nowhere"))
 
 
 def test_slurm_and_open_mpi_are_detected(no_cluster: pytest.MonkeyPatch):
@@ -143,18 +143,18 @@ def test_slurm_and_open_mpi_are_detected(no_cluster: pytest.MonkeyPatch):
         "SLURM_LOCALID": "0",
     }.items():
         no_cluster.setenv(name, value)
-    place = distributed._find_place(ProcessOptions(), 1.0)
-    assert place == distributed._Place("node03:61447", 2, 1, True)
+    place = find_place(ProcessOptions(), 1.0)
+    assert place == ProcessPlace("node03:61447", 2, 1, True)
     # what is told wins
-    place = distributed._find_place(ProcessOptions(coordinator="other:99"), 1.0)
-    assert place == distributed._Place("other:99", 2, 1, True)
+    place = find_place(ProcessOptions(coordinator="other:99"), 1.0)
+    assert place == ProcessPlace("other:99", 2, 1, True)
     no_cluster.setenv("SLURM_NTASKS", "1")
-    assert distributed._find_place(ProcessOptions(), 1.0) is None
+    assert find_place(ProcessOptions(), 1.0) is None
     no_cluster.delenv("SLURM_JOB_ID")
     no_cluster.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911")
     no_cluster.setenv("OMPI_COMM_WORLD_SIZE", "3")
     no_cluster.setenv("OMPI_COMM_WORLD_RANK", "2")
-    place = distributed._find_place(ProcessOptions(), 1.0)
+    place = find_place(ProcessOptions(), 1.0)
     assert place is not None and (place.num_processes, place.process_id) == (3, 2)
     assert place.coordinator.startswith("10.96.0.1:")
 
