@@ -82,11 +82,9 @@ def inspect(
     from adapt_jax.inspection.inspect import inspect as run_inspection
     from adapt_jax.inspection.workload import Workload
     from adapt_jax.utils.compilations import use_compilation_cache
-    from adapt_jax.utils.interruption import end_at_once
-    from adapt_jax.utils.progress import Display
 
     names = [name for part in method for name in part.split(",") if name]
-    options = _method_options(overrides, names)
+    options = _collect_method_options(overrides, names)
     work = Workload(
         batch=batch,
         length=length,
@@ -105,6 +103,14 @@ def inspect(
         overrides=options,
         context_length=context_length,
     )
+    _report(found, json_output, quick)
+
+
+def _report(found: "Inspection", json_output: bool, quick: bool) -> None:
+    """Prints what is known at once, and the memory when it is measured; or all as one JSON."""
+    from adapt_jax.utils.interruption import end_at_once
+    from adapt_jax.utils.progress import Display
+
     if not json_output:
         print("\n".join(_describe(found)), flush=True)
     if not quick:
@@ -116,7 +122,7 @@ def inspect(
         _show_memory(found)
 
 
-def _method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
+def _collect_method_options(overrides: list[str], names: list[str]) -> dict[str, Any]:
     """The options of the one method that ``--method.KEY VALUE`` belongs to."""
     from adapt_jax.utils.config import override
 

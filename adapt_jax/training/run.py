@@ -135,17 +135,7 @@ def set_up_run(
         raise UserError("nothing is trainable: the chosen part of the decoder has no parameter")
     weights = placement.place_parameters(jax.tree.map(jnp.copy, weights))
     loaded = placement.place_parameters(loaded)
-    batches = Batches(
-        data.examples,
-        config.batch_size,
-        config.steps,
-        seed=seed,
-        row_length=config.row_length,
-        shape=data.shape,
-        row_multiple=placement.row_multiple,
-        num_microbatches=choose_num_microbatches(config, placement.mesh),
-        packing=config.packing,
-    )
+    batches = _make_batches(data, config, seed, placement)
     is_ensemble, optimizer = bool(model.ensemble), make_optimizer(config)
     validator = None
     if data.validation is not None and config.validate_every:
@@ -167,4 +157,20 @@ def set_up_run(
         validator=validator,
         state=placement.place_train_state(init_state(optimizer, weights, ensemble=is_ensemble)),
         best=BestStep(config.metric),
+    )
+
+
+def _make_batches(
+    data: TrainingData, config: TrainingConfig, seed: int, placement: Placement
+) -> Batches:
+    return Batches(
+        data.examples,
+        config.batch_size,
+        config.steps,
+        seed=seed,
+        row_length=config.row_length,
+        shape=data.shape,
+        row_multiple=placement.row_multiple,
+        num_microbatches=choose_num_microbatches(config, placement.mesh),
+        packing=config.packing,
     )
