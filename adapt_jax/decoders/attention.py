@@ -5,6 +5,7 @@ G = N/K queries per key/value head, H head size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
 
-__all__ = ["KVBlock", "KVPair", "attend", "causal_mask", "sliding_window_masks"]
+__all__ = ["KVBlock", "KVPair", "PackedRows", "attend", "causal_mask", "sliding_window_masks"]
 
 KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
 KVBlock = tuple[Array, Array, Array | None]  # keys, values, and the mask of who attends to them
@@ -143,3 +144,28 @@ def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     tokens = segments.shape[-1]
     same = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
     return same & jnp.tril(jnp.ones((tokens, tokens), bool))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PackedRows:
+    """The mask of packed rows, by the segment of each token; what needs a mask makes one.
+
+    Attributes:
+        segments: as in ``causal_mask``; the tokens of a segment follow each other.
+    """
+
+    segments: Int[Array, "B T"]
+
+    @property
+    def mask(self) -> Bool[Array, "B T T"]:
+        """Which keys each token attends to."""
+        return causal_mask(self.segments)
+
+    @property
+    def starts(self) -> Int[Array, "B T"]:
+        """The index in the row at which each token's segment begins."""
+        index = jnp.arange(self.segments.shape[-1], dtype=jnp.int32)
+        before = jnp.roll(self.segments, 1, axis=-1)
+        begins = (self.segments != before) | (index == 0)
+        return jax.lax.cummax(jnp.where(begins, index, 0), axis=self.segments.ndim - 1)

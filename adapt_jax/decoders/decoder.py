@@ -4,30 +4,23 @@ Axes: B rows, T tokens, P prefix tokens, S keys (cache slots), M tokens whose ou
 D embedding, K key/value heads, H head size, L layers, E per-layer embedding, V vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.attention import KVBlock, KVPair, sliding_window_masks
+from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
+from adapt_jax.decoders.execution import UNROLLED, Execution
+from adapt_jax.decoders.fused_attention import choose_fused_attention
+from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import Linear, Norm
 from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
 from adapt_jax.decoders.rope import CosSin, Rope
 from adapt_jax.decoders.transformer_layer import AttentionInputs, TransformerLayer
 
-__all__ = ["REMAT_POLICIES", "Decoder"]
-
-# What the backward pass computes again: all of a layer, or all of it but its matrix products.
-REMAT_POLICIES = {
-    "layers": None,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+__all__ = ["Decoder"]
 
 
 class Decoder(nnx.Module):
@@ -79,14 +72,15 @@ class Decoder(nnx.Module):
         self,
         embeddings: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
+        mask: Bool[Array, "B T S"] | PackedRows | None,
         *,
         prefix: list[KVBlock] | None = None,
         prefix_positions: Int[Array, " P"] | None = None,
         cache: list[KVPair] | None = None,
         write_at: Int[Array, " B"] | None = None,
         output_positions: Int[Array, " M"] | None = None,
-        remat: str = "none",
+        keep_kv: bool = True,
+        execution: Execution = UNROLLED,
     ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KVPair]]:
         """Hidden states after the last norm, and the keys and values of each layer.
 
@@ -95,7 +89,8 @@ class Decoder(nnx.Module):
                 ``to_input_embeddings`` from learned ones.
             positions: of each token in its text, prefix included. The tokens that a token attends
                 to have consecutive positions, and so do a row's slots of the cache.
-            mask: which keys each token attends to; S is T, or the number of cache slots.
+            mask: which keys each token attends to; S is T, or the number of cache slots. For packed
+                rows without a cache PackedRows, with which an accelerator needs no mask.
             prefix: keys, values and mask of a prefix that all rows share (PrefixCache.blocks).
                 Like ``cache`` and the returned list, it has one entry for each of
                 ``DecoderConfig.layers_with_kv_cache``.
@@ -105,40 +100,34 @@ class Decoder(nnx.Module):
             write_at: the first slot of the cache for each row's new keys.
             output_positions: indices into the B·T tokens in row-major order. Only their hidden
                 states are returned, [M, D], and the last layer computes little for the others.
-            remat: what the backward pass computes again: "none" or a name in REMAT_POLICIES.
+            keep_kv: whether keys and values are returned. Otherwise the list may be empty.
+            execution: how the layers run on the platform.
         """
         config = self.config
         x, per_layer = self._prepare_input(embeddings, positions)
+        # packed rows go to the accelerator's kernel where one fits, else through a mask
+        fused = None
+        if isinstance(mask, PackedRows):
+            if prefix_positions is None and (prefix is None or prefix[0][2] is None):
+                length = 0 if prefix is None else prefix[0][0].shape[1]
+                fused = choose_fused_attention(execution, mask, length, config, x.dtype)
+            mask = mask.mask
         # inputs that are the same in all layers
         layers = {config.layer_config(index) for index in range(config.num_layers)}
         alone = prefix is None and cache is None
         shared_inputs = AttentionInputs(
             self._compute_cos_sin(layers, positions, mask, alone),
             self._compute_query_scale(positions),
-            self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at),
+            self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at)
+            if fused is None
+            else {},
             write_at,
+            fused_attention=fused,
         )
-        with_kv_cache = config.layers_with_kv_cache
-        all_kv: list[KVPair] = []
-        for index, layer in enumerate(self.layers):
-            source = config.layer_config(index).kv_shared_with
-            entry = with_kv_cache.index(index if source is None else source)
-            is_last = index == config.num_layers - 1
-            inputs = replace(
-                shared_inputs,
-                prefix=None if prefix is None else prefix[entry],
-                cache=None if cache is None else cache[entry],
-                shared_kv=None if source is None else all_kv[entry],
-                output_positions=output_positions if is_last else None,
-            )
-            run: Callable[..., Any] = partial(
-                layer, inputs=inputs, per_layer_embedding=per_layer[index]
-            )
-            if remat != "none":
-                run = jax.checkpoint(run, policy=REMAT_POLICIES[remat])
-            x, kv = run(x)
-            if source is None:
-                all_kv.append(kv)
+        stack = LayerStack(
+            config, execution, shared_inputs, per_layer, prefix, cache, output_positions, keep_kv
+        )
+        x, all_kv = stack.run(self.layers, x)
         return self.norm(x if output_positions is None else x[0]), all_kv
 
     def _prepare_input(

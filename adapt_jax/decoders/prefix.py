@@ -19,8 +19,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import KVBlock, KVPair
+from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import UNROLLED, Execution
 
 __all__ = ["Prefix", "PrefixCache", "PrefixCaches", "SoftPrompt", "encode_prefix", "round_up"]
 
@@ -171,13 +172,17 @@ class PrefixCaches:
 
 
 def encode_prefix(
-    decoder: Decoder, embeddings: Float[Array, "P D"], length: Int[Array, ""] | int | None = None
+    decoder: Decoder,
+    embeddings: Float[Array, "P D"],
+    length: Int[Array, ""] | int | None = None,
+    execution: Execution = UNROLLED,
 ) -> PrefixCache:
     """Runs the decoder over a prefix once. Differentiable in ``embeddings`` and the weights.
 
     Args:
         embeddings: of the prefix, possibly with padding after it.
         length: how many of them are real; by default all.
+        execution: how the layers run on the platform.
     """
     padded = embeddings.shape[0]
     if padded == 0:
@@ -185,8 +190,8 @@ def encode_prefix(
     positions = jnp.arange(padded)[None]
     # causal, and padding attends to nothing
     real = jnp.arange(padded) < (padded if length is None else length)
-    mask = (jnp.tril(jnp.ones((padded, padded), bool)) & real[:, None])[None]
-    _, kv = decoder(embeddings[None], positions, mask)
+    rows = PackedRows(real[None].astype(jnp.int32))
+    _, kv = decoder(embeddings[None], positions, rows, execution=execution)
     layers = [(keys[0], values[0]) for keys, values in kv]
     return PrefixCache(layers, padded if length is None else length, padded)
 

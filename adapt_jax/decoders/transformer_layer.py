@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from adapt_jax.decoders.attention import KVBlock, KVPair, attend
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
+from adapt_jax.decoders.fused_attention import FusedAttention
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
@@ -33,6 +34,7 @@ class AttentionInputs:
         prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
         shared_kv: keys and values of the layer that this one shares them with.
         output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
+        fused_attention: the kernel that attends, in place of the einsum form and its masks.
     """
 
     cos_sin: Mapping[tuple[Rope, int], CosSin]
@@ -43,6 +45,7 @@ class AttentionInputs:
     cache: KVPair | None = None
     shared_kv: KVPair | None = None
     output_positions: Array | None = None
+    fused_attention: FusedAttention | None = None
 
     def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""
@@ -76,7 +79,6 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], inputs: AttentionInputs
     ) -> tuple[Float[Array, "B T D"], KVPair]:
         """The attention output (at ``output_positions``), and the keys and values it used."""
-        config = self.config
         # queries [B, T, N, H]
         queries = self._rotate(self._split_heads(self.query(x), self.query_norm), inputs)
         if inputs.query_scale is not None:
@@ -84,15 +86,31 @@ class Attention(nnx.Module):
         # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
         shared = inputs.shared_kv
         keys, values = self._compute_kv(x, inputs) if shared is None else shared
-        # the prefix, where there is one, is a block of its own
-        *prefix_mask, own_mask = inputs.masks[self.layer.window]
-        blocks: list[KVBlock] = [(keys, values, own_mask)]
-        if inputs.prefix is not None:
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prefix_mask[0]))
-        attended = attend(queries, blocks, config.attention_scale, config.attention_softcap)
+        attended = self._attend(queries, keys, values, inputs)
         # heads side by side, projected back to [B, T, D]
         attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
         return self.output(attended), (keys, values)
+
+    def _attend(
+        self,
+        queries: Float[Array, "B T N H"],
+        keys: Float[Array, "B K S H"],
+        values: Float[Array, "B K S H"],
+        inputs: AttentionInputs,
+    ) -> Float[Array, "B T N H"]:
+        """Attention over the prefix, where there is one, and the row's own keys."""
+        scale, softcap = self.config.attention_scale, self.config.attention_softcap
+        if inputs.fused_attention is not None:
+            prefix = None if inputs.prefix is None else inputs.prefix[:2]
+            return inputs.fused_attention(
+                queries, keys, values, prefix,
+                window=self.layer.window, scale=scale, softcap=softcap,
+            )  # fmt: skip
+        *prefix_mask, own_mask = inputs.masks[self.layer.window]
+        blocks: list[KVBlock] = [(keys, values, own_mask)]
+        if inputs.prefix is not None:  # a block of its own
+            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prefix_mask[0]))
+        return attend(queries, blocks, scale, softcap)
 
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
         """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""

@@ -1,7 +1,8 @@
 """Bytes per device: the arrays from their shapes, what a step needs beside them from the compiler.
 
-Deep decoders are compiled at two shallow depths. A step's memory is linear in its layers, so the
-bytes at full depth lie on the straight line through the two.
+A step that scans its layers is compiled as it is. Where the layers of a deep decoder are unrolled,
+two shallow depths are compiled. Memory is then linear in the layers, so the bytes at full depth lie
+on the straight line through the two.
 """
 
 import re
@@ -16,7 +17,16 @@ from adapt_jax.inspection.abstract import cast, count_bytes
 from adapt_jax.inspection.workload import BuildPrograms, Program
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["Measurement", "Memory", "choose_depths", "compile_bytes", "find_period", "measure"]
+__all__ = [
+    "Measurement",
+    "Memory",
+    "choose_depths",
+    "compile_bytes",
+    "count_bytes_beside",
+    "find_period",
+    "measure",
+    "read_refusal",
+]
 
 MIN_DEPTH = 2  # layers of the shallower of the two decoders
 LINEAR_TOLERANCE = 0.02  # how far from the line the bytes of the arguments may be
@@ -135,9 +145,15 @@ def compile_bytes(program: Program) -> int:
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
     arguments = count_bytes(program.arguments)
     try:
-        found = lowered.compile(compiler_options=options).memory_analysis()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as refusal:
-        return _read_refusal(str(refusal), program.name, arguments)
+        return read_refusal(str(refusal), program.name, arguments)
+    return count_bytes_beside(compiled, arguments)
+
+
+def count_bytes_beside(compiled: Any, arguments: int) -> int:
+    """Bytes that a device needs for a compiled program, beside those of its arguments."""
+    found = compiled.memory_analysis()
     whole = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes
@@ -147,7 +163,7 @@ def compile_bytes(program: Program) -> int:
     return max(0, whole - arguments)
 
 
-def _read_refusal(message: str, name: str, arguments: int) -> int:
+def read_refusal(message: str, name: str, arguments: int) -> int:
     """The bytes beside the arguments, from what the compiler says of a program too large.
 
     It names either the temporary bytes ("HLO temporaries (42.47G)"), or all that the program uses
@@ -180,10 +196,13 @@ def _extrapolate(by_depth: dict[int, int], layers: int) -> int:
 def choose_depths(
     build: BuildPrograms, config: DecoderConfig, programs: list[Program]
 ) -> tuple[int, ...]:
-    """The depths to compile: two shallow ones, or the whole where it does not follow from them."""
+    """The depths to compile: two shallow ones, or the whole where it does not follow from them.
+
+    Steps that scan their layers need no shallow decoder.
+    """
     low, layers = max(MIN_DEPTH, find_period(config)), config.num_layers
     high = 2 * low
-    if layers <= high:
+    if layers <= high or all(one.scans_layers or one.lower is None for one in programs):
         return (layers,)
     try:
         arguments = {

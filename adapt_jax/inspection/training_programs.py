@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import choose_execution
 from adapt_jax.decoders.sharding import platform_of
 from adapt_jax.inspection.abstract import (
     Tree,
@@ -149,7 +150,7 @@ def _make_training_step(
 
     # make_step compiles a probe, so it waits until the program is lowered
     step: Callable[[], Any] = partial(
-        make_step, traced.graph, optimizer, settings, ensemble=ensemble
+        make_step, traced.graph, optimizer, settings, ensemble=ensemble, mesh=mesh
     )
     return Program(
         "training step",
@@ -162,6 +163,7 @@ def _make_training_step(
         lower=lambda: step().lower(state, frozen, batch, tokens),
         co_resident=co_resident,
         internal={"gradients": trainable},
+        scans_layers=choose_execution(mesh, settings.remat).scan_layers,
     )
 
 

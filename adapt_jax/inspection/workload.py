@@ -43,6 +43,8 @@ class Program:
         lower: to ``jax.stages.Lowered``; None where nothing is compiled.
         co_resident: what else is on the device meanwhile.
         internal: what exists only inside the step; the compiler counts it as temporary.
+        scans_layers: whether layers are compiled once and looped over, so that the whole decoder
+            compiles in the time of a few layers.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Program:
     lower: Callable[[], Any] | None = None
     co_resident: dict[str, Tree] = field(default_factory=dict)
     internal: dict[str, Tree] = field(default_factory=dict)
+    scans_layers: bool = False
 
 
 BuildPrograms = Callable[[DecoderConfig], list[Program]]  # for a decoder of this shape

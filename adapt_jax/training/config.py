@@ -109,10 +109,10 @@ class TrainingConfig(Strict):
         "the same gradients. By default 1; on one CPU device as many as have 2,048 tokens or more: "
         "half the memory, and up to a tenth faster",
     )
-    remat: Literal["none", "products", "layers"] = Field(
-        "none",
+    remat: Literal["auto", "none", "products", "layers"] = Field(
+        "auto",
         description="what the backward pass computes again instead of keeping it: whole layers, "
-        "or all but their matrix products",
+        "or all but their matrix products. auto: nothing on a CPU, whole layers elsewhere",
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.sharding import LOGICAL_AXIS_RULES
 from adapt_jax.utils.cpu import (
     MAX_BLOCK_ENTRIES,
     MAX_CHUNK_TARGETS,
@@ -116,6 +118,7 @@ def cross_entropy(
     ids: Int[Array, " M"],
     weights: Float[Array, " M"],
     objective: Objective = PLAIN,
+    mesh: Mesh | None = None,
 ) -> Sums:
     """Weighted sums over the targets: of the objective in nats, and of those ranked first.
 
@@ -125,6 +128,12 @@ def cross_entropy(
     and divided by it in the end. Nothing of size [M, V] is kept, and no product is computed twice
     but that of capped logits (Gemma 2) whose parameters are trained. Parameters of the output that
     are frozen get no gradient.
+
+    Args:
+        weights: a target of weight 0 is none.
+        mesh: devices that share the targets, which lie on the device that has their row. Each sums
+            over its own, so the output's parameters are gathered once and their gradients reduced
+            once. None: one device, or XLA decides.
     """
     name = "embedding" if decoder.output is None else "output"
     graph, params, rest = nnx.split(decoder, lambda path, _: path[0] == name, ...)  # type: ignore[misc]
@@ -134,7 +143,7 @@ def cross_entropy(
         model: Decoder = nnx.merge(graph, params, absent)
         return model.logits(hidden)
 
-    return _weighted_sums(Head(logits), objective, params, hidden, ids, weights)
+    return _weighted_sums(Head(logits), objective, mesh, params, hidden, ids, weights)
 
 
 # The gradients that are needed: none, those of the hidden states, or those of the output's
@@ -142,22 +151,37 @@ def cross_entropy(
 NO_GRADS, HIDDEN_GRADS, ALL_GRADS = "none", "hidden", "all"
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _weighted_sums(
-    head: Head, objective: Objective, params: Any, hidden: Array, ids: Array, weights: Array
+    head: Head,
+    objective: Objective,
+    mesh: Mesh | None,
+    params: Any,
+    hidden: Array,
+    ids: Array,
+    weights: Array,
 ) -> Sums:
-    return _sum_by_platform(head, objective, NO_GRADS, params, hidden, ids, weights)[0]
+    return _sum_by_platform(head, objective, mesh, NO_GRADS, params, hidden, ids, weights)[0]
 
 
 def _forward(
-    head: Head, objective: Objective, params: Any, hidden: Any, ids: Any, weights: Any
+    head: Head,
+    objective: Objective,
+    mesh: Mesh | None,
+    params: Any,
+    hidden: Any,
+    ids: Any,
+    weights: Any,
 ) -> tuple[Sums, Any]:
     trains_output = any(leaf.perturbed for leaf in jax.tree.leaves(params))
     values = jax.tree.map(lambda leaf: leaf.value, (params, hidden, ids, weights))
-    return _sum_by_platform(head, objective, ALL_GRADS if trains_output else HIDDEN_GRADS, *values)
+    needed = ALL_GRADS if trains_output else HIDDEN_GRADS
+    return _sum_by_platform(head, objective, mesh, needed, *values)
 
 
-def _backward(head: Head, objective: Objective, grads: Any, cotangents: Any) -> tuple[Any, ...]:
+def _backward(
+    head: Head, objective: Objective, mesh: Mesh | None, grads: Any, cotangents: Any
+) -> tuple[Any, ...]:
     scaled = jax.tree.map(lambda grad: grad * cotangents[0].astype(grad.dtype), grads)
     return (*scaled, None, None)
 
@@ -166,12 +190,65 @@ _weighted_sums.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _sum_by_platform(
-    head: Head, objective: Objective, needed: str, *arrays: Any
+    head: Head, objective: Objective, mesh: Mesh | None, needed: str, *arrays: Any
 ) -> tuple[Sums, Any]:
     """The sums, and the needed gradients of the first, in the chunks that suit the platform."""
+    if mesh is not None:
+        return _share_targets(head, objective, mesh, needed, *arrays)
     scan = partial(_scan_chunks, head, objective, needed)
     found: tuple[Sums, Any] = run_by_platform(partial(scan, ONE_CPU), partial(scan, OTHER), *arrays)
     return found
+
+
+def _share_targets(
+    head: Head,
+    objective: Objective,
+    mesh: Mesh,
+    needed: str,
+    params: Any,
+    hidden: Float[Array, "M D"],
+    ids: Int[Array, " M"],
+    weights: Float[Array, " M"],
+) -> tuple[Sums, Any]:
+    """Each device takes the targets of its rows; what is summed over devices is summed once."""
+    axes = LOGICAL_AXIS_RULES["rows"]
+    # gathered and reduced in the dtype that is computed in
+    kernels = jax.tree.map(lambda leaf: leaf.astype(hidden.dtype), params)
+
+    def sum_own(kernels: Any, hidden: Array, ids: Array, weights: Array) -> tuple[Sums, Any]:
+        size = OTHER.targets_per_chunk(len(ids), head.vocabulary(kernels), needed == ALL_GRADS)
+        # targets first, so that chunks of nothing else than padding can be left out
+        padded = -(-len(ids) // size) * size
+        order = jnp.argsort(jnp.pad(weights == 0, (0, padded - len(ids)), constant_values=True))
+        order = order.reshape(-1, size).T.reshape(-1)  # as _to_chunks deals them out
+        pad = lambda x: jnp.pad(x, [(0, padded - len(ids)), *[(0, 0)] * (x.ndim - 1)])[order]  # noqa: E731
+        sums, grads = _scan_chunks(
+            head, objective, needed, OTHER, kernels, pad(hidden), pad(ids), pad(weights),
+            skips_empty=True,
+        )  # fmt: skip
+        sums = jax.lax.psum(sums, axes)
+        if grads is None:
+            return sums, None
+        param_grads, hidden_grad = grads
+        hidden_grad = jnp.zeros_like(hidden_grad).at[order].set(hidden_grad)[: len(ids)]
+        if param_grads is not None:
+            param_grads = jax.tree.map(lambda leaf: leaf.astype(hidden.dtype), param_grads)
+            param_grads = jax.lax.psum(param_grads, axes)
+        return sums, (param_grads, hidden_grad)
+
+    everywhere, by_row = PartitionSpec(), PartitionSpec(axes)
+    sums, grads = jax.shard_map(
+        sum_own,
+        mesh=mesh,
+        in_specs=(everywhere, by_row, by_row, by_row),
+        out_specs=(everywhere, None if needed == NO_GRADS else (everywhere, by_row)),
+        axis_names=set(axes),
+        check_vma=False,
+    )(kernels, hidden, ids, weights)
+    if grads is not None and grads[0] is not None:
+        param_grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads[0], params)
+        grads = (param_grads, grads[1])
+    return sums, grads
 
 
 def _to_chunks(x: Array, size: int) -> Array:
@@ -193,20 +270,39 @@ def _scan_chunks(
     hidden: Float[Array, "M D"],
     ids: Int[Array, " M"],
     weights: Float[Array, " M"],
+    *,
+    skips_empty: bool = False,
 ) -> tuple[Sums, Any]:
-    """The sums, and (param_grads or None, hidden_grad) where gradients are needed."""
+    """The sums, and (param_grads or None, hidden_grad) where gradients are needed.
+
+    Args:
+        skips_empty: whether nothing is computed for a chunk whose weights are all 0.
+    """
     targets, trains_output = hidden.shape[0], needed == ALL_GRADS
     size = sizes.targets_per_chunk(targets, head.vocabulary(params), trains_output)
 
     def add_chunk(carry: Any, chunk: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         nats, num_right, param_grads = carry
-        found = _sum_chunk(head, objective, needed, sizes, params, chunk, param_grads)
+
+        def compute(param_grads: Any) -> Any:
+            return _sum_chunk(head, objective, needed, sizes, params, chunk, param_grads)
+
+        def skip(param_grads: Any) -> Any:
+            zero, of_targets = jnp.zeros(()), jnp.zeros(chunk[1].shape)
+            return zero, zero, jnp.zeros_like(chunk[0]), of_targets, param_grads
+
+        if skips_empty:
+            found = jax.lax.cond(chunk[2].any(), compute, skip, param_grads)
+        else:
+            found = compute(param_grads)
         more_nats, more_right, hidden_grad, target_cotangent, param_grads = found
         carry = (nats + more_nats, num_right + more_right, param_grads)
         return carry, (hidden_grad, target_cotangent)
 
     chunks: Any = tuple(_to_chunks(x, size) for x in (hidden, ids, weights))
-    param_grads = jax.tree.map(jnp.zeros_like, params) if trains_output else None
+    param_grads = None
+    if trains_output:
+        param_grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     start: Any = (jnp.zeros(()), jnp.zeros(()), param_grads)
     (nats, num_right, param_grads), each = jax.lax.scan(add_chunk, start, chunks)
     if needed == NO_GRADS:

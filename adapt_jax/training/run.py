@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from adapt_jax.decoders.execution import choose_execution
 from adapt_jax.training.batches import Batches
 from adapt_jax.training.config import TrainingConfig, choose_num_microbatches, prepare_frozen
 from adapt_jax.training.optimizers import make_optimizer
 from adapt_jax.training.packing import BatchShape, TrainingExample
 from adapt_jax.training.placement import Placement
-from adapt_jax.training.step import TrainState, init_state, make_step
+from adapt_jax.training.step import TrainState, find_trained_paths, init_state, make_step
 from adapt_jax.training.throughput import StepFlops
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import AccuracyFn, BestStep, Validation, Validator
@@ -142,6 +143,7 @@ def set_up_run(
         validator = Validator(
             data.validation, data.accuracy_fn, config, batches.shape,
             graph, loaded, placement.place_batch, is_ensemble,
+            choose_execution(placement.mesh, config.remat, find_trained_paths(weights)),
         )  # fmt: skip
     prefix_length = len(data.prompt_prefix) + model.soft_prompt_length
     return TrainingRun(
@@ -149,7 +151,7 @@ def set_up_run(
         placement=placement,
         batches=batches,
         prompt_prefix=jnp.asarray(data.prompt_prefix, jnp.int32),
-        step=make_step(graph, optimizer, config, ensemble=is_ensemble),
+        step=make_step(graph, optimizer, config, ensemble=is_ensemble, mesh=placement.mesh),
         flops=StepFlops(weights, loaded, prefix_length, model.ensemble or 1),
         frozen=prepare_frozen(loaded, config),
         loaded=loaded,

@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from adapt_jax.decoders.attention import KVPair
+from adapt_jax.decoders.execution import Execution, ParameterPath, choose_execution
 from adapt_jax.training.config import TrainingConfig, compute_dtype
 from adapt_jax.training.cross_entropy import Objective
 from adapt_jax.training.packing import Batch
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.cpu import step_compiler_options
 
-__all__ = ["TrainState", "init_state", "make_step"]
+__all__ = ["TrainState", "find_trained_paths", "init_state", "make_step"]
 
 DEFAULT = TrainingConfig()
 
@@ -37,6 +39,7 @@ def make_step(
     config: TrainingConfig = DEFAULT,
     *,
     ensemble: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
     """The training step, compiled: gradients exist for the trainable state only.
 
@@ -45,6 +48,9 @@ def make_step(
     the whole step. The prefix is encoded before the first microbatch, and its accumulated
     cotangent is back-propagated once, after the last.
 
+    Args:
+        mesh: the devices that share the arrays; None for one device.
+
     Returns:
         (state, frozen, batch, prompt_prefix) -> the next state, and the metrics: loss, accuracy,
         and gradient_norm before clipping, which shows at once when a gradient is not finite.
@@ -52,14 +58,18 @@ def make_step(
     objective = Objective(config.label_smoothing, config.z_loss)
     dtype = compute_dtype(config)
 
+    def execution_for(trainable: Any) -> Execution:
+        return choose_execution(mesh, config.remat, find_trained_paths(trainable))
+
     def encode(prompt_prefix: jax.Array, frozen: Any, trainable: Any) -> list[KVPair]:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-        return model.prefix(prompt_prefix, dtype)
+        return model.prefix(prompt_prefix, dtype, execution_for(trainable))
 
     def loss(trainable: Any, prefix: Any, frozen: Any, batch: Batch, count: jax.Array) -> Any:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
+        execution = execution_for(trainable)
         return model.loss(
-            batch, prefix, dtype, count=count, objective=objective, remat=config.remat
+            batch, prefix, dtype, count=count, objective=objective, execution=execution
         )
 
     def step(state: TrainState, frozen: Any, batch: Batch, prompt_prefix: jax.Array) -> Any:
@@ -87,6 +97,12 @@ def make_step(
 
     function = _step_members(step) if ensemble else step
     return jax.jit(function, donate_argnums=0, compiler_options=step_compiler_options())
+
+
+def find_trained_paths(trainable: Any) -> frozenset[ParameterPath]:
+    """The paths, in the decoder, of those of its parameters that are trained."""
+    paths = (path for path, _ in nnx.to_flat_state(trainable))
+    return frozenset(path[1:] for path in paths if path[0] == "decoder")
 
 
 def _step_members(step: Callable[..., Any]) -> Callable[..., Any]:

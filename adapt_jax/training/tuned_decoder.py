@@ -5,13 +5,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import KVPair, causal_mask
+from adapt_jax.decoders.attention import KVPair, PackedRows
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
 from adapt_jax.training.cross_entropy import PLAIN, Objective, cross_entropy
 from adapt_jax.training.packing import Batch
 
-__all__ = ["TunedDecoder"]
+__all__ = ["TunedDecoder", "spread_targets"]
 
 
 class TunedDecoder(nnx.Module):
@@ -32,7 +33,10 @@ class TunedDecoder(nnx.Module):
         return 0 if self.soft_prompt is None else len(self.soft_prompt)
 
     def prefix(
-        self, prompt_prefix: Int[Array, " F"], dtype: DTypeLike = jnp.float32
+        self,
+        prompt_prefix: Int[Array, " F"],
+        dtype: DTypeLike = jnp.float32,
+        execution: Execution = UNROLLED,
     ) -> list[KVPair]:
         """Keys and values [K, P, H] of each layer that has its own, for what all rows share.
 
@@ -42,7 +46,8 @@ class TunedDecoder(nnx.Module):
         if self.soft_prompt is not None:
             cut = int(not self.soft_prompt.before_bos)
             prefix = Prefix((prompt_prefix[:cut], self.soft_prompt, prompt_prefix[cut:]))
-        return encode_prefix(self.decoder, prefix.embeddings(self.decoder, dtype)).layers
+        embeddings = prefix.embeddings(self.decoder, dtype)
+        return encode_prefix(self.decoder, embeddings, execution=execution).layers
 
     def loss(
         self,
@@ -52,7 +57,7 @@ class TunedDecoder(nnx.Module):
         *,
         count: Float[Array, ""] | None = None,
         objective: Objective = PLAIN,
-        remat: str = "none",
+        execution: Execution = UNROLLED,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
@@ -64,20 +69,32 @@ class TunedDecoder(nnx.Module):
             count: what the sums are divided by, where the batch is one of several microbatches; by
                 default the weight of its own targets.
             objective: what is minimised beside the cross-entropy; it is part of the loss.
-            remat: what is computed again in the backward pass, a name in decoder.REMAT_POLICIES.
+            execution: how the layers run on the platform.
         """
         decoder = self.decoder
         length = prefix[0][0].shape[1] if prefix else 0
+        ids, weights, mesh = batch.target_id, batch.target_weight, None
+        positions: Array | None = batch.target_index
+        if execution.local_targets:  # the targets of a device's rows stay on the device
+            (ids, weights), positions, mesh = spread_targets(batch), None, execution.mesh
         hidden, _ = decoder(
             decoder.embed(batch.tokens, dtype),
             batch.positions + length,
-            causal_mask(batch.segments),
+            PackedRows(batch.segments),
             prefix=PrefixCache(prefix, length, length).blocks,
-            output_positions=batch.target_index,
-            remat=remat,
+            output_positions=positions,
+            keep_kv=False,
+            execution=execution,
         )
-        nats, right = cross_entropy(
-            decoder, hidden, batch.target_id, batch.target_weight, objective
-        )
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        nats, right = cross_entropy(decoder, hidden, ids, weights, objective, mesh)
         count = batch.target_weight.sum() if count is None else count
         return nats / count, right / count
+
+
+def spread_targets(batch: Batch) -> tuple[Int[Array, " R*T"], Float[Array, " R*T"]]:
+    """For every token the id of the target that it predicts, and its weight; 0 where none is."""
+    size = batch.tokens.size
+    ids = jnp.zeros(size, batch.target_id.dtype).at[batch.target_index].max(batch.target_id)
+    weights = jnp.zeros(size, batch.target_weight.dtype)
+    return ids, weights.at[batch.target_index].add(batch.target_weight)

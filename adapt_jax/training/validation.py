@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from adapt_jax.decoders.attention import KVPair
+from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import Row
 from adapt_jax.training.packing import Batch, BatchShape, TrainingExample, pack
@@ -67,6 +68,7 @@ class Validator:
         loaded: Any,
         place_batch: Callable[[Batch], Batch],
         ensemble: bool = False,
+        execution: Execution = UNROLLED,
     ):
         """Packs the examples; those that are longer than a row are left out, with a warning.
 
@@ -74,6 +76,7 @@ class Validator:
 
         Args:
             loaded: the frozen weights as the adaptation will have them; its accuracy is theirs.
+            execution: how the layers run on the platform.
 
         Raises:
             UserError: no example is left, or ``metric`` is accuracy and ``accuracy_fn`` is None.
@@ -91,11 +94,11 @@ class Validator:
 
         def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-            return model.prefix(prompt_prefix)
+            return model.prefix(prompt_prefix, execution=execution)
 
         def loss(trainable: Any, prefix: list[KVPair], frozen: Any, batch: Batch) -> jax.Array:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
-            return model.loss(batch, prefix)[0]
+            return model.loss(batch, prefix, execution=execution)[0]
 
         each = jax.vmap(loss, in_axes=(0, 0, None, None)) if ensemble else loss
         self._prefix = jax.jit(jax.vmap(prefix, in_axes=(0, None, None)) if ensemble else prefix)

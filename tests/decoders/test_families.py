@@ -17,6 +17,7 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import Execution
 from adapt_jax.decoders.families import FAMILIES, llama
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt, encode_prefix
 from adapt_jax.pretrained.hf_config import read_config
@@ -138,8 +139,8 @@ def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
     def select_from_all(decoder: Decoder, x: jax.Array) -> jax.Array:
         return decoder(x, positions, mask)[0].reshape(48, -1)[wanted]
 
-    def run_selected(decoder: Decoder, x: jax.Array, remat: str) -> jax.Array:
-        return decoder(x, positions, mask, output_positions=wanted, remat=remat)[0]
+    def run_selected(decoder: Decoder, x: jax.Array, execution: Execution) -> jax.Array:
+        return decoder(x, positions, mask, output_positions=wanted, execution=execution)[0]
 
     graphdef, state = nnx.split(decoder)
 
@@ -153,7 +154,7 @@ def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
 
     expected = output_and_gradient(select_from_all)
     for remat in ("none", "layers"):
-        found = output_and_gradient(partial(run_selected, remat=remat))
+        found = output_and_gradient(partial(run_selected, execution=Execution(remat=remat)))
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
 

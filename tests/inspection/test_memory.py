@@ -194,7 +194,7 @@ def test_what_a_tpu_cannot_even_compile_does_not_fit_and_what_helps_is_said():
     pytest.importorskip("libtpu")
     config = replace(CONFIG, embed_dim=1024, ffn_dim=4096, num_layers=2, context_length=4096)
     mesh, _ = read_mesh("v5e:1x1,fsdp=1")
-    work = Workload(batch=64, length=4096, answer=2048)
+    work = Workload(batch=256, length=4096, answer=2048)
     programs = build_programs(METHODS["fine_tuning"](), work, jnp.bfloat16, mesh)
     measured = measure(programs, config, lambda *_: None)
     assert measured.memory().parts["activations"] > 15.75 * 2**30

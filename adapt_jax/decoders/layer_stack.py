@@ -1,0 +1,294 @@
+"""The layers of a decoder, one after the other: unrolled, or equal ones in a scan.
+
+A scan is compiled once for all its layers. Parameters keep their names and places: frozen ones are
+chosen inside the loop, one layer at a time, so no second copy exists; trained ones are stacked for
+the length of a step, in the dtype that is computed in, and their gradients leave the loop stacked.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from adapt_jax.decoders.attention import KVBlock, KVPair
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.execution import REMAT_POLICIES, Execution, ParameterPath
+from adapt_jax.decoders.sharding import array_sharding
+from adapt_jax.decoders.transformer_layer import AttentionInputs, TransformerLayer
+
+__all__ = ["LayerStack", "Span", "find_spans"]
+
+MAX_PERIOD = 16  # layers of a repeating pattern that are looked for
+CHOSEN = "chosen_weights"  # the name of what a scan reads from frozen weights
+
+
+@dataclass(frozen=True)
+class Span:
+    """Layers ``start`` to ``start + period * repeats``: a pattern of layers, repeated."""
+
+    start: int
+    period: int
+    repeats: int
+
+    @property
+    def stop(self) -> int:
+        """The layer that follows."""
+        return self.start + self.period * self.repeats
+
+
+def find_spans(kinds: Sequence[Hashable]) -> list[Span]:
+    """Cuts layers of these kinds into repeating patterns; where nothing repeats, into single ones.
+
+    From the left, each time the pattern that leaves the fewest layers to compile; of several, the
+    shortest.
+    """
+    spans, start = [], 0
+    while start < len(kinds):
+        best = Span(start, 1, 1)
+        for period in range(1, min(MAX_PERIOD, (len(kinds) - start) // 2) + 1):
+            stop = start + period
+            while stop < len(kinds) and kinds[stop] == kinds[stop - period]:
+                stop += 1
+            repeats = (stop - start) // period
+            if period * (repeats - 1) > best.period * (best.repeats - 1):
+                best = Span(start, period, repeats)
+        spans.append(best)
+        start = best.stop
+    return spans
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """What all layers of a decoder run with.
+
+    Attributes:
+        inputs: what is the same in all layers.
+        per_layer_embeddings: [B, T, E] for each layer; None where the decoder has none.
+        prefix, cache, output_positions: as in ``Decoder.__call__``.
+        keep_kv: whether keys and values are returned.
+    """
+
+    config: DecoderConfig
+    execution: Execution
+    inputs: AttentionInputs
+    per_layer_embeddings: Sequence[Array | None]
+    prefix: list[KVBlock] | None = None
+    cache: list[KVPair] | None = None
+    output_positions: Int[Array, " M"] | None = None
+    keep_kv: bool = True
+
+    def run(
+        self, layers: Sequence[TransformerLayer], x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T D"], list[KVPair]]:
+        """The output of the last layer, and the keys and values of each layer that has its own.
+
+        The list is empty where they are not kept.
+        """
+        kv: dict[int, KVPair] = {}  # by layer
+        for span in self._choose_spans(layers):
+            if span.repeats > 1:
+                x, span_kv = self._scan(span, layers, x, kv)
+                kv |= span_kv
+                continue
+            for index in range(span.start, span.stop):
+                x, kv[index] = self._apply(index, layers[index], x, kv)
+        return x, [kv[index] for index in self.config.layers_with_kv_cache if self.keep_kv]
+
+    def _choose_spans(self, layers: Sequence[TransformerLayer]) -> list[Span]:
+        """Single layers, or repeating patterns. A last layer that computes less is apart."""
+        count = len(layers)
+        if not self.execution.scan_layers or self.cache is not None:
+            return [Span(index, 1, 1) for index in range(count)]
+        equal = count if self.output_positions is None else count - 1
+        kinds = [_describe(layer) for layer in layers[:equal]]
+        return [*find_spans(kinds), *(Span(index, 1, 1) for index in range(equal, count))]
+
+    def _apply(
+        self, index: int, layer: TransformerLayer, x: Array, kv: dict[int, KVPair]
+    ) -> tuple[Array, KVPair]:
+        """One layer by itself."""
+        source, entry = self._source(index), self._entry(index)
+        is_last = index == self.config.num_layers - 1
+        inputs = replace(
+            self.inputs,
+            prefix=None if self.prefix is None else self.prefix[entry],
+            cache=None if self.cache is None else self.cache[entry],
+            shared_kv=None if source is None else kv[source],
+            output_positions=self.output_positions if is_last else None,
+        )
+        embedding = self.per_layer_embeddings[index]
+        run: Callable[..., Any] = partial(layer, inputs=inputs, per_layer_embedding=embedding)
+        if self.execution.remat != "none":
+            run = jax.checkpoint(run, policy=REMAT_POLICIES[self.execution.remat])
+        found: tuple[Array, KVPair] = run(x)
+        return found
+
+    def _scan(
+        self,
+        span: Span,
+        layers: Sequence[TransformerLayer],
+        x: Array,
+        kv: dict[int, KVPair],
+    ) -> tuple[Array, dict[int, KVPair]]:
+        """The layers of a span in one loop, a pattern at a time; their output, keys and values."""
+        columns = [range(span.start + n, span.stop, span.period) for n in range(span.period)]
+        weights = [
+            _ScannedWeights.collect(layers, column, self.execution, x.dtype) for column in columns
+        ]
+        is_kept = [any(map(self._is_kv_needed, column)) for column in columns]
+
+        def apply_pattern(x: Array, looped: Any) -> tuple[Array, list[KVPair | None]]:
+            step, stacked, prefixes, embeddings = looped
+            found: list[KVPair | None] = []
+            for n, column in enumerate(columns):
+                source = self._source(column[0])
+                inputs = replace(
+                    self.inputs,
+                    prefix=self._read_prefix(column[0], prefixes[n]),
+                    shared_kv=None if source is None else kv[source],
+                )
+                layer = weights[n].make_layer(step, stacked[n])
+                x, pair = layer(x, inputs, embeddings[n])
+                found.append(pair if is_kept[n] else None)
+            return x, found
+
+        looped = (
+            jnp.arange(span.repeats),
+            [one.stacked for one in weights],
+            [self._stack_prefix(column) for column in columns],
+            [_stack([self.per_layer_embeddings[index] for index in column]) for column in columns],
+        )
+        # what the loop reads from frozen weights is read again in the backward pass
+        policy = (
+            jax.checkpoint_policies.save_anything_except_these_names(CHOSEN)
+            if self.execution.remat == "none"
+            else REMAT_POLICIES[self.execution.remat]
+        )
+        body = jax.checkpoint(apply_pattern, policy=policy, prevent_cse=False)
+        x, found = jax.lax.scan(body, x, looped)
+        by_layer = {
+            index: (pair[0][step], pair[1][step])
+            for column, pair in zip(columns, found, strict=True)
+            if pair is not None
+            for step, index in enumerate(column)
+        }
+        return x, by_layer
+
+    def _is_kv_needed(self, index: int) -> bool:
+        """Whether a layer has keys and values that are returned, or that later layers share."""
+        is_shared = any(self._source(n) == index for n in range(self.config.num_layers))
+        return self._source(index) is None and (self.keep_kv or is_shared)
+
+    def _stack_prefix(self, column: range) -> KVPair | None:
+        """The prefix's keys and values of layers that have their own."""
+        if self.prefix is None or self._source(column[0]) is not None:
+            return None
+        entries = [self.prefix[self._entry(index)] for index in column]
+        return jnp.stack([one[0] for one in entries]), jnp.stack([one[1] for one in entries])
+
+    def _read_prefix(self, index: int, pair: KVPair | None) -> KVBlock | None:
+        """The prefix of a layer in a loop; ``pair`` are its own keys and values, if any."""
+        if self.prefix is None:
+            return None
+        block = self.prefix[self._entry(index)]
+        return block if pair is None else (*pair, block[2])
+
+    def _source(self, index: int) -> int | None:
+        """The layer whose keys and values this one shares."""
+        return self.config.layer_config(index).kv_shared_with
+
+    def _entry(self, index: int) -> int:
+        """Where prefixes and caches have the keys and values that this layer attends to."""
+        source = self._source(index)
+        return self.config.layers_with_kv_cache.index(index if source is None else source)
+
+
+@dataclass(frozen=True)
+class _ScannedWeights:
+    """The weights of equal layers, as a loop over them reads them.
+
+    Attributes:
+        graph: of one layer.
+        variables: of the first layer, by path.
+        stacked: trained weights by path, [layers, ...].
+        frozen: frozen weights by path, those of each layer.
+        dtype: that kernels are multiplied in.
+    """
+
+    graph: Any
+    variables: dict[ParameterPath, nnx.Variable]
+    stacked: dict[ParameterPath, Array]
+    frozen: dict[ParameterPath, list[Array]]
+    execution: Execution
+    dtype: Any
+
+    @staticmethod
+    def collect(
+        layers: Sequence[TransformerLayer], column: range, execution: Execution, dtype: Any
+    ) -> "_ScannedWeights":
+        """The weights of the layers in ``column``; trained ones are stacked."""
+        split = [nnx.split(layers[index]) for index in column]
+        flat: list[dict[Any, Any]] = [dict(nnx.to_flat_state(state)) for _, state in split]
+        weights = _ScannedWeights(split[0][0], flat[0], {}, {}, execution, dtype)
+        for path in flat[0]:
+            values = [one[path].get_value() for one in flat]
+            full_paths = {("layers", index, *path) for index in column}
+            if execution.trained is None or full_paths & execution.trained:
+                weights.stacked[path] = weights._place(
+                    jnp.stack([weights._cast(path, value) for value in values]), path, stacked=True
+                )
+            else:
+                weights.frozen[path] = values
+        return weights
+
+    def make_layer(self, step: Array, slices: dict[ParameterPath, Array]) -> TransformerLayer:
+        """The layer of one step of the loop; ``slices`` are its part of ``stacked``."""
+        branches = [
+            partial(lambda n: {path: values[n] for path, values in self.frozen.items()}, n)
+            for n in range(len(next(iter(self.frozen.values()), [])))
+        ]
+        chosen = jax.lax.switch(step, branches) if branches else {}
+        chosen = {
+            path: checkpoint_name(self._cast(path, self._place(value, path)), CHOSEN)
+            for path, value in chosen.items()
+        }
+        values = {path: self._place(value, path) for path, value in slices.items()} | chosen
+        state: Any = [(path, one.replace(values[path])) for path, one in self.variables.items()]
+        layer: TransformerLayer = nnx.merge(self.graph, nnx.from_flat_state(state))
+        return layer
+
+    def _cast(self, path: ParameterPath, value: Array) -> Array:
+        """Kernels in the dtype in which they are multiplied; the others as they are."""
+        is_kernel = path[-1] == "kernel" or value.ndim == 3  # a projection, or experts
+        return value.astype(self.dtype) if is_kernel else value
+
+    def _place(self, value: Array, path: ParameterPath, *, stacked: bool = False) -> Array:
+        """The weights where their logical axes say; a stack of them has one more axis in front."""
+        mesh = self.execution.mesh
+        if mesh is None or mesh.size == 1:
+            return value
+        axes = self.variables[path].get_metadata().get("axes", (None,) * (value.ndim - stacked))
+        sharding = array_sharding(axes, value.shape[stacked:], mesh)
+        if stacked:
+            sharding = NamedSharding(mesh, PartitionSpec(None, *sharding.spec))
+        return jax.lax.with_sharding_constraint(value, sharding)
+
+
+def _describe(layer: TransformerLayer) -> Hashable:
+    """What has to be equal for two layers to share one compiled body."""
+    graph, state = nnx.split(layer)
+    arrays = [(path, one.shape, str(one.dtype)) for path, one in nnx.to_flat_state(state)]
+    return graph, tuple(arrays)
+
+
+def _stack(arrays: list[Array | None]) -> Array | None:
+    """The arrays stacked, or None where there are none."""
+    present = [array for array in arrays if array is not None]
+    return jnp.stack(present) if present else None
