@@ -26,10 +26,18 @@ _NEGATED = re.compile(
     re.IGNORECASE,
 )
 
+# one of these is in every negation: to look for them is quick
+_HINTS = tuple(
+    "not n't n’t nor never neither than instead except but opposed far hardly barely without rule "
+    "eliminat exclud reject nobody doubt".split()
+)
+
 
 def is_negated(text: str, position: int) -> bool:
     """Whether a negation comes directly before what begins at the position.
 
     Such as not, isn't, nor, rather than, instead of, I don't think it's.
     """
-    return _NEGATED.search(text[max(0, position - MAX_NEGATION) : position]) is not None
+    before = text[max(0, position - MAX_NEGATION) : position]
+    folded = before.lower()
+    return any(hint in folded for hint in _HINTS) and _NEGATED.search(before) is not None

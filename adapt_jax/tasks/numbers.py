@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple
 
 from adapt_jax.tasks.characters import GROUPING_SPACE, normalize_digits
-from adapt_jax.tasks.negation import is_negated
+from adapt_jax.tasks.number_context import Found, resolve
 from adapt_jax.tasks.number_words import NUMBER_WORD, read_number_words
 
 __all__ = ["are_close", "read_gold_number", "read_last_number", "read_number"]
@@ -100,58 +100,7 @@ _NUMBER_WORD = re.compile(rf"\b(?:{NUMBER_WORD}|or|not)\b", re.IGNORECASE)
 _SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
 _POWER_OF_UNIT = re.compile(r"(?<=[0-9])([ ]?(?:[cdkm]?m|in|ft|yd))(?:\^?\{?[23]\}?)(?!\w)")
 
-# ---- what is beside a number and makes another value of it
-
-_UNIT = (
-    r"[ ]?(?:h|hrs?|hours?|m|min|mins|minutes?|s|secs?|seconds?|days?|weeks?|months?|years?|ft|feet"
-    r"|foot|'|yards?|miles?|[ckm]m|lbs?|pounds?|k?g|kilos?|[cm]?l|stone|gallons?|dollars?|euros?|degrees?|°)\.?"
-)
-_CODE = r"(?:(?:USD|EUR|GBP|INR|JPY|CNY|CHF|CAD|AUD|Rs\.?)[ ]?)?"
-# between two numbers: of a range, a list, a ratio, a compound (5 feet 6 inches) or a calculation
-_BETWEEN = re.compile(
-    r"[ ]*[eE]?"
-    r"|[ ]{0,3}%?[)\]}]{0,2}[ ]{0,3}(?:-|\+|\*\*?|/|×|·|[xX]|[ ]:[ ]|\\times|\\cdot|\\div|\\to)"
-    rf"[ ]{{0,3}}[(\[{{]{{0,2}}{_CODE}"
-    r"|(?:%|[ ]?(?i:percent))?[ ](?i:to|or|and|of|out[ ]of|in|per|from|by|through|till|until"
-    rf"|up[ ]to|over|plus|minus|times|divided[ ]by|multiplied[ ]by|(?:less|more)[ ]than)[ ]{_CODE}"
-    rf"|(?i:{_UNIT}),?(?:[ ]and)?[ ]?"
-    # 5 cm to 7 cm, 3 boys and 5 girls
-    rf"|[ ]?[^\W\d_][^\W\d]{{0,19}}(?:[ ][^\W\d]{{1,20}})?,?[ ](?:and|or|to)[ ]{_CODE}"
-    rf"|(?i:{_UNIT})[ ]?-[ ]?"
-    r"|-(?:to|by|in)-"
-)
-_LIST_SIGN = re.compile(r"[ ]?[,;][ ]?(?:(?:and|or)[ ])?")
-_LIST_END = re.compile(r"[ ]?(?:[,;.!?)\]}]|\Z|\n|(?:and|or)\b)")
-# after "=" comes a result: = $240 in 20 days, = 15% of 300, = 2 $10 bills
-_BESIDE_RESULT = re.compile(r"%?[ ](?:(?:of|in|per|from|by|over)[ ])?", re.IGNORECASE)
-_PERIOD = re.compile(r"[ ](?:second|minute|hour|day|week|month|year)", re.IGNORECASE)  # in 3 days
-_ALTERNATIVE = re.compile(r" or \Z", re.IGNORECASE)  # 0.5 or 1/2 is one value
-_BEFORE = re.compile(
-    # half of 10, twice 5, log 5, two 5s, one of 5
-    r"(?:\b(?:(?:(?:four|fif|six|seven|eigh|nin|ten|twelf|\w+teen|hundred)th"
-    rf"|{NUMBER_WORD})s?[ ](?:of|in|out[ ]of|per|times|minus)"
-    r"|(?:square|cube|root|factorial|logarithm|out)[ ]of|times|log|ln|sqrt|cbrt|sin|cos|tan|exp"
-    r")[- (]{1,3}(?:the[ ])?"
-    rf"|\b(?!minus|negative|one\b|zero\b|plus\b|point\b){NUMBER_WORD}[- ]{{1,2}}(?:and[ ])?"
-    r"|\b(?:log|ln|sqrt|cbrt|sin|cos|tan|exp)\b[^\w\s]{1,3})\Z",
-    re.IGNORECASE,
-)
-# a letter glued to the digits makes a name of them: H2O, A4, COVID-19; but Rs500
-_NAME = re.compile(
-    r"(?<![A-Za-z])(?!(?:Rs|Re|kr|RM|Tk|USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|KRW|BRL|MXN"
-    r"|ZAR|SEK|NOK|DKK|PLN|RUB|TRY|THB)\Z)(?<!\\)[A-Za-z]++-?\Z"
-)
-_LETTER = re.compile("[A-Za-z]")
 MAX_NUMBERS = 100  # of a text, that are looked at
-MAX_BESIDE = 40  # characters beside a number that are looked at
-
-
-class Found(NamedTuple):
-    """A number in a text: its place, and its canonical form or None if it is ambiguous."""
-
-    start: int
-    end: int
-    value: str | None
 
 
 def read_number(text: str) -> str | None:
@@ -244,7 +193,10 @@ def _prepare(text: str) -> str:
         text = _UNDERLINE.sub("", text)
     if "=" in text:
         text = _SIGN_OF_RESULT.sub("-", text)
-    text = _POWER_OF_UNIT.sub(r"\1", text)
+    if "2" in text or "3" in text:
+        text = _POWER_OF_UNIT.sub(r"\1", text)
+    if " and " not in text:
+        return text
     return _AND_A_PART.sub(lambda found: f" {_PART[found[1].replace('-', ' ')]}", text)
 
 
@@ -262,7 +214,7 @@ def _find_values(text: str, start: int = 0) -> Iterator[Found]:
     last: tuple[Found | None, Found | None] = (None, None)
     numbers = islice(_find_numbers(text, start), MAX_NUMBERS)
     for following in chain(numbers, (None,)):
-        if last[1] is not None and (value := _resolve(text, last[0], last[1], following)):
+        if last[1] is not None and (value := resolve(text, last[0], last[1], following)):
             yield value
         last = (last[1], following)
 
@@ -275,47 +227,9 @@ def _find_last_value(text: str) -> Found | None:
         chain((None,), reversed(numbers)),
         strict=False,
     ):
-        if value := _resolve(text, previous, found, following):
+        if value := resolve(text, previous, found, following):
             return value
     return None
-
-
-def _resolve(
-    text: str, previous: Found | None, found: Found, following: Found | None
-) -> Found | None:
-    """A number between its neighbours, without a value where it is a part of something else.
-
-    None: the text says that this number is not the answer (``not 5``).
-    """
-    before = text[max(0, found.start - MAX_BESIDE) : found.start]
-    if _LETTER.search(before) and is_negated(text, found.start):
-        return None
-    if before.endswith("- "):  # a sign, or the mark of a list item
-        return found._replace(value=None)
-    if _LETTER.search(before) and (_BEFORE.search(before) or _NAME.search(before)):
-        return found._replace(value=None)
-    if previous is not None and _are_joined(text, previous, found):
-        return found._replace(value=None)
-    if following is not None and _are_joined(text, found, following):
-        return found._replace(value=None)
-    return found
-
-
-def _are_joined(text: str, one: Found, other: Found) -> bool:
-    """Whether two numbers in succession are parts of one range, list, ratio or calculation."""
-    if other.start - one.end > MAX_BESIDE:
-        return False
-    between = text[one.end : other.start]
-    if one.value == other.value and _ALTERNATIVE.search(between):
-        return False
-    if text[max(0, one.start - 3) : one.start].rstrip().endswith("="):
-        if _BESIDE_RESULT.fullmatch(between):
-            return False
-    if between == " in " and _PERIOD.match(text, other.end):
-        return False
-    if _BETWEEN.fullmatch(between):
-        return True
-    return bool(_LIST_SIGN.fullmatch(between)) and bool(_LIST_END.match(text, other.end))
 
 
 def _find_numbers(text: str, position: int = 0) -> Iterator[Found]:
@@ -324,15 +238,15 @@ def _find_numbers(text: str, position: int = 0) -> Iterator[Found]:
         start, position = found.start(), found.end()
         if (power := powers.get(start)) is not None:
             position = power.end()
-            exponent = int(power[1] or power[2])
-            value = (
-                _canonicalize(Fraction(10) ** exponent) if abs(exponent) <= MAX_EXPONENT else None
-            )
-            yield Found(start, position, value)
+            yield Found(start, position, partial(_read_power, int(power[1] or power[2])))
         elif text.endswith(("^", "_", "^{", "_{"), 0, start):
             continue  # an exponent or an index, no number of its own
         else:
-            yield Found(start, position, _read_match(found))
+            yield Found(start, position, partial(_read_match, found))
+
+
+def _read_power(exponent: int) -> str | None:
+    return _canonicalize(Fraction(10) ** exponent) if abs(exponent) <= MAX_EXPONENT else None
 
 
 def _read_match(found: re.Match[str]) -> str | None:
