@@ -123,9 +123,9 @@ class Rope:
         """Cosine and sine of each pair's angle, float32, times ``attention_scaling``."""
         frequencies = jnp.asarray(self.frequencies(head_dim, length))
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        # Both are written into one array, behind an optimization barrier. Otherwise XLA computes them
-        # again in every layer and for every head on a CPU: until JAX 0.11 even behind a barrier
-        # alone, from 0.12 on even out of one array alone.
+        # Both are written into one array, behind an optimization barrier. Otherwise XLA on a CPU
+        # computes them again in every layer and for every head: until JAX 0.11 even behind a
+        # barrier alone, from 0.12 on even out of one array alone.
         both = jnp.zeros((2, *angles.shape)).at[0].set(jnp.cos(angles)).at[1].set(jnp.sin(angles))
         both = jax.lax.optimization_barrier(both)
         return both[0] * self.attention_scaling, both[1] * self.attention_scaling
