@@ -72,9 +72,9 @@ def inspect(
     these tokens --answer are the answer, which the loss is computed on, or which is generated. Any
     option of a method can be given, as `--method.KEY VALUE`.
 
-    Parts: "parameters" are the decoder's, and what is trained beside it; "original" is the decoder
+    Parts: "parameters" are the decoder's, and what is trained besides it; "original" is the decoder
     as it was loaded, which fine-tuning keeps; "questions" are encoded and wait for a slot;
-    "activations" are all that the compiler needs beside these; "process", on a CPU, is what else
+    "activations" are all that the compiler needs besides these; "process", on a CPU, is what else
     the process comes to hold: tokenizer, compiled code, what compiling left behind. Accelerators
     are judged with the weights as they are stored, or as --dtype says; the activations are those of
     the platform that was compiled for, which `--mesh v5e:1x1` (v6e, v5p, v4) chooses.

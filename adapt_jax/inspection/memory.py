@@ -1,4 +1,4 @@
-"""Bytes per device: the arrays from their shapes, what a step needs beside them from the compiler.
+"""Bytes per device: the arrays from their shapes, what a step needs besides them from the compiler.
 
 A step that scans its layers is compiled as it is. Where the layers of a deep decoder are unrolled,
 two shallow depths are compiled. Memory is then linear in the layers, so the bytes at full depth lie
@@ -58,7 +58,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The programs of a method, and what each needs beside its arguments.
+    """The programs of a method, and what each needs besides its arguments.
 
     Attributes:
         temporary: bytes of each program; None where nothing was compiled.
@@ -125,7 +125,7 @@ def measure(
 
 
 def compile_bytes(program: Program) -> int:
-    """Compiles a program; the bytes that a device needs beside the program's arguments.
+    """Compiles a program; the bytes that a device needs besides the program's arguments.
 
     That is the compiler's working memory, gradients included, and where its layouts pad the
     arrays, what that adds. A program that is too large for the device that it is compiled for
@@ -164,7 +164,7 @@ def count_bytes_beside(compiled: Any, arguments: int) -> int:
 
 
 def read_refusal(message: str, name: str, arguments: int) -> int:
-    """The bytes beside the arguments, from what the compiler says of a program too large.
+    """The bytes besides the arguments, from what the compiler says of a program too large.
 
     It names either the temporary bytes ("HLO temporaries (42.47G)"), or all that the program uses
     ("Used 18.40G of 15.75G hbm").

@@ -1,4 +1,4 @@
-"""Memory of a process on a CPU beside arrays: tokenizer, compiled code, rest of compiling."""
+"""Memory of a process on a CPU besides arrays: tokenizer, compiled code, rest of compiling."""
 
 import gc
 from pathlib import Path
@@ -7,7 +7,7 @@ from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 
 __all__ = ["estimate_process_bytes", "measure_imports_and_tokenizer"]
 
-# What is in memory before the first step and beside its arrays, as a constant and a slope over the
+# What is in memory before the first step and besides its arrays, as a constant and a slope over the
 # decoder's layers; measured over whole commands (benchmarks/inspection.py, RESULTS.md).
 RUNTIME_BYTES = 96 << 20  # Python objects, threads and their buffers, the task's texts
 BYTES_PER_LAYER = 14 << 20  # traced, compiled and loaded code; with added modules, twice that
@@ -21,7 +21,7 @@ def _read_resident_bytes() -> int:
 
 
 def estimate_process_bytes(layers: int, tokenizer: int, *, adds_modules: bool) -> int:
-    """Memory of a command that trains or decodes, beside its arrays and its imports.
+    """Memory of a command that trains or decodes, besides its arrays and its imports.
 
     Args:
         tokenizer: bytes of it.

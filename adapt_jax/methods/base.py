@@ -204,7 +204,7 @@ class TuningMethod(Method):
     # What is trained
 
     def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
-        """Adds what the method trains beside the decoder's own parameters.
+        """Adds what the method trains besides the decoder's own parameters.
 
         It runs on a copy of the decoder whose arrays are shared with the original. ``inspect``
         runs it on abstract arrays too, so it must not read a parameter's values.

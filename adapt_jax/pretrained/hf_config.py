@@ -31,7 +31,7 @@ __all__ = ["add_eos_ids", "read_config"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
 MAX_EXPERT_PARTS = 100_000  # layers times experts: this many tensors a decoder may have
-# What ``model_type`` says beside these architectures. The others have that of their family.
+# The ``model_type`` that goes with these architectures; the others have that of their family.
 OUTER_MODEL_TYPES = {
     "Gemma3ForConditionalGeneration": "gemma3",
     "Gemma4ForConditionalGeneration": "gemma4",

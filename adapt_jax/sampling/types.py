@@ -78,7 +78,7 @@ class Request:
     """A question, to be answered after a prefix.
 
     Attributes:
-        id: what the random draws depend on, beside the seed and the candidate's number.
+        id: what the random draws depend on, besides the seed and the candidate's number.
         tokens: the question's token ids, at least one.
         prefix: the number of its prefix, where the engine has several.
     """

@@ -99,7 +99,7 @@ class TrainingConfig(Strict):
         description="the training ends after so many validations without a better one",
     )
     trackers: list[TrackerName] = Field(
-        [], description="where metrics go beside metrics.jsonl: tensorboard, wandb"
+        [], description="where metrics go besides metrics.jsonl: tensorboard, wandb"
     )
     gradient_accumulation_steps: int | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Where a run's metrics go beside metrics.jsonl.
+"""Where a run's metrics go besides metrics.jsonl.
 
 A new tracker is a class that is registered in TRACKERS:
 

@@ -68,7 +68,7 @@ class TunedDecoder(nnx.Module):
             dtype: what is computed in; losses and softmax are float32 always.
             count: what the sums are divided by, where the batch is one of several microbatches; by
                 default the weight of its own targets.
-            objective: what is minimised beside the cross-entropy; it is part of the loss.
+            objective: what is minimised besides the cross-entropy; it is part of the loss.
             execution: how the layers run on the platform.
         """
         decoder = self.decoder

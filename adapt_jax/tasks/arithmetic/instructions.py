@@ -1,4 +1,4 @@
-"""Other kinds of instruction, beside the word problems: small skills with exact answers."""
+"""Other kinds of instruction, besides the word problems: small skills with exact answers."""
 
 import random
 import zlib
