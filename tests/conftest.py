@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's passes are those of every run, and so are the optimised HLO and its memory. LLVM alone does
 # less: the tests compile much and compute little, and a training step compiles in 0.6 of the time.
 # Processes that run with all of LLVM: compare (cli/test_without_extras.py), tune and inspect
-# (inspection/test_inspection.py).
+# (inspection/test_inspection.py), and every command of the room processes/.
 FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
 given = os.environ.get("XLA_FLAGS", "")
 wanted = [flag for flag in FLAGS if flag.partition("=")[0] not in given]
