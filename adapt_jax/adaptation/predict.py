@@ -116,7 +116,7 @@ def predict(
     own = distributed.take_share(missing)
     pace = Pace(on_progress, len(known), len(known) + len(own))
     new: list[tuple[int, str]] = []
-    with files.LineAppender(_own_file(target)) as out, distributed.share_questions():
+    with files.LineAppender(_choose_own_file(target)) as out, distributed.share_questions():
         for index, prediction in adaptation.stream(
             examples,
             seed=seed,
@@ -141,7 +141,7 @@ def predict(
     return len(missing), len(known)
 
 
-def _own_file(target: Path) -> Path:
+def _choose_own_file(target: Path) -> Path:
     """Where this process appends its answers: process 0 to the target, others beside it."""
     index = distributed.process_index()
     return target.with_name(f"{target.name}.process-{index}") if index else target

@@ -60,7 +60,7 @@ def read_mesh(text: str | None) -> tuple[Mesh | None, str]:
 
 
 def _build_mesh(sizes: dict[str, int], devices: Sequence[Any], of: str) -> Mesh:
-    """The mesh of these sizes; what is not said is 1, or what is left where one size is -1."""
+    """The mesh of these sizes: 1 for an axis without one; -1 takes all devices that are left."""
     asked = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
     product = math.prod(asked.values())
     if -1 not in asked.values() and product != len(devices):

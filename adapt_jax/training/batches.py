@@ -141,7 +141,7 @@ def _check_targets(steps: list[list[TrainingExample]]) -> None:
 
 
 def _count_microbatches(steps: list[list[TrainingExample]], row_length: int | None) -> int:
-    """As many microbatches as have MIN_MICROBATCH_TOKENS, and a row, or more."""
+    """The most microbatches that still have MIN_MICROBATCH_TOKENS and one row each."""
     least = max(MIN_MICROBATCH_TOKENS, row_length or max(map(_find_longest, steps)))
     tokens = max(sum(len(example.tokens) for example in examples) for examples in steps)
     return max(tokens // least, 1)
