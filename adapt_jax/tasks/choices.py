@@ -197,6 +197,14 @@ def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) ->
     return seen
 
 
+# "Answer: X", "**Label:** X", "The category is X"
+_ANSWER_LINE = re.compile(
+    r"[*_#]{0,3}\s?(?:(?:final|correct|my|the)\s){0,2}(?:answer|label|category|class)"
+    r"[*_]{0,2}\s?(?:is|:|=):?[*_]{0,2}\s{1,3}(.*)",
+    re.IGNORECASE,
+)
+
+
 def find_label(text: str, choices: Sequence[str]) -> int | None:
     """Index of the label that the text is, or the only one in it."""
     if (index := _index_keys(tuple(choices))[0].get(text)) is not None:
@@ -204,8 +212,14 @@ def find_label(text: str, choices: Sequence[str]) -> int | None:
     text = text[:MAX_ANSWER_LENGTH]
     if (index := find_equal(text, choices)) is not None:
         return index
-    if (index := find_equal(text.strip().partition("\n")[0], choices)) is not None:
+    line = text.strip().partition("\n")[0]
+    if (index := find_equal(line, choices)) is not None:
         return index
+    said = _ANSWER_LINE.match(line)
+    # "the label is a ..." may go on with an article
+    if said and (said[1] not in ("a", "i", "I") or said[1] in choices):
+        if (index := find_equal(said[1], choices)) is not None:
+            return index
     return find_mentioned(text, choices)
 
 
