@@ -170,7 +170,7 @@ class LoRAOptions:
         if patterns := self.config.get("layers_pattern"):
             patterns = [patterns] if isinstance(patterns, str) else patterns
             layer_number = next(
-                (n for p in patterns if (n := self.patterns.layer(p, module))), None
+                (n for p in patterns if (n := self.patterns.find_layer(p, module))), None
             )
         else:
             layer_number = found[1] if found else None
@@ -195,7 +195,7 @@ class _Patterns:
         """Whether the pattern matches all of the text."""
         return self._match(pattern, text) is not None
 
-    def layer(self, pattern: str, module: str) -> str | None:
+    def find_layer(self, pattern: str, module: str) -> str | None:
         """The number that follows the pattern in a module's name."""
         found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
         return None if found is None else found["layer"]

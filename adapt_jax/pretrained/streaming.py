@@ -100,7 +100,7 @@ class Reader:
 
     def read(self, source: ParameterSource, index: Index) -> np.ndarray:
         """A part of a parameter in the buffer, in the dtype of the file."""
-        buffer = self.get_buffer(_shape_of(index), source.dtype)
+        buffer = self.get_buffer(_find_shape(index), source.dtype)
         _wait_for(self.start(source, index, buffer))
         return buffer
 
@@ -158,7 +158,7 @@ def _begin_part(
     if not shares_host_memory(devices[0]):
         copy = _copy_part if len(source.layout.names) == 1 else _copy_experts
         return lambda: copy(reader, source, dtype, index, devices)
-    part = cpu.allocate_aligned(_shape_of(index), dtype)
+    part = cpu.allocate_aligned(_find_shape(index), dtype)
     if (
         source.layout.transposed
     ):  # then no strip is all of some rows, and none can ask for its pages
@@ -184,7 +184,7 @@ def _copy_experts(
     reader: Reader, source: ParameterSource, dtype: np.dtype, index: Index, devices: list[Any]
 ) -> list[jax.Array]:
     """A part whose experts are a tensor each, on each device: the buffer holds one expert."""
-    parts = [jnp.zeros(_shape_of(index), dtype, device=device) for device in devices]
+    parts = [jnp.zeros(_find_shape(index), dtype, device=device) for device in devices]
     first, stop = index[0].start, index[0].stop
     for expert in range(first, stop):
         read = reader.read(source, (slice(expert, expert + 1), *index[1:]))
@@ -207,7 +207,7 @@ def _list_parts(shape: Shape, place: Sharding) -> list[tuple[Index, list[Any]]]:
     return list(parts.values())
 
 
-def _shape_of(index: Index) -> Shape:
+def _find_shape(index: Index) -> Shape:
     return tuple(one.stop - one.start for one in index)
 
 

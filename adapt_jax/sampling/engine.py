@@ -128,7 +128,7 @@ class Engine:
             UserError: a request has no tokens or an unknown prefix, logits are not finite, or the
                 slots do not fit into memory.
         """
-        fitting = [i for i, request in enumerate(requests) if self.limit(request) >= 1]
+        fitting = [i for i, request in enumerate(requests) if self.limit_new_tokens(request) >= 1]
         for index in sorted(set(range(len(requests))) - {*fitting, *answered}):
             for number in range(self.generation_config.candidates):
                 yield index, number, Candidate("", (), 0.0, "too_long")
@@ -141,7 +141,7 @@ class Engine:
             shape,
             num_candidates=self.generation_config.candidates,
             breadth_first=is_decided is not None,
-            limit=self.limit,
+            limit_new_tokens=self.limit_new_tokens,
             encode=self._encode_questions,
             prefixes=self.prefixes,
             vocab_size=self._seen_size,
@@ -184,7 +184,7 @@ class Engine:
             if on_progress is not None:
                 on_progress(num_finished, num_tokens)
 
-    def limit(self, request: Request) -> int:
+    def limit_new_tokens(self, request: Request) -> int:
         """How many new tokens a request may get; 0 or less if it does not fit the context.
 
         The last token is generated and never read, so it needs no place in the context.
@@ -278,7 +278,7 @@ class Engine:
         """The shapes of a run, which depend on these requests alone."""
         total = len(requests) * self.generation_config.candidates
         longest = max(
-            min(len(request.tokens) + self.limit(request), self._count_room(request))
+            min(len(request.tokens) + self.limit_new_tokens(request), self._count_room(request))
             for request in requests
         )
         cache_length = pad_cache(longest, self.cache_multiple)

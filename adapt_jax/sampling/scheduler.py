@@ -55,7 +55,7 @@ class Scheduler:
         *,
         num_candidates: int,
         breadth_first: bool,
-        limit: Callable[[Request], int],
+        limit_new_tokens: Callable[[Request], int],
         encode: Callable[[QuestionBatch], Cache],
         prefixes: Sequence[Prefix],
         vocab_size: int,
@@ -64,14 +64,14 @@ class Scheduler:
 
         Args:
             num_candidates: of each request.
-            limit: gives the number of new tokens that a request may get.
+            limit_new_tokens: gives the number of new tokens that a request may get.
             encode: gives the keys and values of a batch.
             prefixes: of the requests, whose tokens a repetition penalty counts.
             vocab_size: V of ``SlotState.seen``; 0 without a penalty.
         """
         self.requests, self.shape = requests, shape
         self.num_candidates, self.breadth_first = num_candidates, breadth_first
-        self.limit, self.encode, self.prefixes = limit, encode, prefixes
+        self.limit_new_tokens, self.encode, self.prefixes = limit_new_tokens, encode, prefixes
         self.vocab_size = vocab_size
         self.active: dict[int, ActiveCandidate] = {}
         self._pending: deque[PendingCandidate] = deque()
@@ -113,7 +113,7 @@ class Scheduler:
         while free and self._pending and self._pending[0].encoded is encoded:
             one, slot = self._pending.popleft(), free.popleft()
             request = self.requests[one.request]
-            limit = self.limit(request)
+            limit = self.limit_new_tokens(request)
             self.active[slot] = ActiveCandidate(one.request, one.candidate, limit)
             where[at], rows[at] = slot, one.row
             new.token[at], new.length[at] = request.tokens[-1], len(request.tokens) - 1

@@ -118,7 +118,7 @@ def read_json_rows(path: Path, options: FileOptions | None = None) -> list[Row]:
     content = read_json(path, constants=MISSING, keep_number_text=True)
     if records is not None:
         content = _find_at_path(content, records, path)
-    found = _records(content)
+    found = _find_records(content)
     if found is None:
         lists = _list_paths(content)
         names = display_text(", ".join(lists[:10]), 200)
@@ -137,7 +137,7 @@ def _find_at_path(content: Any, dotted: str, path: Path) -> Any:
     return content
 
 
-def _records(content: Any) -> list[Any] | None:
+def _find_records(content: Any) -> list[Any] | None:
     """The list of records in any of the forms of ``read_json_rows``."""
     if isinstance(content, dict):
         if _is_table(content):

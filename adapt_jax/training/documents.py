@@ -9,7 +9,7 @@ from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_text
 
-__all__ = ["Documents", "read_documents", "windows"]
+__all__ = ["Documents", "cut_windows", "read_documents"]
 
 
 class Documents:
@@ -58,7 +58,7 @@ def read_documents(files: Sequence[Path]) -> dict[str, str]:
     return texts
 
 
-def windows(
+def cut_windows(
     texts: dict[str, str], encode: Callable[[str], list[int]], eos: int | None, length: int
 ) -> list[TrainingExample]:
     """Every token of the texts as a target once, in windows of at most ``length`` tokens.

@@ -21,7 +21,7 @@ from adapt_jax.decoders.sharding import choose_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.training.config import TrainingConfig
-from adapt_jax.training.documents import Documents, read_documents, windows
+from adapt_jax.training.documents import Documents, cut_windows, read_documents
 from adapt_jax.training.examples import cast_params
 from adapt_jax.training.packing import BatchShape
 from adapt_jax.training.trainer import OnStep, TrainingData, TrainingResult, train
@@ -205,9 +205,11 @@ def _make_data(
     eos = next(iter(model.config.eos_ids), None)
     validation = None
     if development is not None:
-        validation = Validation(windows(development, model.encode, eos, row_length))
+        validation = Validation(cut_windows(development, model.encode, eos, row_length))
     if texts is not None:
-        return TrainingData(windows(texts, model.encode, eos, row_length), validation=validation)
+        return TrainingData(
+            cut_windows(texts, model.encode, eos, row_length), validation=validation
+        )
     documents: Any = Documents(
         partial(_generate_document, config),
         config.training.steps * config.training.batch_size,

@@ -9,7 +9,7 @@ import yaml
 
 from adapt_jax.cli.main import main
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
-from adapt_jax.training.documents import read_documents, windows
+from adapt_jax.training.documents import cut_windows, read_documents
 from adapt_jax.training.metrics_log import read_rows
 from adapt_jax.training.pretraining import PretrainingConfig
 from adapt_jax.utils.errors import UserError
@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> list[str]:
 def test_every_token_is_a_target_once_and_windows_overlap_by_one(corpus, tmp_path, tiny):
     texts = read_documents([tmp_path / name for name in corpus])
     assert list(texts.values()) == TEXTS
-    cut = windows(texts, tiny.encode, 1, 16)
+    cut = cut_windows(texts, tiny.encode, 1, 16)
     assert max(len(window.tokens) for window in cut) == 16
     joined: dict[str, list[int]] = {}
     for window in cut:
