@@ -62,12 +62,13 @@ def read_config(name: str, layers: int | None) -> DecoderConfig:
     return replace(config, num_layers=layers, layer_configs=kinds)
 
 
-def choose_workload(options: argparse.Namespace, method: str, chips: int) -> Workload:
-    """One row for each chip in training; in decoding so many sequences for each chip."""
+def choose_workload(options: argparse.Namespace, method: str, mesh: Any) -> Workload:
+    """So many rows, in decoding sequences, for each share of the batch."""
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
     if method == DECODING:
-        slots = options.sequences * chips
+        slots = options.sequences * shares
         return Workload(1, 512, 256, options.prefix, max_concurrent_sequences=slots)
-    return Workload(options.rows * chips, options.length, options.length // 2)
+    return Workload(options.rows * shares, options.length, options.length // 2)
 
 
 def choose_mesh(method: str, chips: int) -> str:
@@ -111,6 +112,14 @@ def count_operations(
     return needed, needed + (2 * inner * tokens + attention if recomputes else 0)
 
 
+def find_remedy(needed: int, slice_: Slice) -> str:
+    """What would hold so many bytes of a chip, if all is divided among more chips."""
+    times = next(
+        n for n in (2**power for power in range(1, 20)) if needed / n * 1.1 <= slice_.usable
+    )
+    return f"{times} x as many chips, or rows of 1/{times} of the length"
+
+
 def find_bound(
     program: Program, slice_: Slice, operations: float, collectives: Collectives, repeats: int
 ) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def compile_step(name: str, slice_name: str, method: str, options: argparse.Name
     slice_, config = SLICES[slice_name], read_config(name, options.layers)
     sizes = options.mesh or choose_mesh(method, slice_.chips)
     mesh, _ = read_mesh(f"{slice_.topology},{sizes}")
-    work = choose_workload(options, method, slice_.chips)
+    work = choose_workload(options, method, mesh)
     adaptation = METHODS[method]()
     programs = build_programs(adaptation, work, jnp.dtype(jnp.bfloat16), mesh)(config)
     (program,) = (one for one in programs if one.name in ("training step", "decoding step"))
@@ -157,7 +166,7 @@ def compile_step(name: str, slice_name: str, method: str, options: argparse.Name
     row["gib_together"] = round(verdict["needed_bytes"] / 2**30, 2)
     row["fits"] = verdict["fits"]
     if not verdict["fits"]:
-        row["would_fit"] = verdict["suggestions"]
+        row["would_fit"] = find_remedy(verdict["needed_bytes"], slice_)
     needed, made = count_operations(config, adaptation, work, mesh)
     row["teraflop_of_a_chip"] = round(made / slice_.chips / 1e12, 2)
     if not text:
@@ -189,9 +198,13 @@ def main() -> None:
     parser.add_argument("--slice", choices=SLICES, nargs="+", default=list(SLICES))
     parser.add_argument("--method", choices=CHOICES, nargs="+", default=list(CHOICES))
     parser.add_argument("--mesh", help="such as data=2,tensor=8; by default see choose_mesh")
-    parser.add_argument("--rows", type=int, default=1, help="of a chip, in training")
+    parser.add_argument(
+        "--rows", type=int, default=1, help="of a share of the batch (data x fsdp), in training"
+    )
     parser.add_argument("--length", type=int, default=4096, help="tokens of a row")
-    parser.add_argument("--sequences", type=int, default=8, help="of a chip, in decoding")
+    parser.add_argument(
+        "--sequences", type=int, default=128, help="of a share of the batch, in decoding"
+    )
     parser.add_argument("--prefix", type=int, default=1024, help="tokens, in decoding")
     parser.add_argument("--layers", type=int, help="the first layers alone")
     options = parser.parse_args()

@@ -119,6 +119,11 @@ class Slice:
         kind = self.topology.partition(":")[0]
         return next(one for one in ACCELERATORS if kind in one.name)
 
+    @property
+    def usable(self) -> int:
+        """Bytes of a chip that a program may use."""
+        return self.accelerator.usable
+
 
 # A v5p is named by its cores, of which a chip has two.
 SLICES = {
