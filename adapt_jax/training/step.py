@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.execution import Execution, ParameterPath, choose_execution
+from adapt_jax.training.chunk_loss import Objective
 from adapt_jax.training.config import TrainingConfig, compute_dtype
-from adapt_jax.training.cross_entropy import Objective
 from adapt_jax.training.packing import Batch
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.cpu import step_compiler_options

@@ -9,7 +9,8 @@ from adapt_jax.decoders.attention import KVPair, PackedRows
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
-from adapt_jax.training.cross_entropy import PLAIN, Objective, cross_entropy
+from adapt_jax.training.chunk_loss import PLAIN, Objective
+from adapt_jax.training.cross_entropy import cross_entropy
 from adapt_jax.training.packing import Batch
 
 __all__ = ["TunedDecoder", "spread_targets"]

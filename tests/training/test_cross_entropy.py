@@ -11,7 +11,8 @@ from flax import nnx
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.training import cross_entropy as module
-from adapt_jax.training.cross_entropy import ChunkSizes, Objective, cross_entropy
+from adapt_jax.training.chunk_loss import ChunkSizes, Objective
+from adapt_jax.training.cross_entropy import cross_entropy
 
 VOCAB, EMBED, TARGETS = 50, 8, 150
 

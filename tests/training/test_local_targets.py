@@ -14,7 +14,7 @@ from adapt_jax.decoders.execution import Execution
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.sharding import batch_sharding, make_mesh, state_shardings
 from adapt_jax.training import cross_entropy
-from adapt_jax.training.cross_entropy import ChunkSizes, Objective
+from adapt_jax.training.chunk_loss import ChunkSizes, Objective
 from adapt_jax.training.packing import Batch
 from adapt_jax.training.tuned_decoder import TunedDecoder, spread_targets
 
