@@ -42,7 +42,7 @@ install() { # [EXTRA]
         echo "Making .venv with $found ..."
         "$found" -m venv .venv
         # a newer pip chooses among versions in a third less time; the one that is there does, too
-        "$python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade pip || true
+        "$python" -m pip install -qq --disable-pip-version-check --no-compile --upgrade pip || true
     fi
     # pip writes INSTALLER once all files of a package are there: without it a package is half
     # installed, and pip would take it for complete.
@@ -51,8 +51,9 @@ install() { # [EXTRA]
     done
     rm -f .venv/installed*
     echo "Installing adapt_jax${extra:+ with the $extra extra} into .venv ..."
-    # without bytecode, which takes half of the time; Python compiles what is imported
-    "$python" -m pip install --quiet --disable-pip-version-check --no-compile --editable ".${extra:+[$extra]}"
+    # without bytecode, which takes half of the time; Python compiles what is imported. -qq: a newer
+    # pip warns about each index without a package, and about editable installations
+    "$python" -m pip install -qq --disable-pip-version-check --no-compile --editable ".${extra:+[$extra]}"
     requirements >.venv/installed.new
     cp .venv/installed.new ".venv/installed${extra:+-$extra}"
     mv .venv/installed.new .venv/installed # an extra comes with everything else

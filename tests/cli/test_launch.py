@@ -71,7 +71,7 @@ def run_recorded(checkout: Path, script: str, *arguments: str) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-PIP = "-m pip install --quiet --disable-pip-version-check --no-compile --editable "
+PIP = "-m pip install -qq --disable-pip-version-check --no-compile --editable "
 COMPARE = "-m adapt_jax compare configs/ladder.yaml --output-dir runs/ladder --fresh"
 
 
