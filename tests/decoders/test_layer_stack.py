@@ -17,6 +17,7 @@ from adapt_jax.decoders.execution import Execution
 from adapt_jax.decoders.layer_stack import Span, find_spans
 from adapt_jax.decoders.prefix import PrefixCache, SoftPrompt
 from adapt_jax.decoders.rope import Rope
+from adapt_jax.methods.lora import attach_lora
 from adapt_jax.training.tuned_decoder import TunedDecoder
 
 SHAPE: dict[str, Any] = dict(
@@ -55,6 +56,10 @@ def output_and_gradients(
     model = TunedDecoder(
         Decoder(config, rngs=nnx.Rngs(0)), SoftPrompt(nnx.Rngs(1).params.normal((7, 16)))
     )
+    attach_lora(model.decoder, ["query"], 2, 4.0, nnx.Rngs(2))
+    for layer in model.decoder.layers:  # B is zero at first, so that nothing would reach A
+        factors = layer.attention.query.lora
+        factors.b.set_value(jnp.ones_like(factors.b[...]))
     graph, trained, frozen = nnx.split(model, filter, ...)
     paths = [path for path, _ in nnx.to_flat_state(trained)]
     names = frozenset(path[1:] for path in paths if path[0] == "decoder")
@@ -98,6 +103,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 FILTERS = {
     "soft prompt": nnx.PathContains("soft_prompt"),
+    "low-rank factors": nnx.PathContains("lora"),
     "all": nnx.Param,
     "feed-forward layers of two layers": lambda path, _: "ffn" in path and path[2] in (0, 1),
 }
@@ -107,6 +113,7 @@ FILTERS = {
     ("config", "filter", "remat"),
     [
         ("equal layers", "soft prompt", "none"),
+        ("equal layers", "low-rank factors", "layers"),
         ("equal layers", "feed-forward layers of two layers", "products"),
         ("a pattern of three, and some more", "all", "layers"),
         ("shared keys and values", "all", "none"),
