@@ -32,7 +32,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.execution import choose_execution
 from adapt_jax.inspection.abstract import count_bytes
 from adapt_jax.inspection.accelerators import check_fit
-from adapt_jax.inspection.checkpoint import read_checkpoint
+from adapt_jax.inspection.checkpoint import count_parameters, read_checkpoint
 from adapt_jax.inspection.memory import Measurement, count_bytes_beside, read_refusal
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.programs import build_programs
@@ -71,12 +71,15 @@ def choose_workload(options: argparse.Namespace, method: str, mesh: Any) -> Work
     return Workload(options.rows * shares, options.length, options.length // 2)
 
 
-def choose_mesh(method: str, chips: int) -> str:
-    """Training shards the weights over all chips; decoding shares each product among up to 16."""
+def choose_mesh(method: str, slice_: Slice, config: DecoderConfig) -> str:
+    """Training shards the weights over all chips. Decoding shares each product among as few chips
+    as hold the weights in half of their memory."""
     if method != DECODING:
-        return f"fsdp={chips}"
-    tensor = min(chips, 16)
-    return f"data={chips // tensor},tensor={tensor}"
+        return f"fsdp={slice_.chips}"
+    nbytes, tensor = 2 * sum(count_parameters(config).values()), 1
+    while tensor < slice_.chips and nbytes / tensor > slice_.usable / 2:
+        tensor *= 2
+    return f"data={slice_.chips // tensor},tensor={tensor}"
 
 
 def count_attention(config: DecoderConfig, work: Workload, tokens: int, keys: float) -> float:
@@ -139,7 +142,7 @@ def find_bound(
 def compile_step(name: str, slice_name: str, method: str, options: argparse.Namespace) -> Any:
     """The JSON line of one combination."""
     slice_, config = SLICES[slice_name], read_config(name, options.layers)
-    sizes = options.mesh or choose_mesh(method, slice_.chips)
+    sizes = options.mesh or choose_mesh(method, slice_, config)
     mesh, _ = read_mesh(f"{slice_.topology},{sizes}")
     work = choose_workload(options, method, mesh)
     adaptation = METHODS[method]()
