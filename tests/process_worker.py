@@ -28,7 +28,7 @@ def tune(config, output, mesh=None, kill_at=None, stop_at=None):
         if kill_at == [distributed.process_index(), step]:
             os.kill(os.getpid(), signal.SIGKILL)
         if stop_at is not None:  # JAX looks for signals once a second
-            time.sleep(0.2)
+            time.sleep(0.5)
         if stop_at == [distributed.process_index(), step]:
             os.kill(os.getpid(), signal.SIGTERM)
 
