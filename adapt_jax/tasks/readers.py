@@ -143,7 +143,7 @@ def _find_records(content: Any) -> list[Any] | None:
         if _is_table(content):
             return [dict(zip(content["columns"], one, strict=True)) for one in content["data"]]
         lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) == len(content) > 1 and _are_columns(lists):
+        if len(lists) == len(content) > 1 and _are_columns(content):
             return [dict(zip(content, values, strict=True)) for values in zip(*lists, strict=True)]
         if len(lists) == 1:
             content = lists[0]
@@ -177,10 +177,19 @@ def _is_table(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _are_columns(lists: list[list[Any]]) -> bool:
-    """Whether these are columns of one table, as ``Dataset.to_dict`` writes them."""
-    lengths = {len(one) for one in lists}
-    return len(lengths) == 1 and not any(isinstance(one[0], dict) for one in lists if one)
+def _are_columns(content: Mapping[str, list[Any]]) -> bool:
+    """Whether these are columns of one table, as ``Dataset.to_dict`` writes them.
+
+    Lists of nothing may as well be splits, and "columns" and "data" are a table that is damaged.
+    """
+    if {"columns", "data"} <= content.keys():
+        return False
+    lengths = {len(one) for one in content.values()}
+    return (
+        len(lengths) == 1
+        and lengths != {0}
+        and not any(isinstance(one[0], dict) for one in content.values())
+    )
 
 
 def _is_columns(content: Mapping[str, Mapping[str, Any]]) -> bool:

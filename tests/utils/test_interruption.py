@@ -64,7 +64,7 @@ def test_an_end_that_takes_long_is_acknowledged_and_a_quick_one_is_not(capfd, nu
     with pytest.raises(kind), interruptible():
         timer = send_after(0.05, number)
         began = time.monotonic()
-        while time.monotonic() - began < 1.2:  # compiled code, as above
+        while time.monotonic() - began < 10:  # compiled code, as above; it ends by the signal
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2_500_000)
     timer.join()
     assert capfd.readouterr().err == interruption.ENDING
