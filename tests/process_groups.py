@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import ONE_DEVICE
+
 WORKER = Path(__file__).with_name("process_worker.py")
 MAX_SECONDS = 1800  # of a group, on a busy machine
 
@@ -55,7 +57,7 @@ def run_together(
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_NUM")}
     env |= {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {ONE_DEVICE}",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(WORKER.parents[1]),
     }
