@@ -9,6 +9,7 @@ JSON is RFC 8259. YAML is the core schema of YAML 1.2, section 10.3: ``yes``, ``
 ``2024-02-30`` are text, ``1e-3`` is a number.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,7 +130,9 @@ def check_is_file(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path}: is no regular file")
     siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, siblings)
+    # another number is another file, such as the next shard, and no misspelling
+    without_digits = re.sub(r"\d", "", path.name)
+    hint = nearest(path.name, [one for one in siblings if re.sub(r"\d", "", one) != without_digits])
     raise UserError(f"{path}: no such file{hint}")
 
 
