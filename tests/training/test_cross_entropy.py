@@ -10,6 +10,7 @@ from flax import nnx
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.training import chunk_loss
 from adapt_jax.training import cross_entropy as module
 from adapt_jax.training.chunk_loss import ChunkSizes, Objective
 from adapt_jax.training.cross_entropy import cross_entropy
@@ -43,7 +44,7 @@ def small_chunks(request, monkeypatch):
     """Three chunks, the last one not full; on a CPU two blocks that overlap."""
     monkeypatch.setattr(module, "ONE_CPU", ChunkSizes(64, 32, 2**20))
     monkeypatch.setattr(module, "OTHER", ChunkSizes(64, 2**20, 2**20))
-    monkeypatch.setattr(module, "STRIDE", 32)
+    monkeypatch.setattr(chunk_loss, "STRIDE", 32)
     if request.param == "one CPU":
         monkeypatch.setattr(jax, "device_count", lambda *_: 1)
     return request.param
@@ -127,9 +128,9 @@ def test_chunks_are_bounded_and_hold_all_targets(sizes, trains_output):
     for targets, vocabulary in ((1, 320), (2304, 32_000), (100_000, 256_000), (4096, 1024)):
         size = sizes.targets_per_chunk(targets, vocabulary, trains_output)
         width = sizes.entries_per_block(vocabulary)
-        assert size % module.STRIDE == 0 and size <= sizes.max_targets
-        assert 0 < width <= min(vocabulary, max(sizes.max_entries, module.STRIDE))
+        assert size % chunk_loss.STRIDE == 0 and size <= sizes.max_targets
+        assert 0 < width <= min(vocabulary, max(sizes.max_entries, chunk_loss.STRIDE))
         at_once = size * (vocabulary if trains_output else width)
-        assert size == module.STRIDE or at_once <= sizes.max_waiting
+        assert size == chunk_loss.STRIDE or at_once <= sizes.max_waiting
         chunks = module._to_chunks(jnp.arange(targets), size)
         assert sorted(chunks.reshape(-1).tolist())[-targets:] == list(range(targets))
