@@ -8,7 +8,7 @@ alone prints.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
@@ -136,6 +136,32 @@ def _run(tokens: Sequence[str]) -> None:
     app(tokens or ["--help"], exit_on_error=False, print_error=False)
 
 
+def _split_values(
+    arguments: Sequence[str], is_taken: Callable[[str], bool]
+) -> Iterator[tuple[str, str | None]]:
+    """Yields (name, value) of each taken option, and (argument, None) of the rest.
+
+    A value is the next argument, or follows an equals sign. What follows ``--`` is never taken.
+
+    Raises:
+        UserError: a taken option lacks its value.
+    """
+    rest = iter(arguments)
+    for token in rest:
+        name, equals, value = token.partition("=")
+        if token == "--":
+            yield token, None
+            yield from ((one, None) for one in rest)
+        elif not is_taken(name):
+            yield token, None
+        elif equals:
+            yield name, value
+        elif (following := next(rest, None)) is not None:
+            yield name, following
+        else:
+            raise UserError(f"{name} lacks its value")
+
+
 def take_process_options(
     arguments: Sequence[str],
 ) -> tuple[list[str], distributed.ProcessOptions]:
@@ -147,21 +173,11 @@ def take_process_options(
     names = {f"--{one.name.replace('_', '-')}": one.name for one in fields(_OPTIONS)}
     others: list[str] = []
     given: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        token = rest.pop(0)
-        if token == "--":
-            others += [token, *rest]
-            break
-        name, equals, value = token.partition("=")
-        if name not in names:
+    for token, value in _split_values(arguments, names.__contains__):
+        if value is None:
             others.append(token)
-            continue
-        if not equals:
-            if not rest:
-                raise UserError(f"{name} lacks its value")
-            value = rest.pop(0)
-        given[names[name]] = value
+        else:
+            given[names[token]] = value
     return others, distributed.ProcessOptions(**given)
 
 
@@ -179,23 +195,14 @@ def rewrite_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     tokens: list[str] = []
     plugins: list[str] = []
-    rest = list(arguments)
-    while rest:
-        token = rest.pop(0)
-        if token == "--":
-            return [*tokens, token, *rest], plugins
-        name, equals, value = token.partition("=")
-        if not (name.startswith("--") and ("." in name or name == "--plugin")):
+    is_taken = lambda name: name == "--plugin" or (name.startswith("--") and "." in name)  # noqa: E731
+    for token, value in _split_values(arguments, is_taken):
+        if value is None:
             tokens.append(token)
-            continue
-        if not equals:
-            if not rest:
-                raise UserError(f"{name} lacks its value")
-            value = rest.pop(0)
-        if name == "--plugin":
+        elif token == "--plugin":
             plugins.append(value)
         else:
-            tokens.append(f"--set={name[2:]}={value}")
+            tokens.append(f"--set={token[2:]}={value}")
     return tokens, plugins
 
 

@@ -2,14 +2,14 @@
 
 import re
 
-__all__ = ["NUMBER_WORD", "read_number_words"]
+__all__ = ["LARGE_NUMBERS", "NUMBER_WORD", "read_number_words"]
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
 _ONES += "fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: value for value, word in enumerate(_ONES.split())}
 _SMALL |= {word: value for value, word in zip(range(20, 100, 10), _TENS.split(), strict=True)}
-_LARGE = {
+LARGE_NUMBERS = {
     "thousand": 10**3,
     "lakh": 10**5,
     "million": 10**6,
@@ -17,7 +17,7 @@ _LARGE = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-_WORD = "|".join(sorted([*_SMALL, "hundred", *_LARGE], key=len, reverse=True))
+_WORD = "|".join(sorted([*_SMALL, "hundred", *LARGE_NUMBERS], key=len, reverse=True))
 # words that belong to the writing of a number, also of one that is not read here
 NUMBER_WORD = (
     rf"(?:{_WORD}|half|halves|third|quarter|fifth|dozen|score|minus|negative|plus|point"
@@ -54,11 +54,11 @@ def _compute_value(words: list[str]) -> int | None:
     for word in words:
         if word in ("and", "a", "an"):
             continue
-        if word in _LARGE:
+        if word in LARGE_NUMBERS:
             # the magnitudes become smaller: two million three thousand
-            if _LARGE[word] >= last or previous == "zero":
+            if LARGE_NUMBERS[word] >= last or previous == "zero":
                 return None
-            last = _LARGE[word]
+            last = LARGE_NUMBERS[word]
             total, group = total + (group or 1) * last, 0
         elif word == "hundred":
             if group >= 100 or previous in ("zero", "ten") or group % 10 == 0 and group:

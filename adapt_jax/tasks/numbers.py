@@ -16,7 +16,7 @@ from itertools import chain, islice
 
 from adapt_jax.tasks.characters import GROUPING_SPACE, normalize_digits
 from adapt_jax.tasks.number_context import Found, resolve
-from adapt_jax.tasks.number_words import NUMBER_WORD, read_number_words
+from adapt_jax.tasks.number_words import LARGE_NUMBERS, NUMBER_WORD, read_number_words
 
 __all__ = ["are_close", "read_gold_number", "read_last_number", "read_number"]
 
@@ -27,15 +27,7 @@ MAX_GOLD_LENGTH = 1_000
 FLOAT_DIGITS = 15  # significant digits that a 64-bit float keeps; further ones are rounding noise
 FLOAT_NOISE = 1e-9  # relative difference that decimals of one value may have
 
-_MAGNITUDES = {
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "lakh": 10**5,
-    "million": 10**6,
-    "crore": 10**7,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
+_MAGNITUDES = {"hundred": 10**2} | LARGE_NUMBERS
 _S = "[ ]{0,3}"
 _GROUPED = (
     r"[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])"

@@ -18,7 +18,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
         yield manager
 
 
-def done(folder: Path) -> list[str]:
+def list_measured_rungs(folder: Path) -> list[str]:
     """The rungs of a comparison that were measured."""
     rungs = json.loads((folder / "comparison.json").read_text())["rungs"]
     return [rung["method"] for rung in rungs if rung["status"] == "done"]
@@ -27,7 +27,7 @@ def done(folder: Path) -> list[str]:
 def test_the_ladder(kernel: KernelManager, tmp_path: Path) -> None:
     notebook = run_notebook(kernel, "ladder", tmp_path)
     climbed = ["few_shot", "chain_of_thought", "self_consistency", "prompt_tuning"]
-    assert done(tmp_path / "ladder") == climbed
+    assert list_measured_rungs(tmp_path / "ladder") == climbed
     assert any("chain_of_thought" in table for table in shown(notebook, "text/html"))
     assert len(shown(notebook, "image/png")) == 2
     assert (tmp_path / "tuned" / "adaptation" / "adaptation.json").is_file()
@@ -38,7 +38,7 @@ def test_the_ladder(kernel: KernelManager, tmp_path: Path) -> None:
 
 def test_prompt_tuning_on_a_csv(kernel: KernelManager, tmp_path: Path) -> None:
     notebook = run_notebook(kernel, "prompt_tuning_csv", tmp_path)
-    assert done(tmp_path) == ["zero_shot", "prompt_tuning"]
+    assert list_measured_rungs(tmp_path) == ["zero_shot", "prompt_tuning"]
     assert (tmp_path / "messages.csv").read_text().count("\n") == 1 + 8 * 9
     said = "\n".join(shown(notebook, "text/plain"))
     assert "{'train': 12, 'development': 6, 'test': 6}" in said
@@ -50,7 +50,7 @@ def test_prompt_tuning_on_a_csv(kernel: KernelManager, tmp_path: Path) -> None:
 
 def test_self_consistency(kernel: KernelManager, tmp_path: Path) -> None:
     notebook = run_notebook(kernel, "self_consistency", tmp_path)
-    assert done(tmp_path / "vote") == ["chain_of_thought", "self_consistency"]
+    assert list_measured_rungs(tmp_path / "vote") == ["chain_of_thought", "self_consistency"]
     assert len(shown(notebook, "image/png")) == 2
     said = "\n".join(shown(notebook, "text/plain"))
     assert "\nvotes: {" in said and "candidates saved\n        1.0" in said
@@ -58,7 +58,7 @@ def test_self_consistency(kernel: KernelManager, tmp_path: Path) -> None:
 
 def test_instruction_tuning_and_export(kernel: KernelManager, tmp_path: Path) -> None:
     notebook = run_notebook(kernel, "instruction_tuning", tmp_path)
-    assert done(tmp_path / "comparison") == ["zero_shot", "instruction_tuning"]
+    assert list_measured_rungs(tmp_path / "comparison") == ["zero_shot", "instruction_tuning"]
     assert (tmp_path / "exported" / "model.safetensors").is_file()
     said = "\n".join(shown(notebook, "text/plain"))
     assert "held out: ['digits', 'owner', 'reverse', 'sequence', 'smaller']" in said
