@@ -239,7 +239,8 @@ def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Ca
         answer = read_answer(prompt.parser, candidate.text, template, example.choices)
     elif candidate.finish_reason == "length" and stated != candidate.text:
         # complete: the last word, which may be half a word, does not change what is read
-        words, _, last = candidate.text.rpartition(" ")
+        last = "" if candidate.text[-1:].isspace() else candidate.text.split()[-1]
+        words = candidate.text.removesuffix(last)  # ends with a space, or the end of a line
         read = [
             read_answer(prompt.parser, text, template, example.choices)
             for text in (candidate.text, words)

@@ -316,6 +316,11 @@ def test_early_stopping_counts_the_same_candidates_whatever_the_slots(tiny, monk
     [
         (" 2 + 3 = 5. The answer is 5. Then", "5"),  # complete before the cut
         (" The answer is 5, since two and thr", "5"),
+        (" The answer is 5.\n\nQ", "5"),  # the next question begins
+        (" The answer is 5.\tAnd", "5"),
+        (" The answer is 5. ", "5"),
+        (" The answer is\n1", None),
+        (" The answer is 1\n0", None),
         (" The answer is 1", None),  # of 18, perhaps
         (" The answer is 1 0", None),  # of 1 000
         (" The answer is", None),
