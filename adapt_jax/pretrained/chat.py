@@ -5,15 +5,9 @@ spelling is put between two marks. ``tokenization.encode_chat`` reads only unmar
 the template wrote, as control tokens.
 """
 
-import atexit
 import json
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.pretrained.control_tokens import (
@@ -22,16 +16,12 @@ from adapt_jax.pretrained.control_tokens import (
     remove_marks,
 )
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.jinja_text import DEFAULT_DATE, TemplateRefusal, render_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_DATE", "find_end_of_turn", "get_template", "has_chat_template", "render_chat"]
-
-DEFAULT_DATE = "2025-01-01"  # what templates take for today, so that prompts do not change
-MAX_CPU_SECONDS = 2.0  # of one rendering
-MAX_CLOCK_SECONDS = 60.0  # of one rendering, on the clock
-WORKER = Path(__file__).with_name("chat_worker.py")  # not imported: jinja2 takes time to import
+__all__ = ["find_end_of_turn", "get_template", "has_chat_template", "render_chat"]
 
 Message = Mapping[str, str]
 
@@ -67,7 +57,7 @@ def render_chat(
         messages: ``{"role", "content"}`` each; the system's, if any, is the first.
         add_generation_prompt: whether the beginning of the assistant's answer follows.
         template_args: further variables of the template, such as ``enable_thinking``. ``date``, an
-            ISO date, is what ``strftime_now`` gives (DEFAULT_DATE by default).
+            ISO date, is what ``strftime_now`` gives (jinja_text.DEFAULT_DATE by default).
 
     Returns:
         Text for ``tokenization.encode_chat``. Control tokens that the contents spell are put
@@ -95,8 +85,8 @@ def render_chat(
     reasons = []
     for conversation in _list_forms(marked):
         try:
-            text = _WORKER.render(template, {"messages": conversation, **variables})
-        except _TemplateRefusal as refusal:
+            text = _render(template, conversation, variables)
+        except TemplateRefusal as refusal:
             reasons.append(str(refusal))
             if refusal.is_final:
                 break
@@ -106,6 +96,14 @@ def render_chat(
             continue
         return text
     raise UserError(f"{tokenizer.name_or_path}: its chat template refuses: {reasons[0]}")
+
+
+def _render(
+    template: str, conversation: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> str:
+    given = {"tools": None, "documents": None, "date": DEFAULT_DATE, **variables}
+    given = {"messages": conversation, **given}
+    return render_template(template, given, date=str(given["date"]), is_chat=True)
 
 
 def _list_forms(messages: Sequence[Message]) -> list[list[dict[str, Any]]]:
@@ -155,8 +153,8 @@ def _find_end(template: str, special: str, added: tuple[str, ...]) -> str | None
     for conversation in _list_forms(messages):
         variables = {**json.loads(special), "add_generation_prompt": False}
         try:
-            text = _WORKER.render(template, {"messages": conversation, **variables})
-        except _TemplateRefusal as refusal:
+            text = _render(template, conversation, variables)
+        except TemplateRefusal as refusal:
             if refusal.is_final:
                 return None
             continue
@@ -181,86 +179,3 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     added = tokenizer.get_added_vocab()
     end = _find_end(template, special, tuple(added))
     return None if end is None else added[end]
-
-
-class _TemplateRefusal(Exception):
-    """A template raised an error, or did not end; then ``is_final``: no other form is tried."""
-
-    def __init__(self, reason: str, is_final: bool = False):
-        super().__init__(reason)
-        self.is_final = is_final
-
-
-class _Worker:
-    """The process that renders templates; it starts with the first template."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
-        self.lock = threading.Lock()
-
-    def render(self, template: str, variables: Mapping[str, Any]) -> str:
-        """The text that a template writes.
-
-        Raises:
-            _TemplateRefusal: an error of the template, or a limit that it passed.
-        """
-        variables = {"tools": None, "documents": None, **variables}
-        date = str(variables.setdefault("date", DEFAULT_DATE))
-        request = {
-            "template": template,
-            "variables": variables,
-            "date": date,
-            "max_cpu_seconds": MAX_CPU_SECONDS,
-            "max_clock_seconds": MAX_CLOCK_SECONDS,
-        }
-        with self.lock:
-            reply = self._exchange(json.dumps(request))
-        if "refusal" in reply:
-            raise _TemplateRefusal(reply["refusal"])
-        return reply["text"]
-
-    def _exchange(self, line: str) -> dict[str, str]:
-        process = self._start()
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            reply = process.stdout.readline()
-        except BrokenPipeError:
-            reply = ""
-        except BaseException:  # interrupted: the next request must not read this reply
-            self.stop()
-            raise
-        if reply.endswith("\n"):
-            return dict(json.loads(reply))
-        self.stop()
-        reasons = {
-            -signal.SIGPROF: f"it does not end within {MAX_CPU_SECONDS:g} seconds",
-            -signal.SIGALRM: f"it does not end within {MAX_CLOCK_SECONDS:g} seconds",
-        }
-        code = process.returncode
-        reason = reasons.get(code, f"the process that renders it ended with code {code}")
-        raise _TemplateRefusal(reason, is_final=True)
-
-    def _start(self) -> "subprocess.Popen[str]":
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                encoding="ascii",
-                start_new_session=True,  # Ctrl-C is for this process, not for the worker
-            )
-        return self.process
-
-    def stop(self) -> None:
-        """Ends the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
-
-
-_WORKER = _Worker()
-atexit.register(_WORKER.stop)

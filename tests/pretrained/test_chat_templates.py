@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from adapt_jax.pretrained import chat
 from adapt_jax.pretrained.chat import find_end_of_turn, has_chat_template, render_chat
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.utils import jinja_text
 from adapt_jax.utils.errors import UserError
 
 QUESTION = "What is 2 + 3?\n  Think."
@@ -129,7 +129,7 @@ def test_a_template_without_end_is_stopped_and_the_next_one_renders(
     model = templated(loop_if_asked(loop))
     started = time.process_time()
     with monkeypatch.context() as patch:
-        patch.setattr(chat, limit, 0.3)
+        patch.setattr(jinja_text, limit, 0.3)
         with pytest.raises(UserError, match="refuses: it does not end within 0.3 seconds"):
             render(model, "Loop")
     assert time.process_time() - started < 1  # the work was done, and ended, elsewhere
@@ -159,8 +159,8 @@ def test_a_process_that_cannot_render_is_named(
 ) -> None:
     model = templated("{{ messages[0].content }}")
     with monkeypatch.context() as patch:
-        patch.setattr(chat, "WORKER", tmp_path / "absent.py")
-        chat._WORKER.stop()
+        patch.setattr(jinja_text, "WORKER", tmp_path / "absent.py")
+        jinja_text._WORKER.stop()
         with pytest.raises(UserError, match="the process that renders it ended with code 2"):
             render(model, "Why?")
     assert render(model, "Why?") == "Why?"

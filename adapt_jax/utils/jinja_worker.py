@@ -1,11 +1,13 @@
-"""The program that renders chat templates, in a process of its own with bounds on time and memory.
+"""The program that renders Jinja templates, in a process of its own with bounds on time and memory.
 
-A chat template is a program out of a downloaded folder: it may never end, or ask for all memory.
-``chat.py`` starts this file as a script. It reads one JSON request per line and writes one JSON
-reply per line, and imports jinja2 alone, so that it starts in a tenth of a second.
+A template is a program out of a foreign file: it may never end, or ask for all memory.
+``jinja_text.py`` starts this file as a script. It reads one JSON request per line and writes one
+JSON reply per line, and imports jinja2 alone, so that it starts in a tenth of a second.
 
-The environment is the one that transformers renders chat templates in (5.24,
-utils/chat_template_utils.py), except for ``strftime_now``: the date is part of the request.
+Chat templates get the environment of transformers (5.24, utils/chat_template_utils.py), except for
+``strftime_now``: the date is part of the request. Templates of tasks get that of
+lm-evaluation-harness (0.4, utils.py): line breaks stay as they are written, and a name without a
+value is an error. Nothing is escaped for HTML.
 """
 
 import json
@@ -19,13 +21,13 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 __all__ = ["main"]
 
 MAX_MEMORY = 1 << 30  # bytes of address space of this process
-MAX_CHARACTERS = 10_000_000  # of one rendered conversation
+MAX_CHARACTERS = 10_000_000  # of one rendered text
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -90,22 +92,30 @@ def to_json(
     )
 
 
-@lru_cache(maxsize=16)
-def compile_template(template: str) -> jinja2.Template:
-    """The template, ready to be rendered."""
+@lru_cache(maxsize=2)
+def make_environment(is_chat: bool) -> ImmutableSandboxedEnvironment:
+    """The environment of chat templates, or that of a task's templates."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
+        trim_blocks=is_chat,
+        lstrip_blocks=is_chat,
+        keep_trailing_newline=not is_chat,
+        undefined=jinja2.Undefined if is_chat else jinja2.StrictUndefined,
         extensions=[GenerationBlock, jinja2.ext.loopcontrols],
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["dict"] = TemplateDict()
     environment.globals["namespace"] = TemplateNamespace
-    return environment.from_string(template)
+    return environment
 
 
-def render(template: str, variables: Mapping[str, Any], date: str) -> str:
+@lru_cache(maxsize=256)
+def compile_template(template: str, is_chat: bool) -> jinja2.Template:
+    """The template, ready to be rendered."""
+    return make_environment(is_chat).from_string(template)
+
+
+def render(template: str, variables: Mapping[str, Any], date: str, is_chat: bool) -> str:
     """The text that the template writes.
 
     Args:
@@ -114,8 +124,9 @@ def render(template: str, variables: Mapping[str, Any], date: str) -> str:
     moment = datetime.fromisoformat(date)
     strftime_now: Callable[[str], str] = moment.strftime
     pieces, length = [], 0
+    compiled = compile_template(template, is_chat)
     # the template's blocks come one by one, so that a text without end is not held whole
-    for piece in compile_template(template).generate({"strftime_now": strftime_now, **variables}):
+    for piece in compiled.generate({"strftime_now": strftime_now, **variables}):
         pieces.append(piece)
         length += len(piece)
         if length > MAX_CHARACTERS:
@@ -123,14 +134,29 @@ def render(template: str, variables: Mapping[str, Any], date: str) -> str:
     return "".join(pieces)
 
 
-def answer(line: str) -> dict[str, str]:
-    """The reply to one request: ``text``, or ``refusal``, which says why there is none."""
+def list_names(template: str) -> list[str]:
+    """The names that a template reads and does not set itself."""
+    environment = make_environment(is_chat=False)
+    compile_template(template, False)  # finds mistakes that parsing alone does not
+    return sorted(meta.find_undeclared_variables(environment.parse(template)))
+
+
+def reply(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply to a request that does not fail."""
+    template, is_chat = request["template"], request["is_chat"]
+    if request["lists_names"]:
+        return {"names": list_names(template)}
+    return {"text": render(template, request["variables"], request["date"], is_chat)}
+
+
+def answer(line: str) -> dict[str, Any]:
+    """The reply to one line: ``text`` or ``names``, or ``refusal``, which says why not."""
     request = json.loads(line)
     # past a limit the system ends this process, whatever it does; the parent says why
     signal.setitimer(signal.ITIMER_PROF, request["max_cpu_seconds"])
     signal.setitimer(signal.ITIMER_REAL, request["max_clock_seconds"])
     try:
-        return {"text": render(request["template"], request["variables"], request["date"])}
+        return reply(request)
     except MemoryError:
         return {"refusal": f"it asks for more than {MAX_MEMORY >> 30} GiB of memory"}
     except RecursionError:
