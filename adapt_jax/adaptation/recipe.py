@@ -1,6 +1,7 @@
 """README.md of an exported folder: the code that asks it as ``Adaptation.ask`` does."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.tasks.wordings import is_jinja
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 
@@ -166,6 +168,11 @@ def _define_encode(adaptation: Adaptation) -> list[str]:
 def _split_prompt_text(adaptation: Adaptation) -> tuple[str, str, bool]:
     """The text before and after the question, and whether a chat template strips the question."""
     prompt, model = adaptation.prompt, adaptation.model
+    if is_jinja(re.sub(r"\{\{ *question *\}\}", "", prompt.template.question)):
+        raise UserError(
+            "template.question is a Jinja template, and the code of an export only puts a question "
+            "between fixed words; save the adaptation and ask it by `adapt-jax predict`"
+        )
     text = prompt.render_prompt(model, prompt.template.format_question(f" {MARK} "))
     is_stripped = f" {MARK} " not in text
     before, *after = text.split(MARK if is_stripped else f" {MARK} ")

@@ -126,7 +126,7 @@ class Session:
             yield from self._choose_by_likelihood(examples, answered)
             return
         stopwatch, prompt = Stopwatch(), self.prompt
-        rendered = [prompt.template.format_question(one.question, one.choices) for one in examples]
+        rendered = [prompt.template.format_example(one) for one in examples]
         prompt_prefix, questions = tokenize(self.model, prompt, rendered)
         hashes = hash_prompts(prompt_prefix, questions)
         prefixes = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))

@@ -123,7 +123,7 @@ def within_context(
         return len(prompt.encode(model, prompt.render_prompt(model, question)))
 
     for example in task.train[:NUM_MEASURED]:
-        question = template.format_question(example.question, example.choices)
+        question = template.format_example(example)
         reasoning = example.reasoning if prompt.reasoning else ""
         answer = model.encode(template.format_answer(example.answer, reasoning), bos=False)
         limit = prompt.generation_config.max_new_tokens

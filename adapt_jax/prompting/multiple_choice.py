@@ -6,9 +6,9 @@ where choices differ in length, and relative to its likelihood after a question 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
@@ -125,13 +125,11 @@ def tokenize_choices(
         questions: each with the answers that represent its choices.
     """
     template = prompt.template
-    lead = template.answer.partition("{answer}")[0].rstrip()
+    lead = template.answer_opening().rstrip()
     prompt_prefix = prompt.encode_prefix(model)
     tokenized: list[tuple[int, list[list[int]]]] = []
     for example, answers in questions:
-        text = prompt.render_prompt(
-            model, template.format_question(example.question, example.choices)
-        )
+        text = prompt.render_prompt(model, template.format_example(example))
         joint = [
             prompt.encode_with_start(model, text, template.format_answer(one)) for one in answers
         ]
@@ -154,6 +152,16 @@ def tokenize_choices(
 def content_free_examples(example: Example) -> list[Example]:
     """The questions that calibrate: those without content, with the choices of the example."""
     return [
-        Example(f"{example.id}/{number}", text, choices=example.choices)
+        Example(
+            f"{example.id}/{number}",
+            text,
+            choices=example.choices,
+            fields=example.fields and _remove_content(example.fields, text),
+        )
         for number, text in enumerate(CONTENT_FREE)
     ]
+
+
+def _remove_content(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The fields of a row, with this text for each text."""
+    return {name: text if isinstance(one, str) else one for name, one in fields.items()}

@@ -17,7 +17,7 @@ from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.templates import Demonstration, Template, fill
+from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = [
@@ -65,11 +65,10 @@ class Prompt:
     def messages(self, question: str) -> list[dict[str, str]]:
         """The conversation that ends with this question, ``{"role", "content"}`` each."""
         template, messages = self.template, list[tuple[str, str]]()
-        if self.instruction:
-            system = fill(template.instruction, {"instruction": self.instruction})
-            messages.append(("system", system))
+        if instruction := template.format_instruction(self.instruction):
+            messages.append(("system", instruction))
         for shown in self.demonstrations:
-            messages.append(("user", template.format_question(shown.question, shown.choices)))
+            messages.append(("user", template.format_example(shown)))
             reasoning = shown.reasoning if self.reasoning else ""
             messages.append(("assistant", template.format_answer(shown.answer, reasoning)))
         messages.append(("user", question))
@@ -252,7 +251,7 @@ def check_prompt(model: PretrainedDecoder, prompt: Prompt, task: Task) -> None:
     if example is None or (prompt.template.chat and prompt.multiple_choice is None):
         return
     template = prompt.template
-    question = template.format_question(example.question, example.choices)
+    question = template.format_example(example)
     reasoning = example.reasoning if prompt.reasoning else ""
     answer = template.format_answer(example.answer, reasoning)
     tokenize_answer(model, prompt, question, answer, name=f"example {example.id!r:.100}")

@@ -1,6 +1,8 @@
 """Example: one question of a task, with what is known about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Example"]
 
@@ -16,6 +18,7 @@ class Example:
         choices: the options of a multiple-choice question.
         category: what groups accuracies in reports, such as a topic or the number of steps.
         aliases: further answers that count as right.
+        fields: those of its row that the templates name, as JSON data; None where they name none.
     """
 
     id: str
@@ -25,6 +28,7 @@ class Example:
     choices: tuple[str, ...] = ()
     category: str = ""
     aliases: tuple[str, ...] = ()
+    fields: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def accepted(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ read strictly.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -16,6 +16,7 @@ from adapt_jax.tasks.choices import name_option
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
+from adapt_jax.tasks.row_fields import list_paths, read_row_fields
 from adapt_jax.tasks.values import (
     Missing,
     RepeatedChoice,
@@ -83,6 +84,7 @@ class ExampleReader:
             they are never indices, None where the file does not say.
         patterns: expressions with one group for ``reasoning_pattern`` and ``answer_pattern``; one
             whose matches are removed from the reasoning for ``strip_pattern``.
+        row_fields: names of fields that the templates see, see ``templates.Template.row_fields``.
         where: the task file, for messages.
 
     Raises:
@@ -98,10 +100,15 @@ class ExampleReader:
         choices: tuple[str, ...] = (),
         answer_index: Literal[0, 1, "none"] | None = None,
         patterns: Mapping[str, str | None] = {},
+        row_fields: Collection[str] = (),
         where: str = "task",
     ) -> None:
         self.name, self.fields, self.parser, self.where = name, fields, parser, where
         self.choices, self.answer_index = choices, answer_index
+        self.row_fields = row_fields
+        shown = {fields.choices} if isinstance(fields.choices, str) else set()
+        hidden = {*list_paths(fields.answer), *list_paths(fields.reasoning)}
+        self.hidden_fields = hidden - shown  # from templates: they hold the answer
         self.patterns = {
             key: _compile(key, pattern, where) for key, pattern in patterns.items() if pattern
         }
@@ -132,6 +139,7 @@ class ExampleReader:
             choices=choices,
             category=read_text(row, fields.category) if fields.category else "",
             aliases=tuple(aliases),
+            fields=self._read_row_fields(row),
         )
 
     def read_question(self, row: Row) -> Example:
@@ -146,6 +154,7 @@ class ExampleReader:
             id=self._read_id(row, "all"),
             question=read_required(row, self.fields.question),
             choices=choices,
+            fields=self._read_row_fields(row),
         )
 
     def read_inline(self, items: Sequence[InlineExample]) -> list[Example]:
@@ -170,6 +179,9 @@ class ExampleReader:
                 )
             )
         return examples
+
+    def _read_row_fields(self, row: Row) -> dict[str, Any] | None:
+        return read_row_fields(row, self.row_fields, self.hidden_fields)
 
     def _read_id(self, row: Row, split: str) -> str:
         if not self.fields.id:

@@ -1,7 +1,6 @@
 """A task file, such as those in ``configs/tasks``, as a Task."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +11,15 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Text
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
+from adapt_jax.tasks.row_fields import check_row_fields
 from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest
 from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.templates import CHAT, TEMPLATES, Template
+from adapt_jax.tasks.template_loading import check_templates, load_template, load_templates
 from adapt_jax.tasks.values import Missing, RepeatedChoice
 from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate
-from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_json
 
 __all__ = ["TaskConfig", "load_question_format", "load_task"]
@@ -34,6 +34,8 @@ class TaskConfig(Strict):
         source: ``name`` (one of ``sources.SOURCES``) and that source's own options.
         template: ``plain``; ``chat``, the decoder's own chat template; or fields of Template that
             are worded otherwise (of the chat's, where ``chat: true`` is among them).
+        templates: further templates, of which instruction tuning draws one for each example: what
+            each words otherwise than ``template``.
         choices: fixed choices of every question: a list, or a JSON file that holds one;
             ``{choices}`` in the instruction names them all.
         answer_parser: name of the answer parser.
@@ -56,6 +58,7 @@ class TaskConfig(Strict):
     fields: Fields = Fields()
     instruction: str = ""
     template: dict[str, str | list[str] | bool | dict[str, Any]] | str = {}
+    templates: list[dict[str, str] | str] = []
     choices: list[Text] | str | None = None
     answer_parser: str = "number"
     answer_index: Literal[0, 1, "none"] | None = None
@@ -81,14 +84,18 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     """
     settings, folder, where = _read_settings(config, folder)
     source = settings.source["name"]
-    template, warnings = _load_template(settings.template, where)
+    template, warnings = load_template(settings.template, where)
+    templates = load_templates(settings.templates, template, where)
     sizes: Sizes = settings.splits.model_dump()
-    reader = _make_reader(settings, folder, where)
+    row_fields = frozenset[str]().union(*(one.row_fields for one in (template, *templates)))
+    reader = _make_reader(settings, row_fields, folder, where)
 
     # read the rows
     options = {key: value for key, value in settings.source.items() if key != "name"}
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
     rows = SOURCES[source](request)
+    if row_fields:
+        check_row_fields(row_fields, reader.hidden_fields, rows, where)
     examples, skipped, repeated = _read_examples(reader, rows, settings.skip_missing)
     if settings.answer_parser == "label" and not reader.choices:
         _check_labels(examples, where)
@@ -101,6 +108,8 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     leaks = drop_leaks(divided)
     check_ids(divided, where)
     _check_splits(divided, sizes, rows, leaks, where)
+    instruction = settings.instruction.replace("{choices}", ", ".join(reader.choices))
+    check_templates((template, *templates), instruction, divided, where)
 
     summary = DataSummary(
         rows=sum(map(len, rows.values())),
@@ -113,8 +122,9 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     return Task(
         settings.name,
         **divided,
-        instruction=settings.instruction.replace("{choices}", ", ".join(reader.choices)),
+        instruction=instruction,
         template=template,
+        templates=templates,
         parser=settings.answer_parser,
         source=source,
         seed=settings.seed,
@@ -133,7 +143,9 @@ def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionForm
         UserError: as ``load_task``.
     """
     settings, folder, where = _read_settings(config)
-    return _make_question_format(settings, _make_reader(settings, folder, where), where)
+    row_fields = load_template(settings.template, where)[0].row_fields
+    reader = _make_reader(settings, row_fields, folder, where)
+    return _make_question_format(settings, reader, where)
 
 
 def _make_question_format(
@@ -146,6 +158,7 @@ def _make_question_format(
         fields=settings.fields,
         choices=list(reader.choices),
         file_options=validate(FileOptions, given, f"{where}: source"),
+        row_fields=sorted(reader.row_fields),
     )
 
 
@@ -167,38 +180,9 @@ def _read_settings(
     return settings, Path(folder or "."), where
 
 
-def _check_name(name: str, table: Mapping[str, Any], where: str) -> None:
-    if name not in table:
-        raise UserError(f"{where}: {name!r} is none of {', '.join(table)}{nearest(name, table)}")
-
-
-def _load_template(
-    wording: Mapping[str, Any] | str, where: str
-) -> tuple[Template, tuple[str, ...]]:
-    """The template of a task file, and warnings about it."""
-    if isinstance(wording, str):
-        _check_name(wording, TEMPLATES, f"{where}: template")
-        return TEMPLATES[wording], ()
-    for key in wording:
-        _check_name(key, Template.__dataclass_fields__, f"{where}: template")
-    try:
-        # the stop string follows from the wording, so it is found again
-        base = CHAT if wording.get("chat") is True else Template()
-        template = replace(base, **{"stop": (), **wording})
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    warnings = []
-    if not template.stop and not template.chat:
-        warnings.append(
-            "the template has no words before {question} and no stop string: answers end only "
-            "with the end-of-sequence token"
-        )
-    if isinstance(question := wording.get("question"), str) and question != template.question:
-        warnings.append("the space at the end of template.question belongs to the answer now")
-    return template, tuple(warnings)
-
-
-def _make_reader(settings: TaskConfig, folder: Path, where: str) -> ExampleReader:
+def _make_reader(
+    settings: TaskConfig, row_fields: Collection[str], folder: Path, where: str
+) -> ExampleReader:
     patterns = {
         key: getattr(settings, key)
         for key in ("reasoning_pattern", "answer_pattern", "strip_pattern")
@@ -210,6 +194,7 @@ def _make_reader(settings: TaskConfig, folder: Path, where: str) -> ExampleReade
         choices=_read_fixed_choices(settings.choices, folder, where),
         answer_index=settings.answer_index,
         patterns=patterns,
+        row_fields=row_fields,
         where=where,
     )
 

@@ -20,12 +20,14 @@ class QuestionFormat(Strict):
         fields: which field of a row is what.
         choices: fixed choices of every question.
         file_options: how a file is read.
+        row_fields: further fields that the template names.
     """
 
     name: str
     fields: Fields = Fields()
     choices: list[str] = []
     file_options: FileOptions = FileOptions()
+    row_fields: list[str] = []
 
     def read(self, row: Row) -> Example:
         """The row as a question.
@@ -33,7 +35,13 @@ class QuestionFormat(Strict):
         Raises:
             UserError: a field is absent, empty or structured.
         """
-        reader = ExampleReader(self.fields, "text", name=self.name, choices=tuple(self.choices))
+        reader = ExampleReader(
+            self.fields,
+            "text",
+            name=self.name,
+            choices=tuple(self.choices),
+            row_fields=self.row_fields,
+        )
         return reader.read_question(row)
 
     def with_columns_of(self, values: Mapping[str, Any]) -> "QuestionFormat":

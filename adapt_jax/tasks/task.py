@@ -19,6 +19,7 @@ class Task:
     Demonstrations and training use ``train``, decisions ``development``; ``test`` only judges.
 
     Attributes:
+        templates: further ones, of which instruction tuning draws one for each example.
         parser: name of the answer parser, in ``answers.PARSERS``.
         source: name of the source.
         scorer: name of the scorer, in ``evaluation.scorers.SCORERS``.
@@ -35,6 +36,7 @@ class Task:
     test: Sequence[Example]
     instruction: str = ""
     template: Template = field(default_factory=Template)
+    templates: tuple[Template, ...] = ()
     parser: str = "number"
     source: str = ""
     seed: int = 0

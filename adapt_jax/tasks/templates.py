@@ -8,19 +8,30 @@ from typing import Any
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.negation import is_negated
-from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.tasks.wordings import (
+    ROW,
+    check_wording,
+    is_jinja,
+    list_placeholders,
+    opening_of,
+    render_wording,
+    text_around_answer,
+)
+from adapt_jax.utils.errors import UserError
 
-__all__ = ["CHAT", "TEMPLATES", "Demonstration", "Template", "fill"]
+__all__ = ["CHAT", "TEMPLATES", "Demonstration", "Template"]
 
 MAX_MARKERS = 20  # of a text, that are looked at
 RESERVED_ARGS = {"messages", "add_generation_prompt"}  # of a chat template
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with each ``{name}`` of ``values`` replaced, in one pass: what is put in is never
-    read as a placeholder itself, so questions may hold braces."""
-    return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
+ANSWERS = {"answer", "reasoning"}  # names that a question must not have
+# By key of Template, the names that its wording may have and those that it must have.
+NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "instruction": (("instruction",), ()),
+    "choice": (("letter", "choice"), ()),
+    "answer": (("answer",), ("answer",)),
+    "answer_with_reasoning": (("reasoning", "answer"), ("reasoning", "answer")),
+    "separator": ((), ()),
+}
 
 
 @dataclass(frozen=True)
@@ -31,18 +42,26 @@ class Demonstration:
     answer: str
     reasoning: str = ""
     choices: tuple[str, ...] = ()
+    fields: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
 
     @classmethod
     def of(cls, example: Example) -> "Demonstration":
-        return cls(example.question, example.answer, example.reasoning, example.choices)
+        return cls(
+            example.question, example.answer, example.reasoning, example.choices, example.fields
+        )
 
 
 @dataclass(frozen=True)
 class Template:
     """The wording around instruction, question and answer.
+
+    A wording with ``{{`` or ``{%`` in it is a Jinja template, rendered in a sandbox; any other has
+    ``{name}`` where a value is put in. A question in Jinja also sees the fields of its row, by
+    their names and as ``row``, except for the answer; and ``choices``, which then are listed
+    nowhere else.
 
     The whole text is ``prompt_prefix(...)``, ``format_question(question)`` and
     ``format_answer(answer, reasoning)``, joined with nothing between them. The default is the
@@ -80,26 +99,9 @@ class Template:
     chat_template_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = {
-            "instruction": {"instruction"},
-            "question": {"question"},
-            "choice": {"letter", "choice"},
-            "answer": {"answer"},
-            "answer_with_reasoning": {"reasoning", "answer"},
-            "separator": set(),
-        }
-        for key, names in known.items():
-            wording = getattr(self, key)
-            if not isinstance(wording, str):
-                raise UserError(f"template.{key}: expected a text, found {wording!r:.80}")
-            found = set(PLACEHOLDER.findall(wording))
-            for name in sorted(found - names):
-                raise UserError(
-                    f"template.{key}: unknown placeholder {{{name}}}{nearest(name, names)}"
-                )
-            if key in ("question", "answer", "answer_with_reasoning") and found < names:
-                lacking = ", ".join(f"{{{name}}}" for name in sorted(names - found))
-                raise UserError(f"template.{key}: lacks {lacking}")
+        for key, (names, required) in NAMES.items():
+            check_wording(getattr(self, key), names, required, f"template.{key}")
+        self._check_question()
         args = self.chat_template_args
         if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
             raise UserError(
@@ -118,9 +120,29 @@ class Template:
                 f"template.stop: expected texts that are not empty, found {self.stop!r:.80}"
             )
         if not stop and not self.chat:
-            opening = (self.separator + self.question.partition("{question}")[0]).rstrip()
+            opening = (self.separator + opening_of(self.question)).rstrip()
             stop = (opening,) if opening else ()  # a bare blank line would cut paragraphs
         object.__setattr__(self, "stop", tuple(stop))
+        for key in ("answer", "answer_with_reasoning"):
+            text_around_answer(getattr(self, key), f"template.{key}")
+
+    def _check_question(self) -> None:
+        where = "template.question"
+        if not isinstance(self.question, str) or not is_jinja(self.question):
+            check_wording(self.question, ("question",), ("question",), where)
+            return
+        names = list_placeholders(self.question, where)
+        if given := ANSWERS & names:
+            raise UserError(f"{where}: {min(given)!r} would be given away")
+        if not names - {"choices"}:
+            raise UserError(f"{where}: names neither question nor a field of its row")
+
+    @property
+    def row_fields(self) -> frozenset[str]:
+        """The fields of a row that the question is made of, besides question and choices."""
+        if not is_jinja(self.question):
+            return frozenset()
+        return list_placeholders(self.question, "template.question") - {"question", "choices"}
 
     def _move_space_to_answer(self) -> None:
         """A space at the end of the question begins the answer: tokenizers join it to a word."""
@@ -137,35 +159,86 @@ class Template:
         self, instruction: str, demonstrations: Sequence[Demonstration], reasoning: bool
     ) -> str:
         """Everything before the question: the instruction, then the demonstrations."""
-        parts = [fill(self.instruction, {"instruction": instruction})] if instruction else []
+        parts = [self.format_instruction(instruction)]
         for shown in demonstrations:
-            parts.append(self.format_question(shown.question, shown.choices))
+            parts.append(self.format_example(shown))
             parts.append(self.format_answer(shown.answer, shown.reasoning if reasoning else ""))
             parts.append(self.separator)
         return "".join(parts)
 
-    def format_question(self, question: str, choices: Sequence[str] = ()) -> str:
+    def format_instruction(self, instruction: str) -> str:
+        """The instruction in its wording; empty where the wording needs one and there is none."""
+        where = "template.instruction"
+        if not instruction and "instruction" in list_placeholders(self.instruction, where):
+            return ""
+        values = {"instruction": instruction}
+        return render_wording(self.instruction, values, where)
+
+    def format_example(self, example: Example | Demonstration) -> str:
+        """The question of an example; see ``format_question``."""
+        try:
+            return self.format_question(example.question, example.choices, example.fields)
+        except UserError as error:
+            if not isinstance(example, Example) or not self.row_fields:
+                raise
+            raise UserError(f"{error} (example {example.id!r:.60})") from None
+
+    def format_question(
+        self,
+        question: str,
+        choices: Sequence[str] = (),
+        fields: Mapping[str, Any] | None = None,
+    ) -> str:
         """The question and its choices, ending where the answer begins.
 
+        Args:
+            fields: those of its row that ``row_fields`` names.
+
         Raises:
-            UserError: for more than 26 choices to show.
+            UserError: for more than 26 choices to show, or a field that the template needs and
+                the question lacks.
         """
+        where = "template.question"
+        if not is_jinja(self.question):
+            whole = question + self._list_choices(choices)
+            return render_wording(self.question, {"question": whole}, where)
+        names = list_placeholders(self.question, where)
+        if fields is None and self.row_fields:
+            needed = ", ".join(sorted(self.row_fields))
+            raise UserError(
+                f"{where}: needs fields of a row ({needed:.100}), which a bare question has not; "
+                "give a file of rows"
+            )
+        values: dict[str, Any] = {**(fields or {}), "choices": list(choices)}
+        values["question"] = question
+        if "choices" not in names:
+            values["question"] += self._list_choices(choices)
+        values.setdefault(ROW, fields or {})
+        text = render_wording(self.question, values, where)
+        return text if self.chat else text.rstrip(" ")  # see _move_space_to_answer
+
+    def _list_choices(self, choices: Sequence[str]) -> str:
+        """The lines of the choices below a question."""
         shown = choices if self.choice else ()
         if len(shown) > len(LETTERS):
             raise UserError(
                 f"{len(shown)} choices are more than letters: set template.choice to '' and the "
                 "answer parser to 'label'"
             )
-        lines = (
-            fill(self.choice, {"letter": letter, "choice": choice})
+        return "".join(
+            render_wording(self.choice, {"letter": letter, "choice": choice}, "template.choice")
             for letter, choice in zip(LETTERS, shown, strict=False)
         )
-        return fill(self.question, {"question": question + "".join(lines)})
 
     def format_answer(self, answer: str, reasoning: str = "") -> str:
         """The text that a decoder should write after the question."""
-        wording = self.answer_with_reasoning if reasoning else self.answer
-        return fill(wording, {"answer": answer, "reasoning": reasoning})
+        key = "answer_with_reasoning" if reasoning else "answer"
+        values = {"answer": answer, "reasoning": reasoning}
+        return render_wording(getattr(self, key), values, f"template.{key}")
+
+    def answer_opening(self) -> str:
+        """The words before an answer that has no reasoning."""
+        return text_around_answer(self.answer, "template.answer")[0]
 
     def split_reasoning(self, text: str) -> tuple[str, str]:
         """Generated text -> (reasoning, the text after the last marker).
@@ -188,20 +261,21 @@ class Template:
         So a label that ends with a full stop is distinguished from one that does not.
         """
         first, line_break, rest = stated.lstrip().partition("\n")
-        for wording in (self.answer_with_reasoning, self.answer):
-            closing = wording.rpartition("{answer}")[2].strip()
+        for _, after in self._texts_around_answer():
+            closing = after.strip()
             if closing and first.rstrip().endswith(closing):
                 return first.rstrip()[: -len(closing)] + line_break + rest
         return stated
 
     def _markers(self) -> list[str]:
         """The words before ``{answer}``, with reasoning and without."""
-        before = (
-            self.answer_with_reasoning.partition("{answer}")[0],
-            self.answer.partition("{answer}")[0],
-        )
-        markers = (text.rpartition("}")[2].strip() for text in before)
+        markers = (before.strip() for before, _ in self._texts_around_answer())
         return [marker for marker in dict.fromkeys(markers) if marker]
+
+    def _texts_around_answer(self) -> list[tuple[str, str]]:
+        """The words before and after the answer, with reasoning and without."""
+        keys = ("answer_with_reasoning", "answer")
+        return [text_around_answer(getattr(self, key), f"template.{key}") for key in keys]
 
 
 CHAT = Template(

@@ -82,9 +82,7 @@ def tokenize_examples(
     examples = list(examples)
     template = prompt.template
     answered = [example for example in examples if example.answer]
-    questions = [
-        template.format_question(example.question, example.choices) for example in answered
-    ]
+    questions = [template.format_example(example) for example in answered]
     prompt_prefix, question_tokens = tokenize(model, prompt, questions)
     max_length = model.config.context_length if max_length is None else max_length
     tokenized = []
