@@ -64,7 +64,9 @@ def test_a_saved_adaptation_reads_the_fields_of_a_file(
     count, _ = predict(lambda: loaded, source, target, question_format=loaded.question_format)
     assert count == 1 and json.loads(target.read_text())["answer"] == "7"
     source.write_text('{"first": 3}\n')
-    with pytest.raises(UserError, match="template.question: 'second' is undefined .example 'sums-1'"):
+    with pytest.raises(
+        UserError, match="template.question: 'second' is undefined .example 'sums-1'"
+    ):
         predict(lambda: loaded, source, tmp_path / "x", question_format=loaded.question_format)
 
 
