@@ -17,10 +17,12 @@ from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.patterns import BoundedPatterns
 
 __all__ = ["FineTuning", "select_parameters"]
 
 PARTS = {"all": "", **PARAMETER_KINDS}  # the parts that have a name
+MAX_PATTERN_SECONDS = 10.0  # for all parts together
 
 
 @METHODS.register("fine_tuning")
@@ -48,19 +50,15 @@ def select_parameters(decoder: Decoder, parts: str | list[str]) -> Any:
     """An nnx filter of the parameters in ``parts``, of the decoder alone or in a TunedDecoder.
 
     Raises:
-        UserError: a part that selects nothing, or is not a regular expression.
+        UserError: a part that selects nothing, is not a regular expression, or takes too long.
     """
     paths = {".".join(map(str, path)) for path in get_parameters(decoder)}
     selected: set[str] = set()
+    patterns = BoundedPatterns("fine_tuning.trainable", MAX_PATTERN_SECONDS)
     for part in [parts] if isinstance(parts, str) else parts:
         layer = re.fullmatch(r"layers\.(\d+)", part)
-        try:
-            pattern = re.compile(rf"^layers\.{layer[1]}\." if layer else PARTS.get(part, part))
-        except re.error as error:
-            raise UserError(
-                f"fine_tuning.trainable: {part!r} is no regular expression ({error})"
-            ) from None
-        found = {path for path in paths if pattern.search(path)}
+        pattern = rf"^layers\.{layer[1]}\." if layer else PARTS.get(part, part)
+        found = {path for path in paths if patterns.search(pattern, path)}
         if not found:
             tied = " (its output is tied to the embedding)" if part == "output" else ""
             raise UserError(

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import regex
 
 from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
@@ -109,14 +108,8 @@ def read_adapter(folder: str | Path, model: PretrainedDecoder) -> Adapter:
     if problems := find_option_problems(config):
         raise UserError(f"{folder}: cannot be represented here: {join_names(problems)}")
     tensors = _read_tensors(folder)
-    try:
-        read = _read_soft_prompt if peft_type == "PROMPT_TUNING" else _read_lora
-        return read(folder, config, tensors, model)
-    except regex.error as error:
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG}: {str(error.pattern)[:100]!r} is no regular expression "
-            f"({error.msg})"
-        ) from None
+    read = _read_soft_prompt if peft_type == "PROMPT_TUNING" else _read_lora
+    return read(folder, config, tensors, model)
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:

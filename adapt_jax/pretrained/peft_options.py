@@ -5,13 +5,11 @@ refused by its name.
 """
 
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 
 from adapt_jax.pretrained.field_checks import (
     FLAG,
@@ -23,7 +21,7 @@ from adapt_jax.pretrained.field_checks import (
     number,
     whole,
 )
-from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.patterns import BoundedPatterns
 
 __all__ = ["PEFT_TYPES", "LoRAOptions", "find_option_problems"]
 
@@ -128,7 +126,8 @@ class LoRAOptions:
     """
 
     def __init__(self, file: Path, config: Mapping[str, Any]):
-        self.config, self.patterns = config, _Patterns(file)
+        self.config = config
+        self.patterns = BoundedPatterns(str(file), MAX_PATTERN_SECONDS)
 
     def find_problem(self, module: str, pair: Mapping[str, np.ndarray]) -> str:
         """Why PEFT would not give this module these factors, or an empty string."""
@@ -159,7 +158,7 @@ class LoRAOptions:
 
     def _is_named(self, module: str, names: Any) -> bool:
         if isinstance(names, str):
-            return self.patterns.fullmatch(names, module)
+            return self.patterns.fullmatch(names, module) is not None
         return any(module == end or module.endswith(f".{end}") for end in names or ())
 
     def _is_in_layers(self, module: str) -> bool:
@@ -170,7 +169,7 @@ class LoRAOptions:
         if patterns := self.config.get("layers_pattern"):
             patterns = [patterns] if isinstance(patterns, str) else patterns
             layer_number = next(
-                (n for p in patterns if (n := self.patterns.find_layer(p, module))), None
+                (n for p in patterns if (n := self._find_layer(p, module))), None
             )
         else:
             layer_number = found[1] if found else None
@@ -184,30 +183,7 @@ class LoRAOptions:
                 return value
         return default
 
-
-class _Patterns:
-    """Regular expressions out of a received file: they share a limit of time."""
-
-    def __init__(self, file: Path):
-        self.file, self.end = file, time.monotonic() + MAX_PATTERN_SECONDS
-
-    def fullmatch(self, pattern: str, text: str) -> bool:
-        """Whether the pattern matches all of the text."""
-        return self._match(pattern, text) is not None
-
-    def find_layer(self, pattern: str, module: str) -> str | None:
+    def _find_layer(self, pattern: str, module: str) -> str | None:
         """The number that follows the pattern in a module's name."""
-        found = self._match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
+        found = self.patterns.fullmatch(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*", module)
         return None if found is None else found["layer"]
-
-    def _match(self, pattern: str, text: str) -> Any:
-        try:
-            left = self.end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            return regex.fullmatch(pattern, text, timeout=left)
-        except (TimeoutError, RecursionError, MemoryError):
-            shown = repr(pattern)[:100]
-            raise UserError(
-                f"{self.file}: the regular expression {shown} takes too long to match"
-            ) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.tokenization import call_tokenizer, find_leading_tokens
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import check_is_no_pointer
 
@@ -22,6 +23,8 @@ __all__ = ["TOKENIZER_FILES", "has_tokenizer", "read_tokenizer"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "vocab.txt")
 OTHER_FILES = ("merges.txt", "chat_template.jinja", "chat_template.json", "processor_config.json")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MAX_SHOWN_BYTES = 4_000  # of what the library writes to stderr
+MAX_TOKENS = 2**24  # the largest vocabularies have 2**18
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -53,6 +56,7 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        _check_ids(tokenizer, folder)
         find_leading_tokens(tokenizer)  # some damage shows with the first text
         return tokenizer
 
@@ -60,11 +64,23 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         return call_tokenizer(str(folder), read)
 
 
+def _check_ids(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Raises UserError for an id for which the tokenizers library would fill all memory."""
+    vocabulary = tokenizer.get_vocab()
+    token = max(vocabulary, key=vocabulary.__getitem__, default="")
+    if (highest := vocabulary.get(token, 0)) >= MAX_TOKENS:
+        raise UserError(
+            f"{folder}: no usable tokenizer (the token {display_text(repr(token), 40)} has the id "
+            f"{highest:,}; ids below {MAX_TOKENS:,} are expected)"
+        )
+
+
 @contextmanager
 def _hold_back_stderr() -> Iterator[None]:
     """Shows what is written to stderr only if the block succeeds.
 
-    The Rust library of tokenizers writes lines of its own there before it raises.
+    The Rust library of tokenizers writes lines of its own there before it raises, and names of the
+    file as they are: they are made safe to show.
     """
     sys.stderr.flush()
     try:
@@ -78,7 +94,8 @@ def _hold_back_stderr() -> Iterator[None]:
             yield
             sys.stderr.flush()
             held.seek(0)
-            os.write(original, held.read())
+            for line in held.read(MAX_SHOWN_BYTES).decode("utf-8", "replace").splitlines():
+                os.write(original, display_text(line).encode() + b"\n")
         finally:
             os.dup2(original, 2)
             os.close(original)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import regex
 from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
@@ -30,7 +31,9 @@ from adapt_jax.tasks.values import (
     to_text,
 )
 from adapt_jax.utils.config import Strict
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.patterns import BoundedPatterns
 
 __all__ = ["ExampleReader", "Fields", "InlineExample", "Text"]
 
@@ -88,7 +91,7 @@ class ExampleReader:
         where: the task file, for messages.
 
     Raises:
-        UserError: a pattern is not an expression, or has not one group.
+        UserError: a pattern is not an expression, has not one group, or takes too long to match.
     """
 
     def __init__(
@@ -109,8 +112,11 @@ class ExampleReader:
         shown = {fields.choices} if isinstance(fields.choices, str) else set()
         hidden = {*list_paths(fields.answer), *list_paths(fields.reasoning)}
         self.hidden_fields = hidden - shown  # from templates: they hold the answer
+        self.matchers = {key: BoundedPatterns(f"{where}: {key}") for key in patterns}
         self.patterns = {
-            key: _compile(key, pattern, where) for key, pattern in patterns.items() if pattern
+            key: _compile(key, pattern, self.matchers[key])
+            for key, pattern in patterns.items()
+            if pattern
         }
 
     def read(self, row: Row | Example, split: str) -> Example:
@@ -316,23 +322,22 @@ class ExampleReader:
         if key not in self.patterns:
             return text
         pattern = self.patterns[key]
-        if not (found := pattern.search(text)):
-            raise UserError(f"{where}: {key} {pattern.pattern!r} is not found in {text[-40:]!r}")
+        if not (found := self.matchers[key].search(pattern, text)):
+            shown = display_text(repr(pattern.pattern), 100)
+            raise UserError(f"{where}: {key} {shown} is not found in {text[-40:]!r}")
         return (found[1] or "").strip()
 
     def _strip(self, reasoning: str) -> str:
         if "strip_pattern" in self.patterns:
-            reasoning = self.patterns["strip_pattern"].sub("", reasoning)
+            matcher = self.matchers["strip_pattern"]
+            reasoning = matcher.remove(self.patterns["strip_pattern"], reasoning)
         return reasoning.strip()
 
 
-def _compile(key: str, pattern: str, where: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        raise UserError(f"{where}: {key}: not a regular expression ({error})") from None
+def _compile(key: str, pattern: str, matcher: BoundedPatterns) -> Any:
+    compiled = matcher.compile(pattern, regex.DOTALL)
     if key != "strip_pattern" and compiled.groups != 1:
-        raise UserError(f"{where}: {key}: expected one group, found {compiled.groups}")
+        raise UserError(f"{matcher.where}: expected one group, found {compiled.groups}")
     return compiled
 
 

@@ -229,13 +229,16 @@ def test_fine_tuning_of_a_part_leaves_the_rest_bit_identical(tiny, part, expecte
         assert len(moved) == len(picked) and all("layers" in path for path in moved)
 
 
-def test_an_unknown_part_is_told(tiny):
+def test_an_unknown_part_is_told(tiny, monkeypatch):
     with pytest.raises(UserError, match="'atention' selects no parameter"):
         select_parameters(tiny.decoder, "atention")
     with pytest.raises(UserError, match="tied to the embedding"):
         select_parameters(tiny.decoder, ["norm", "output"])
     with pytest.raises(UserError, match="no regular expression"):
         select_parameters(tiny.decoder, "(")
+    monkeypatch.setattr("adapt_jax.methods.fine_tuning.MAX_PATTERN_SECONDS", 0.0)
+    with pytest.raises(UserError, match="takes too long"):
+        select_parameters(tiny.decoder, "(?:a|a)*$")
 
 
 def test_bfloat16_weights_are_trained_in_float32_and_come_back_in_bfloat16(tiny_folder):

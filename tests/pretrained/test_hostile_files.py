@@ -266,6 +266,26 @@ def test_a_panic_of_the_tokenizer_library_is_one_line(
     assert "panicked" not in capfd.readouterr().err
 
 
+def test_a_token_with_a_huge_id_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["a"] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = refusal_or_nothing(load_pretrained, folder)
+    assert "the token 'a' has the id 2,147,483,648" in said
+
+
+def test_what_the_tokenizer_library_says_is_safe_to_show(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    folder = write_tiny_llama(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {"0": {"content": "<|bos|>", "\x1b[31mx": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    load_pretrained(folder)
+    assert "\x1b" not in capfd.readouterr().err
+
+
 def test_a_folder_without_a_tokenizer_names_the_files_that_are_missing(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path)
     (folder / "tokenizer.json").unlink()

@@ -206,7 +206,7 @@ def test_a_grade_compares_canonical_answers_and_abstaining_is_wrong() -> None:
         ({"template": {"question": "x"}}, r"task: template.question: lacks \{question\}"),
         ({"source": {"name": "jsnl"}}, r"source.name: unknown source 'jsnl'; did you mean 'jsonl'"),
         ({"answer_parser": "numbr"}, r"answer_parser: unknown .* 'numbr'; did you mean 'number'"),
-        ({"answer_pattern": "("}, r"answer_pattern: not a regular expression"),
+        ({"answer_pattern": "("}, r"answer_pattern: '\(' is no regular expression"),
         ({"answer_pattern": "x"}, r"answer_pattern: expected one group, found 0"),
         ({"answer_pattern": "#(.*)"}, r"quiz\.jsonl, line 1: answer_pattern '#\(\.\*\)' is not"),
         ({"fields": {"question": "qestion"}}, r"line 1: no field 'qestion'; it has: question, a"),
@@ -229,6 +229,19 @@ def test_a_wrong_task_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         load_task(make_task(**change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["answer_pattern", "reasoning_pattern", "strip_pattern"])
+def test_a_pattern_that_does_not_end_is_refused(
+    key: str, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapt_jax.utils.patterns.MAX_MATCH_SECONDS", 0.1)
+    rows = [{"question": f"{n}?", "answer": "7", "why": "a" * 60 + "b"} for n in range(4)]
+    fields = {"answer": "why" if key == "answer_pattern" else "answer", "reasoning": "why"}
+    slow = "(?:a|a)*$" if key == "strip_pattern" else "^((?:a|a)*)$"
+    config = make_task(rows, splits={"test": 1}, fields=fields, **{key: slow})
+    with pytest.raises(UserError, match=f"{key}: the regular expression .* takes too long"):
+        load_task(config)
 
 
 def test_an_empty_field_and_an_id_that_stands_twice_are_named(make_task: MakeTask) -> None:
