@@ -168,9 +168,7 @@ class LoRAOptions:
         found = re.search(r"\.(\d+)\.", module)
         if patterns := self.config.get("layers_pattern"):
             patterns = [patterns] if isinstance(patterns, str) else patterns
-            layer_number = next(
-                (n for p in patterns if (n := self._find_layer(p, module))), None
-            )
+            layer_number = next((n for p in patterns if (n := self._find_layer(p, module))), None)
         else:
             layer_number = found[1] if found else None
         wanted = layers if isinstance(layers, list) else [layers]
