@@ -1,4 +1,4 @@
-"""Regular expressions that a user or a file brings: what is wrong with one is a line, and each ends.
+"""Regular expressions that a user or a file brings: a wrong one is a line, and each one ends.
 
 A pattern such as ``(a+)+$`` takes time that doubles with each letter of a text. So every match has
 a limit of time, and all matches of one place together have another.
