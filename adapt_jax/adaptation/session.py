@@ -19,6 +19,7 @@ from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.likelihood import encode_scoring_prefix
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
+from adapt_jax.tasks.cut_answers import read_cut_answer
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.compilations import Stopwatch
 from adapt_jax.utils.errors import UserError
@@ -233,22 +234,12 @@ def read_candidate(prompt: Prompt, candidate: Candidate, example: Example) -> Ca
     One that was cut off abstains, unless its answer is complete before the cut.
     """
     template = prompt.template
-    reasoning, stated = template.split_reasoning(candidate.text)
+    reasoning, _ = template.split_reasoning(candidate.text)
     answer = None
     if candidate.finish_reason in ("eos", "stop"):
         answer = read_answer(prompt.parser, candidate.text, template, example.choices)
-    elif candidate.finish_reason == "length" and stated != candidate.text:
-        # complete: the last word, which may be half a word, does not change what is read
-        last = "" if candidate.text[-1:].isspace() else candidate.text.split()[-1]
-        words = candidate.text.removesuffix(last)  # ends with a space, or the end of a line
-        read = [
-            read_answer(prompt.parser, text, template, example.choices)
-            for text in (candidate.text, words)
-            if template.split_reasoning(text)[1].strip()
-        ]
-        continues_number = last[:1].isdigit()  # "1 0" may become "1 000"
-        if len(read) == 2 and read[0] == read[1] and not continues_number:
-            answer = read[0]
+    elif candidate.finish_reason == "length":
+        answer = read_cut_answer(prompt.parser, candidate.text, template, example.choices)
     return replace(candidate, reasoning=reasoning.strip(), answer=answer)
 
 

@@ -17,10 +17,8 @@ An ``AnswerParser`` also says how golds, unmarked texts and equality are read.
 
 import functools
 import re
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib import metadata
 from typing import Any
 
 from adapt_jax.tasks.characters import normalize_widths
@@ -32,10 +30,21 @@ from adapt_jax.tasks.choices import (
     name_option,
 )
 from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.tasks.math_answers import (
+    MATH_CONTINUATIONS,
+    find_math_version,
+    match_math,
+    read_math,
+)
 from adapt_jax.tasks.negation import is_negated
-from adapt_jax.tasks.numbers import are_close, read_gold_number, read_last_number, read_number
+from adapt_jax.tasks.numbers import (
+    NUMBER_CONTINUATIONS,
+    are_close,
+    read_gold_number,
+    read_last_number,
+    read_number,
+)
 from adapt_jax.tasks.templates import Template
-from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
 __all__ = [
@@ -43,11 +52,12 @@ __all__ = [
     "AnswerParser",
     "answers_match",
     "canonicalize_option",
+    "find_parser",
     "read_answer",
     "read_gold",
 ]
 
-PARSER_VERSION = 8  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 9  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]
@@ -62,6 +72,9 @@ class AnswerParser:
         read_unmarked: reads a text that marks no answer; by default as ``read`` does.
         are_equal: compares (canonical answer, canonical gold, relative tolerance); by default
             the texts must be equal.
+        list_continuations: lists, for a question's choices, what may follow an answer and make
+            another one of it. By default it is not known: a text that was cut off has an answer
+            only where this does not depend on its last word.
         version: enters the identity of every result that the parser reads.
     """
 
@@ -72,6 +85,7 @@ class AnswerParser:
         read_gold: Reader | None = None,
         read_unmarked: Reader | None = None,
         are_equal: Callable[[str, str, float], bool] | None = None,
+        list_continuations: Callable[[Sequence[str]], Sequence[str]] | None = None,
         version: int | str = PARSER_VERSION,
     ) -> None:
         functools.update_wrapper(self, read)
@@ -79,6 +93,7 @@ class AnswerParser:
         self.read_gold = read_gold or read
         self.read_unmarked = read_unmarked or read
         self.are_equal = are_equal or _match_text
+        self.list_continuations = list_continuations or (lambda choices: ())
         self.version = version
 
     def __call__(self, text: str, choices: Sequence[str] = ()) -> str | None:
@@ -92,7 +107,8 @@ def _match_text(one: str, other: str, relative_tolerance: float) -> bool:
 PARSERS: Registry[Any] = Registry("answer parser")  # of AnswerParser or Reader
 
 
-def _find_parser(name: str) -> AnswerParser:
+def find_parser(name: str) -> AnswerParser:
+    """The answer parser of this name; a registered function as an AnswerParser."""
     parser = PARSERS[name]
     return parser if isinstance(parser, AnswerParser) else _make_parser(parser)
 
@@ -111,8 +127,8 @@ def read_answer(
     """
     _, stated = template.split_reasoning(generated_text)
     if stated == generated_text:
-        return _find_parser(parser).read_unmarked(generated_text, choices)
-    read = _find_parser(parser).read
+        return find_parser(parser).read_unmarked(generated_text, choices)
+    read = find_parser(parser).read
     bare = template.remove_closing(stated)
     answer = read(bare, choices)
     return read(stated, choices) if answer is None and bare != stated else answer
@@ -120,7 +136,7 @@ def read_answer(
 
 def read_gold(parser: str, text: str, choices: Sequence[str] = ()) -> str | None:
     """The canonical form of a gold answer; None where the whole text is not one answer."""
-    return _read_gold(_find_parser(parser), text, tuple(choices))
+    return _read_gold(find_parser(parser), text, tuple(choices))
 
 
 @lru_cache(maxsize=65536)
@@ -156,10 +172,10 @@ def answers_match(
     golds = [gold for text in accepted if (gold := read_gold(parser, text, choices)) is not None]
     if not golds:
         return False
-    equal = _find_parser(parser).are_equal
+    equal = find_parser(parser).are_equal
     if any(equal(predicted, gold, relative_tolerance) for gold in golds):
         return True
-    read = _find_parser(parser).read(predicted, choices)
+    read = find_parser(parser).read(predicted, choices)
     return read is not None and any(equal(read, gold, relative_tolerance) for gold in golds)
 
 
@@ -171,6 +187,7 @@ PARSERS.register("number")(
         read_gold=lambda text, choices: read_gold_number(text),
         read_unmarked=lambda text, choices: read_last_number(text),
         are_equal=are_close,
+        list_continuations=lambda choices: NUMBER_CONTINUATIONS,
     )
 )
 
@@ -205,7 +222,20 @@ def _read_gold_choice(text: str, choices: Sequence[str]) -> str | None:
     return name_option(index, choices) if choices else LETTERS[index]
 
 
-PARSERS.register("choice")(AnswerParser(_read_choice, read_gold=_read_gold_choice))
+def _list_choice_continuations(choices: Sequence[str]) -> list[str]:
+    """Another choice or letter; none is known without choices."""
+    joints = (" or ", " and ", ", ", "/", " / ")
+    letters = [joint + letter for joint in joints for letter in LETTERS[: len(choices)]]
+    return [*choices, *letters] if choices else []
+
+
+PARSERS.register("choice")(
+    AnswerParser(
+        _read_choice,
+        read_gold=_read_gold_choice,
+        list_continuations=lambda choices: _list_choice_continuations(choices or LETTERS),
+    )
+)
 
 
 def _read_label(text: str, choices: Sequence[str]) -> str | None:
@@ -223,7 +253,9 @@ def _read_gold_label(text: str, choices: Sequence[str]) -> str | None:
     return None if index is None else choices[index]
 
 
-PARSERS.register("label")(AnswerParser(_read_label, read_gold=_read_gold_label))
+PARSERS.register("label")(
+    AnswerParser(_read_label, read_gold=_read_gold_label, list_continuations=list)
+)
 
 # not "no one", not "Yes?"
 _YES_NO = re.compile(
@@ -251,7 +283,18 @@ def _read_gold_yes_no(text: str, choices: Sequence[str]) -> str | None:
     return word if _YES_NO.fullmatch(word) else None
 
 
-PARSERS.register("yes_no")(AnswerParser(_read_yes_no, read_gold=_read_gold_yes_no))
+_YES_NO_CONTINUATIONS = [
+    joint + word
+    for joint in (" and ", " or ", ", ", "/", " ", "-")
+    for word in ("yes", "no", "maybe", "one", "doubt", "question", "idea", "matter")
+]
+PARSERS.register("yes_no")(
+    AnswerParser(
+        _read_yes_no,
+        read_gold=_read_gold_yes_no,
+        list_continuations=lambda choices: _YES_NO_CONTINUATIONS,
+    )
+)
 
 
 # ---- open answers
@@ -299,64 +342,11 @@ PARSERS.register("free_text")(AnswerParser(_read_free_text))
 
 # ---- mathematics, by a library
 
-
-def _import_math_verify() -> Any:
-    try:
-        import math_verify
-    except ImportError:
-        raise UserError(
-            "the answer parser 'math' needs math-verify: pip install 'adapt-jax[math]'"
-        ) from None
-    return math_verify
-
-
-MAX_MATH_LENGTH = 2_000  # characters, the last ones of a text
-MATH_TIMEOUT = 2  # seconds, for one text or one comparison
-
-
-def _choose_math_timeout() -> int | None:
-    """math-verify stops by a signal, which only the main thread may receive."""
-    return MATH_TIMEOUT if threading.current_thread() is threading.main_thread() else None
-
-
-@lru_cache(maxsize=4096)
-def _parse_math(text: str) -> tuple[Any, ...]:
-    """SymPy values in a LaTeX or plain text, best first."""
-    text = text[-MAX_MATH_LENGTH:]
-    return tuple(_import_math_verify().parse(text, parsing_timeout=_choose_math_timeout()))
-
-
-def _read_math(text: str, choices: Sequence[str]) -> str | None:
-    """An expression, set, interval, equation or matrix, as math-verify reads it.
-
-    The canonical form is LaTeX between dollar signs.
-    """
-    found = _parse_math(text)
-    if not found:
-        return None
-    import sympy
-
-    return f"${sympy.latex(found[0])}$" if isinstance(found[0], sympy.Basic) else str(found[0])
-
-
-def _match_math(one: str, other: str, relative_tolerance: float) -> bool:
-    if one == other:
-        return True
-    given, gold = list(_parse_math(one)), list(_parse_math(other))
-    timeout = _choose_math_timeout()
-    return bool(gold and given) and bool(
-        _import_math_verify().verify(gold, given, timeout_seconds=timeout)
-    )
-
-
-def _find_math_version() -> str:
-    """The versions that readings depend on: our own, and that of the library if installed."""
-    try:
-        return f"{PARSER_VERSION}, math-verify {metadata.version('math-verify')}"
-    except metadata.PackageNotFoundError:
-        return str(PARSER_VERSION)
-
-
 PARSERS.register("math")(
-    AnswerParser(_read_math, are_equal=_match_math, version=_find_math_version())
+    AnswerParser(
+        lambda text, choices: read_math(text),
+        are_equal=match_math,
+        list_continuations=lambda choices: MATH_CONTINUATIONS,
+        version=find_math_version(PARSER_VERSION),
+    )
 )

@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["LARGE_NUMBERS", "NUMBER_WORD", "read_number_words"]
+__all__ = ["LARGE_NUMBERS", "NUMBER_WORD", "NUMBER_WORDS", "read_number_words"]
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
 _ONES += "fifteen sixteen seventeen eighteen nineteen"
@@ -17,7 +17,8 @@ LARGE_NUMBERS = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-_WORD = "|".join(sorted([*_SMALL, "hundred", *LARGE_NUMBERS], key=len, reverse=True))
+NUMBER_WORDS = (*_SMALL, "hundred", *LARGE_NUMBERS)
+_WORD = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
 # words that belong to the writing of a number, also of one that is not read here
 NUMBER_WORD = (
     rf"(?:{_WORD}|half|halves|third|quarter|fifth|dozen|score|minus|negative|plus|point"

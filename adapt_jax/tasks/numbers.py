@@ -16,9 +16,20 @@ from itertools import chain, islice
 
 from adapt_jax.tasks.characters import GROUPING_SPACE, normalize_digits
 from adapt_jax.tasks.number_context import Found, resolve
-from adapt_jax.tasks.number_words import LARGE_NUMBERS, NUMBER_WORD, read_number_words
+from adapt_jax.tasks.number_words import (
+    LARGE_NUMBERS,
+    NUMBER_WORD,
+    NUMBER_WORDS,
+    read_number_words,
+)
 
-__all__ = ["are_close", "read_gold_number", "read_last_number", "read_number"]
+__all__ = [
+    "NUMBER_CONTINUATIONS",
+    "are_close",
+    "read_gold_number",
+    "read_last_number",
+    "read_number",
+]
 
 MAX_DIGITS = 700  # 1e-300 has 316 digits
 MAX_EXPONENT = 330
@@ -91,6 +102,22 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _NUMBER_WORD = re.compile(rf"\b(?:{NUMBER_WORD}|or|not)\b", re.IGNORECASE)
 _SIGN_OF_RESULT = re.compile(r"(?<==)[ ]{0,3}-[ ]{1,3}(?=\.?[0-9])")  # x = - 5
 _POWER_OF_UNIT = re.compile(r"(?<=[0-9])([ ]?(?:[cdkm]?m|in|ft|yd))(?:\^?\{?[23]\}?)(?!\w)")
+
+# what may follow a number and make another one of it, or none
+NUMBER_CONTINUATIONS = (
+    *(".5", ",000", "'000", ":30", "/2", "-7", "^2", "e7", "k", "M", "x", "%"),
+    *(f" {word}" for word in (*NUMBER_WORDS, "dozen", "bn", "mn", "k", "squared", "cubed")),
+    *(f"-{word}" for word in NUMBER_WORDS),
+    *(" and a half", " and a third", " and a quarter", " and three quarters", ", 3907, 3911"),
+    *(
+        f" {sign} 3907"
+        for sign in ("-", "+", "*", "x", "×", "/", "÷", "=", ":", "\\times", "\\cdot")
+    ),
+    *(f" {word} 3907" for word in ("to", "or", "and", "of", "out of", "times", "plus", "minus")),
+    *(f" {word} 3907" for word in ("divided by", "multiplied by", "choose", "feet", "hours")),
+    *(f" {word} 3907" for word in ("minutes", "pounds")),
+    *(" factorial", " \\pi"),
+)
 
 MAX_NUMBERS = 100  # of a text, that are looked at
 

@@ -247,7 +247,7 @@ class Template:
         it is negated ("I don't think the answer is"). Where it does not occur, or the template has
         none, both parts are the whole text.
         """
-        for marker in self._markers():
+        for marker in self.list_markers():
             start = r"(?<!\w)" if marker[0].isalnum() else ""
             found = list(re.finditer(start + re.escape(marker), text, re.IGNORECASE))
             for one in reversed(found[-MAX_MARKERS:]):
@@ -267,8 +267,8 @@ class Template:
                 return first.rstrip()[: -len(closing)] + line_break + rest
         return stated
 
-    def _markers(self) -> list[str]:
-        """The words before ``{answer}``, with reasoning and without."""
+    def list_markers(self) -> list[str]:
+        """The words before ``{answer}``, by which it is found, with reasoning and without."""
         markers = (before.strip() for before, _ in self._texts_around_answer())
         return [marker for marker in dict.fromkeys(markers) if marker]
 
