@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.readers import Row, read_json_rows, read_jsonl_rows
+from adapt_jax.tasks.readers import Row, read_rows
 from adapt_jax.utils.config import find_path
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -79,7 +79,7 @@ def _arithmetic(options: MixtureOptions) -> Examples:
 
 def _read_mixture(path: Path, options: MixtureOptions) -> Examples:
     """A file in Alpaca's form; by default nothing of it is held out."""
-    rows = (read_jsonl_rows if path.suffix == ".jsonl" else read_json_rows)(path)
+    rows = read_rows(path)
     categories: dict[str, list[Example]] = {}
     for row in rows:
         example = _read_alpaca_row(row)

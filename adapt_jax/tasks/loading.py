@@ -9,15 +9,15 @@ from pydantic import Field
 from adapt_jax.tasks.answers import PARSERS, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Text
+from adapt_jax.tasks.loading_rows import read_examples
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
 from adapt_jax.tasks.row_fields import check_row_fields
-from adapt_jax.tasks.sources import SOURCES, SPLITS, Row, Sizes, SourceRequest
-from adapt_jax.tasks.splits import Splits, check_ids, divide, drop_leaks
+from adapt_jax.tasks.sources import SOURCES, SPLITS, Sizes, SourceRequest, normalize_source
+from adapt_jax.tasks.splits import AllowOverlap, Splits, check_ids, divide, resolve_overlaps
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.template_loading import check_templates, load_template, load_templates
-from adapt_jax.tasks.values import Missing, RepeatedChoice
 from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_json
@@ -31,7 +31,8 @@ class TaskConfig(Strict):
     """The content of a task file.
 
     Attributes:
-        source: ``name`` (one of ``sources.SOURCES``) and that source's own options.
+        source: ``name`` (one of ``sources.SOURCES``) and that source's own options; without a name
+            the form of a file is found. A text is short for ``{path: TEXT}``.
         template: ``plain``; ``chat``, the decoder's own chat template; or fields of Template that
             are worded otherwise (of the chat's, where ``chat: true`` is among them).
         templates: further templates, of which instruction tuning draws one for each example: what
@@ -45,6 +46,9 @@ class TaskConfig(Strict):
             the answer out of their fields (both out of the answer's, where reasoning has none).
         strip_pattern: expression whose matches are removed from the reasoning.
         inline_examples: examples written here, first in the training split.
+        allow_overlap: whether test questions may be in a training or development split that has a
+            file of its own, and among inline examples: ``true`` keeps them there, ``drop`` drops
+            them there; by default they are refused.
         skip_missing: whether rows without a question or an answer, or with a choice twice, are left
             out; by default they are refused.
         relative_tolerance: how much a number may differ from the gold answer, as a share of it; 0
@@ -54,7 +58,7 @@ class TaskConfig(Strict):
     """
 
     name: Text
-    source: dict[str, Any]
+    source: dict[str, Any] | str | list[str]
     fields: Fields = Fields()
     instruction: str = ""
     template: dict[str, str | list[str] | bool | dict[str, Any]] | str = {}
@@ -66,6 +70,7 @@ class TaskConfig(Strict):
     answer_pattern: str | None = None
     strip_pattern: str | None = None
     inline_examples: list[InlineExample] = []
+    allow_overlap: AllowOverlap = False
     skip_missing: bool = False
     splits: Splits = Splits()
     relative_tolerance: float = Field(0.0, ge=0, lt=1)
@@ -77,12 +82,14 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     """A task from its YAML file, or from the mapping such a file holds.
 
     Relative paths are looked for in ``folder`` (by default the file's own), then in the working
-    directory. A question that is also in a later split is dropped, with a warning.
+    directory. A test question that is in another split too is refused or dropped, see
+    ``allow_overlap``.
 
     Raises:
         UserError: naming the file and line or key, and what was expected there.
     """
     settings, folder, where = _read_settings(config, folder)
+    assert isinstance(settings.source, dict)  # _read_settings has made it one
     source = settings.source["name"]
     template, warnings = load_template(settings.template, where)
     templates = load_templates(settings.templates, template, where)
@@ -94,31 +101,34 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     options = {key: value for key, value in settings.source.items() if key != "name"}
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
     rows = SOURCES[source](request)
+    read = read_examples(reader, rows, sizes, settings.seed, settings.skip_missing)
+    examples = read.examples
     if row_fields:
-        check_row_fields(row_fields, reader.hidden_fields, rows, where)
-    examples, skipped, repeated = _read_examples(reader, rows, settings.skip_missing)
+        check_row_fields(row_fields, reader.hidden_fields, read.columns, where)
     if settings.answer_parser == "label" and not reader.choices:
         _check_labels(examples, where)
 
     # divide them
     stratified = _has_labels(settings, reader.choices, examples)
     divided = divide(examples, sizes, settings.seed, stratified, where)
+    check_ids(divided, read.places, where)
     divided["train"] = reader.read_inline(settings.inline_examples) + divided["train"]
     before = sum(map(len, divided.values()))
-    leaks = drop_leaks(divided)
-    check_ids(divided, where)
-    _check_splits(divided, sizes, rows, leaks, where)
+    overlaps = resolve_overlaps(divided, examples, settings.allow_overlap, read.places, where)
+    check_ids(divided, read.places, where)
+    _check_splits(divided, sizes, rows, overlaps, where)
     instruction = settings.instruction.replace("{choices}", ", ".join(reader.choices))
     check_templates((template, *templates), instruction, divided, where)
 
     summary = DataSummary(
-        rows=sum(map(len, rows.values())),
-        skipped=skipped + repeated,
+        rows=read.rows,
+        skipped=read.skipped + read.repeated,
+        not_kept=read.not_kept,
         conflicts=count_conflicts(examples),
         dropped=before - sum(map(len, divided.values())),
         splits={split: summarize_split(divided[split]) for split in SPLITS},
     )
-    from_files = any(isinstance(row, Row) for split in rows.values() for row in split[:1])
+    from_files = any(read.places.values())
     return Task(
         settings.name,
         **divided,
@@ -130,7 +140,7 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
         seed=settings.seed,
         scorer=settings.scorer,
         relative_tolerance=settings.relative_tolerance,
-        warnings=(*warnings, *leaks, *_describe_irregularities(summary, repeated)),
+        warnings=(*warnings, *overlaps, *_describe_irregularities(summary, read.repeated)),
         summary=summary,
         question_format=_make_question_format(settings, reader, where) if from_files else None,
     )
@@ -151,6 +161,7 @@ def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionForm
 def _make_question_format(
     settings: TaskConfig, reader: ExampleReader, where: str
 ) -> QuestionFormat:
+    assert isinstance(settings.source, dict)
     names = FileOptions.model_fields.keys() & settings.source.keys()
     given = {name: settings.source[name] for name in names}
     return QuestionFormat(
@@ -175,9 +186,11 @@ def _read_settings(
         where, folder = str(config), folder or Path(config).parent
         config = read_yaml(config)
     settings = validate(TaskConfig, config, where)
-    SOURCES.find(str(settings.source.get("name", "")), f"{where}: source.name")
+    folder = Path(folder or ".")
+    source = normalize_source(settings.source, where, folder)
+    SOURCES.find(str(source["name"]), f"{where}: source.name")
     PARSERS.find(settings.answer_parser, f"{where}: answer_parser")
-    return settings, Path(folder or "."), where
+    return settings.model_copy(update={"source": source}), folder, where
 
 
 def _make_reader(
@@ -228,28 +241,6 @@ def _read_fixed_choices(
     return tuple(listed)
 
 
-def _read_examples(
-    reader: ExampleReader, rows: Mapping[str, Sequence[Row | Example]], skip_missing: bool
-) -> tuple[dict[str, list[Example]], int, int]:
-    """The examples of every split, and how many rows were skipped.
-
-    Those without a question or an answer are counted first, then those with a choice twice.
-    """
-    examples: dict[str, list[Example]] = {}
-    skipped = repeated = 0
-    for split in rows:
-        examples[split] = []
-        for row in rows[split]:
-            try:
-                examples[split].append(reader.read(row, split))
-            except Missing as missing:
-                if not skip_missing:
-                    raise UserError(f"{missing}; skip_missing: true leaves such rows out") from None
-                is_repeated = isinstance(missing, RepeatedChoice)
-                skipped, repeated = skipped + (not is_repeated), repeated + is_repeated
-    return examples, skipped, repeated
-
-
 def _check_labels(examples: Mapping[str, Sequence[Example]], where: str) -> None:
     """Raises UserError where two labels that are no choices would be graded as one."""
     seen: dict[str, str] = {}
@@ -281,14 +272,14 @@ def _check_splits(
     divided: Mapping[str, Sequence[Example]],
     sizes: Sizes,
     rows: Mapping[str, Any],
-    leaks: Sequence[str],
+    overlaps: Sequence[str],
     where: str,
 ) -> None:
     """Raises UserError for a split that is wanted and empty."""
     for split in SPLITS:
         wanted = sizes[split] != 0 and (split in rows or sizes[split] is not None)
         if not divided[split] and (split == "test" or wanted):
-            why = f" ({'; '.join(leaks)})" if leaks else ""
+            why = f" ({'; '.join(overlaps)})" if overlaps else ""
             raise UserError(f"{where}: the {split} split is empty{why}")
 
 
@@ -298,6 +289,11 @@ def _describe_irregularities(summary: DataSummary, repeated: int) -> list[str]:
         warnings.append(f"{skipped} of {summary.rows} rows skipped: no question or no answer")
     if repeated:
         warnings.append(f"{repeated} of {summary.rows} rows skipped: a choice occurs twice")
+    if summary.not_kept:
+        warnings.append(
+            f"{summary.rows - summary.not_kept:,} of {summary.rows:,} rows kept, by a hash of "
+            "their content; splits.train: N keeps N for the training"
+        )
     if summary.conflicts:
         warnings.append(f"{summary.conflicts} questions occur with different answers")
     return warnings

@@ -36,12 +36,12 @@ def read_row_fields(
 
 
 def check_row_fields(
-    names: Collection[str],
-    hidden: Collection[str],
-    rows: Mapping[str, Sequence[Any]],
-    where: str,
+    names: Collection[str], hidden: Collection[str], columns: Collection[str], where: str
 ) -> None:
     """Checks that each field that a template names is in some row, and is not the answer.
+
+    Args:
+        columns: the fields of all rows.
 
     Raises:
         UserError: naming the field.
@@ -51,9 +51,7 @@ def check_row_fields(
             f"{where}: template.question: the field {name!r} holds the answer, which would be "
             "given away"
         )
-    examined = (row for split in rows.values() for row in split if isinstance(row, Row))
-    columns = {name for row in examined for name in row.values}
-    for name in sorted(set(names) - columns - {ROW}):
+    for name in sorted(set(names) - set(columns) - {ROW}):
         raise UserError(
             f"{where}: template.question: no row has a field {name!r}{nearest(name, columns)}"
         )

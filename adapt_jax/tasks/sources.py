@@ -1,5 +1,6 @@
-"""Where examples come from: local files, TensorFlow Datasets, the embedded generator.
+"""Where examples come from: the registry of sources, TensorFlow Datasets, the embedded generator.
 
+Local files and Hugging Face datasets are in ``sources_files.py``.
 A new source is a function of a ``SourceRequest``:
 
     from adapt_jax.tasks.sources import SOURCES, Row
@@ -8,130 +9,20 @@ A new source is a function of a ``SourceRequest``:
     def squares(request):
         rows = [Row(f"square {n}", n, {"question": f"{n}^2?", "answer": n * n}) for n in range(9)]
         return {"all": rows}
+
+Rows may come from a generator: each is read once, so that a source may be larger than the memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.readers import (
-    FileOptions,
-    Row,
-    read_csv_rows,
-    read_json_rows,
-    read_jsonl_rows,
-    read_parquet_rows,
-)
+from adapt_jax.tasks.rows import Row
+from adapt_jax.tasks.sources_files import normalize_source
+from adapt_jax.tasks.sources_registry import SOURCES, SPLITS, Rows, Sizes, SourceRequest
 from adapt_jax.utils.config import Strict, find_path, validate
 from adapt_jax.utils.errors import UserError, nearest
-from adapt_jax.utils.registry import Registry
-from adapt_jax.utils.text_files import read_json
 
-__all__ = ["SOURCES", "SPLITS", "Row", "Rows", "Sizes", "SourceRequest"]
-
-SPLITS = ("train", "development", "test")
-
-Rows = Mapping[str, Sequence[Row | Example]]  # by split; undivided rows are "all"
-Sizes = Mapping[str, int | float | None]
-
-
-@dataclass(frozen=True)
-class SourceRequest:
-    """The request that a source answers.
-
-    Attributes:
-        options: the keys of ``source`` in the task file except for its name.
-        folder: where relative paths are looked for first.
-        seed: of the task.
-        sizes: how many examples of each split the task wants; None where it does not say.
-        id_field: the field that holds ids.
-    """
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path = Path(".")
-    seed: int = 0
-    sizes: Sizes = field(default_factory=lambda: dict.fromkeys(SPLITS))
-    id_field: str = "id"
-
-
-SOURCES: Registry[Callable[[SourceRequest], Rows]] = Registry("source")
-
-
-class Files(FileOptions):
-    """One file to divide (``path``), or a file for each split. ``test_ids`` names a JSON list or
-    mapping of the ids that make the test split of ``path``; the rest is for training. ``records``
-    belongs to JSON, ``delimiter``, ``columns`` and ``quote`` to CSV (see FileOptions)."""
-
-    path: str | None = None
-    train: str | None = None
-    development: str | None = None
-    test: str | None = None
-    test_ids: str | None = None
-
-
-def _read_files(
-    read: Callable[[Path, FileOptions], list[Row]], only: Sequence[str], request: SourceRequest
-) -> Rows:
-    """Local files of the form that ``read`` reads.
-
-    Args:
-        only: the options of FileOptions that this form has.
-
-    Raises:
-        UserError: a missing or malformed file, both or neither way of naming files, an option of
-            another form.
-    """
-    files = validate(Files, request.options, "source")
-    for name in FileOptions.model_fields:
-        if name in request.options and name not in only:
-            raise UserError(f"source: {name!r} does not belong to this source")
-    named = {split: name for split in SPLITS if (name := getattr(files, split)) is not None}
-    if bool(files.path) == bool(named):
-        raise UserError(f"source: expected either 'path' or some of {', '.join(SPLITS)}")
-    if files.path is None:
-        if files.test_ids:
-            raise UserError("source: 'test_ids' divides 'path'; the test split has its own file")
-        return {
-            split: read(find_path(name, request.folder), files) for split, name in named.items()
-        }
-    rows = read(find_path(files.path, request.folder), files)
-    if files.test_ids is None:
-        return {"all": rows}
-    return _divide_by_ids(rows, find_path(files.test_ids, request.folder), request.id_field)
-
-
-def _divide_by_ids(rows: Sequence[Row], path: Path, id_field: str) -> Rows:
-    """The rows whose ids a file lists as the test split, the others for training.
-
-    Raises:
-        UserError: the file is no list of ids, or an id matches no row.
-    """
-    listed = read_json(path)
-    if not isinstance(listed, list | dict) or not all(isinstance(id, str | int) for id in listed):
-        raise UserError(f"{path}: expected a JSON list or mapping of ids")
-    ids = {str(id) for id in listed}
-    parts: dict[str, list[Row]] = {"train": [], "test": []}
-    for row in rows:
-        parts["test" if str(row.values.get(id_field)) in ids else "train"].append(row)
-    missing = ids - {str(row.values.get(id_field)) for row in parts["test"]}
-    if missing:
-        raise UserError(
-            f"{path}: {len(missing)} of {len(ids)} ids match no row's field {id_field!r}, "
-            f"such as {min(missing)!r:.60}; fields.id names the field of ids"
-        )
-    return parts
-
-
-for _name, _read, _only in (
-    ("jsonl", read_jsonl_rows, ()),
-    ("json", read_json_rows, ("records",)),
-    ("csv", read_csv_rows, ("delimiter", "columns", "quote")),
-    ("parquet", read_parquet_rows, ()),
-):
-    SOURCES.register(_name)(partial(_read_files, _read, _only))
+__all__ = ["SOURCES", "SPLITS", "Row", "Rows", "Sizes", "SourceRequest", "normalize_source"]
 
 
 class Dataset(Strict):
@@ -178,7 +69,7 @@ def tfds(request: SourceRequest) -> Rows:
         for name, feature in builder.info.features.items()
         if isinstance(feature, tensorflow_datasets.features.ClassLabel)
     }
-    rows = {}
+    rows: dict[str, Iterable[Row]] = {}
     for split, name in named.items():
         try:
             records = builder.as_data_source(split=name)
@@ -187,15 +78,16 @@ def tfds(request: SourceRequest) -> Rows:
         except (ValueError, KeyError) as error:
             has = ", ".join(builder.info.splits)
             raise UserError(f"{where}: no split {name!r} ({error}); it has: {has}") from None
-        rows[split] = [
-            Row(
-                f"{where}, split {name}, record {n}",
-                n,
-                {key: _name_class(labels, key, v) for key, v in record.items()},
-            )
-            for n, record in enumerate(records, start=1)
-        ]
+        rows[split] = _iter_records(records, labels, f"{where}, split {name}")
     return rows
+
+
+def _iter_records(
+    records: Iterable[Mapping[str, Any]], labels: Mapping[str, Callable[[int], str]], where: str
+) -> Iterator[Row]:
+    for number, record in enumerate(records, start=1):
+        values = {key: _name_class(labels, key, value) for key, value in record.items()}
+        yield Row(f"{where}, record {number}", number, values)
 
 
 def _name_class(labels: Mapping[str, Callable[[int], str]], key: str, value: Any) -> Any:

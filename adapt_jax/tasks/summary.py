@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +39,7 @@ class DataSummary(BaseModel):
     skipped: int = Field(
         0, description="rows without a question or an answer, or with a choice twice"
     )
+    not_kept: int = Field(0, description="rows of a large file that were left out to save memory")
     conflicts: int = Field(0, description="questions that occur with different answers")
     dropped: int = Field(0, description="examples whose question a later split holds too")
     splits: dict[str, SplitSummary] = {}
@@ -49,7 +51,18 @@ class DataSummary(BaseModel):
 
 def fold_question(example: Example) -> str:
     """A question and its choices with white space and letter case made one."""
-    return " ".join(" ".join((example.question, *example.choices)).lower().split())
+    question = _fold(example.question)
+    return f"{question} {_fold_choices(example.choices)}" if example.choices else question
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+@lru_cache(maxsize=1024)
+def _fold_choices(choices: tuple[str, ...]) -> str:
+    """The choices of many questions are the same."""
+    return _fold(" ".join(choices))
 
 
 def summarize_split(examples: Sequence[Example]) -> SplitSummary:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.tasks.readers import read_jsonl_rows
+from adapt_jax.tasks.readers import read_rows
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_text
@@ -42,7 +42,7 @@ def read_documents(files: Sequence[Path]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for file in files:
         if file.suffix == ".jsonl":
-            for row in read_jsonl_rows(file):
+            for row in read_rows(file):
                 text = row.values.get("text")
                 if not isinstance(text, str):
                     has = ", ".join(row.values) or "nothing"

@@ -9,11 +9,13 @@ JSON is RFC 8259. YAML is the core schema of YAML 1.2, section 10.3: ``yes``, ``
 ``2024-02-30`` are text, ``1e-3`` is a number.
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from adapt_jax.utils.compressed_files import open_decompressed
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.json_text import NO_CONSTANTS, parse_json
 from adapt_jax.utils.written_numbers import WrittenFloat, WrittenInt, quote_short
@@ -28,11 +30,13 @@ __all__ = [
     "parse_yaml",
     "read_json",
     "read_json_lines",
+    "read_lines",
     "read_text",
     "read_yaml",
 ]
 
 MAX_TEXT_BYTES = 2**30
+MAX_LINE_LENGTH = 2**26  # characters
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
 
@@ -49,14 +53,13 @@ def read_text(path: str | Path) -> str:
         check_is_file(path)
         if (size := path.stat().st_size) > MAX_TEXT_BYTES:
             raise UserError(f"{path}: {size:,} bytes; at most {MAX_TEXT_BYTES:,} can be read")
-        content = path.read_bytes()
+        with open_decompressed(path) as stream:
+            content = stream.read(MAX_TEXT_BYTES + 1)
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
-        reason = getattr(problem, "strerror", None) or problem
-        raise UserError(f"{quote_short(str(path))}: cannot be read ({reason})") from None
-    if content.startswith(_LFS_POINTER):
-        _refuse_pointer(path)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: UTF-16 text; save it as UTF-8")
+        _refuse_unreadable(path, problem)
+    if len(content) > MAX_TEXT_BYTES:
+        raise UserError(f"{path}: unpacks to more than {MAX_TEXT_BYTES:,} bytes; at most these")
+    _check_start(path, content)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -69,6 +72,66 @@ def read_text(path: str | Path) -> str:
         line = text.count("\n", 0, nul) + 1
         raise UserError(f"{path}, line {line}: a NUL character; expected a text file")
     return text
+
+
+def read_lines(path: str | Path, newline: str = "\n") -> Iterator[str]:
+    """The lines of a UTF-8 file with their line ends, one at a time, without its byte order mark.
+
+    The file may be of any size, and compressed (see ``compressed_files``).
+
+    Args:
+        newline: how a line ends; "" means any of ``\\n``, ``\\r`` and ``\\r\\n``.
+
+    Raises:
+        UserError: as ``read_text`` does, or a line is longer than MAX_LINE_LENGTH.
+    """
+    path = Path(path)
+    try:
+        check_is_file(path)
+        with open_decompressed(path) as stream:
+            _check_start(path, stream.peek(len(_LFS_POINTER)))  # type: ignore[attr-defined]
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline)
+            number = 0
+            while line := text.readline(MAX_LINE_LENGTH + 1):
+                number += 1
+                if len(line) > MAX_LINE_LENGTH:
+                    raise UserError(
+                        f"{path}, line {number}: more than {MAX_LINE_LENGTH:,} characters in a line"
+                    )
+                if "\0" in line:
+                    raise UserError(f"{path}, line {number}: a NUL character; expected a text file")
+                yield line
+    except UnicodeDecodeError:
+        _refuse_bytes(path)
+    except (OSError, ValueError) as problem:
+        _refuse_unreadable(path, problem)
+
+
+def _refuse_bytes(path: Path) -> NoReturn:
+    """Raises UserError for the first line that is not UTF-8."""
+    with open_decompressed(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as problem:
+                byte = line[problem.start]
+                raise UserError(
+                    f"{path}, line {number}: not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8"
+                ) from None
+    raise UserError(f"{path}: not UTF-8 text; save it as UTF-8")
+
+
+def _check_start(path: Path, start: bytes) -> None:
+    """Raises UserError for a Git LFS pointer and for UTF-16."""
+    if start.startswith(_LFS_POINTER):
+        _refuse_pointer(path)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: UTF-16 text; save it as UTF-8")
+
+
+def _refuse_unreadable(path: Path, problem: Exception) -> NoReturn:
+    reason = getattr(problem, "strerror", None) or problem
+    raise UserError(f"{quote_short(str(path))}: cannot be read ({reason})") from None
 
 
 def read_json(
@@ -98,7 +161,8 @@ def read_json_lines(
     Raises:
         UserError: as ``read_text`` and ``parse_json`` do.
     """
-    for line, content in enumerate(read_text(path).split("\n"), start=1):
+    for line, content in enumerate(read_lines(path), start=1):
+        content = content.removesuffix("\n")
         if content.strip():
             yield (
                 line,

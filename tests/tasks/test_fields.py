@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.tasks.readers import read_json_rows
+from adapt_jax.tasks.readers import read_rows as read_file
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 
@@ -354,7 +354,7 @@ def test_rows_with_a_choice_twice_can_be_left_out(tmp_path: Path):
 def test_columns_of_lists_are_rows(tmp_path: Path):
     path = tmp_path / "columns.json"
     path.write_text('{"question": ["a", "b"], "answer": ["1", "2"]}')
-    assert [row.values for row in read_json_rows(path)] == [
+    assert [row.values for row in read_file(path)] == [
         {"question": "a", "answer": "1"},
         {"question": "b", "answer": "2"},
     ]

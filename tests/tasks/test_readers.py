@@ -13,12 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt_jax.tasks import readers
+from adapt_jax.tasks import readers_arrow
 from adapt_jax.tasks.readers import (
     FileOptions,
-    read_csv_rows,
-    read_json_rows,
-    read_parquet_rows,
     read_rows,
 )
 from adapt_jax.utils.errors import UserError
@@ -53,7 +50,7 @@ def test_json_is_read_in_every_common_form(
     content: Any, records: str | None, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.json", json.dumps(content))
-    rows = read_json_rows(path, FileOptions(records=records))
+    rows = read_rows(path, FileOptions(records=records))
     assert [dict(row.values) for row in rows] == ROWS
 
 
@@ -78,7 +75,7 @@ def test_json_without_records_is_refused(
     content: str, records: str | None, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        read_json_rows(write(tmp_path / "a.json", content), FileOptions(records=records))
+        read_rows(write(tmp_path / "a.json", content), FileOptions(records=records))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -92,7 +89,7 @@ def test_the_delimiter_of_a_csv_file_is_found(delimiter: str, tmp_path: Path) ->
         assert [list(row.values.values()) for row in rows] == table[1:]
         assert [row.number for row in rows] == [2, 3, 4]
     options = FileOptions(delimiter=delimiter)
-    assert len(read_csv_rows(tmp_path / "a.csv", options)) == 3
+    assert len(read_rows(tmp_path / "a.csv", options)) == 3
 
 
 @pytest.mark.parametrize("options", [{"delimiter": "\n"}, {"delimiter": ";;"}, {"quote": "\r"}])
@@ -100,20 +97,20 @@ def test_a_delimiter_or_quote_that_is_no_single_character_is_refused(
     options: dict[str, str], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="delimiter and quote: expected one character each"):
-        read_csv_rows(write(tmp_path / "a.csv", "q,a\n1,2\n"), FileOptions(**options))
+        read_rows(write(tmp_path / "a.csv", "q,a\n1,2\n"), FileOptions(**options))
 
 
 def test_a_csv_file_without_header_a_long_cell_a_mark_and_spaces(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\ufeffone,1\r\ntwo,2\r\n")
-    rows = read_csv_rows(path, FileOptions(columns=["q", "a"]))
+    rows = read_rows(path, FileOptions(columns=["q", "a"]))
     assert [dict(row.values) for row in rows] == [{"q": "one", "a": "1"}, {"q": "two", "a": "2"}]
     long = "x" * 150_000
-    rows = read_csv_rows(write(path, f'\ufeffid, q ,\n1, "{long}, y",\n'))
+    rows = read_rows(write(path, f'\ufeffid, q ,\n1, "{long}, y",\n'))
     assert dict(rows[0].values) == {"id": "1", "q": f"{long}, y"}
     unquoted = FileOptions(delimiter="\t", quote="")
-    rows = read_csv_rows(write(path, 'q\ta\n"open\t1\n'), unquoted)
+    rows = read_rows(write(path, 'q\ta\n"open\t1\n'), unquoted)
     assert dict(rows[0].values) == {"q": '"open', "a": "1"}
-    assert [dict(r.values) for r in read_csv_rows(write(path, "q\none\ntwo\n"))] == [
+    assert [dict(r.values) for r in read_rows(write(path, "q\none\ntwo\n"))] == [
         {"q": "one"},
         {"q": "two"},
     ]
@@ -132,7 +129,7 @@ def test_a_csv_file_without_header_a_long_cell_a_mark_and_spaces(tmp_path: Path)
 )
 def test_a_damaged_csv_file_is_named_by_line(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        read_csv_rows(write(tmp_path / "a.csv", content))
+        read_rows(write(tmp_path / "a.csv", content))
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=9)
@@ -143,7 +140,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
 def test_csv_cells_come_back_as_they_were_written(tmp_path: Path, table: list[list[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["a", "b", "c"], *table])
-    rows = read_csv_rows(write(tmp_path / "a.csv", text.getvalue()))
+    rows = read_rows(write(tmp_path / "a.csv", text.getvalue()))
     assert [list(row.values.values()) for row in rows] == table
 
 
@@ -168,12 +165,12 @@ def test_parquet_is_read_where_pyarrow_is_installed(
     damaged = tmp_path / "b.parquet"
     damaged.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"b\.parquet: cannot be read as Parquet"):
-        read_parquet_rows(damaged)
+        read_rows(damaged)
     with pytest.raises(UserError, match=r"c\.parquet: no such file; did you mean '[ab]\.parquet'"):
-        read_parquet_rows(tmp_path / "c.parquet")
+        read_rows(tmp_path / "c.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'adapt-jax\[data\]'"):
-        read_parquet_rows(path)
+        read_rows(path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -194,9 +191,9 @@ def test_a_parquet_file_that_unpacks_into_too_much_is_refused(tmp_path: Path, mo
     path = tmp_path / "bomb.parquet"
     many = pyarrow.table({"question": pyarrow.array(["a"] * 1000), "n": [[1] * 9] * 1000})
     pyarrow.parquet.write_table(many, path)
-    monkeypatch.setattr(readers, "MAX_PARQUET_VALUES", 9_999)
+    monkeypatch.setattr(readers_arrow, "MAX_PARQUET_VALUES", 9_999)
     with pytest.raises(UserError, match=r"bomb\.parquet: 10,000 values; at most 9,999 can be read"):
-        read_parquet_rows(path)
+        read_rows(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
     with pytest.raises(UserError, match=r"bomb\.parquet: a Git LFS pointer"):
-        read_parquet_rows(path)
+        read_rows(path)

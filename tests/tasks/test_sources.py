@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.tasks.readers import read_csv_rows, read_json_rows, read_jsonl_rows, read_rows
+from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, SourceRequest
 from adapt_jax.utils.errors import UserError
 
@@ -24,7 +24,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_jsonl_rows_know_their_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '\ufeff{"q": "line\\u2028one"}\n\n{"q": "two"}\n')
-    rows = read_jsonl_rows(path)
+    rows = read_rows(path)
     assert [row.where for row in rows] == [f"{path}, line 1", f"{path}, line 3"]
     assert [row.values["q"] for row in rows] == ["line\u2028one", "two"]
 
@@ -41,7 +41,7 @@ def test_jsonl_rows_know_their_line_and_blank_lines_are_skipped(tmp_path: Path) 
 def test_json_is_a_list_a_list_in_an_object_or_a_mapping_by_id(
     content: str, tmp_path: Path
 ) -> None:
-    rows = read_json_rows(write(tmp_path / "a.json", content))
+    rows = read_rows(write(tmp_path / "a.json", content))
     assert [row.values["q"] for row in rows] == [1, 2]
     if content.startswith('{"x"'):
         assert [row.values["id"] for row in rows] == ["x", "y"]
@@ -49,12 +49,12 @@ def test_json_is_a_list_a_list_in_an_object_or_a_mapping_by_id(
 
 def test_a_csv_line_ends_at_a_line_break_and_not_at_other_separators(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "q,a\none\u2028two\x85three\x0c,1\nfour,2\n")
-    assert [row.values["q"] for row in read_csv_rows(path)] == ["one\u2028two\x85three\x0c", "four"]
+    assert [row.values["q"] for row in read_rows(path)] == ["one\u2028two\x85three\x0c", "four"]
 
 
 def test_csv_cells_may_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'q,a\n"one, ""two""\nthree",1\nfour,2\n')
-    rows = read_csv_rows(path)
+    rows = read_rows(path)
     assert [dict(row.values) for row in rows] == [
         {"q": 'one, "two"\nthree', "a": "1"},
         {"q": "four", "a": "2"},
@@ -83,7 +83,7 @@ def test_malformed_content_is_named_by_file_and_line(
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"q": "\xff"}')
     with pytest.raises(UserError, match=r"a\.jsonl, line 1: not UTF-8 text"):
-        read_jsonl_rows(tmp_path / "a.jsonl")
+        read_rows(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -79,17 +79,27 @@ def test_a_yaml_file_finds_its_data_beside_itself(make_task: MakeTask, tmp_path:
     assert (task.name, task.source, len(task.test)) == ("quiz", "jsonl", 5)
 
 
-def test_training_questions_that_stand_in_the_test_split_are_dropped_and_noted(
+def test_test_questions_in_the_training_split_are_refused_unless_they_are_allowed(
     make_task: MakeTask, tmp_path: Path
 ) -> None:
     config = make_task()
     config["source"] = {"name": "jsonl", "train": "quiz.jsonl", "test": "test.jsonl"}
     leaked = {"question": " what is  3 + 1?", "answer": 4}
     (tmp_path / "test.jsonl").write_text(json.dumps(leaked))
-    task = load_task({**config, "splits": {}}, tmp_path)
+    with pytest.raises(
+        UserError, match=r"quiz\.jsonl, line 4: 1 train question is in the test"
+    ) as e:
+        load_task({**config, "splits": {}}, tmp_path)
+    assert "that of" in str(e.value) and "test.jsonl, line 1" in str(e.value)
+    task = load_task({**config, "splits": {}, "allow_overlap": "drop"}, tmp_path)
     assert len(task.train) == 19
     assert "What is 3 + 1?" not in questions(task.train)
     assert task.warnings == ("1 train questions dropped: they stand in a later split too",)
+    other = {"question": "How much is 1 + 1?", "answer": 2}
+    (tmp_path / "test.jsonl").write_text(f"{json.dumps(leaked)}\n{json.dumps(other)}")
+    task = load_task({**config, "splits": {}, "allow_overlap": True}, tmp_path)
+    assert len(task.train) == 20
+    assert task.warnings == ("1 train questions are in the test split (allowed)",)
 
 
 def test_patterns_cut_reasoning_and_answer_out_of_one_field(make_task: MakeTask) -> None:
@@ -246,21 +256,37 @@ def test_a_pattern_that_does_not_end_is_refused(
 
 def test_an_empty_field_and_an_id_that_stands_twice_are_named(make_task: MakeTask) -> None:
     twice = [{"question": f"{n}?", "answer": n, "id": "x"} for n in range(2)]
-    with pytest.raises(UserError, match="the id 'x' occurs 2 times"):
+    with pytest.raises(UserError, match=r"line \d: fields.id: the id 'x' is that of .*line \d"):
         load_task(make_task(twice, splits={"test": 1}, fields={"id": "id"}))
     empty = [{"question": " ", "answer": 1}]
     with pytest.raises(UserError, match=r"line 1: field 'question' is empty"):
         load_task(make_task(empty, splits={"test": 1}))
 
 
-def test_a_training_split_that_leaks_entirely_is_an_error_that_says_so(
-    make_task: MakeTask,
+def test_a_test_split_that_is_the_training_split_is_refused(
+    make_task: MakeTask, tmp_path: Path
 ) -> None:
     config = make_task()
     path = config["source"].pop("path")
     config["source"].update(train=path, test=path)
-    with pytest.raises(UserError, match="train split is empty .20 train questions dropped"):
+    with pytest.raises(UserError, match="quiz.jsonl is named for both train and test"):
         load_task({**config, "splits": {}})
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(Path(path).read_text())
+    config = {**config, "source": {"train": path, "test": str(copy)}, "splits": {}}
+    with pytest.raises(UserError, match="20 train questions are in the test split, too: all of it"):
+        load_task(config)
+    with pytest.raises(UserError, match="every test question is in the training split"):
+        load_task({**config, "allow_overlap": True})
+    with pytest.raises(UserError, match="train split is empty .20 train questions dropped"):
+        load_task({**config, "allow_overlap": "drop"})
+
+
+def test_an_inline_example_that_is_a_test_question_is_refused(make_task: MakeTask) -> None:
+    inline = [{"question": "what is 3 + 1?", "answer": 4}]
+    config = make_task(splits={"test": 1.0, "train": 0}, inline_examples=inline)
+    with pytest.raises(UserError, match="inline_examples: 1 train question is in the test split"):
+        load_task(config)
 
 
 def test_every_task_file_of_the_project_is_valid() -> None:
