@@ -187,14 +187,14 @@ def compare(
     Raises:
         UserError: for whatever the user can mend; nothing is written before all input is checked.
     """
-    settings, where, folder = load_config(CompareConfig, config, overrides)
+    settings, where, place = load_config(CompareConfig, config, overrides)
     methods = choose_methods(settings, where)
     display = Display(progress)
     agree_on(settings, "compare")
     output = choose_output_folder(output_dir, settings, config)
     agreement.agree("command", {"output-dir": str(output), "fresh": fresh})
     agreement.check_shared_folder(output)
-    inputs = load_inputs(settings, folder)
+    inputs = load_inputs(settings, place)
     with agreement.on_main("output folder", lambda: lock_folder(output)):
         return _run_rungs(settings, methods, inputs, output, display, fresh)
 

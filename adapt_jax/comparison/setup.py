@@ -21,7 +21,7 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.agreement import agree
 from adapt_jax.utils.compilations import use_compilation_cache
-from adapt_jax.utils.config import CompareConfig, RunConfig, validate
+from adapt_jax.utils.config import CompareConfig, RunConfig, TaskPlace, validate
 from adapt_jax.utils.distributed import num_processes
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_output_folder
@@ -50,16 +50,16 @@ class RunInputs:
     mesh: Mesh | None
 
 
-def load_inputs(settings: RunConfig, folder: Path) -> RunInputs:
-    """Loads the task and the decoder of a run; ``folder`` is where the task's paths start.
+def load_inputs(settings: RunConfig, place: TaskPlace) -> RunInputs:
+    """Loads the task, which is from this place, and the decoder of a run.
 
     Raises:
         UserError: one of them cannot be loaded, or they do not fit together.
     """
     use_compilation_cache()
     assert isinstance(settings.task, dict)  # load_config has read it in
-    task = load_task(settings.task, folder)
-    find_scorer(task)
+    task = load_task(settings.task, place.folder, place.name)
+    find_scorer(task, place.name)
     mesh = choose_mesh(settings.mesh)
     model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
     _agree_on_inputs(task, model)

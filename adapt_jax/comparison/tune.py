@@ -40,14 +40,14 @@ def tune(
         UserError: for whatever the user can mend, a method that cannot run on this task included.
         Interrupted: SIGTERM or Ctrl-C stopped the training, which has saved.
     """
-    settings, where, folder = load_config(TuneConfig, config, overrides)
+    settings, where, place = load_config(TuneConfig, config, overrides)
     name, method = _read_method(settings, where)
     agree_on(settings, "tune")
     output = choose_output_folder(output_dir, settings, config)
     agree("command", {"output-dir": str(output)})
     check_target_folder(output / "adaptation", DESCRIPTION)
     check_shared_folder(output)
-    inputs = load_inputs(settings, folder)
+    inputs = load_inputs(settings, place)
     display = Display(progress)
     report_task(inputs.task, display)
     with on_main("output folder", lambda: lock_folder(output)):

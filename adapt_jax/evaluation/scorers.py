@@ -71,13 +71,13 @@ def token_f1(predicted: str | None, example: Example, task: Task) -> Score:
     return Score(value, given in references)
 
 
-def find_scorer(task: Task) -> Scorer:
-    """The scorer that the task names.
+def find_scorer(task: Task, where: str | None = None) -> Scorer:
+    """The scorer that the task names; ``where`` is what messages call the task.
 
     Raises:
         UserError: there is none of this name.
     """
-    return SCORERS.find(task.scorer, f"task {task.name!r}: scorer")
+    return SCORERS.find(task.scorer, f"{where or f'task {task.name!r}'}: scorer")
 
 
 def score_answer(predicted: str | None, example: Example, task: Task) -> Score:

@@ -33,6 +33,7 @@ SMALL_FILES = (
 )
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PYTHON_CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+MAX_NAME = 200  # letters of a file's name; file systems hold 255 bytes
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -141,7 +142,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: expected a weight_map from tensors to files")
     for file in weight_map.values():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith("safetensors"):
+        is_name = isinstance(file, str) and Path(file).name == file and len(file) <= MAX_NAME
+        if not is_name or not file.endswith("safetensors"):
             shown = repr(file)[:80]
             raise UserError(f"{index}: expected safetensors files beside it, found {shown}")
     return weight_map

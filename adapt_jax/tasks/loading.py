@@ -1,6 +1,7 @@
 """A task file, such as those in ``configs/tasks``, as a Task."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,17 +79,24 @@ class TaskConfig(Strict):
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
-def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None = None) -> Task:
+def load_task(
+    config: str | Path | Mapping[str, Any],
+    folder: str | Path | None = None,
+    name: str | None = None,
+) -> Task:
     """A task from its YAML file, or from the mapping such a file holds.
 
     Relative paths are looked for in ``folder`` (by default the file's own), then in the working
     directory. A test question that is in another split too is refused or dropped, see
     ``allow_overlap``.
 
+    Args:
+        name: what messages call the task; by default its file.
+
     Raises:
         UserError: naming the file and line or key, and what was expected there.
     """
-    settings, folder, where = _read_settings(config, folder)
+    settings, folder, where = _read_settings(config, folder, name)
     assert isinstance(settings.source, dict)  # _read_settings has made it one
     source = settings.source["name"]
     template, warnings = load_template(settings.template, where)
@@ -100,8 +108,9 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     # read the rows
     options = {key: value for key, value in settings.source.items() if key != "name"}
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
-    rows = SOURCES[source](request)
-    read = read_examples(reader, rows, sizes, settings.seed, settings.skip_missing)
+    with _naming_task(where):
+        rows = SOURCES[source](request)
+        read = read_examples(reader, rows, sizes, settings.seed, settings.skip_missing)
     examples = read.examples
     if row_fields:
         check_row_fields(row_fields, reader.hidden_fields, read.columns, where)
@@ -146,6 +155,17 @@ def load_task(config: str | Path | Mapping[str, Any], folder: str | Path | None 
     )
 
 
+@contextmanager
+def _naming_task(where: str) -> Iterator[None]:
+    """Puts the task's file before messages of sources, which begin with a key of the task."""
+    try:
+        yield
+    except UserError as mistake:
+        if str(mistake).startswith(("source:", "source.", "splits.")):
+            raise UserError(f"{where}: {mistake}") from None
+        raise
+
+
 def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionFormat:
     """How a task reads rows and files, for questions that are not in the task itself.
 
@@ -174,16 +194,18 @@ def _make_question_format(
 
 
 def _read_settings(
-    config: str | Path | Mapping[str, Any], folder: str | Path | None = None
+    config: str | Path | Mapping[str, Any],
+    folder: str | Path | None = None,
+    name: str | None = None,
 ) -> tuple[TaskConfig, Path, str]:
     """The content of a task file, the folder of its relative paths, and its name in messages.
 
     Raises:
         UserError: a wrong key, or an unknown source or answer parser.
     """
-    where = "task"
+    where = name or "task"
     if not isinstance(config, Mapping):
-        where, folder = str(config), folder or Path(config).parent
+        where, folder = name or str(config), folder or Path(config).parent
         config = read_yaml(config)
     settings = validate(TaskConfig, config, where)
     folder = Path(folder or ".")

@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -26,6 +26,7 @@ __all__ = [
     "Overrides",
     "RunConfig",
     "Strict",
+    "TaskPlace",
     "TuneConfig",
     "find_decoder",
     "find_path",
@@ -223,16 +224,23 @@ def find_decoder(name: str, folder: Path) -> str:
     return str(found) if os.path.exists(found) else name
 
 
+class TaskPlace(NamedTuple):
+    """The folder of a task's own paths, and what messages call the task: its file."""
+
+    folder: Path
+    name: str
+
+
 def load_config(
     model: type[Model], config: str | Path | Mapping[str, Any], overrides: Overrides | None = None
-) -> tuple[Model, str, Path]:
+) -> tuple[Model, str, TaskPlace]:
     """Reads a run configuration.
 
     A task that is named by its file is read in, so that ``--task.seed`` can override it; its
     relative paths, the decoder's too, are looked up beside the file that names them.
 
     Returns:
-        the configuration, what to call it in messages, and the folder of the task's own paths.
+        the configuration, what to call it in messages, and the place of its task.
 
     Raises:
         UserError: naming the file and the key.
@@ -241,6 +249,7 @@ def load_config(
         data, where, folder = dict(config), "config", Path(".")
     else:
         data, where, folder = read_yaml(config), str(config), Path(config).parent
+    task_name = f"{where}: task"
     overrides = dict(overrides or {})
     if "task" in overrides:  # another task altogether: its path is the user's, from where they are
         data["task"], folder_of_task = overrides.pop("task"), Path(".")
@@ -248,12 +257,12 @@ def load_config(
         folder_of_task = folder
     if isinstance(data.get("task"), str):
         path = find_path(data["task"], folder_of_task)
-        data["task"], folder_of_task = read_yaml(path), path.parent
+        data["task"], folder_of_task, task_name = read_yaml(path), path.parent, str(path)
     if "decoder" not in overrides and isinstance(data.get("decoder"), str):
         data["decoder"] = find_decoder(data["decoder"], folder)
     _keep_template_fields(data.get("task"), overrides)
     result = validate(model, override(data, overrides, where), where)
-    return result, where, folder_of_task
+    return result, where, TaskPlace(folder_of_task, task_name)
 
 
 def _keep_template_fields(task: Any, overrides: dict[str, Any]) -> None:

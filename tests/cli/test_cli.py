@@ -53,6 +53,29 @@ def test_compare_prints_a_table_and_asks_to_be_asked(config: Path, tmp_path: Pat
     assert main(["ask", str(tmp_path / "run"), QUESTION]) == 0  # the best rung of the comparison
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"instructon": "x"}, "unknown key 'instructon'; did you mean 'instruction'"),
+        ({"source": {"name": "jsonl"}}, "source: expected either 'path' or some of train"),
+        ({"source": {"name": "jsonl", "pth": "x"}}, "source: unknown key 'pth'"),
+        ({"splits": {"test": 1.5}}, "splits.test: expected a number"),
+        ({"scorer": "exakt"}, "scorer: unknown scorer 'exakt'; did you mean 'exact'"),
+        ({"answer_parser": "numbr"}, "answer_parser: unknown answer parser 'numbr'"),
+        ({"template": {"question": "x"}}, "template.question: lacks {question}"),
+        ({"answer_pattern": "("}, "answer_pattern: '(' is no regular expression"),
+        ({"choices": ["one"]}, "choices: expected two or more"),
+    ],
+)
+def test_a_mistake_in_a_task_names_its_file(
+    change: dict, line: str, config: Path, tmp_path: Path, capsys
+):
+    task = tmp_path / "sums.yaml"
+    task.write_text(yaml.safe_dump(write_task(tmp_path / "task") | change))
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"task": "sums.yaml"}))
+    assert f"error: {task}: {line}" in fails(capsys, "compare", config)
+
+
 def test_output_dir_on_the_command_line_wins(config: Path, tmp_path: Path, capsys):
     elsewhere = tmp_path / "elsewhere"
     assert main(["compare", str(config), "--output-dir", str(elsewhere), "--quiet"]) == 0

@@ -43,19 +43,31 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_a_task_file_is_read_in_beside_the_configuration_and_can_be_overridden(files: Path):
-    settings, where, folder = load_config(
+    settings, where, place = load_config(
         CompareConfig, files / "run.yaml", {"task.seed": "7", "task.splits.train": "2", "seed": "1"}
     )
     assert settings.task == {"name": "sums", "seed": 7, "splits": {"test": 5, "train": 2}}
-    assert settings.seed == 1 and folder == files / "tasks" and where == str(files / "run.yaml")
+    assert (
+        settings.seed == 1
+        and place == (files / "tasks", str(files / "tasks/sums.yaml"))
+        and where == str(files / "run.yaml")
+    )
 
 
 def test_a_whole_task_and_a_decoder_can_be_exchanged(files: Path):
     (files / "other.yaml").write_text("name: other\n")
     overrides = {"task": str(files / "other.yaml"), "task.seed": "2", "decoder": "elsewhere"}
-    settings, _, folder = load_config(CompareConfig, files / "run.yaml", overrides)
-    assert settings.task == {"name": "other", "seed": 2} and folder == files
+    settings, _, place = load_config(CompareConfig, files / "run.yaml", overrides)
+    assert settings.task == {"name": "other", "seed": 2} and place.folder == files
     assert settings.decoder == "elsewhere"
+
+
+def test_a_task_within_the_configuration_is_called_by_its_key(files: Path):
+    config = read_yaml(files / "run.yaml") | {"task": {"name": "sums"}}
+    (files / "run.yaml").write_text(yaml.safe_dump(config))
+    place = load_config(CompareConfig, files / "run.yaml")[2]
+    assert place == (files, f"{files / 'run.yaml'}: task")
+    assert load_config(CompareConfig, config)[2].name == "config: task"
 
 
 def test_a_decoder_is_looked_up_beside_the_file_that_names_it(files: Path):
