@@ -150,7 +150,9 @@ class Adaptation:
         A soft prompt, which has no text, is shown by its length at its place.
         """
         rendered = self.prompt.template.format_question(question, choices)
-        prompt_prefix, questions = tokenize(self.model, self.prompt, [rendered])
+        example = Example(question, question, choices=tuple(choices))
+        prompts = self.session().choose_demonstrations([example])
+        prompt_prefix, questions = tokenize(self.model, self.prompt, [rendered], prompts)
         *before, last = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))[0].parts
         assert not isinstance(last, SoftPrompt)
 

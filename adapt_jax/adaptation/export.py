@@ -95,6 +95,11 @@ def _check_options(
             hint = nearest(str(value), known)
             raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}{hint}")
     parse_shard_size(max_shard_size)
+    if adaptation.prompt.retrieval is not None:
+        raise UserError(
+            "its demonstrations are chosen for each question, which no exported folder can do; "
+            "adapt with another `demonstrations.select`, such as varied"
+        )
     if chosen == "hf" and adaptation.soft_prompt is not None:
         raise UserError("weights cannot hold a soft prompt; export it with format peft")
     if chosen == "peft" and adaptation.soft_prompt is None and adaptation.lora_weights is None:

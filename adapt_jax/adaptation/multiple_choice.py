@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -33,6 +34,7 @@ def answer_by_likelihood(
     examples: Sequence[Example],
     encode_prefix: Callable[[tuple[int, ...]], tuple[Prefix, PrefixCache]],
     *,
+    prompts: Sequence[Prompt] | None = None,
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
 ) -> Iterator[tuple[int, Prediction]]:
@@ -43,25 +45,33 @@ def answer_by_likelihood(
     Args:
         encode_prefix: makes the prefix of the prompt's tokens (a soft prompt may join them), and
             encodes it.
+        prompts: the prompt of each example, where they have demonstrations of their own.
     """
     stopwatch = Stopwatch()
     # 1. the questions, and after them those without content
     questions = [(example, config.list_answers(example.choices)) for example in examples]
-    content_free = _list_content_free(questions) if config.calibrated else []
-    prompt_prefix, requests = tokenize_choices(model, prompt, [*questions, *content_free])
+    own = [prompt] * len(examples) if prompts is None else list(prompts)
+    content_free = _list_content_free(config, questions, own)
+    prompt_prefix, requests = tokenize_choices(
+        model,
+        prompt,
+        [*questions, *(question for question, _ in content_free)],
+        [*own, *(one for _, one in content_free)],
+    )
     prefix, encoded = encode_prefix(prompt_prefix)
     hashes = hash_prompts(prompt_prefix, [request.context for request in requests])
     score = partial(_score, model, prefix, encoded, mesh)
 
     # 2. what the decoder says after questions without content
-    free_scores: dict[tuple[str, ...], list[list[float]]] = {}
+    free_scores: dict[Any, list[list[float]]] = {}
     for number, scores in score(requests[len(questions) :], ()):
         if scores is not None:
-            free_scores.setdefault(content_free[number][0].choices, []).append(scores)
+            (one, _), theirs = content_free[number]
+            free_scores.setdefault((one.choices, theirs.demonstrations), []).append(scores)
 
     # 3. the questions themselves
     for index, scores in score(requests[: len(questions)], answered):
-        free = free_scores.get(examples[index].choices, ())
+        free = free_scores.get((examples[index].choices, own[index].demonstrations), ())
         candidates, vote = _choose(prompt, config, questions[index], requests[index], scores, free)
         prediction = Prediction(
             example_id=examples[index].id,
@@ -106,12 +116,18 @@ def _score(
         yield fitting[at], [one.log_probability for one in found]
 
 
-def _list_content_free(questions: Sequence[Question]) -> list[Question]:
-    """The questions without content, for each set of choices that occurs."""
-    first = {example.choices: (example, answers) for example, answers in questions}
+def _list_content_free(
+    config: MultipleChoiceConfig, questions: Sequence[Question], prompts: Sequence[Prompt]
+) -> list[tuple[Question, Prompt]]:
+    """The questions without content, for each set of choices and demonstrations that occurs."""
+    if not config.calibrated:
+        return []
+    first: dict[Any, tuple[Question, Prompt]] = {}
+    for question, prompt in zip(questions, prompts, strict=True):
+        first.setdefault((question[0].choices, prompt.demonstrations), (question, prompt))
     return [
-        (one, answers)
-        for example, answers in first.values()
+        ((one, answers), prompt)
+        for (example, answers), prompt in first.values()
         for one in content_free_examples(example)
     ]
 

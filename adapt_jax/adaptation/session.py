@@ -14,6 +14,7 @@ from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import Prompt, hash_prompts, tokenize
+from adapt_jax.prompting.retriever import Retriever
 from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.likelihood import encode_scoring_prefix
@@ -67,6 +68,7 @@ class Session:
         self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences
         self.cache_multiple = cache_multiple
         self._weights = _list_weights(model)
+        self._retriever: Retriever | None = None
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
         self._scoring_prefixes: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()
 
@@ -128,7 +130,8 @@ class Session:
             return
         stopwatch, prompt = Stopwatch(), self.prompt
         rendered = [prompt.template.format_example(one) for one in examples]
-        prompt_prefix, questions = tokenize(self.model, prompt, rendered)
+        prompts = self.choose_demonstrations(examples)
+        prompt_prefix, questions = tokenize(self.model, prompt, rendered, prompts)
         hashes = hash_prompts(prompt_prefix, questions)
         prefixes = build_prefixes(self.model, self.soft_prompt, tuple(prompt_prefix))
         engine = self._find_engine(tuple(prompt_prefix), prefixes)
@@ -155,6 +158,14 @@ class Session:
             seconds = stopwatch.read_seconds()
             prediction = _predict(prompt, examples[index], votes[index], tokens, seconds)
             yield index, replace(prediction, prompt_sha256=hashes[index])
+
+    def choose_demonstrations(self, examples: Sequence[Example]) -> list[Prompt]:
+        """The prompt of each question; they differ where demonstrations are chosen for each."""
+        if self.prompt.retrieval is None:
+            return [self.prompt] * len(examples)
+        if self._retriever is None:
+            self._retriever = Retriever(self.model, self.prompt)
+        return list(map(self._retriever.choose, examples))
 
     def is_current(
         self, model: PretrainedDecoder, prompt: Prompt, soft_prompt: SoftPrompt | None
@@ -195,6 +206,7 @@ class Session:
             self.prompt.multiple_choice,
             examples,
             self._encode_for_scoring,
+            prompts=self.choose_demonstrations(examples),
             mesh=_find_mesh(self.model),
             answered=answered,
         )

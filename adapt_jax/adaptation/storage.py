@@ -46,7 +46,7 @@ __all__ = [
     "save_adaptation",
 ]
 
-FORMAT_VERSION = 3  # of the saved folder; another version is refused
+FORMAT_VERSION = 4  # of the saved folder; another version is refused
 DESCRIPTION, SOFT_PROMPT, WEIGHTS = "adaptation.json", "soft_prompt.safetensors", "weights"
 # Its token ids tell tokenizers apart that have the same vocabulary.
 TOKENIZER_PROBE = (

@@ -8,10 +8,11 @@ Paper: 2201.11903, section 2.
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from adapt_jax.methods.few_shot import FewShot
 from adapt_jax.methods.registry import METHODS
+from adapt_jax.prompting.demonstration_options import DemonstrationOptions
 
 __all__ = ["ChainOfThought"]
 
@@ -22,7 +23,7 @@ class ChainOfThought(FewShot):
 
     shows_reasoning: ClassVar[bool] = True
 
-    demonstrations: int = Field(4, gt=0, le=10_000)
+    demonstrations: DemonstrationOptions = DemonstrationOptions(count=4)
 
     @field_validator("answer_by")
     @classmethod

@@ -6,15 +6,16 @@ several steps (see chain_of_thought). Paper: GPT-3, 2005.14165, section 2.
 """
 
 from dataclasses import replace
-from typing import ClassVar
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.demonstrations import select_demonstrations, within_context
+from adapt_jax.prompting.demonstration_options import NEAREST, DemonstrationOptions
+from adapt_jax.prompting.demonstration_selectors import SELECTORS
+from adapt_jax.prompting.demonstrations import add_demonstrations
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.prompting.similarity import SIMILARITIES
 from adapt_jax.tasks.task import Task
 
 __all__ = ["FewShot"]
@@ -22,15 +23,21 @@ __all__ = ["FewShot"]
 
 @METHODS.register("few_shot")
 class FewShot(ZeroShot):
-    """Up to ``demonstrations`` solved questions of the training split are prepended.
+    """Solved questions of the training split are prepended.
 
     Attributes:
         shows_reasoning: whether the demonstrations show their reasoning.
-        demonstrations: the most that are shown; fewer where the context holds no more.
+        demonstrations: how many, or how they are chosen; see ``DemonstrationOptions``.
     """
 
     shows_reasoning: ClassVar[bool] = False
-    demonstrations: int = Field(8, gt=0, le=10_000)
+    demonstrations: DemonstrationOptions = DemonstrationOptions(count=8)
+
+    def list_extensions(self) -> list[Any]:
+        """The selector of the demonstrations, and the similarity that it may ask for."""
+        options = self.demonstrations
+        chosen = [] if options.select == NEAREST else [SELECTORS[options.select]]
+        return [*super().list_extensions(), *chosen, SIMILARITIES[options.similarity]]
 
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
         """The instruction, the demonstrations and the question.
@@ -40,11 +47,4 @@ class FewShot(ZeroShot):
         """
         prompt = super().build_prompt(model, task, seed)
         prompt = replace(prompt, reasoning=self.shows_reasoning)
-        demonstrations = select_demonstrations(
-            task,
-            self.demonstrations,
-            seed=seed,
-            reasoning=self.shows_reasoning,
-            fits=within_context(model, prompt, task),
-        )
-        return replace(prompt, demonstrations=demonstrations)
+        return add_demonstrations(model, prompt, task, self.demonstrations, seed)

@@ -77,8 +77,9 @@ class SelfConsistency(ChainOfThought):
         return self
 
     def list_extensions(self) -> list[Any]:
-        """The rule of the vote; with ``vote: auto`` the rules that it chooses among."""
-        return [VOTES[rule] for rule in (AUTO_RULES if self.vote == AUTO else [self.vote])]
+        """Those of the demonstrations, and the rule of the vote or all that ``auto`` tries."""
+        rules = AUTO_RULES if self.vote == AUTO else [self.vote]
+        return [*super().list_extensions(), *(VOTES[rule] for rule in rules)]
 
     @property
     def stops_early(self) -> bool:

@@ -112,7 +112,10 @@ class MultipleChoiceConfig:
 
 
 def tokenize_choices(
-    model: PretrainedDecoder, prompt: "Prompt", questions: Sequence[tuple[Example, Sequence[str]]]
+    model: PretrainedDecoder,
+    prompt: "Prompt",
+    questions: Sequence[tuple[Example, Sequence[str]]],
+    prompts: "Sequence[Prompt] | None" = None,
 ) -> tuple[tuple[int, ...], list[MultipleChoiceRequest]]:
     """Token ids of the prompt prefix, and of each question and its choices after it.
 
@@ -123,17 +126,17 @@ def tokenize_choices(
 
     Args:
         questions: each with the answers that represent its choices.
+        prompts: the prompt of each question, where they have demonstrations of their own.
     """
     template = prompt.template
     lead = template.answer_opening().rstrip()
     prompt_prefix = prompt.encode_prefix(model)
     tokenized: list[tuple[int, list[list[int]]]] = []
-    for example, answers in questions:
-        text = prompt.render_prompt(model, template.format_example(example))
-        joint = [
-            prompt.encode_with_start(model, text, template.format_answer(one)) for one in answers
-        ]
-        context = prompt.encode_with_start(model, text, lead)
+    each = [prompt] * len(questions) if prompts is None else prompts
+    for own, (example, answers) in zip(each, questions, strict=True):
+        text = own.render_prompt(model, template.format_example(example))
+        joint = [own.encode_with_start(model, text, template.format_answer(one)) for one in answers]
+        context = own.encode_with_start(model, text, lead)
         border = min(count_common_prefix(context, tokens[:-1]) for tokens in joint)
         tokenized.append((border, joint))
     cut = min(

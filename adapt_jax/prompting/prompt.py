@@ -13,6 +13,7 @@ from adapt_jax.pretrained.control_tokens import find_control_tokens, mark_contro
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
+from adapt_jax.prompting.retrieval import Retrieval
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import PARSERS
@@ -45,6 +46,7 @@ class Prompt:
         vote: a name in prompting.voting.VOTES; with one candidate all rules agree.
         stop_at: see prompting.voting.should_stop; None draws all candidates.
         multiple_choice: how given choices are scored; None generates the answer.
+        retrieval: chooses the demonstrations of each question; None shows ``demonstrations``.
     """
 
     template: Template = Template()
@@ -56,6 +58,7 @@ class Prompt:
     vote: str = "distinct"
     stop_at: float | None = None
     multiple_choice: MultipleChoiceConfig | None = None
+    retrieval: Retrieval | None = None
 
     @property
     def text(self) -> str:
@@ -160,6 +163,9 @@ class Prompt:
         }
         if values["multiple_choice"] is not None:
             values["multiple_choice"] = MultipleChoiceConfig(**values["multiple_choice"])
+        if values["retrieval"] is not None:
+            pool = tuple(Demonstration(**one) for one in values["retrieval"]["pool"])
+            values["retrieval"] = Retrieval(**{**values["retrieval"], "pool": pool})
         prompt = cls(**values)
         for name, table in (("parser", PARSERS), ("vote", VOTES)):
             if (value := getattr(prompt, name)) not in table:
@@ -171,7 +177,10 @@ class Prompt:
 
 
 def tokenize(
-    model: PretrainedDecoder, prompt: Prompt, questions: Sequence[str]
+    model: PretrainedDecoder,
+    prompt: Prompt,
+    questions: Sequence[str],
+    prompts: Sequence[Prompt] | None = None,
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of the prompt prefix, and of each question after it.
 
@@ -180,9 +189,15 @@ def tokenize(
 
     Args:
         questions: as ``prompt.template.format_question`` gives them.
+        prompts: the prompt of each question, where they have demonstrations of their own; these
+            then belong to the question and not to the shared prefix.
     """
     prompt_prefix = prompt.encode_prefix(model)
-    joint = [prompt.encode(model, prompt.render_prompt(model, question)) for question in questions]
+    each = [prompt] * len(questions) if prompts is None else prompts
+    joint = [
+        one.encode(model, one.render_prompt(model, question))
+        for one, question in zip(each, questions, strict=True)
+    ]
     shared = min(
         (count_common_prefix(prompt_prefix, tokens[:-1]) for tokens in joint),
         default=len(prompt_prefix),

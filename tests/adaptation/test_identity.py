@@ -18,6 +18,7 @@ from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.prompting.retrieval import Retrieval
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import PARSERS
@@ -95,6 +96,7 @@ PROMPTS: dict[str, Any] = {
     "vote": "majority",
     "stop_at": 0.9,
     "multiple_choice": MultipleChoiceConfig(choices=("yes", "no")),
+    "retrieval": Retrieval((Demonstration("What is 1 + 2?", "3"),), count=1),
 }
 
 
