@@ -160,8 +160,8 @@ def test_no_more_than_a_few_prefixes_are_kept(tiny, encodings: list[int], monkey
     cuts = iter([5, 6, 7, 5])
     tokenize = session_module.tokenize
 
-    def cut(model, prompt, questions):
-        prefix, [rest] = tokenize(model, prompt, questions)
+    def cut(model, prompt, questions, prompts):
+        prefix, [rest] = tokenize(model, prompt, questions, prompts)
         at = next(cuts)
         return prefix[:at], [prefix[at:] + rest]
 
