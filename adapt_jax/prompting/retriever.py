@@ -37,7 +37,7 @@ class Retriever:
         case or the order of its choices alone. A demonstration that does not fit is left out whole.
         """
         template, retrieval = self.prompt.template, self.retrieval
-        question = template.format_question(example.question, example.choices)
+        question = template.format_example(example)
         # 1. the nearest first, without the question itself
         relevance = np.array(self._similarity.to_text(example.question), np.float64)
         asked = _fold(example.question, example.choices)
