@@ -1,8 +1,9 @@
 """Reader of CSV and TSV: values in columns under a header line."""
 
 import csv
+import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,30 @@ __all__ = ["find_delimiter", "iter_csv_rows", "iter_tsv_rows", "read_csv_records
 
 DELIMITERS = (",", "\t", ";", "|")
 SNIFFED_RECORDS = 20
+# the first line that Excel writes and reads: sep=;
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[\r\n]*', re.IGNORECASE)
 
 
 def iter_tsv_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     """As ``iter_csv_rows``, with a tab between the cells."""
-    return iter_csv_rows(path, options.model_copy(update={"delimiter": options.delimiter or "\t"}))
+    delimiter = options.delimiter or _read_separator_line(path) or "\t"
+    return iter_csv_rows(path, options.model_copy(update={"delimiter": delimiter}))
 
 
 def iter_csv_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     """Values in columns under a header line, strictly by RFC 4180 except for the delimiter.
 
-    The delimiter is the option's, a tab for ``.tsv``, or the one of comma, tab, semicolon and bar
-    that divides the first records into the same number of columns.
+    The delimiter is the option's, that of a first line ``sep=;`` as Excel writes it, a tab for
+    ``.tsv``, or the one of comma, tab, semicolon and bar that divides the first records into the
+    same number of columns.
 
     Raises:
         UserError: naming the line: a quote that is not closed, text after a closing quote, a
             column name that occurs twice, a record with another number of columns.
     """
     delimiter = options.delimiter or find_delimiter(path, options.quote)
-    if len(delimiter) != 1 or len(options.quote) > 1 or {delimiter, options.quote} & {"\n", "\r"}:
+    signs = {delimiter, options.quote}
+    if len(delimiter) != 1 or len(options.quote) > 1 or signs & {"\n", "\r"} or len(signs) < 2:
         raise UserError(f"{path}: delimiter and quote: expected one character each")
     records = read_csv_records(path, delimiter, options.quote)
     header, line = list(options.columns or ()), 0
@@ -56,24 +62,29 @@ def iter_csv_rows(path: Path, options: FileOptions) -> Iterator[Row]:
 def read_csv_records(path: Path, delimiter: str, quote: str) -> Iterator[tuple[int, list[str]]]:
     """The numbers of their first lines and the cells of all records that are not blank.
 
+    A first line ``sep=;`` is no record.
+
     Raises:
         UserError: as ``iter_csv_rows``.
     """
     csv.field_size_limit(MAX_LINE_LENGTH)  # the module's own limit of 131,072 refuses real texts
     quoting: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    lines = read_lines(path, newline="")
+    first = next(lines, "")
+    skipped = int(_SEPARATOR_LINE.fullmatch(first) is not None)
     reader = csv.reader(
-        read_lines(path, newline=""),
+        lines if skipped else chain([first], lines),
         delimiter=delimiter,
         strict=True,
         skipinitialspace=delimiter != "\t",
         **quoting,
     )
-    line = 1
+    line = 1 + skipped
     try:
         for cells in reader:
             if cells:
                 yield line, cells
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
     except csv.Error as error:
         said = str(error)
         if "unexpected end" in said or "field limit" in said:
@@ -85,7 +96,12 @@ def read_csv_records(path: Path, delimiter: str, quote: str) -> Iterator[tuple[i
 
 
 def find_delimiter(path: Path, quote: str = '"') -> str:
-    """The delimiter that divides the header into most columns; best where all records agree."""
+    """The delimiter that divides the header into most columns; best where all records agree.
+
+    A first line ``sep=;`` names it.
+    """
+    if separator := _read_separator_line(path):
+        return separator
     if strip_compressed_suffix(path).suffix.lower() in (".tsv", ".tab"):
         return "\t"
     best, found = (False, 1), ","
@@ -100,3 +116,9 @@ def find_delimiter(path: Path, quote: str = '"') -> str:
             if rating > best:
                 best, found = rating, delimiter
     return found
+
+
+def _read_separator_line(path: Path) -> str | None:
+    """The delimiter that a first line ``sep=;`` names; None where there is no such line."""
+    found = _SEPARATOR_LINE.fullmatch(next(read_lines(path, newline=""), ""))
+    return found[1] if found else None

@@ -12,6 +12,10 @@ from adapt_jax.utils.text_files import parse_json, read_json_lines, read_text
 
 __all__ = ["iter_json_rows", "iter_jsonl_rows"]
 
+# how splits are called, by us and elsewhere
+SPLIT_NAMES = {
+    *("train", "training", "validation", "valid", "val", "dev", "development", "eval", "test"),
+}
 MISSING = {"NaN": None}  # pandas and Python write missing numbers so
 
 
@@ -51,6 +55,9 @@ def iter_json_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     records = options.records
     if records is None and _is_natural_instructions(content):
         records = "Instances"
+    if records is None and _holds_splits(content):
+        names = ", ".join(content)
+        raise UserError(f"{path}: holds splits; name one of them by `records`: {names}")
     found = _find_records(content if records is None else _list_records(content, records, path))
     if found is None:
         lists = _list_paths(content)
@@ -66,6 +73,16 @@ def _is_json_lines(text: str) -> bool:
     first, _, rest = text.strip().partition("\n")
     second = rest.lstrip().partition("\n")[0].rstrip()
     return all(one.rstrip().startswith("{") and one.rstrip()[-1:] == "}" for one in (first, second))
+
+
+def _holds_splits(content: Any) -> bool:
+    """Whether an object has nothing but splits, which are no columns and no ids of one table."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 1
+        and all(key.lower() in SPLIT_NAMES for key in content)
+        and all(isinstance(value, list | dict) for value in content.values())
+    )
 
 
 def _is_natural_instructions(content: Any) -> bool:

@@ -54,10 +54,25 @@ def test_json_is_read_in_every_common_form(
     assert [dict(row.values) for row in rows] == ROWS
 
 
+# of bare texts, of columns by split, of rows by split and number
+SPLITS = [
+    '{"train": ["a"], "test": ["b"]}',
+    '{"train": ["a", "b"], "validation": ["c", "d"], "test": ["e", "f"]}',
+    '{"Train": [["a"]], "Dev": [["b"]]}',
+    '{"train": {"q": ["a", "b"], "n": [1, 2]}, "test": {"q": ["c", "d"], "n": [3, 4]}}',
+    '{"train": {"0": {"q": "a"}}, "test": {"0": {"q": "b"}}}',
+]
+
+
 @pytest.mark.parametrize(
     ("content", "records", "message"),
     [
-        ('{"train": [], "test": []}', None, r"name one of its lists by `records`: train, test"),
+        (
+            '{"train": [], "test": []}',
+            None,
+            r"holds splits; name one of them by `records`: train, test",
+        ),
+        *((splits, None, "holds splits; name one of them by `records`") for splits in SPLITS),
         ('{"a": {"b": []}, "c": []}', "a.d", r"records: there is no 'a.d'; did you mean|it has: b"),
         ("{}", None, r"expected a list of objects"),
         ('[{"q": 1, "q": 2}]', None, r"a\.json, line 1: the key 'q' occurs twice"),
@@ -92,7 +107,33 @@ def test_the_delimiter_of_a_csv_file_is_found(delimiter: str, tmp_path: Path) ->
     assert len(read_rows(tmp_path / "a.csv", options)) == 3
 
 
-@pytest.mark.parametrize("options", [{"delimiter": "\n"}, {"delimiter": ";;"}, {"quote": "\r"}])
+@pytest.mark.parametrize(
+    "first", ["sep=;", "SEP=;", '"sep=;"', "sep=,", "sep=\t", "sep=|", "sep=:"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_first_line_of_excel_names_the_delimiter(first: str, end: str, tmp_path: Path) -> None:
+    sign = first.strip('"')[-1]
+    lines = ["\ufeff" + first, f"q{sign}a", f'"a{sign} b, c; d"{sign}1', "", f"two{sign}2", ""]
+    for name in ("a.csv", "a.tsv"):
+        rows = read_rows(write(tmp_path / name, end.join(lines)))
+        assert [dict(row.values) for row in rows] == [
+            {"q": f"a{sign} b, c; d", "a": "1"},
+            {"q": "two", "a": "2"},
+        ]
+        assert [row.where.rpartition(" ")[2] for row in rows] == ["3", "5"]
+    # a delimiter that is given wins, and the line is no row
+    path = write(tmp_path / "b.csv", end.join([first, "q+a", "1+2", "3+4+5"]))
+    with pytest.raises(UserError, match=r"b\.csv, line 4: 3 columns"):
+        read_rows(path, FileOptions(delimiter="+"))
+    path = write(tmp_path / "c.csv", end.join([first, f"1{sign}2"]))
+    assert [dict(r.values) for r in read_rows(path, FileOptions(columns=["q", "a"]))] == [
+        {"q": "1", "a": "2"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"delimiter": '"'}, {"delimiter": "\n"}, {"delimiter": ";;"}, {"quote": "\r"}]
+)
 def test_a_delimiter_or_quote_that_is_no_single_character_is_refused(
     options: dict[str, str], tmp_path: Path
 ) -> None:
