@@ -108,6 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         place = f"{problem.filename}: " if problem.filename is not None else ""
         code, line = 2, f"{place}{problem.strerror}"
+    except SystemExit as stop:  # of a plugin: whatever its code says, the work is not done
+        if isinstance(stop.__context__, BrokenPipeError):  # of rich: nobody reads what is printed
+            raise
+        code, line = 2, f"a plugin or a library ended the command (exit code {stop.code})"
     except Interrupted as stop:
         everywhere = stop.everywhere
         return distributed.finish(RESTART_EXIT_CODE, str(stop), everywhere=everywhere)

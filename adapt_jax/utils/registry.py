@@ -98,7 +98,9 @@ def load_plugin(name: str) -> None:
             _import_file(Path(name))
         else:
             importlib.import_module(name)
-    except (Exception, SystemExit) as problem:  # the message names the plugin
+    except KeyboardInterrupt:  # Ctrl-C while a slow plugin is imported
+        raise
+    except BaseException as problem:  # the message names the plugin, whatever it raises
         reason = _describe(problem)
         raise UserError(f"--plugin {name}: cannot be imported ({reason})") from problem
 
@@ -107,7 +109,9 @@ def _describe(problem: BaseException) -> str:
     """The type and the text of an exception; foreign code may fail to give a text."""
     try:
         text = str(problem)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         text = "no text"
     if isinstance(problem, SystemExit):
         return f"it ends the process with {text or 'no code'}; put that below `if __name__ ...`"
@@ -142,6 +146,8 @@ def load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except (Exception, SystemExit) as problem:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
             shown = f"plugin {point.name} ({point.value})"
             raise UserError(f"{shown}: {_describe(problem)}") from problem

@@ -76,6 +76,24 @@ def test_a_mistake_in_a_task_names_its_file(
     assert f"error: {task}: {line}" in fails(capsys, "compare", config)
 
 
+def test_a_plugin_that_ends_the_command_later_does_not_look_like_success(
+    config: Path, tmp_path: Path, capsys
+):
+    plugin = tmp_path / "exiting_plugin.py"
+    plugin.write_text(
+        "import sys\nfrom adapt_jax.tasks.sources import SOURCES\n"
+        "@SOURCES.register('exiting')\ndef exiting(request):\n    sys.exit(0)\n"
+    )
+    arguments = ("--plugin", plugin, "--task.source", "{name: exiting}")
+    assert "ended the command (exit code 0)" in fails(capsys, "compare", config, *arguments)
+
+
+def test_ctrl_c_while_a_plugin_is_imported_is_an_interruption(tmp_path: Path, capsys):
+    (tmp_path / "slow_plugin.py").write_text("raise KeyboardInterrupt\n")
+    assert main(["compare", "none.yaml", "--plugin", str(tmp_path / "slow_plugin.py")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_output_dir_on_the_command_line_wins(config: Path, tmp_path: Path, capsys):
     elsewhere = tmp_path / "elsewhere"
     assert main(["compare", str(config), "--output-dir", str(elsewhere), "--quiet"]) == 0

@@ -69,6 +69,13 @@ def test_a_plugin_that_failed_is_tried_again(tmp_path, monkeypatch):
             "Odd: no text",
         ),
         ("raise RecursionError", "RecursionError"),
+        ("class Odd(BaseException): pass\nraise Odd('x')", "Odd: x"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("import asyncio; raise asyncio.CancelledError('x')", "CancelledError: x"),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise SystemExit\nraise Odd",
+            "Odd: no text",
+        ),
     ],
 )
 def test_a_plugin_that_ends_the_process_is_named(tmp_path, source, expected):
