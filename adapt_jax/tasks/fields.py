@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.choices import name_option
+from adapt_jax.tasks.conversations import read_conversation
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
@@ -48,6 +49,9 @@ def _to_written_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_to_written_text)]
 
 
+MAX_QUESTION_LENGTH = 2_000_000  # characters
+
+
 class Fields(Strict):
     """Which field of a record is what.
 
@@ -55,11 +59,13 @@ class Fields(Strict):
     a structured one, ``choices.0`` one of a list. ``choices`` is a list, an object (of texts by
     their letters, or of scores by the texts), or a list of fields with one choice each.
     ``choice_labels`` is a list beside ``choices``, in which the answer is found
-    (``label: [A, B, C, D]``).
+    (``label: [A, B, C, D]``). ``messages`` is a conversation in the place of question and answer,
+    see ``conversations.py``.
     """
 
     question: str = "question"
     answer: str = "answer"
+    messages: str | None = None
     reasoning: str | None = None
     choices: str | list[str] | None = None
     choice_labels: str | None = None
@@ -110,7 +116,8 @@ class ExampleReader:
         self.choices, self.answer_index = choices, answer_index
         self.row_fields = row_fields
         shown = {fields.choices} if isinstance(fields.choices, str) else set()
-        hidden = {*list_paths(fields.answer), *list_paths(fields.reasoning)}
+        answers = (fields.answer, fields.reasoning, fields.messages)
+        hidden = {path for field in answers for path in list_paths(field)}
         self.hidden_fields = hidden - shown  # from templates: they hold the answer
         self.matchers = {key: BoundedPatterns(f"{where}: {key}") for key in patterns}
         self.patterns = {
@@ -136,10 +143,19 @@ class ExampleReader:
             if reasoning:
                 reasoning = self._cut("reasoning_pattern", reasoning, row.where)
                 reasoning = self._strip(reasoning)
-        answer, *aliases = self._read_answers(row, choices, names)
+        if fields.messages:
+            question, said = read_conversation(row, fields.messages)
+            if not said:
+                raise Missing(f"{row.where}: field {fields.messages!r}: no answer of the assistant")
+            found = [self._resolve(said, choices, names, row.where)]
+        else:
+            question = read_required(row, fields.question)
+            found = self._read_answers(row, choices, names)
+        answer, *aliases = found
+        _check_length(question, row.where)
         return Example(
             id=self._read_id(row, split),
-            question=read_required(row, fields.question),
+            question=question,
             answer=answer,
             reasoning=reasoning,
             choices=choices,
@@ -156,9 +172,14 @@ class ExampleReader:
             UserError: a field is absent or structured.
         """
         choices, _ = self._read_choices(row)
+        if self.fields.messages:
+            question, _ = read_conversation(row, self.fields.messages)
+        else:
+            question = read_required(row, self.fields.question)
+        _check_length(question, row.where)
         return Example(
             id=self._read_id(row, "all"),
-            question=read_required(row, self.fields.question),
+            question=question,
             choices=choices,
             fields=self._read_row_fields(row),
         )
@@ -332,6 +353,14 @@ class ExampleReader:
             matcher = self.matchers["strip_pattern"]
             reasoning = matcher.remove(self.patterns["strip_pattern"], reasoning)
         return reasoning.strip()
+
+
+def _check_length(question: str, where: str) -> None:
+    """Raises UserError for a question that no decoder can be asked."""
+    if len(question) > MAX_QUESTION_LENGTH:
+        raise UserError(
+            f"{where}: a question of {len(question):,} characters; at most {MAX_QUESTION_LENGTH:,}"
+        )
 
 
 def _compile(key: str, pattern: str, matcher: BoundedPatterns) -> Any:

@@ -14,7 +14,16 @@ from adapt_jax.tasks.loading_rows import read_examples
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
 from adapt_jax.tasks.row_fields import check_row_fields
-from adapt_jax.tasks.sources import SOURCES, SPLITS, Sizes, SourceRequest, normalize_source
+from adapt_jax.tasks.shapes import detect_shape, guess_parser, peek_rows
+from adapt_jax.tasks.sources import (
+    SOURCES,
+    SPLITS,
+    Row,
+    Rows,
+    Sizes,
+    SourceRequest,
+    normalize_source,
+)
 from adapt_jax.tasks.splits import AllowOverlap, Splits, check_ids, divide, resolve_overlaps
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
@@ -102,14 +111,17 @@ def load_task(
     template, warnings = load_template(settings.template, where)
     templates = load_templates(settings.templates, template, where)
     sizes: Sizes = settings.splits.model_dump()
-    row_fields = frozenset[str]().union(*(one.row_fields for one in (template, *templates)))
-    reader = _make_reader(settings, row_fields, folder, where)
 
-    # read the rows
+    # find the rows
     options = {key: value for key, value in settings.source.items() if key != "name"}
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
     with _naming_task(where):
-        rows = SOURCES[source](request)
+        settings, rows, shape = _resolve_shape(settings, SOURCES[source](request))
+    row_fields = frozenset[str]().union(*(one.row_fields for one in (template, *templates)))
+    reader = _make_reader(settings, row_fields, folder, where)
+
+    # read them
+    with _naming_task(where):
         read = read_examples(reader, rows, sizes, settings.seed, settings.skip_missing)
     examples = read.examples
     if row_fields:
@@ -135,6 +147,7 @@ def load_task(
         not_kept=read.not_kept,
         conflicts=count_conflicts(examples),
         dropped=before - sum(map(len, divided.values())),
+        shape=shape,
         splits={split: summarize_split(divided[split]) for split in SPLITS},
     )
     from_files = any(read.places.values())
@@ -166,6 +179,45 @@ def _naming_task(where: str) -> Iterator[None]:
         raise
 
 
+def _resolve_shape(settings: TaskConfig, rows: Rows) -> tuple[TaskConfig, Rows, str]:
+    """The fields and the answer parser of a task file that does not give them.
+
+    Returns:
+        the settings with them, all rows, and what was found in words.
+
+    Raises:
+        UserError: the rows have no known shape, or several.
+    """
+    if "fields" in settings.model_fields_set or not rows:
+        return settings, rows, ""
+    split = next(iter(rows))
+    first, every = peek_rows(rows[split])
+    rows = {**rows, split: every}
+    if not first or not all(isinstance(row, Row) for row in first):
+        return settings, rows, ""
+    shape = detect_shape(first[0])
+    found: dict[str, Any] = {"fields": shape.fields}
+    text = f"rows have the shape {shape.name}"
+    if "answer_parser" not in settings.model_fields_set and shape.fields != Fields():
+        found["answer_parser"] = guess_parser(shape.fields, first)
+        text += f"; answers are read by {found['answer_parser']}"
+    return settings.model_copy(update=found), rows, text
+
+
+def _find_shape_of_source(settings: TaskConfig, folder: Path) -> TaskConfig:
+    """The settings with the fields of the source's shape, where it is there and has one."""
+    assert isinstance(settings.source, dict)
+    if "fields" in settings.model_fields_set:
+        return settings
+    options = {key: value for key, value in settings.source.items() if key != "name"}
+    sizes = settings.splits.model_dump()
+    request = SourceRequest(options, folder, settings.seed, sizes, "id")
+    try:
+        return _resolve_shape(settings, SOURCES[settings.source["name"]](request))[0]
+    except UserError:  # of a file that is not there; questions then have the default fields
+        return settings
+
+
 def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionFormat:
     """How a task reads rows and files, for questions that are not in the task itself.
 
@@ -173,6 +225,7 @@ def load_question_format(config: str | Path | Mapping[str, Any]) -> QuestionForm
         UserError: as ``load_task``.
     """
     settings, folder, where = _read_settings(config)
+    settings = _find_shape_of_source(settings, folder)
     row_fields = load_template(settings.template, where)[0].row_fields
     reader = _make_reader(settings, row_fields, folder, where)
     return _make_question_format(settings, reader, where)

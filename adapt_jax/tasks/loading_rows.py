@@ -50,7 +50,7 @@ def read_examples(
 
     Of a source to train on (and to divide) at most MAX_EXAMPLES are kept, or as many as the sizes
     ask for: those that are first by ``content_key``, a random sample which depends on no order. So
-    the memory does not grow with the rows. A test or development split of its own is kept whole.
+    the memory does not grow with the rows. Of other rows only the question is read. A test or development split of its own is kept whole.
 
     Raises:
         UserError: naming file and line of a row that cannot be read, or that lacks its question or
@@ -64,8 +64,11 @@ def read_examples(
             if reader.row_fields and isinstance(row, Row):
                 result.columns |= row.values.keys()
             try:
-                place = row.where if isinstance(row, Row) else ""
-                pool.add(reader.read(row, split), place)
+                if not isinstance(row, Row):
+                    pool.add(row, "")
+                # a question that is not kept is not read further, which saves most of the time
+                elif pool.wants(row, reader):
+                    pool.add(reader.read(row, split), row.where)
             except Missing as missing:
                 if not skip_missing:
                     raise UserError(f"{missing}; skip_missing: true leaves such rows out") from None
@@ -97,22 +100,38 @@ class _Pool:
         self._entries: list[tuple[int, int, Example, str]] = []
         self._is_full = False
 
+    def wants(self, row: Row, reader: ExampleReader) -> bool:
+        """Whether the example of a row would be kept; one that is not is counted here.
+
+        Raises:
+            UserError: as ``reader.read_question``.
+        """
+        if self.capacity is None or len(self._entries) < self.capacity:
+            return True
+        self._make_heap()
+        wanted = -content_key(reader.read_question(row), self.seed) > self._entries[0][0]
+        self.total += not wanted
+        return wanted
+
     def add(self, example: Example, place: str) -> None:
         self.total += 1
-        if self.capacity is None or self.total <= self.capacity:
+        if self.capacity is None or len(self._entries) < self.capacity:
             self._entries.append((0, self.total, example, place))
             return
+        self._make_heap()
+        entry = (-content_key(example, self.seed), self.total, example, place)
+        if entry[0] > self._entries[0][0]:
+            heapq.heapreplace(self._entries, entry)
+
+    def _make_heap(self) -> None:
+        """Keys are computed only once there is a choice."""
         if not self._is_full:
-            # keys are computed only where there is a choice
             self._entries = [
-                (-content_key(one, self.seed), number, one, place)
-                for _, number, one, place in self._entries
+                (-content_key(example, self.seed), number, example, place)
+                for _, number, example, place in self._entries
             ]
             heapq.heapify(self._entries)
             self._is_full = True
-        key = -content_key(example, self.seed)
-        if key > self._entries[0][0]:
-            heapq.heapreplace(self._entries, (key, self.total, example, place))
 
     def list_kept(self) -> list[tuple[Example, str]]:
         """The examples and their places, in the order in which they came."""

@@ -55,7 +55,8 @@ class QuestionFormat(Strict):
 
     def list_columns(self) -> list[str]:
         """The fields that a question is made of."""
-        question = re.findall(r"\{([^{}]+)\}", self.fields.question) or [self.fields.question]
+        asked = self.fields.messages or self.fields.question
+        question = re.findall(r"\{([^{}]+)\}", asked) or [asked]
         choices = self.fields.choices
         named = [choices] if isinstance(choices, str) else choices or []
         return [*question, *named, *filter(None, [self.fields.id])]

@@ -42,11 +42,18 @@ class DataSummary(BaseModel):
     not_kept: int = Field(0, description="rows of a large file that were left out to save memory")
     conflicts: int = Field(0, description="questions that occur with different answers")
     dropped: int = Field(0, description="examples whose question a later split holds too")
+    shape: str = Field("", description="the shape of the rows, where no fields were given")
     splits: dict[str, SplitSummary] = {}
 
     def describe_splits(self) -> list[str]:
-        """A short sentence for each split; what is irregular is in the warnings of the task."""
-        return [_describe(name, split) for name, split in self.splits.items() if split.examples]
+        """A short sentence for each split, after the shape that was found.
+
+        What is irregular is in the warnings of the task.
+        """
+        shape = [self.shape] if self.shape else []
+        return shape + [
+            _describe(name, split) for name, split in self.splits.items() if split.examples
+        ]
 
 
 def fold_question(example: Example) -> str:

@@ -35,7 +35,8 @@ def test_the_summary_says_what_was_read(tmp_path: Path) -> None:
     assert (test.examples, test.duplicates, test.answers) == (12, 4, {"no": 8, "yes": 4})
     assert (test.longest_question, test.longest_answer) == (10, 3)
     assert "3 questions occur with different answers" in task.warnings
-    (line,) = summary.describe_splits()
+    shape, line = summary.describe_splits()
+    assert shape == "rows have the shape question/answer"
     assert line == (
         "test: 12 examples ('no' 8, 'yes' 4), longest question 10 characters, 4 questions twice"
     )

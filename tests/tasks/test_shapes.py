@@ -1,0 +1,107 @@
+"""Shapes of rows that need no ``fields``, and conversations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapt_jax.tasks.loading import load_question_format, load_task
+from adapt_jax.tasks.task import Task
+from adapt_jax.utils.errors import UserError
+
+
+def load(tmp_path: Path, rows: Any, name: str = "a.jsonl", **config: Any) -> Task:
+    is_lines = name.endswith("jsonl")
+    text = "".join(json.dumps(row) + "\n" for row in rows) if is_lines else json.dumps(rows)
+    (tmp_path / name).write_text(text)
+    return load_task({"name": "t", "source": name, "splits": {"test": 1.0}, **config}, tmp_path)
+
+
+def chat(*turns: str, keys: tuple[str, str] = ("role", "content")) -> list[dict[str, str]]:
+    return [dict(zip(keys, turn.split(": ", 1), strict=True)) for turn in turns]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "question", "parser"),
+    [
+        (
+            [{"instruction": "Add.", "input": "1 1", "output": "It is two."}],
+            "Alpaca", "Add.\n1 1", "free_text",
+        ),
+        ([{"instruction": "Add.", "input": "", "output": "4"}], "Alpaca", "Add.", "number"),
+        ([{"instruction": "Why?", "output": "So."}], "instruction/output", "Why?", "free_text"),
+        ([{"prompt": "Why?", "completion": "No."}], "prompt/completion", "Why?", "yes_no"),
+        ([{"inputs": "Why?", "targets": "a\nb"}], "FLAN", "Why?", "free_text"),
+        ([{"question": "3?", "answer": 3}], "question/answer", "3?", "number"),
+        (
+            [{"definition": "Add.", "id": "1", "input": "1 1", "output": "2", "task_name": "t"}],
+            "natural-instructions", "Add.\n1 1", "number",
+        ),
+        (
+            [{"conversations": chat("human: Hi?", "gpt: Yo.", keys=("from", "value"))}],
+            "ShareGPT", "Hi?", "free_text",
+        ),
+        (
+            [{"messages": chat("system: Be kind.", "user: Hi?", "assistant: Yo.")}],
+            "chat messages", "Be kind.\n\nHi?", "free_text",
+        ),
+    ],
+)  # fmt: skip
+def test_a_known_shape_needs_no_fields(
+    rows: Any, shape: str, question: str, parser: str, tmp_path: Path
+) -> None:
+    task = load(tmp_path, rows)
+    assert task.test[0].question == question
+    assert task.parser == parser
+    assert task.summary is not None
+    assert task.summary.describe_splits()[0].startswith(f"rows have the shape {shape}")
+    config = {"name": "t", "source": str(tmp_path / "a.jsonl")}
+    assert task.question_format is not None
+    assert load_question_format(config).fields == task.question_format.fields
+
+
+def test_a_task_file_of_natural_instructions_is_read(tmp_path: Path) -> None:
+    content = {
+        "Contributors": ["x"],
+        "Definition": ["Say the opposite."],
+        "Positive Examples": [{"input": "up", "output": "down", "explanation": "e"}],
+        "Instances": [{"id": "i1", "input": "in", "output": ["out", "outside"]}],
+    }
+    (example,) = load(tmp_path, content, "task001.json").test
+    assert example.question == "Say the opposite.\nin"
+    assert example.accepted == ("out", "outside")
+
+
+def test_a_conversation_of_several_turns_names_its_roles(tmp_path: Path) -> None:
+    turns = ["system: Be kind.", "user: Hi?", "assistant: Yo.", "user: And?", "assistant: 7"]
+    (example,) = load(tmp_path, [{"messages": chat(*turns, "user: Thanks")}]).test
+    assert example.question == "Be kind.\n\nUser: Hi?\n\nAssistant: Yo.\n\nUser: And?"
+    assert example.answer == "7"
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}, *chat("assistant: 1")]
+    assert load(tmp_path, [{"messages": parts}]).test[0].question == "Hi?"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"instruction": "a", "output": "b", "prompt": "c", "completion": "d"},
+            r"line 1: has the shapes instruction/output \(instruction, output\) and prompt/compl",
+        ),
+        ({"text": "a", "label": "b"}, r"line 1: no field 'question'; it has: text, label; `fi"),
+        ({"messages": [{"role": "usr", "content": "a"}]}, "message 1: the role 'usr' is none of"),
+        ({"messages": chat("user: a")}, "line 1: field 'messages': no answer of the assistant"),
+        ({"messages": chat("assistant: a")}, "the user says nothing before the answer"),
+    ],
+)  # fmt: skip
+def test_a_shape_that_is_not_clear_is_refused(row: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, [row])
+
+
+def test_given_fields_are_those_that_count(tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "1", "prompt": "c", "completion": "2"}]
+    task = load(tmp_path, rows, fields={"question": "prompt", "answer": "output"})
+    assert (task.test[0].question, task.test[0].answer) == ("c", "1")
+    assert task.summary is not None and task.summary.shape == ""
