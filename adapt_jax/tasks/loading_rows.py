@@ -48,9 +48,10 @@ def read_examples(
 ) -> ExamplesRead:
     """Reads every row once and keeps as many as the splits can use.
 
-    Of a source to train on (and to divide) at most MAX_EXAMPLES are kept, or as many as the sizes
-    ask for: those that are first by ``content_key``, a random sample which depends on no order. So
-    the memory does not grow with the rows. Of other rows only the question is read. A test or development split of its own is kept whole.
+    Of a source to train on (and to divide) at most MAX_EXAMPLES are kept, or as many as the
+    sizes ask for: those that are first by ``content_key``, a random sample which depends on no
+    order. So the memory does not grow with the rows. Of other rows only the question is read. A
+    test or development split of its own is kept whole.
 
     Raises:
         UserError: naming file and line of a row that cannot be read, or that lacks its question or
