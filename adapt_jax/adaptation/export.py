@@ -3,7 +3,8 @@
 hf     a Hugging Face folder with full or merged weights
 peft   a PEFT adapter: the soft prompt or the LoRA weights alone
 
-Beside either, prompt.json holds the whole prompt, and README.md the code that asks a question.
+Beside either, prompt.json holds the whole prompt, README.md the code that asks a question, and
+export.json what was exported, so that the same export is not written twice.
 """
 
 import logging
@@ -22,13 +23,23 @@ from adapt_jax.pretrained.saving import (
 )
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.text_files import read_json
 
-__all__ = ["DTYPES", "FORMATS", "choose_export_dtype", "export_adaptation"]
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "check_export_folder",
+    "choose_export_dtype",
+    "export_adaptation",
+]
 
 log = logging.getLogger("adapt_jax")
 
 FORMATS = ("hf", "peft")
 DTYPES = ("float32", "bfloat16", "float16")
+EXPORTED = "export.json"
+EXPORT_VERSION = 1  # raised when the same adaptation is written in another way
 DEFAULT_VERIFY = 3  # questions that are replayed
 
 
@@ -47,7 +58,8 @@ def export_adaptation(
     PEFT, by the very code of its README.md, and the texts have to be those of the adaptation.
 
     Args:
-        folder: a new or empty one.
+        folder: a new or empty one. One that holds the very same export is left as it is: a command
+            that was killed after its last step can be given again.
         format: "hf" or "peft"; by default peft for a soft prompt, and otherwise hf.
         dtype: of the weights of an hf folder; see ``choose_export_dtype``.
         max_shard_size: of an hf folder's files, in bytes or such as "200MB".
@@ -55,14 +67,23 @@ def export_adaptation(
             adapter PEFT are installed, otherwise none.
 
     Raises:
-        UserError: the folder is not empty, the format cannot hold this adaptation, or the other
-            tool generates another text.
+        UserError: the folder holds something else, the format cannot hold this adaptation, or the
+            other tool generates another text.
     """
-    target = files.check_target_folder(folder)
+    target = check_export_folder(folder)
     chosen = _check_options(adaptation, format, dtype, max_shard_size)
     if verify is None:
         verify = DEFAULT_VERIFY if is_installed(chosen) else 0
     weights_dtype = choose_export_dtype(adaptation, dtype)
+    exported = identity(
+        EXPORT_VERSION,
+        adaptation.identity,
+        (adaptation.method, adaptation.model.path),
+        (chosen, weights_dtype, parse_shard_size(max_shard_size)),
+    )
+    if _is_exported(target, exported):
+        log.warning("%s: this export is there already, so nothing is written", folder)
+        return Path(folder)
 
     def write(new: Path) -> None:
         if chosen == "hf":
@@ -80,9 +101,48 @@ def export_adaptation(
         for note in notes:
             log.warning("%s: %s", folder, note)
         files.write_text(new / "README.md", build_readme(adaptation, chosen, notes))
+        sizes = _list_sizes(new)
+        files.write_json(new / EXPORTED, {"identity": exported, "bytes": sizes})
 
     files.replace_folder(target, write)
     return Path(folder)
+
+
+def check_export_folder(folder: str | Path) -> Path:
+    """The folder that an export is written to, or that holds one.
+
+    Raises:
+        UserError: it holds something else, or cannot be written.
+    """
+    marker = EXPORTED if (Path(folder) / EXPORTED).is_file() else None
+    return files.check_target_folder(folder, marker)
+
+
+def _is_exported(folder: Path, exported: str) -> bool:
+    """Whether the folder holds the export of this identity, whole.
+
+    Raises:
+        UserError: it holds another one, or files of it have changed.
+    """
+    description = folder / EXPORTED
+    if not description.exists():
+        return False
+    found = read_json(description)
+    if not isinstance(found, dict) or found.get("identity") != exported:
+        raise UserError(f"{folder}: holds another export; choose a new folder")
+    if found.get("bytes") != _list_sizes(folder):
+        raise UserError(
+            f"{folder}: holds this export, but files of it have changed; choose a new folder"
+        )
+    return True
+
+
+def _list_sizes(folder: Path) -> dict[str, int]:
+    """The files of an exported folder and their bytes, without its description."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    sizes.pop(EXPORTED, None)
+    return sizes
 
 
 def _check_options(

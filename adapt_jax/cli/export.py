@@ -42,10 +42,13 @@ def export(
     Writes full or merged weights as a Hugging Face folder (--format hf), or the soft prompt or the
     LoRA factors alone as a PEFT adapter (--format peft). README.md in it says how to ask.
     """
-    from adapt_jax.adaptation.export import choose_export_dtype, export_adaptation
-    from adapt_jax.utils.files import check_target_folder
+    from adapt_jax.adaptation.export import (
+        check_export_folder,
+        choose_export_dtype,
+        export_adaptation,
+    )
 
-    check_target_folder(folder)
+    check_export_folder(folder)
     opened = open_adaptation(adaptation, decoder)
     written = export_adaptation(
         opened,

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,31 @@ def test_what_a_format_cannot_hold_is_told(tiny: PretrainedDecoder, tmp_path: Pa
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not empty; choose a new folder"):
         export_adaptation(adapted(tiny), out)
+
+
+def test_an_export_is_not_written_twice_and_never_over_another(
+    tiny: PretrainedDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adaptation, folder = adapted(tiny), tmp_path / "exported"
+    export_adaptation(adaptation, folder, verify=0)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert export_adaptation(adaptation, folder, verify=0) == folder
+    assert "exported: this export is there already" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    for other, options in (
+        (replace(adaptation, prompt=Prompt(instruction="Another.")), {}),
+        (replace(adaptation, method="chain_of_thought"), {}),
+        (adaptation, {"dtype": "float16"}),
+        (adaptation, {"max_shard_size": "20KB"}),
+    ):
+        with pytest.raises(UserError, match="exported: holds another export; choose a new folder"):
+            export_adaptation(other, folder, verify=0, **options)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds this export, but files of it have changed"):
+        export_adaptation(adaptation, folder, verify=0)
+    (folder / "export.json").write_text("[]")
+    with pytest.raises(UserError, match="holds another export"):
+        export_adaptation(adaptation, folder, verify=0)
 
 
 def test_the_commands_there_and_back(
