@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetches the public data sets that configs/ names, into data/ of this repository.
 
-    python launch/fetch_data.py gsm8k banking77 pubmedqa mawps     # about 9 MB
+    python launch/fetch_data.py gsm8k banking77 pubmedqa mawps self_instruct     # about 9 MB
     python launch/fetch_data.py metamathqa                         # about 400 MB
 
 Files come from their authors' repositories and are checked against their SHA-256. What is there
@@ -25,6 +25,7 @@ GSM8K = f"{GITHUB}/openai/grade-school-math/master/grade_school_math/data"
 BANKING77 = f"{GITHUB}/PolyAI-LDN/task-specific-datasets/master/banking_data"
 PUBMEDQA = f"{GITHUB}/pubmedqa/pubmedqa/master/data"
 MAWPS = f"{GITHUB}/reasoning-machines/pal/main/datasets"
+SELF_INSTRUCT = f"{GITHUB}/yizhongw/self-instruct/main/data"
 METAMATHQA = "https://huggingface.co/datasets/meta-math/MetaMathQA/resolve/main"
 # by data set and file: the address, and the SHA-256 (MetaMathQA's is not pinned by its authors)
 FILES = {
@@ -74,6 +75,12 @@ FILES = {
         "singleeq.jsonl": (
             f"{MAWPS}/mawpssingleeq.jsonl",
             "07bec92bae226dd5231a966e907a0f097ba3170a1557c73ceeb135caad8d09f8",
+        ),
+    },
+    "self_instruct": {
+        "seed_tasks.jsonl": (
+            f"{SELF_INSTRUCT}/seed_tasks.jsonl",
+            "7779004fa198fdf27cf70a159363879d8a26c53329e11b436af17b3941875f48",
         ),
     },
     "metamathqa": {"MetaMathQA-395K.json": (f"{METAMATHQA}/MetaMathQA-395K.json", None)},

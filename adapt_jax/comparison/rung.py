@@ -16,22 +16,21 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION, FORMAT_VERSION
 from adapt_jax.comparison.recommendation import find_reference, paired_delta
 from adapt_jax.comparison.setup import RunInputs
+from adapt_jax.comparison.unseen import evaluate_unseen
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.report.files import write_predictions
-from adapt_jax.evaluation.results import BeforeAfter, DoneRung, RungResult
+from adapt_jax.evaluation.results import DoneRung, RungResult
 from adapt_jax.evaluation.scorers import find_scorer
-from adapt_jax.evaluation.significance import paired_p_value
-from adapt_jax.methods.base import Method, MethodResult, RunOptions
+from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.tasks.answers import PARSERS
-from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
 from adapt_jax.utils.agreement import run_on_main
 from adapt_jax.utils.config import RunConfig
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
-from adapt_jax.utils.progress import Display, OnProgress
+from adapt_jax.utils.progress import Display
 from adapt_jax.utils.text_files import read_json_lines
 
 __all__ = [
@@ -63,7 +62,8 @@ def rung_folders(
     for name, method in methods.items():
         options = hash_named_files(method)
         code = [extension_version(one) for one in (type(method), *method.list_extensions())]
-        found[name] = RungFolder(output, name, identity(common, name, options, code))
+        whole = identity(common, name, options, code, method.list_inputs())
+        found[name] = RungFolder(output, name, whole)
     return found
 
 
@@ -208,9 +208,16 @@ def run_rung(
             journal=folder.journal("answers"),
         )
     unseen = None
-    if result.held_out is not None:
+    if result.held_out:
         with display.stage(f"{name}: unseen categories") as update:
-            unseen = _evaluate_unseen(result, inputs, settings, folder, update)
+            unseen = evaluate_unseen(
+                result,
+                inputs.model,
+                seed=settings.seed,
+                max_concurrent_sequences=settings.max_concurrent_sequences,
+                on_progress=update,
+                open_journal=folder.journal,
+            )
     rung = DoneRung(
         **evaluation.result.model_dump(),
         method=name,
@@ -250,58 +257,3 @@ def compare_to_previous(
         "vs_reference": vs_reference,
     }
     return rung.model_copy(update=relations)
-
-
-def _evaluate_unseen(
-    result: MethodResult,
-    inputs: RunInputs,
-    settings: RunConfig,
-    folder: RungFolder,
-    update: OnProgress,
-) -> dict[str, BeforeAfter]:
-    """Zero-shot accuracy on categories that the training left out, before and after it.
-
-    Returns:
-        by category, and for "all" of them together with McNemar's p-value.
-    """
-    task, adapted = result.held_out, result.adaptation
-    assert task is not None
-    prompt = replace(
-        adapted.prompt,
-        template=task.template,
-        instruction=task.instruction,
-        demonstrations=(),
-        parser=task.parser,
-    )
-    before, after = (
-        evaluate(
-            Adaptation(adapted.method, prompt, decoder),
-            task,
-            seed=settings.seed,
-            max_concurrent_sequences=settings.max_concurrent_sequences,
-            on_progress=update,
-            journal=folder.journal(when),
-        )
-        for when, decoder in (("unseen_before", inputs.model), ("unseen_after", adapted.model))
-    )
-    shares = {
-        "all": BeforeAfter(
-            before=before.accuracy,
-            after=after.accuracy,
-            p_value=paired_p_value(before.correct, after.correct),
-        )
-    }
-    for category in dict.fromkeys(example.category for example in task.test):
-        shares[category] = BeforeAfter(
-            before=_measure_category_accuracy(before.correct, task, category),
-            after=_measure_category_accuracy(after.correct, task, category),
-        )
-    return shares
-
-
-def _measure_category_accuracy(correct: Sequence[bool], task: Task, category: str) -> float:
-    """Accuracy on one category."""
-    chosen = [
-        right for right, one in zip(correct, task.test, strict=True) if one.category == category
-    ]
-    return sum(chosen) / len(chosen)

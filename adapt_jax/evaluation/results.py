@@ -127,11 +127,15 @@ class PairedDelta(Result):
 
 
 class BeforeAfter(Result):
-    """Zero-shot accuracy before and after a training."""
+    """The zero-shot score before and after a training."""
 
-    before: Share
+    before: Share = Field(description="mean of the scorer's values; of `exact` the accuracy")
     after: Share
-    p_value: Share | None = Field(None, description="exact two-sided McNemar test, for `all`")
+    n: Count = Field(0, description="how many questions were asked")
+    scorer: str = Field("exact", description="names of the scorers")
+    p_value: Share | None = Field(
+        None, description="exact two-sided McNemar test, for `all` where scores are 0 or 1"
+    )
 
 
 class _RungHead(Result):
@@ -161,7 +165,7 @@ class DoneRung(EvaluationResult, _RungHead):
         default={}, description="what the method reports about its training"
     )
     unseen_categories: dict[str, BeforeAfter] | None = Field(
-        None, description="categories of instructions that the training left out, and `all`"
+        None, description="kinds of question that the training left out, and `all`"
     )
     compilations: Count = Field(0, description="functions that were compiled")
 

@@ -87,7 +87,8 @@ class MethodResult(BaseModel):
     Attributes:
         losses: of every training step, in nats per target token.
         details: what the method reports of its run, such as the number of training examples.
-        held_out: a task of categories that the training left out, for methods that leave some out.
+        held_out: tasks that the training left out, for methods that leave some out; the category
+            of an example is its kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,7 +98,7 @@ class MethodResult(BaseModel):
     train_seconds: float = Field(0.0, ge=0)
     losses: list[float] = Field([], exclude=True)
     details: dict[str, JsonValue] = {}
-    held_out: InstanceOf[Task] | None = Field(None, exclude=True)
+    held_out: list[InstanceOf[Task]] = Field([], exclude=True)
 
 
 class Method(Strict, ABC):
@@ -113,6 +114,10 @@ class Method(Strict, ABC):
 
     def list_extensions(self) -> list[Any]:
         """The registered extensions that the method uses: an edit of one changes its result."""
+        return []
+
+    def list_inputs(self) -> list[Any]:
+        """What the result depends on besides the options, the task and the decoder."""
         return []
 
     @abstractmethod
@@ -285,9 +290,9 @@ class TuningMethod(Method):
         """The development split in the form of the training examples."""
         return tokenize_examples(model, prompt, task.development, max_length=max_length)
 
-    def held_out_task(self, task: Task, seed: int) -> Task | None:
-        """Categories that the training leaves out, as a task of their own."""
-        return None
+    def held_out_tasks(self, model: PretrainedDecoder, task: Task, seed: int) -> list[Task]:
+        """What the training leaves out, to be evaluated before and after it."""
+        return []
 
     # The one way from these answers to an adaptation
 
@@ -326,9 +331,9 @@ class TuningMethod(Method):
         )
         cast_params(tuned, trainable, dtypes)
         details = summarize(examples, result) | self.describe_options()
-        held_out = self.held_out_task(task, run.seed)
-        if held_out is not None:
-            details["held_out"] = sorted({example.category for example in held_out.test})
+        if held_out := self.held_out_tasks(model, task, run.seed):
+            kinds = {example.category for one in held_out for example in one.test}
+            details["held_out"] = sorted(kinds)
         return MethodResult(
             adaptation=self.collect(tuned, model, prompt),
             trainable_parameters=result.trainable_parameters,

@@ -57,8 +57,10 @@ class DataSummary(BaseModel):
 
 
 def fold_question(example: Example) -> str:
-    """A question and its choices with white space and letter case made one."""
+    """A question with its choices and fields, white space and letter case made one."""
     question = _fold(example.question)
+    if example.fields:
+        question += f" {_fold(' '.join(map(str, example.fields.values())))}"
     return f"{question} {_fold_choices(example.choices)}" if example.choices else question
 
 

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_PATH = 1000  # characters of a text that may name a file
 MAX_SEED = 2**32 - 1  # of NumPy's, Grain's and JAX's generators alike
 Overrides = Mapping[str, Any]  # {"task.seed": 7}
 
@@ -237,7 +238,8 @@ def load_config(
     """Reads a run configuration.
 
     A task that is named by its file is read in, so that ``--task.seed`` can override it; its
-    relative paths, the decoder's too, are looked up beside the file that names them.
+    relative paths, the decoder's and those of methods too, are looked up beside the file that names
+    them.
 
     Returns:
         the configuration, what to call it in messages, and the place of its task.
@@ -260,9 +262,28 @@ def load_config(
         data["task"], folder_of_task, task_name = read_yaml(path), path.parent, str(path)
     if "decoder" not in overrides and isinstance(data.get("decoder"), str):
         data["decoder"] = find_decoder(data["decoder"], folder)
+    for key in ("methods", "method"):
+        if key in data:
+            data[key] = _find_files(data[key], folder)
     _keep_template_fields(data.get("task"), overrides)
     result = validate(model, override(data, overrides, where), where)
     return result, where, TaskPlace(folder_of_task, task_name)
+
+
+def _find_files(value: Any, folder: Path) -> Any:
+    """The options of methods, in which names of files are found as ``find_path`` finds them.
+
+    A text with a suffix, such as ``tasks/own.yaml``, names a file where there is one.
+    """
+    match value:
+        case str() if re.search(r"\w\.\w+$", value) and len(value) < MAX_PATH:
+            found = find_path(value, folder)
+            return str(found) if os.path.isfile(found) else value
+        case dict():
+            return {key: _find_files(one, folder) for key, one in value.items()}
+        case list():
+            return [_find_files(one, folder) for one in value]
+    return value
 
 
 def _keep_template_fields(task: Any, overrides: dict[str, Any]) -> None:

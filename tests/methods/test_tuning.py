@@ -250,54 +250,6 @@ def test_bfloat16_weights_are_trained_in_float32_and_come_back_in_bfloat16(tiny_
     }
 
 
-# Instruction tuning
-
-
-def test_instruction_tuning_trains_on_the_mixture_and_holds_kinds_out(tiny):
-    before = weights(tiny)
-    method = InstructionTuning(
-        training=TRAINING, examples_per_category=4, eval_size=3, held_out=["owner", "reverse"]
-    )
-    tuned = method.adapt(tiny, TASK)
-    assert_unchanged(tiny, before)
-    assert changed(tuned.adaptation.model, before) == before.keys()
-    assert {example.category for example in tuned.held_out.test} == {"owner", "reverse"}
-    assert len(tuned.held_out.test) == 6 and tuned.held_out.parser == "text"
-    assert tuned.details["held_out"] == ["owner", "reverse"] and json.dumps(tuned.details)
-    assert tuned.adaptation.prompt.instruction == TASK.instruction
-    seen, _ = method._build_mixture(seed=0)
-    assert not {example.category for example in seen} & {"owner", "reverse"}
-    assert tuned.details["examples"] == len(TASK.train) + len(seen)
-
-
-def test_a_local_file_of_instructions_is_a_mixture(tiny, tmp_path):
-    rows = [
-        {"instruction": "Say it again.", "input": word, "output": word, "category": kind}
-        for kind in ("repeat", "echo")
-        for word in (f"word {kind} {n}" for n in range(4))
-    ]
-    rows.append({"instruction": TASK.test[0].question, "output": "8"})
-    file = tmp_path / "mixture.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    method = InstructionTuning(mixture=str(file), held_out=["echo"], training=TRAINING, eval_size=2)
-    tuned = method.adapt(tiny, TASK)
-    assert tuned.details["examples"] == 12 + 4  # the task's own test question was left out
-    assert [example.category for example in tuned.held_out.test] == ["echo", "echo"]
-    assert tuned.held_out.test[0].question.startswith("Say it again.\nword")
-    file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", "outptu": "b"}')
-    with pytest.raises(UserError, match="line 2: expected a text in field 'output'"):
-        method._build_mixture(seed=0)
-
-
-def test_unknown_mixtures_and_kinds_are_told():
-    with pytest.raises(UserError, match="did you mean 'arithmetic'"):
-        InstructionTuning(mixture="aritmetic")._build_mixture(seed=0)
-    with pytest.raises(UserError, match="no category 'ownr'.*did you mean 'owner'"):
-        InstructionTuning(held_out=["ownr"])._build_mixture(seed=0)
-    with pytest.raises(UserError, match="no such file"):
-        InstructionTuning(mixture="nowhere.jsonl")._build_mixture(seed=0)
-
-
 @pytest.mark.parametrize("method", [PromptTuning, LoRAConfig, FineTuning, InstructionTuning])
 def test_a_task_without_training_examples_cannot_be_trained_on(tiny, method):
     with pytest.raises(MethodNotApplicable, match="no training split"):

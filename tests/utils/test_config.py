@@ -77,6 +77,16 @@ def test_a_decoder_is_looked_up_beside_the_file_that_names_it(files: Path):
     assert load_config(CompareConfig, files / "run.yaml")[0].decoder == str(files / "model")
 
 
+def test_files_that_methods_name_are_looked_up_beside_the_configuration(files: Path):
+    options = {"tasks": ["tasks/sums.yaml", {"task": "tasks/none.yaml"}], "init": "a.b", "rate": 1}
+    config = read_yaml(files / "run.yaml") | {"methods": {"instruction_tuning": options}}
+    (files / "run.yaml").write_text(yaml.safe_dump(config))
+    found = load_config(CompareConfig, files / "run.yaml")[0].methods["instruction_tuning"]
+    assert found == options | {
+        "tasks": [str(files / "tasks" / "sums.yaml"), {"task": "tasks/none.yaml"}]
+    }
+
+
 def test_values_of_overrides_are_yaml():
     given = {"a.b": "[1, x]", "a.c": "null", "d": "1.5e-3", "e": "yes please", "f": 3}
     data = override({"a": {"b": 0}, "d": 1}, given, "file")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from adapt_jax.evaluation.results import (
     Baseline,
+    BeforeAfter,
     ComparisonResult,
     DoneRung,
     EvaluationResult,
@@ -115,11 +116,14 @@ def _describe_votes(rung: DoneRung) -> str:
 
 
 def _describe_unseen(rung: DoneRung) -> str:
-    """Zero-shot accuracy on categories of instructions that the training left out."""
-    parts = (
-        f"{display_text(name, 40)} {_format_percent(one.before)} → {_format_percent(one.after)}"
-        for name, one in (rung.unseen_categories or {}).items()
-    )
+    """Zero-shot scores on kinds of question that the training left out."""
+
+    def describe(name: str, one: BeforeAfter) -> str:
+        scorer = "" if one.scorer == "exact" else f" ({display_text(one.scorer, 40)})"
+        change = f"{_format_percent(one.before)} → {_format_percent(one.after)}"
+        return f"{display_text(name, 40)} {change}{scorer}"
+
+    parts = (describe(name, one) for name, one in (rung.unseen_categories or {}).items())
     return f"{rung.method}: categories it has not seen, before → after: {', '.join(parts)}"
 
 
