@@ -28,7 +28,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = "OUT"  # stands in a command for the output folder
-TIMES = {"seconds", "train_seconds", "compilations", "time"}  # what no two runs share
+# what no two runs share
+TIMES = {"seconds", "train_seconds", "compilations", "time", "crc32", "predictions_crc32"}
 PASSING = {"checkpoints", "unreadable"}  # folders of a training that are no result
 
 

@@ -1,7 +1,7 @@
 """Climbs the ladder: which technique is enough for this task, and what does each one cost?"""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,11 @@ from adapt_jax.comparison.setup import (
     report_task,
 )
 from adapt_jax.evaluation.baseline import measure_commonest_label
-from adapt_jax.evaluation.report.files import read_comparison
+from adapt_jax.evaluation.report.files import (
+    read_comparison,
+    read_whole_rungs,
+    write_comparison,
+)
 from adapt_jax.evaluation.report.picture import save_picture
 from adapt_jax.evaluation.report.table import make_ladder_table
 from adapt_jax.evaluation.report.text import describe_rung
@@ -40,6 +44,7 @@ from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
 from adapt_jax.utils.progress import Display
@@ -157,7 +162,7 @@ class Comparison:
 
     def save(self) -> None:
         """Writes comparison.json and the picture, each whole."""
-        files.write_json(self.output_dir / RESULTS, self.result.model_dump(mode="json"))
+        write_comparison(self.output_dir / RESULTS, self.result)
         save_picture(self.result, self.output_dir / PICTURE, self.title)
 
 
@@ -175,9 +180,10 @@ def compare(
     ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
 
     Interrupted at any moment and called again, it continues where it stopped and ends with the same
-    files, except for ``seconds``, ``train_seconds`` and ``compilations``. A finished rung does not
-    run again while nothing that it depends on has changed (see rung.rung_folders); where something
-    has, it is replaced.
+    files, except for ``seconds``, ``train_seconds``, ``compilations`` and the checksums over these.
+    A finished rung does not run again while nothing that it depends on has changed (see
+    rung.rung_folders); where something has, or where its results are not those that were written,
+    it is replaced.
 
     Args:
         config: a YAML file such as configs/ladder.yaml, or the mapping that it holds.
@@ -287,7 +293,14 @@ def _clear_folder(
     finished: dict[str, DoneRung] = {}
     if not fresh:
         try:
-            finished = load_finished(read_comparison(output / RESULTS).rungs, folders)
+            whole, changed = read_whole_rungs(output / RESULTS)
+            finished = load_finished(whole, folders)
+            changed += _find_changed(whole, folders, finished)
+            for name in changed:
+                display.line(
+                    f"{display_text(name, 60)}: its results have changed since they were written "
+                    f"(damaged or edited); it is run again"
+                )
         except UserError:
             pass  # none there, or a damaged one: every rung runs
     removed = remove_stale(output, {} if fresh else folders, finished)
@@ -296,6 +309,21 @@ def _clear_folder(
     if not finished:
         (output / RESULTS).unlink(missing_ok=True)
     return finished
+
+
+def _find_changed(
+    rungs: Sequence[DoneRung],
+    folders: Mapping[str, RungFolder],
+    finished: Mapping[str, DoneRung],
+) -> list[str]:
+    """Rungs that would come out the same, but whose files are not those that were written."""
+    return [
+        rung.method
+        for rung in rungs
+        if rung.method not in finished
+        and (folder := folders.get(rung.method)) is not None
+        and rung.identity == folder.identity
+    ]
 
 
 def _run(

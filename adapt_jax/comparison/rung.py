@@ -7,6 +7,7 @@ unfinished/METHOD-ID       answers and checkpoints of a rung that is not finishe
 """
 
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from adapt_jax.comparison.unseen import evaluate_unseen
 from adapt_jax.evaluation.evaluate import Evaluation, evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.report.files import write_predictions
-from adapt_jax.evaluation.results import DoneRung, RungResult
+from adapt_jax.evaluation.results import DoneRung
 from adapt_jax.evaluation.scorers import find_scorer
 from adapt_jax.methods.base import Method, RunOptions
 from adapt_jax.methods.registry import METHODS
@@ -95,17 +96,26 @@ class RungFolder:
             correct.append(right)
         return correct
 
-    def save(self, adaptation: Adaptation, evaluation: Evaluation) -> None:
-        """Writes what stays of a finished rung."""
+    def save(self, adaptation: Adaptation, evaluation: Evaluation) -> int:
+        """Writes what stays of a finished rung; returns the checksum of its predictions."""
         adaptation.save(self.adaptation)
-        run_on_main("predictions", lambda: self._write_rest(evaluation))
+        return run_on_main("predictions", lambda: self._write_rest(evaluation))
 
-    def _write_rest(self, evaluation: Evaluation) -> None:
+    def _write_rest(self, evaluation: Evaluation) -> int:
         write_predictions(self.predictions, evaluation)
         training = self.unfinished / "training"
         if training.is_dir():
             shutil.rmtree(self.training, ignore_errors=True)
             files.replace_folder(self.training, lambda new: _copy_metrics(training, new))
+        return self.compute_checksum()
+
+    def compute_checksum(self) -> int:
+        """The CRC-32 of the predictions file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return zlib.crc32(self.predictions.read_bytes())
 
     def remove(self) -> None:
         """Removes what an earlier comparison left of this rung, and nothing else."""
@@ -123,15 +133,14 @@ def _copy_metrics(training: Path, folder: Path) -> None:
 
 
 def load_finished(
-    rungs: Sequence[RungResult], folders: Mapping[str, RungFolder]
+    rungs: Sequence[DoneRung], folders: Mapping[str, RungFolder]
 ) -> dict[str, DoneRung]:
     """Those rungs of an earlier run that are whole, and that would come out the same again."""
     finished = {}
     for rung in rungs:
         folder = folders.get(rung.method)
         if (
-            isinstance(rung, DoneRung)
-            and folder is not None
+            folder is not None
             and rung.identity == folder.identity
             and (folder.adaptation / DESCRIPTION).is_file()
             and _matches_predictions(rung, folder)
@@ -141,10 +150,12 @@ def load_finished(
 
 
 def _matches_predictions(rung: DoneRung, folder: RungFolder) -> bool:
-    """Whether the predictions file is whole and gives the accuracy of the rung."""
+    """Whether the predictions file is as it was written, and gives the accuracy of the rung."""
     try:
         correct = folder.read_correct()
-    except UserError:
+        if folder.compute_checksum() != rung.predictions_crc32:
+            return False
+    except (UserError, OSError):
         return False
     return len(correct) == rung.n and abs(sum(correct) / rung.n - rung.accuracy) < 1e-9
 
@@ -227,7 +238,7 @@ def run_rung(
         training=result.details,
         unseen_categories=unseen,
     )
-    folder.save(result.adaptation, evaluation)
+    rung.predictions_crc32 = folder.save(result.adaptation, evaluation)
     return rung, evaluation.correct
 
 

@@ -143,6 +143,7 @@ class _RungHead(Result):
 
     method: MethodName
     status: Literal["done", "skipped"]
+    crc32: Count | None = Field(None, description="checksum of the rung's other fields")
 
 
 class DoneRung(EvaluationResult, _RungHead):
@@ -168,6 +169,9 @@ class DoneRung(EvaluationResult, _RungHead):
         None, description="kinds of question that the training left out, and `all`"
     )
     compilations: Count = Field(0, description="functions that were compiled")
+    predictions_crc32: Count | None = Field(
+        None, description="checksum of predictions/METHOD.jsonl"
+    )
 
     @property
     def tokens(self) -> float:
@@ -240,6 +244,7 @@ class ComparisonResult(Result):
     )
     show_prompt: str = Field("", description="how to print the text that the decoder reads")
     rungs: list[RungResult] = []
+    crc32: Count | None = Field(None, description="checksum of all other fields")
 
     @model_validator(mode="after")
     def _check_best(self) -> "ComparisonResult":

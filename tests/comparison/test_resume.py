@@ -21,7 +21,7 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.tasks.loading import load_task
 
-TIMES = ("seconds", "train_seconds", "compilations", "time")
+TIMES = ("seconds", "train_seconds", "compilations", "time", "crc32", "predictions_crc32")
 SHORT = {"max_new_tokens": 24}
 SAMPLED = SHORT | {"demonstrations": 1, "candidates": 6, "temperature": 1.0, "stop_at": 0.8}
 TRAINED = SHORT | {"rank": 2, "training": {"steps": 3, "batch_size": 4, "warmup_steps": 0}}
@@ -170,6 +170,26 @@ def test_a_rung_that_was_trained_is_not_trained_again(
     assert not (training / "checkpoints").exists() and not metrics.exists()
 
 
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_rung_whose_results_were_edited_is_climbed_again_and_says_so(
+    tiny_folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
+    config, run = comparison(tiny_folder, tmp_path), tmp_path / "run"
+    compare(config, run, progress=False)
+    replace_text(run / "predictions" / "few_shot.jsonl", '"score": 0.0', '"score": 1.0')
+    capsys.readouterr()
+    compare(config, run)
+    said = " ".join(capsys.readouterr())
+    assert "few_shot: its results have changed since they were written" in said
+    assert "zero_shot: its results" not in said and "(from an earlier run)" in said
+
+
 def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
     tiny_folder: Path, tmp_path: Path, monkeypatch
 ):
@@ -181,6 +201,8 @@ def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
         lambda: (run / "predictions" / "zero_shot.jsonl").write_text("{}\n"),
         lambda: (run / "adaptations" / "few_shot" / "adaptation.json").unlink(),
         lambda: (run / "comparison.json").write_text("{"),
+        lambda: replace_text(run / "comparison.json", '"seconds": ', '"seconds": 1'),
+        lambda: replace_text(run / "predictions" / "few_shot.jsonl", "answer is 51", "answer is 5"),
     ):
         damage()
         (run / "adaptations" / ".few_shot.1x2y").mkdir()  # killed while it was saved

@@ -8,7 +8,12 @@ import pytest
 from made_results import Scripted, done_rung, make_task
 
 from adapt_jax.evaluation.evaluate import evaluate
-from adapt_jax.evaluation.report.files import read_comparison, write_evaluation
+from adapt_jax.evaluation.report.files import (
+    read_comparison,
+    read_whole_rungs,
+    write_comparison,
+    write_evaluation,
+)
 from adapt_jax.evaluation.results import ComparisonResult, SkippedRung
 from adapt_jax.evaluation.schemas import SCHEMAS, write_schemas
 from adapt_jax.utils.errors import UserError
@@ -32,7 +37,7 @@ def some_result() -> ComparisonResult:
 
 def test_a_comparison_comes_back_as_it_was(tmp_path: Path):
     path = tmp_path / "comparison.json"
-    write_json(path, some_result().model_dump(mode="json"))
+    write_comparison(path, some_result())
     assert read_comparison(path) == some_result()
     skipped = json.loads(path.read_text())["rungs"][1]
     assert skipped["accuracy"] is skipped["p_value_vs_previous"] is skipped["train_seconds"] is None
@@ -91,6 +96,55 @@ def test_a_damaged_comparison_is_one_line(tmp_path: Path, value, path: tuple):
     with pytest.raises(UserError, match="comparison.json") as told:
         read_comparison(tmp_path / "comparison.json")
     assert "\n" not in str(told.value) and len(str(told.value)) < 500
+
+
+def list_numbers(content: object, *path: object) -> list[tuple]:
+    """The places of all numbers in a JSON value."""
+    if isinstance(content, dict):
+        return [place for key in content for place in list_numbers(content[key], *path, key)]
+    if isinstance(content, list):
+        return [place for n, one in enumerate(content) for place in list_numbers(one, *path, n)]
+    return [path] if isinstance(content, int | float) and not isinstance(content, bool) else []
+
+
+def test_no_plausible_number_is_trusted_that_was_not_written(tmp_path: Path):
+    path = tmp_path / "comparison.json"
+    write_comparison(path, some_result())
+    written = path.read_text()
+    places = list_numbers(json.loads(written))
+    assert len(places) > 10
+    for place in places:
+        content = value = json.loads(written)
+        for key in place:
+            value = value[key]
+        changed = value + 1 if isinstance(value, int) else value * 0.999 + 0.0001
+        set_value(content, changed, *place)
+        write_json(path, content)
+        with pytest.raises(UserError, match="comparison.json"):
+            read_comparison(path)
+        if place[:2] == ("rungs", 0):
+            assert read_whole_rungs(path) == ([], ["zero_shot"]), place
+    # a checksum that is gone is no proof
+    for gone in (("crc32",), ("rungs", 0, "crc32")):
+        content = json.loads(written)
+        set_value(content, None, *gone)
+        write_json(path, content)
+        with pytest.raises(UserError, match="has changed since it was written"):
+            read_comparison(path)
+
+
+def test_a_damaged_rung_leaves_the_others(tmp_path: Path):
+    path = tmp_path / "comparison.json"
+    rungs = [done_rung(name, [True, False]) for name in ("zero_shot", "few_shot", "lora")]
+    write_comparison(path, ComparisonResult(task="t\ud800", decoder="d", seed=0, rungs=rungs))
+    whole, changed = read_whole_rungs(path)
+    assert [rung.method for rung in whole] == ["zero_shot", "few_shot", "lora"] and not changed
+    content = json.loads(path.read_text())
+    content["rungs"][1]["seconds"] = 0.02
+    content["rungs"][2] = {"method": "lora", "status": "done"}
+    write_json(path, content)
+    whole, changed = read_whole_rungs(path)
+    assert [rung.method for rung in whole] == ["zero_shot"] and changed == ["few_shot", "lora"]
 
 
 @pytest.mark.parametrize(

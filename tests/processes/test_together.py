@@ -17,7 +17,7 @@ from tiny_llama import write_tiny_llama
 
 METHODS = ("prompt_tuning", "lora", "fine_tuning")
 FROZEN = ("zero_shot", "self_consistency")
-TIMES = ("seconds", "train_seconds", "compilations")
+TIMES = ("seconds", "train_seconds", "compilations", "crc32", "predictions_crc32")
 OF_THE_MESH = ("padding_share",)  # rows are rounded up to what the devices share
 
 
