@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from adapt_jax.adaptation.session import Session as Session
     from adapt_jax.comparison.compare import Comparison as Comparison
     from adapt_jax.comparison.compare import compare as compare
+    from adapt_jax.comparison.search import search as search
     from adapt_jax.comparison.tune import tune as tune
     from adapt_jax.decoders.prefix import Prefix as Prefix
     from adapt_jax.decoders.prefix import SoftPrompt as SoftPrompt
@@ -62,6 +63,7 @@ _MODULES = {
     "adaptation.import_peft": ("import_adapter",),
     "adaptation.session": ("Session",),
     "comparison.compare": ("Comparison", "compare"),
+    "comparison.search": ("search",),
     "comparison.tune": ("tune",),
     "decoders.prefix": ("Prefix", "SoftPrompt"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),

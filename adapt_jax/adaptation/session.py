@@ -123,7 +123,7 @@ class Session:
                 again; the predictions of the others are bitwise identical to those beside them.
             on_tokens: called with (candidates finished, tokens generated) every few steps.
         """
-        if not examples:
+        if len(set(answered)) == len(examples):
             return
         if self.prompt.multiple_choice is not None:
             yield from self._choose_by_likelihood(examples, answered)

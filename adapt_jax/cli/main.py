@@ -23,6 +23,7 @@ from adapt_jax.cli.import_adapter import import_adapter
 from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
+from adapt_jax.cli.search import search
 from adapt_jax.cli.tune import tune
 from adapt_jax.utils import distributed
 from adapt_jax.utils.cpu import choose_platform
@@ -44,6 +45,7 @@ How should I adapt a pretrained decoder to my task, and how far does each techni
 adapt-jax compare configs/ladder.yaml     # climb the ladder
 adapt-jax ask runs/ladder "Jane has 2 apples and buys 3. How many has she?"
 adapt-jax tune configs/tune/lora.yaml     # make one adaptation
+adapt-jax search configs/search.yaml      # find good demonstrations
 adapt-jax evaluate runs/lora configs/tasks/arithmetic.yaml
 adapt-jax predict runs/lora questions.jsonl answers.jsonl
 adapt-jax export runs/lora exported       # for transformers or PEFT
@@ -73,6 +75,7 @@ app = App(
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "tune": tune,
+    "search": search,
     "evaluate": evaluate,
     "predict": predict,
     "ask": ask,

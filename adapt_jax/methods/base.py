@@ -149,6 +149,10 @@ class PromptingMethod(Method):
             MethodNotApplicable: the task lacks what the method needs.
         """
 
+    def draw_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """A prompt with demonstrations drawn by the seed, for a search; here there are none."""
+        return self.build_prompt(model, task, seed)
+
     def generation_config(self, stop: tuple[str, ...] = ()) -> GenerationConfig:
         """How answers are generated: one greedy candidate, if the method does not override it."""
         return GenerationConfig(max_new_tokens=self.max_new_tokens, stop=stop)

@@ -48,3 +48,9 @@ class FewShot(ZeroShot):
         prompt = super().build_prompt(model, task, seed)
         prompt = replace(prompt, reasoning=self.shows_reasoning)
         return add_demonstrations(model, prompt, task, self.demonstrations, seed)
+
+    def draw_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
+        """The same with as many demonstrations in a random order, drawn by the seed."""
+        left_out: dict[str, Any] = {"ids": [], "examples": [], "diversity": None}
+        drawn = self.demonstrations.model_copy(update={"select": "random", **left_out})
+        return self.model_copy(update={"demonstrations": drawn}).build_prompt(model, task, seed)

@@ -115,6 +115,27 @@ class TuneConfig(RunConfig):
     method: dict[str, Any]
 
 
+class SearchConfig(TuneConfig):
+    """A search for demonstrations, their order and an instruction of one method."""
+
+    max_questions: PositiveInt = Field(
+        2000, description="development questions that may be asked, over all prompts"
+    )
+    candidates: int = Field(16, ge=2, le=10_000, description="prompts that are tried")
+    orders: int = Field(
+        4, ge=0, le=1000, description="other orders of the best demonstrations that are tried"
+    )
+    instructions: list[str] = Field(
+        [], description="instructions that are tried besides the task's own"
+    )
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="level of the paired test by which a prompt leaves",
+    )
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
