@@ -45,6 +45,7 @@ from adapt_jax.tasks.numbers import (
     read_number,
 )
 from adapt_jax.tasks.templates import Template
+from adapt_jax.tasks.tolerance import EXACT, Tolerance
 from adapt_jax.utils.registry import Registry
 
 __all__ = [
@@ -70,8 +71,8 @@ class AnswerParser:
         read: reads a stated answer, such as the text after "The answer is".
         read_gold: reads a gold answer, strictly; by default as ``read`` does.
         read_unmarked: reads a text that marks no answer; by default as ``read`` does.
-        are_equal: compares (canonical answer, canonical gold, relative tolerance); by default
-            the texts must be equal.
+        are_equal: compares (canonical answer, canonical gold, Tolerance); by default the texts
+            must be equal, and a task may not set a tolerance.
         list_continuations: lists, for a question's choices, what may follow an answer and make
             another one of it. By default it is not known: a text that was cut off has an answer
             only where this does not depend on its last word.
@@ -84,7 +85,7 @@ class AnswerParser:
         *,
         read_gold: Reader | None = None,
         read_unmarked: Reader | None = None,
-        are_equal: Callable[[str, str, float], bool] | None = None,
+        are_equal: Callable[[str, str, Tolerance], bool] | None = None,
         list_continuations: Callable[[Sequence[str]], Sequence[str]] | None = None,
         version: int | str = PARSER_VERSION,
     ) -> None:
@@ -96,11 +97,16 @@ class AnswerParser:
         self.list_continuations = list_continuations or (lambda choices: ())
         self.version = version
 
+    @property
+    def has_tolerance(self) -> bool:
+        """Whether answers are compared otherwise than as texts, so that one may be near another."""
+        return self.are_equal is not _match_text
+
     def __call__(self, text: str, choices: Sequence[str] = ()) -> str | None:
         return self.read(text, choices)
 
 
-def _match_text(one: str, other: str, relative_tolerance: float) -> bool:
+def _match_text(one: str, other: str, tolerance: Tolerance) -> bool:
     return one == other
 
 
@@ -166,17 +172,17 @@ def answers_match(
     predicted: str,
     accepted: Sequence[str],
     choices: Sequence[str] = (),
-    relative_tolerance: float = 0.0,
+    tolerance: Tolerance = EXACT,
 ) -> bool:
     """Whether a prediction, canonical or as written, is one of the accepted gold answers."""
     golds = [gold for text in accepted if (gold := read_gold(parser, text, choices)) is not None]
     if not golds:
         return False
     equal = find_parser(parser).are_equal
-    if any(equal(predicted, gold, relative_tolerance) for gold in golds):
+    if any(equal(predicted, gold, tolerance) for gold in golds):
         return True
     read = find_parser(parser).read(predicted, choices)
-    return read is not None and any(equal(read, gold, relative_tolerance) for gold in golds)
+    return read is not None and any(equal(read, gold, tolerance) for gold in golds)
 
 
 # ---- numbers

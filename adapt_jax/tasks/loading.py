@@ -1,5 +1,6 @@
 """A task file, such as those in ``configs/tasks``, as a Task."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from adapt_jax.tasks.answers import PARSERS, read_gold
+from adapt_jax.tasks.answers import PARSERS, find_parser, read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Text
 from adapt_jax.tasks.loading_rows import read_examples
@@ -63,6 +64,7 @@ class TaskConfig(Strict):
             out; by default they are refused.
         relative_tolerance: how much a number may differ from the gold answer, as a share of it; 0
             is exact, 1e-3 is what others use.
+        absolute_tolerance: how much it may differ in itself; one of the two is enough.
         scorer: name of the scorer.
         seed: decides which examples of a file go to which split.
     """
@@ -84,6 +86,7 @@ class TaskConfig(Strict):
     skip_missing: bool = False
     splits: Splits = Splits()
     relative_tolerance: float = Field(0.0, ge=0, lt=1)
+    absolute_tolerance: float = Field(0.0, ge=0, lt=math.inf)
     scorer: str = "exact"
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
@@ -162,6 +165,7 @@ def load_task(
         seed=settings.seed,
         scorer=settings.scorer,
         relative_tolerance=settings.relative_tolerance,
+        absolute_tolerance=settings.absolute_tolerance,
         warnings=(*warnings, *overlaps, *_describe_irregularities(summary, read.repeated)),
         summary=summary,
         question_format=_make_question_format(settings, reader, where) if from_files else None,
@@ -265,7 +269,20 @@ def _read_settings(
     source = normalize_source(settings.source, where, folder)
     SOURCES.find(str(source["name"]), f"{where}: source.name")
     PARSERS.find(settings.answer_parser, f"{where}: answer_parser")
+    _check_tolerance(settings, where)
     return settings.model_copy(update={"source": source}), folder, where
+
+
+def _check_tolerance(settings: TaskConfig, where: str) -> None:
+    """Raises UserError for a tolerance that would have no effect."""
+    if find_parser(settings.answer_parser).has_tolerance:
+        return
+    for key in ("relative_tolerance", "absolute_tolerance"):
+        if getattr(settings, key):
+            raise UserError(
+                f"{where}: {key}: the answer parser {settings.answer_parser!r} compares texts, "
+                "which are equal or not; number and math have a tolerance"
+            )
 
 
 def _make_reader(

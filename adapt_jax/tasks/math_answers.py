@@ -1,10 +1,12 @@
 """Answers in LaTeX or plain mathematics, read and compared by the library math-verify."""
 
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
+from adapt_jax.tasks.tolerance import Tolerance
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["MATH_CONTINUATIONS", "find_math_version", "match_math", "read_math"]
@@ -56,14 +58,28 @@ def read_math(text: str) -> str | None:
     return f"${sympy.latex(found[0])}$" if isinstance(found[0], sympy.Basic) else str(found[0])
 
 
-def match_math(one: str, other: str, relative_tolerance: float) -> bool:
+def match_math(one: str, other: str, tolerance: Tolerance) -> bool:
+    """Whether two expressions are equal, or are numbers that are near enough."""
     if one == other:
         return True
     given, gold = list(_parse_math(one)), list(_parse_math(other))
     timeout = _choose_math_timeout()
-    return bool(gold and given) and bool(
-        _import_math_verify().verify(gold, given, timeout_seconds=timeout)
-    )
+    if not gold or not given:
+        return False
+    if _import_math_verify().verify(gold, given, timeout_seconds=timeout):
+        return True
+    values = [_to_float(found) for found in (given, gold)] if tolerance else [None]
+    return None not in values and tolerance.accepts(*values)
+
+
+def _to_float(found: Sequence[Any]) -> float | None:
+    """The value of an expression that is one real number in plain digits, and not too large."""
+    import sympy
+
+    for value in found:
+        if isinstance(value, sympy.Number | sympy.Rational) and value.is_finite:
+            return float(value)
+    return None
 
 
 def find_math_version(ours: int) -> str:

@@ -22,6 +22,7 @@ from adapt_jax.tasks.number_words import (
     NUMBER_WORDS,
     read_number_words,
 )
+from adapt_jax.tasks.tolerance import EXACT, Tolerance
 
 __all__ = [
     "NUMBER_CONTINUATIONS",
@@ -180,7 +181,7 @@ def read_gold_number(text: str) -> str | None:
     return found.value
 
 
-def are_close(one: str, other: str, relative_tolerance: float = 0.0) -> bool:
+def are_close(one: str, other: str, tolerance: Tolerance = EXACT) -> bool:
     """Whether two canonical numbers are one value.
 
     Whole numbers are compared exactly where no tolerance is given. Others may differ by
@@ -194,8 +195,16 @@ def are_close(one: str, other: str, relative_tolerance: float = 0.0) -> bool:
             return False
     first, second = Fraction(one), Fraction(other)
     whole = first.denominator == second.denominator == 1
-    tolerance = max(relative_tolerance, 0.0 if whole else FLOAT_NOISE)
-    return abs(first - second) <= Fraction(tolerance) * max(abs(first), abs(second))
+    difference = abs(first - second)
+    share = max(tolerance.relative, 0.0 if whole else FLOAT_NOISE)
+    return difference <= max(
+        _as_written(share) * max(abs(first), abs(second)), _as_written(tolerance.absolute)
+    )
+
+
+def _as_written(tolerance: float) -> Fraction:
+    """The decimal that a task file holds: 0.1 is a tenth, so that 1.1 is near to 1.0."""
+    return Fraction(repr(tolerance))
 
 
 def _prepare(text: str) -> str:

@@ -8,6 +8,7 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.summary import DataSummary
 from adapt_jax.tasks.templates import Template
+from adapt_jax.tasks.tolerance import Tolerance
 
 __all__ = ["Task"]
 
@@ -25,6 +26,7 @@ class Task:
         scorer: name of the scorer, in ``evaluation.scorers.SCORERS``.
         relative_tolerance: how much a number may differ from the gold answer, as a share of it. 0
             is exact (except for the rounding of floats); 1e-3 is what others use.
+        absolute_tolerance: how much it may differ in itself; one of the two is enough.
         warnings: what was left out or looks wrong, in words.
         summary: what was read.
         question_format: how questions are read from files; None where no file is read.
@@ -42,6 +44,7 @@ class Task:
     seed: int = 0
     scorer: str = "exact"
     relative_tolerance: float = 0.0
+    absolute_tolerance: float = 0.0
     warnings: tuple[str, ...] = ()
     summary: DataSummary | None = None
     question_format: QuestionFormat | None = None
@@ -53,6 +56,7 @@ class Task:
 
     def grade(self, predicted: str | None, example: Example) -> bool:
         """Whether an answer, canonical or as written, is an accepted one; None is wrong."""
+        tolerance = Tolerance(self.relative_tolerance, self.absolute_tolerance)
         return predicted is not None and answers_match(
-            self.parser, predicted, example.accepted, example.choices, self.relative_tolerance
+            self.parser, predicted, example.accepted, example.choices, tolerance
         )

@@ -45,6 +45,14 @@ def test_ties_go_by_raw_count_then_log_probability_then_first_seen():
     assert adapt_jax.vote([Said("1", "a"), Said("2", "b")]).answer == "1"
 
 
+def test_near_numbers_are_two_answers_in_a_vote_whatever_their_order():
+    """Being near is no equality: groups would depend on which other candidates there are."""
+    candidates = [Said(answer) for answer in ("3.14", "3.142", "3.142", "3.14", "3.14")]
+    for order in (candidates, candidates[::-1]):
+        decided = adapt_jax.vote(order, "majority")
+        assert decided.answer == "3.14" and decided.counts == {"3.14": 3, "3.142": 2}
+
+
 def test_all_abstaining_is_no_answer_and_no_crash():
     result = adapt_jax.vote([Said(None), Said(None)])
     assert (result.answer, result.abstained, result.counts) == (None, 2, {})

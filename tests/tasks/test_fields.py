@@ -235,6 +235,17 @@ def test_a_tolerance_is_an_option_of_the_task(load: Load) -> None:
     assert not load(row).grade("5.333", load(row).test[0])
     close = load(row, relative_tolerance=1e-3)
     assert close.grade("5.333", close.test[0]) and not close.grade("5.34", close.test[0])
+    close = load(row, absolute_tolerance=0.1)
+    assert close.grade("5.43", close.test[0]) and not close.grade("5.44", close.test[0])
+
+
+@pytest.mark.parametrize("key", ["relative_tolerance", "absolute_tolerance"])
+@pytest.mark.parametrize("parser", ["text", "free_text", "label", "yes_no"])
+def test_a_tolerance_without_effect_is_refused(load: Load, key: str, parser: str) -> None:
+    with pytest.raises(
+        UserError, match=f"task: {key}: the answer parser '{parser}' compares texts"
+    ):
+        load([{"question": "?", "answer": "yes"}], answer_parser=parser, **{key: 0.1})
 
 
 GOLDS = {

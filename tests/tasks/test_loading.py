@@ -14,6 +14,7 @@ from adapt_jax.tasks.loading import load_question_format, load_task
 from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, Row, SourceRequest
 from adapt_jax.tasks.templates import Template
+from adapt_jax.tasks.tolerance import Tolerance
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version
 
@@ -133,6 +134,8 @@ def test_choices_of_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
     [
         ({"relative_tolerance": -1}, "relative_tolerance"),
         ({"relative_tolerance": float("nan")}, "relative_tolerance"),
+        ({"absolute_tolerance": -1}, "absolute_tolerance"),
+        ({"absolute_tolerance": float("inf")}, "absolute_tolerance"),
         ({"seed": 2**63}, "seed"),
         ({"seed": -1}, "seed"),
         ({"answer_index": 2}, "answer_index"),
@@ -216,6 +219,19 @@ def test_mathematics_is_compared_as_math_verify_does(gold: str, said: str, equal
     assert answers_match("math", said, [gold]) == equal
     canonical = PARSERS["math"](said)
     assert canonical is not None and answers_match("math", canonical, [gold]) == equal
+
+
+def test_mathematical_numbers_have_a_tolerance() -> None:
+    pytest.importorskip("math_verify")
+    near = Tolerance(relative=1e-2)
+    for said, equal in (
+        ("$\\frac{22}{7}$", True),
+        ("3.142", True),
+        ("$3.2$", False),
+        ("$x$", False),
+    ):
+        assert answers_match("math", said, ["3.14"], tolerance=near) == equal
+        assert not answers_match("math", said, ["3.14"])
 
 
 def test_mathematics_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from adapt_jax.tasks.numbers import (
     read_last_number,
     read_number,
 )
+from adapt_jax.tasks.tolerance import Tolerance
 
 
 @pytest.mark.parametrize(
@@ -185,12 +186,26 @@ def test_canonical_numbers_are_stable_and_exact(text: str) -> None:
 
 
 def test_whole_numbers_are_compared_exactly_and_decimals_up_to_the_rounding_of_floats() -> None:
+    near = Tolerance(relative=1e-3)
     assert are_close("0.6666666667", "2/3") and are_close("5", "5")
     assert not are_close("1000000000000", "1000000000001")
     assert not are_close("5.33", "5.333")
-    assert are_close("5.33", "5.333", 1e-3) and are_close("1000", "1001", 1e-3)
-    assert not are_close("1000", "1002", 1e-3)
-    assert not are_close("many", "5", 1e-3) and not are_close("3/0", "1", 1e-3)
+    assert are_close("5.33", "5.333", near) and are_close("1000", "1001", near)
+    assert not are_close("1000", "1002", near)
+    assert not are_close("many", "5", near) and not are_close("3/0", "1", near)
+
+
+def test_a_tolerance_may_be_relative_or_absolute() -> None:
+    half = Tolerance(absolute=0.5)
+    assert (
+        are_close("5", "5.5", half) and are_close("0", "-0.5", half) and are_close("1", "1", half)
+    )
+    assert not are_close("5", "5.51", half) and not are_close("1000", "1001", half)
+    tenth = Tolerance(absolute=0.1)
+    assert are_close("1.1", "1.0", tenth) and are_close("1.1", "1.2", tenth)  # as they are written
+    both = Tolerance(relative=0.01, absolute=0.5)
+    assert are_close("1000", "1010", both) and are_close("5", "5.5", both)
+    assert not are_close("5", "6", both) and not are_close("1000", "1011", both)
 
 
 def test_a_text_that_is_no_canonical_number_is_compared_at_once() -> None:
