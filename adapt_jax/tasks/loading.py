@@ -120,6 +120,7 @@ def load_task(
     request = SourceRequest(options, folder, settings.seed, sizes, settings.fields.id or "id")
     with _naming_task(where):
         settings, rows, shape = _resolve_shape(settings, SOURCES[source](request))
+    _check_tolerance(settings, where)
     row_fields = frozenset[str]().union(*(one.row_fields for one in (template, *templates)))
     reader = _make_reader(settings, row_fields, folder, where)
 
@@ -269,7 +270,6 @@ def _read_settings(
     source = normalize_source(settings.source, where, folder)
     SOURCES.find(str(source["name"]), f"{where}: source.name")
     PARSERS.find(settings.answer_parser, f"{where}: answer_parser")
-    _check_tolerance(settings, where)
     return settings.model_copy(update={"source": source}), folder, where
 
 
