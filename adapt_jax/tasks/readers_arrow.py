@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.tasks.parquet_footer import read_parquet_sizes
 from adapt_jax.tasks.rows import FileOptions, Row, check_row, find_duplicate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import check_is_no_pointer
@@ -17,7 +18,7 @@ __all__ = ["import_datasets", "iter_arrow_rows", "iter_dataset_rows", "iter_parq
 BATCH_ROWS = 1_000
 # a few kilobytes of a file can unpack into billions of values
 MAX_PARQUET_VALUES = 2_000_000_000
-MAX_VALUES_PER_ROW = 1_000_000
+MAX_VALUES_PER_ROW = 10_000  # on average
 
 
 def iter_parquet_rows(path: Path, options: FileOptions) -> Iterator[Row]:
@@ -29,8 +30,8 @@ def iter_parquet_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     pyarrow = _import_pyarrow(path, "Parquet")
     with _refuse_damage(pyarrow, path, "Parquet"):
         check_is_no_pointer(path)
+        _check_parquet_size(path)
         with pyarrow.parquet.ParquetFile(path, memory_map=True) as opened:
-            _check_parquet_size(path, opened.metadata)
             yield from _iter_batches(path, opened.iter_batches(BATCH_ROWS))
 
 
@@ -123,13 +124,11 @@ def _iter_batches(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
             yield check_row(values, f"{path}, record {number}", number)
 
 
-def _check_parquet_size(path: Path, metadata: Any) -> None:
+def _check_parquet_size(path: Path) -> None:
     """Raises UserError for a file that unpacks into too many values."""
     total = 0
-    for n in range(metadata.num_row_groups):
-        group = metadata.row_group(n)
-        values = sum(group.column(c).num_values for c in range(group.num_columns))
-        if values > MAX_VALUES_PER_ROW * max(group.num_rows, 1):
+    for rows, values in read_parquet_sizes(path):
+        if values > MAX_VALUES_PER_ROW * max(rows, 1):
             raise UserError(f"{path}: more than {MAX_VALUES_PER_ROW:,} values in a row")
         total += values
     if total > MAX_PARQUET_VALUES:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapt_jax.tasks import readers_arrow
+from adapt_jax.tasks.parquet_footer import read_parquet_sizes
 from adapt_jax.tasks.readers import (
     FileOptions,
     read_rows,
@@ -226,6 +227,26 @@ def test_a_refusal_is_short_though_a_files_keys_are_long(tmp_path: Path) -> None
         read_rows(path)
     assert len(str(refusal.value)) < 400 + len(str(path))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path: Path) -> None:
+    """pyarrow's metadata of a column aborts where a text's column is called one of numbers."""
+    path, output = tmp_path / "a.parquet", io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["one", "two"], "n": [1, 2]}), output)
+    content = output.getvalue()
+    path.write_bytes(content)
+    assert read_parquet_sizes(path) == [(2, 4)] and len(read_rows(path)) == 2
+    refused = 0
+    for at in range(len(content) - int.from_bytes(content[-8:-4], "little") - 8, len(content)):
+        damaged = bytearray(content)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        try:
+            read_rows(path)
+        except UserError as mistake:
+            assert "a.parquet" in str(mistake)
+            refused += 1
+    assert refused > 30
 
 
 def test_a_parquet_file_that_unpacks_into_too_much_is_refused(tmp_path: Path, monkeypatch) -> None:
