@@ -108,17 +108,20 @@ def tokenize_parts(
             that do not fit are left out whole.
     """
     tokenized: list[TrainingExample] = []
+    by_task: dict[str, int] = {}
     too_long = without_answer = 0
     max_length = model.config.context_length if max_length is None else max_length
     for part in parts:
         reasoning = forms.reasoning and any(one.reasoning for one in part.examples)
         shared = replace(prompt, demonstrations=(), reasoning=reasoning)
+        by_task[part.task.name] = 0
         for found in _tokenize_part(model, shared, part, forms, seed, max_length):
+            by_task[part.task.name] += len(found.examples)
             tokenized += found.examples
             too_long += found.too_long
             without_answer += found.without_answer
     tokenized.sort(key=lambda one: one.id)
-    return TokenizedExamples((), tokenized, too_long, without_answer)
+    return TokenizedExamples((), tokenized, too_long, without_answer, by_task)
 
 
 def _tokenize_part(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,19 @@ class Prompt:
     multiple_choice: MultipleChoiceConfig | None = None
     retrieval: Retrieval | None = None
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Everything before the question; of a chat template, see ``messages``."""
         return self.template.prompt_prefix(self.instruction, self.demonstrations, self.reasoning)
 
     def messages(self, question: str) -> list[dict[str, str]]:
         """The conversation that ends with this question, ``{"role", "content"}`` each."""
+        messages = [*self._messages_before, ("user", question)]
+        return [{"role": role, "content": content} for role, content in messages]
+
+    @cached_property
+    def _messages_before(self) -> list[tuple[str, str]]:
+        """Role and content of the messages before a question."""
         template, messages = self.template, list[tuple[str, str]]()
         if instruction := template.format_instruction(self.instruction):
             messages.append(("system", instruction))
@@ -74,8 +81,7 @@ class Prompt:
             messages.append(("user", template.format_example(shown)))
             reasoning = shown.reasoning if self.reasoning else ""
             messages.append(("assistant", template.format_answer(shown.answer, reasoning)))
-        messages.append(("user", question))
-        return [{"role": role, "content": content} for role, content in messages]
+        return messages
 
     def render_prompt(self, model: PretrainedDecoder, question: str) -> str:
         """The whole text before the answer; in the decoder's chat template, if ``template.chat``.

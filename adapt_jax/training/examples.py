@@ -1,7 +1,7 @@
 """From a task's examples to tokens, and the copy of the decoder that a training changes."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -29,13 +29,15 @@ __all__ = [
 class TokenizedExamples:
     """Training examples as tokens, and the tokens that are prepended to each of them.
 
-    ``too_long`` and ``without_answer`` count the examples that were dropped.
+    ``too_long`` and ``without_answer`` count the examples that were dropped; ``by_task`` counts
+    those of each task where there are several.
     """
 
     prompt_prefix: tuple[int, ...]
     examples: list[TrainingExample]
     too_long: int
     without_answer: int
+    by_task: Mapping[str, int] = field(default_factory=dict)
 
     def check_not_empty(self) -> None:
         """Raises MethodNotApplicable where no example is left."""
@@ -144,11 +146,15 @@ def cast_params(module: nnx.Module, selected: Any, dtypes: Sequence[Any] | Any) 
 
 
 def summarize(examples: TokenizedExamples, result: TrainingResult) -> dict[str, Any]:
-    """The report of a training, as plain JSON; ``best`` only where it validated."""
+    """The report of a training, as plain JSON.
+
+    ``best`` is there where it validated, ``examples_by_task`` where several tasks were trained on.
+    """
     return {
         "examples": len(examples.examples),
         "dropped_too_long": examples.too_long,
         "dropped_without_answer": examples.without_answer,
         "padding_share": round(result.padding_share, 4),
+        **({"examples_by_task": dict(examples.by_task)} if examples.by_task else {}),
         **({"best": result.best.to_dict()} if result.best is not None else {}),
     }

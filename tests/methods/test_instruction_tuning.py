@@ -265,6 +265,7 @@ def test_a_mixture_of_tasks_has_rates_and_caps_and_leaves_a_task_out(
     assert (held_out.scorer, held_out.parser, len(held_out.test)) == ("token_f1", "free_text", 2)
     assert held_out.test[0].question.startswith("Name a colour for")
     assert tuned.details["held_out"] == ["colours"] and tuned.details["examples"] == 21
+    assert tuned.details["examples_by_task"] == {"sums": 8, "doubles": 8, "parity": 5}
     with pytest.raises(UserError, match="a task named 'doubles' is in the mixture"):
         InstructionTuning(tasks=[doubles, doubles]).list_inputs()
 
