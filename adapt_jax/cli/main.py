@@ -20,6 +20,7 @@ from adapt_jax.cli.compare import compare
 from adapt_jax.cli.evaluate import evaluate
 from adapt_jax.cli.export import export
 from adapt_jax.cli.import_adapter import import_adapter
+from adapt_jax.cli.init import init
 from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
@@ -34,7 +35,7 @@ from adapt_jax.utils.registry import load_entry_points, load_plugin
 
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
-ALONE = ("ask", "export", "import", "inspect")  # of several processes, one does the work
+ALONE = ("ask", "export", "import", "init", "inspect")  # of several processes, one does the work
 HELP = {"--help", "-h", "--version"}
 _OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
@@ -42,6 +43,7 @@ ABOUT = """\
 How should I adapt a pretrained decoder to my task, and how far does each technique get me?
 
 ```
+adapt-jax init my_data.csv                # write a task file and a comparison
 adapt-jax compare configs/ladder.yaml     # climb the ladder
 adapt-jax ask runs/ladder "Jane has 2 apples and buys 3. How many has she?"
 adapt-jax tune configs/tune/lora.yaml     # make one adaptation
@@ -73,6 +75,7 @@ app = App(
     group_parameters=Group("Options"),
 )
 COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
     "compare": compare,
     "tune": tune,
     "search": search,

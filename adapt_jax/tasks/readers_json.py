@@ -10,7 +10,7 @@ from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import parse_json, read_json_lines, read_text
 
-__all__ = ["iter_json_rows", "iter_jsonl_rows"]
+__all__ = ["iter_json_rows", "iter_jsonl_rows", "list_record_paths"]
 
 # how splits are called, by us and elsewhere
 SPLIT_NAMES = {
@@ -66,6 +66,26 @@ def iter_json_rows(path: Path, options: FileOptions) -> Iterator[Row]:
         raise UserError(f"{path}: expected a list of objects, or a mapping of id to object{hint}")
     for number, values in enumerate(found, start=1):
         yield check_row(values, f"{path}, record {number}", number)
+
+
+def list_record_paths(path: Path) -> list[str]:
+    """Dotted paths of the lists of objects within a JSON file that is an object, longest first.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    text = read_text(path)
+    if _is_json_lines(text):
+        return []
+    content = parse_json(text, str(path), constants=MISSING, keep_number_text=True)
+    sizes = {}
+    for dotted in _list_paths(content):
+        value = content
+        for key in dotted.split("."):
+            value = value[key] if isinstance(value, dict) and key in value else []
+        if value and all(isinstance(one, dict) for one in value):
+            sizes[dotted] = len(value)
+    return sorted(sizes, key=sizes.__getitem__, reverse=True)
 
 
 def _is_json_lines(text: str) -> bool:

@@ -18,6 +18,7 @@ from adapt_jax.utils.errors import UserError
 __all__ = ["SHAPES", "Shape", "detect_shape", "guess_parser", "peek_rows"]
 
 NUM_PEEKED = 500  # rows by which the answer parser is chosen
+MAX_STATED_LENGTH = 40  # characters of a number with its unit
 MAX_LABELS = 40
 MAX_LABEL_LENGTH = 60  # characters
 
@@ -126,8 +127,9 @@ def guess_parser(fields: Fields, rows: Sequence[Row]) -> str:
             continue
     if not answers:
         return "free_text"
+    is_short = all(len(answer) <= MAX_STATED_LENGTH and "\n" not in answer for answer in answers)
     for parser in ("number", "yes_no"):
-        if all(read_gold(parser, answer) is not None for answer in answers):
+        if is_short and all(read_gold(parser, answer) is not None for answer in answers):
             return parser
     distinct = set(answers)
     is_label = all(len(one) <= MAX_LABEL_LENGTH and "\n" not in one for one in distinct)

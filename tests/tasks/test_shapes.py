@@ -100,6 +100,11 @@ def test_a_shape_that_is_not_clear_is_refused(row: Any, message: str, tmp_path: 
         load(tmp_path, [row])
 
 
+def test_a_text_that_names_a_number_is_no_number(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "Number 7\nis fine."}]
+    assert load(tmp_path, rows).parser == "free_text"
+
+
 def test_given_fields_are_those_that_count(tmp_path: Path) -> None:
     rows = [{"instruction": "a", "output": "1", "prompt": "c", "completion": "2"}]
     task = load(tmp_path, rows, fields={"question": "prompt", "answer": "output"})
