@@ -28,7 +28,7 @@ from adapt_jax.comparison.setup import (
     load_inputs,
     report_task,
 )
-from adapt_jax.evaluation.baseline import measure_commonest_label
+from adapt_jax.evaluation.baseline import measure_commonest_label, score_label
 from adapt_jax.evaluation.report.files import (
     read_comparison,
     read_whole_rungs,
@@ -61,12 +61,13 @@ class Comparison:
     """A climbed ladder and its output folder.
 
     ``result`` is the content of comparison.json; ``correct`` says by method, per question,
-    whether it was answered right.
+    whether it was answered right; ``baseline_correct`` says it of the commonest label.
     """
 
     output_dir: Path
     result: ComparisonResult
     correct: dict[str, list[bool]] = field(default_factory=dict)
+    baseline_correct: list[bool] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Comparison":
@@ -155,7 +156,7 @@ class Comparison:
         by_name = {one.method: one for one in [*self.rungs, rung]}
         rungs = [by_name[name] for name in METHODS if name in by_name]
         measured = [one for one in rungs if isinstance(one, DoneRung)]
-        enough = recommend(measured, self.correct, self.result.baseline)
+        enough = recommend(measured, self.correct, self.result.baseline, self.baseline_correct)
         best = enough.method if enough is not None else None
         changed = {"rungs": rungs, "recommendation": enough, "best": best}
         self.result = self.result.model_copy(update=changed)
@@ -219,6 +220,8 @@ def _run_rungs(
         files.check_target_file(one.predictions)
         files.check_target_folder(one.adaptation, DESCRIPTION)
     comparison = Comparison(output, _start_result(settings, inputs))
+    if (baseline := comparison.result.baseline) is not None:
+        comparison.baseline_correct = score_label(inputs.task, baseline.label)
     report_task(inputs.task, display)
     finished = _keep_finished(comparison, folders, display, fresh)
     with display.live(comparison.short_table) as draw:

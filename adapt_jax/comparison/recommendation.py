@@ -44,19 +44,22 @@ def recommend(
     rungs: Sequence[DoneRung],
     correct: Mapping[str, Sequence[bool]],
     baseline: Baseline | None = None,
+    baseline_correct: Sequence[bool] = (),
 ) -> Recommendation | None:
     """The cheapest rung that is not significantly less accurate than the most accurate one.
 
     Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
     question. Each cheaper rung is tested against the most accurate one by McNemar's exact test,
-    and the p-values are corrected for their number by Holm's procedure, at the level 0.05. A rung
-    none of whose answers can be read is not enough.
+    and the p-values are corrected for their number by Holm's procedure, at the level 0.05. Of no
+    use is a rung none of whose answers can be read, or one that is not significantly above the
+    baseline, by the same test and correction over all rungs.
 
     Args:
         rungs: those that were measured, in the order of the ladder.
         correct: by method, per question: was it answered right?
-        baseline: what a program reaches that always gives the same answer. Where no rung is better,
-            the sentence says that none is enough.
+        baseline: what a program reaches that always gives the same answer. Where no rung is
+            significantly better, the sentence says that none is enough.
+        baseline_correct: per question: is that answer right?
 
     Returns:
         None where no rung was measured.
@@ -66,6 +69,7 @@ def recommend(
     most_accurate = max(
         rungs, key=lambda rung: (rung.accuracy, *(-one for one in _measure_cost(rung)))
     )
+    # each cheaper rung against the most accurate one
     cheaper = [rung for rung in rungs if _measure_cost(rung) < _measure_cost(most_accurate)]
     reference = correct[most_accurate.method]
     deltas = {
@@ -80,21 +84,66 @@ def recommend(
         )
         for name, delta in deltas.items()
     ]
-    as_good = {test.method for test in tests if not test.significant}
-    # few questions tell little apart, but a rung without one readable answer is of no use
-    usable = [rung for rung in cheaper if rung.method in as_good and rung.abstained < 1]
-    enough = min([*usable, most_accurate], key=_measure_cost)
+    # few questions tell little apart, so what is not below may still be of no use
+    not_below = {test.method for test in tests if not test.significant}
+    candidates = [*(rung for rung in cheaper if rung.method in not_below), most_accurate]
+    above = _find_above_baseline(rungs, correct, baseline, baseline_correct)
+    readable = [rung for rung in candidates if rung.abstained < 1]
+    useful = [rung for rung in readable if rung.method in above]
+    enough = min(useful or readable or [most_accurate], key=_measure_cost)
+    sentence = _explain_none(rungs, most_accurate, useful, baseline)
     return Recommendation(
         method=enough.method,
         most_accurate=most_accurate.method,
         tests=tests,
-        sentence=_explain(enough, most_accurate, tests, baseline),
+        sentence=sentence or _explain(enough, most_accurate, tests, baseline),
     )
+
+
+def _find_above_baseline(
+    rungs: Sequence[DoneRung],
+    correct: Mapping[str, Sequence[bool]],
+    baseline: Baseline | None,
+    baseline_correct: Sequence[bool],
+) -> set[str]:
+    """The rungs that are significantly above the baseline; all of them where there is none."""
+    if baseline is None:
+        return {rung.method for rung in rungs}
+    p_values = {
+        rung.method: paired_p_value(correct[rung.method], baseline_correct) for rung in rungs
+    }
+    corrected = holm_correction(p_values)
+    return {
+        rung.method
+        for rung in rungs
+        if rung.accuracy > baseline.accuracy and corrected[rung.method] < LEVEL
+    }
 
 
 def _measure_cost(rung: DoneRung) -> tuple[float, float]:
     """Trained parameters, then tokens per question."""
     return rung.trainable_parameters, rung.tokens
+
+
+def _explain_none(
+    rungs: Sequence[DoneRung],
+    most_accurate: DoneRung,
+    useful: Sequence[DoneRung],
+    baseline: Baseline | None,
+) -> str | None:
+    """Why no rung is enough; None where one is."""
+    if all(rung.abstained == 1 for rung in rungs):
+        return "No rung is enough: no answer of any rung could be read."
+    if most_accurate.accuracy == 0:
+        return "No rung is enough: no question was answered right."
+    if baseline is None or useful:
+        return None
+    return (
+        f"No rung is enough: the highest accuracy, the {_format_share(most_accurate.accuracy)} of "
+        f"{most_accurate.method}, is not significantly above the "
+        f"{_describe_baseline(baseline)} (McNemar's test with Holm's correction over "
+        f"{_count(rungs)})."
+    )
 
 
 def _explain(
@@ -104,36 +153,36 @@ def _explain(
     baseline: Baseline | None,
 ) -> str:
     """One sentence: which rung is enough, and why."""
-    share = f"{100 * enough.accuracy:.1f} %"
-    if most_accurate.abstained == 1:
-        return "No rung is enough: no answer of any rung could be read."
-    if most_accurate.accuracy == 0:
-        return "No rung is enough: no question was answered right."
-    if baseline is not None and most_accurate.accuracy <= baseline.accuracy:
-        return (
-            f"No rung is enough: the highest accuracy, the {100 * most_accurate.accuracy:.1f} % of "
-            f"{most_accurate.method}, is not above the {100 * baseline.accuracy:.1f} % of always "
-            f"answering {quote_text(baseline.label)}."
-        )
+    share = _format_share(enough.accuracy)
+    above = f" significantly above the {_describe_baseline(baseline)}" if baseline else ""
     if enough is not most_accurate:
         [test] = [test for test in tests if test.method == enough.method]
         low, high = (f"{100 * bound:+.1f}" for bound in test.ci95)
         return (
-            f"{enough.method} is enough: with {share} it is the cheapest rung that is not "
-            f"significantly below the highest accuracy, the {100 * most_accurate.accuracy:.1f} % "
-            f"of {most_accurate.method} (difference {100 * test.difference:+.1f} points, 95 % "
-            f"interval {low} to {high}; p = {test.p_value_holm:.2g}, McNemar's test with Holm's "
-            f"correction over {_count(tests)})."
+            f"{enough.method} is enough: with {share} it is the cheapest rung that is"
+            f"{above and above + ' and'} not significantly below the highest accuracy, the "
+            f"{_format_share(most_accurate.accuracy)} of {most_accurate.method} (difference "
+            f"{100 * test.difference:+.1f} points, 95 % interval {low} to {high}; p = "
+            f"{test.p_value_holm:.2g}, McNemar's test with Holm's correction over "
+            f"{_count(tests)})."
         )
     if tests:
-        unreadable = "" if all(test.significant for test in tests) else " or has no readable answer"
+        useless = f", or not{above}" if above else " or has no readable answer"
         return (
             f"{enough.method} is enough: its {share} is the highest accuracy, and every cheaper "
             f"rung is significantly below it (p < {LEVEL}, McNemar's test with Holm's correction "
-            f"over {_count(tests)}){unreadable}."
+            f"over {_count(tests)}){'' if all(test.significant for test in tests) else useless}."
         )
     return f"{enough.method} is enough: its {share} is the highest accuracy, and none is cheaper."
 
 
-def _count(tests: Sequence[RungTest]) -> str:
+def _describe_baseline(baseline: Baseline) -> str:
+    return f"{_format_share(baseline.accuracy)} of always answering {quote_text(baseline.label)}"
+
+
+def _format_share(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _count(tests: Sequence[object]) -> str:
     return f"{len(tests)} test{'s' * (len(tests) != 1)}"

@@ -8,7 +8,7 @@ from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 
-__all__ = ["measure_commonest_label"]
+__all__ = ["measure_commonest_label", "score_label"]
 
 MAX_LABELS = 5  # distinct answers of a task that names no choices, such as yes and no
 MIN_QUESTIONS_PER_LABEL = 4  # so that few questions with few answers are no labels yet
@@ -24,8 +24,13 @@ def measure_commonest_label(task: Task) -> Baseline | None:
         return None
     counts = Counter(_read_label(task, example) for example in task.train or task.test)
     label = max(counts, key=lambda one: counts[one])
-    right = sum(score_answer(label, example, task).correct for example in task.test)
-    return Baseline(label=label, accuracy=right / len(task.test), n=len(task.test))
+    right = score_label(task, label)
+    return Baseline(label=label, accuracy=sum(right) / len(right), n=len(right))
+
+
+def score_label(task: Task, label: str) -> list[bool]:
+    """Whether the label is the right answer, for each test question."""
+    return [score_answer(label, example, task).correct for example in task.test]
 
 
 def _has_labels(task: Task) -> bool:

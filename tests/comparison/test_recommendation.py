@@ -97,19 +97,47 @@ def test_nothing_is_recommended_where_nothing_ran_or_nothing_was_read():
     assert sentence == "No rung is enough: no answer of any rung could be read."
 
 
-def test_no_rung_is_enough_where_none_is_better_than_the_commonest_label():
-    rungs, correct = ladder(zero_shot=(0.2, 10, 0), lora=(0.35, 10, 500))
-    baseline = Baseline(label="billing", accuracy=0.35, n=200)
-    assert recommend(rungs, correct, baseline).sentence == (
-        "No rung is enough: the highest accuracy, the 35.0 % of lora, is not above the 35.0 % of "
-        'always answering "billing".'
+LABEL = Baseline(label="billing", accuracy=0.35, n=200)
+
+
+def test_no_rung_is_enough_where_none_is_significantly_above_the_commonest_label():
+    label = answers(0.35, seed=9)
+    rungs, correct = ladder(zero_shot=(0.2, 10, 0), lora=(0.36, 10, 500))
+    found = recommend(rungs, correct, LABEL, label)
+    assert found.sentence == (
+        "No rung is enough: the highest accuracy, the 36.0 % of lora, is not significantly above "
+        "the 35.0 % of always answering \"billing\" (McNemar's test with Holm's correction over 2 "
+        "tests)."
     )
-    baseline = baseline.model_copy(update={"accuracy": 0.345})
-    assert recommend(rungs, correct, baseline).sentence.startswith("lora is enough")
+    assert found.method == "lora"
     rungs, correct = ladder(zero_shot=(0.0, 10, 0))
     found = recommend(rungs, correct)
     assert found.sentence == "No rung is enough: no question was answered right."
     assert found.method == "zero_shot"
+
+
+def test_a_cheaper_rung_that_the_commonest_label_reaches_is_not_enough():
+    """So few questions that zero_shot is significantly below neither of them."""
+    label = [True] * 10 + [False] * 30
+    correct = {"zero_shot": [True] * 12 + [False] * 28, "lora": [True] * 17 + [False] * 23}
+    rungs = [
+        done_rung("zero_shot", correct["zero_shot"]),
+        done_rung("lora", correct["lora"], trainable_parameters=5),
+    ]
+    baseline = Baseline(label="billing", accuracy=0.25, n=40)
+    assert recommend(rungs, correct).method == "zero_shot"
+    found = recommend(rungs, correct, baseline, label)
+    assert found.method == "lora"
+    assert found.sentence.endswith(
+        'over 1 test), or not significantly above the 25.0 % of always answering "billing".'
+    )
+    # and where the commonest label is far below both, the cheaper one is enough again
+    found = recommend(rungs, correct, baseline, [False] * 40)
+    assert found.method == "zero_shot"
+    assert (
+        "it is the cheapest rung that is significantly above the 25.0 % of always answering "
+        '"billing" and not significantly below the highest accuracy, the 42.5 % of lora'
+    ) in found.sentence
 
 
 def test_a_rung_without_one_readable_answer_is_not_enough():

@@ -3,7 +3,7 @@
 import pytest
 from made_results import Scripted, candidate, make_task, prediction
 
-from adapt_jax.evaluation.baseline import measure_commonest_label
+from adapt_jax.evaluation.baseline import measure_commonest_label, score_label
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.metrics import METRICS
 from adapt_jax.evaluation.scorers import SCORERS, Score, score_answer, token_f1
@@ -122,15 +122,25 @@ def test_up_to_five_percent_needs_no_words():
     assert one.cut_off == 0.05 and one.warnings == []
     two = measured(*fine[:18], *(prediction(f"q{n}", candidate(None, "length")) for n in (18, 19)))
     assert two.warnings[0] == (
-        "10.0 % of the answers were cut off by max_new_tokens before the answer was stated; they "
-        "count as no answer"
+        "10.0 % of the answers were cut off by max_new_tokens before the answer was stated (the "
+        'first: "text"); they count as no answer'
     )
 
 
-def test_no_readable_answer_at_all_is_said_with_an_example():
-    result = measured(*(prediction(f"q{n}", candidate(None, "eos", "\x1b[31mUm")) for n in (0, 1)))
-    assert result.warnings[0] == "none of the 2 questions got an answer that can be read"
-    assert result.warnings[-1].endswith(r'"\x1b[31mUm"')
+def test_no_readable_answer_at_all_is_one_warning_with_the_reasons_and_an_example():
+    unread = [prediction(f"q{n}", candidate(None, "eos", "\x1b[31mUm")) for n in (0, 1)]
+    result = measured(*unread, prediction("q2", candidate(None, "length", "  ")))
+    [line] = result.warnings
+    assert line == (
+        "none of the 3 questions got an answer that can be read: 33.3 % of the answers were cut "
+        "off by max_new_tokens before the answer was stated; 66.7 % of the answers ended by "
+        "themselves and cannot be read by the parser 'text' (the first: \"\\x1b[31mUm\")"
+    )
+    [line] = measured(prediction("q0", candidate(None, "eos", ""))).warnings
+    assert line.endswith("cannot be read by the parser 'text' (they are empty)")
+    too_long = measured(prediction("q0", candidate(None, "too_long", ""), too_long=True))
+    [line] = too_long.warnings
+    assert line.startswith("none of the 1 questions") and "do not fit" in line
 
 
 def test_repeated_reasonings_are_said():
@@ -150,5 +160,11 @@ def test_the_commonest_label_is_a_baseline_where_there_are_labels():
     assert (baseline.label, baseline.accuracy, baseline.n) == ("no", 0.5, 4)
     numbers = [Example(f"q{n}", "?", str(n)) for n in range(20)]
     assert measure_commonest_label(Task("t", [], [], numbers)) is None
+    assert score_label(Task("t", train, [], test, parser="label"), "no") == [
+        False,
+        True,
+        True,
+        False,
+    ]
     few = [Example(f"q{n}", "?", "yes" if n % 4 else "no") for n in range(20)]
     assert measure_commonest_label(Task("t", [], [], few, parser="yes_no")).accuracy == 0.75
