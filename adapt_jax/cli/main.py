@@ -27,7 +27,7 @@ from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.search import search
 from adapt_jax.cli.tune import tune
 from adapt_jax.utils import distributed
-from adapt_jax.utils.cpu import choose_platform
+from adapt_jax.utils.cpu import choose_platform, collect_garbage_less_often
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted, interruptible
@@ -93,6 +93,7 @@ for order, (name, function) in enumerate(COMMANDS.items()):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; mistakes of the user become one line."""
+    collect_garbage_less_often()
     choose_platform()
     arguments = list(sys.argv[1:] if argv is None else argv)
     everywhere = False
