@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from adapt_jax.adaptation.session import BULK_CACHE_MULTIPLE, Session, build_prefixes
-from adapt_jax.adaptation.storage import read_adaptation, save_adaptation
+from adapt_jax.adaptation.storage import AdaptationContent, read_adaptation, save_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.this_host import copy_to_this_host
 from adapt_jax.prompting.prediction import Prediction
-from adapt_jax.prompting.prompt import Prompt, tokenize
+from adapt_jax.prompting.prompt import tokenize
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.utils.hashing import extension_version, identity
 from adapt_jax.utils.progress import OnProgress
 
@@ -28,7 +26,7 @@ ANSWERING_VERSION = 1  # raised when the same adaptation answers otherwise than 
 
 
 @dataclass
-class Adaptation:
+class Adaptation(AdaptationContent):
     """A decoder, and the prompt that is prepended to each question.
 
     Attributes:
@@ -38,21 +36,13 @@ class Adaptation:
         soft_prompt: learned embeddings that are prepended to the prompt.
         lora_weights: low-rank updates, merged into ``model`` already; they are saved in its place.
         has_full_weights: all weights of ``model`` belong to this adaptation and are saved with it.
-        folder: where it was saved last, or read from.
         source_dtype: of the files of the decoder that was adapted, where ``model.path`` no longer
             tells it.
         question_format: how the task that it was made for reads questions from a file.
+        folder: where it was saved last, or read from.
     """
 
-    method: str
-    prompt: Prompt
-    model: PretrainedDecoder
-    soft_prompt: SoftPrompt | None = None
-    lora_weights: LoRAWeights | None = None
-    has_full_weights: bool = False
     folder: Path | None = None
-    source_dtype: str | None = None
-    question_format: QuestionFormat | None = None
     _session: Session | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -193,5 +183,5 @@ class Adaptation:
             UserError: the folder is damaged or no adaptation, it belongs to another decoder, or
                 its decoder is not on this machine.
         """
-        fields = read_adaptation(folder, decoder)
-        return cls(**fields, folder=Path(folder))
+        content = read_adaptation(folder, decoder)
+        return cls(**vars(content), folder=Path(folder))

@@ -7,9 +7,9 @@ weights/                 a Hugging Face folder, where all weights belong to the 
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +38,7 @@ __all__ = [
     "FORMAT_VERSION",
     "SOFT_PROMPT",
     "WEIGHTS",
-    "AdaptationFields",
-    "AdaptationLike",
+    "AdaptationContent",
     "SavedAdaptation",
     "read_adaptation",
     "read_question_format",
@@ -92,33 +91,21 @@ class SavedAdaptation(Strict):
     question_format: dict[str, Any] | None
 
 
-class AdaptationLike(Protocol):
-    """The fields of an adaptation that are saved."""
+@dataclass
+class AdaptationContent:
+    """The fields of an Adaptation that are saved; it describes them."""
 
     method: str
     prompt: Prompt
     model: PretrainedDecoder
-    soft_prompt: SoftPrompt | None
-    lora_weights: LoRAWeights | None
-    has_full_weights: bool
-    source_dtype: str | None
-    question_format: QuestionFormat | None
+    soft_prompt: SoftPrompt | None = None
+    lora_weights: LoRAWeights | None = None
+    has_full_weights: bool = False
+    source_dtype: str | None = None
+    question_format: QuestionFormat | None = None
 
 
-class AdaptationFields(TypedDict):
-    """The content of a saved folder: the fields of an Adaptation."""
-
-    method: str
-    prompt: Prompt
-    model: PretrainedDecoder
-    soft_prompt: SoftPrompt | None
-    lora_weights: LoRAWeights | None
-    has_full_weights: bool
-    source_dtype: str | None
-    question_format: QuestionFormat | None
-
-
-def save_adaptation(adaptation: AdaptationLike, folder: str | Path) -> None:
+def save_adaptation(adaptation: AdaptationContent, folder: str | Path) -> None:
     """Writes the whole folder or nothing; an adaptation that was there is replaced.
 
     Raises:
@@ -134,7 +121,7 @@ def save_adaptation(adaptation: AdaptationLike, folder: str | Path) -> None:
     distributed.barrier("adaptation saved")
 
 
-def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
+def _write_files(adaptation: AdaptationContent, folder: Path) -> None:
     """The files of the saved folder, into an empty folder."""
     model, soft_prompt, lora_weights = (
         adaptation.model,
@@ -177,7 +164,7 @@ def _write_files(adaptation: AdaptationLike, folder: Path) -> None:
 def read_adaptation(
     folder: str | Path,
     decoder: PretrainedDecoder | str | Path | None = None,
-) -> AdaptationFields:
+) -> AdaptationContent:
     """Reads a saved folder and the decoder that it belongs to; see ``Adaptation.load``."""
     folder = Path(folder)
     saved = _read_description(folder)
@@ -202,7 +189,7 @@ def read_adaptation(
         if lora_weights is None:
             raise UserError(f"{folder}: {ADAPTER_CONFIG} is no LoRA adapter")
         model = lora_weights.merge_into(model)
-    return AdaptationFields(
+    return AdaptationContent(
         method=saved.method,
         prompt=prompt,
         model=model,

@@ -152,22 +152,9 @@ def load_pretrained(
 ) -> PretrainedDecoder:
     """Reads a Hugging Face folder: config files, safetensors, tokenizer.
 
-    Besides what the devices hold, the host holds no more than one tensor's part for one device.
-
-    Args:
-        path: a folder; "embedded", the decoder that comes with this package; or a model on the
-            hub, ``owner/name`` or ``owner/name@revision``, fetched where it is not there yet.
-        revision: a branch, tag or commit on the hub, where the path names none.
-        dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
-        mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
-        context_length: tokens of the longest text, the prefix counted, if it is not what
-            ``config.json`` says. Decoders whose rotary positions depend on the length of the whole
-            text (dynamic, longrope) go beyond the pretrained length only if declared so.
-
-    Raises:
-        UserError: with all that is wrong at once: the folder, its weights, its config or its
-            tokenizer is missing, damaged, of an unknown architecture or quantised, or tensors and
-            config disagree.
+    Arguments and errors are those of ``adapt_jax.load_pretrained``, which adds the calls of a
+    Model. Besides what the devices hold, the host holds no more than one tensor's part for one
+    device.
     """
     folder, problems = hf_folder.find_folder(path, revision), list[str]()
     shape = _note_problem(lambda: hf_config.read_config(folder, context_length), problems)

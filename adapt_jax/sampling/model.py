@@ -75,10 +75,13 @@ def load_pretrained(
         dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
         mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
         context_length: tokens of the longest text, the prefix counted, if it is not what
-            ``config.json`` says.
+            ``config.json`` says. Decoders whose rotary positions depend on the length of the whole
+            text (dynamic, longrope) go beyond the pretrained length only if declared so.
 
     Raises:
-        UserError: with all that is wrong with the folder at once.
+        UserError: with all that is wrong at once: the folder, its weights, its config or its
+            tokenizer is missing, damaged, of an unknown architecture or quantised, or tensors and
+            config disagree.
     """
     return Model.of(
         loading.load_pretrained(
