@@ -98,47 +98,82 @@ def predict(
             adaptation or seed; the file cannot be written, or the disk is full.
     """
     examples = read_questions(source, task, question_format)
-    files.check_target_file(target)
-    if source.resolve() == target.resolve():
-        raise UserError(f"{target}: is the input; expected another file for the answers")
-    agreement.check_shared_folder(target.parent)
+    _check_files(source, target)
     lines, first_lines = _read_together(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
     adaptation = open_adaptation()
-    answered_by = identity(adaptation.identity, seed)
-    if distributed.num_processes() > 1:
-        agreement.agree("input", {"questions": identity(examples), "answered by": answered_by})
+    answered_by = _identify(adaptation, seed, examples)
     _check_answered_by(answered_by, first_lines, target)
 
-    # of several processes each answers its share
+    # of several processes each answers its share, and process 0 writes all of them
     missing = [index for index in range(len(examples)) if index not in known]
     own = distributed.take_share(missing)
     pace = Pace(on_progress, len(known), len(known) + len(own))
-    new: list[tuple[int, str]] = []
     with files.LineAppender(_choose_own_file(target)) as out, distributed.share_questions():
-        for index, prediction in adaptation.stream(
+        stream = adaptation.stream(
             examples,
             seed=seed,
             max_concurrent_sequences=max_concurrent_sequences,
             answered=known | (set(missing) - own),
             on_tokens=pace.count_tokens,
-        ):
-            line = _to_line(examples[index], prediction, answered_by)
-            out.write(line)
-            new.append((index, line))
-            pace.count_answer()
+        )
+        new = [
+            (index, _append_answer(out, examples[index], prediction, answered_by, pace))
+            for index, prediction in stream
+        ]
+    _write_together(target, lines, new, questions)
+    return len(missing), len(known)
+
+
+def _identify(adaptation: Adaptation, seed: int, examples: Sequence[Example]) -> str:
+    """Stands for the adaptation and the seed; all processes answer the same questions with them."""
+    answered_by = identity(adaptation.identity, seed)
+    if distributed.num_processes() > 1:
+        agreement.agree("input", {"questions": identity(examples), "answered by": answered_by})
+    return answered_by
+
+
+def _append_answer(
+    out: files.LineAppender, example: Example, prediction: Prediction, answered_by: str, pace: Pace
+) -> str:
+    """Appends the line of an answer, and returns it."""
+    line = _to_line(example, prediction, answered_by)
+    out.write(line)
+    pace.count_answer()
+    return line
+
+
+def _check_files(source: Path, target: Path) -> None:
+    """Raises UserError where the answers cannot be written, or would replace the questions."""
+    files.check_target_file(target)
+    if source.resolve() == target.resolve():
+        raise UserError(f"{target}: is the input; expected another file for the answers")
+    agreement.check_shared_folder(target.parent)
+
+
+def _write_together(
+    target: Path,
+    lines: Mapping[Question, str],
+    new: Sequence[tuple[int, str]],
+    questions: Sequence[Question],
+) -> None:
+    """Writes the answers of all processes in the order of the questions; their own files then go.
+
+    Args:
+        lines: answers that were there before.
+        new: of this process: index of the question, and the line of its answer.
+    """
 
     def write() -> None:
-        found = {questions[index]: line for one in gathered for index, line in one}
-        ordered = _order_lines(lines | found, questions)
+        ordered = _order_lines({**lines, **found}, questions)
         files.write_text(target, "".join(f"{line}\n" for line in ordered))
         for part in _list_parts(target):
             part.unlink(missing_ok=True)
 
-    gathered = distributed.gather("answers", new)
+    gathered = distributed.gather("answers", list(new))
+    found = {questions[index]: line for one in gathered for index, line in one}
     agreement.run_on_main("answers written", write)
-    return len(missing), len(known)
 
 
 def _choose_own_file(target: Path) -> Path:

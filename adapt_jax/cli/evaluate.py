@@ -1,7 +1,7 @@
 """``adapt-jax evaluate`` judges a saved adaptation on a task."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,6 +16,9 @@ from adapt_jax.cli.options import (
     collect_overrides,
 )
 from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from adapt_jax.evaluation.journal import Journal
 
 __all__ = ["evaluate"]
 
@@ -43,31 +46,25 @@ def evaluate(
     """
     from adapt_jax.comparison.setup import report_task
     from adapt_jax.evaluation.evaluate import evaluate as run_evaluation
-    from adapt_jax.evaluation.journal import Journal
     from adapt_jax.evaluation.report.files import write_evaluation
     from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.loading import load_task
-    from adapt_jax.utils.agreement import agree, check_shared_folder
+    from adapt_jax.utils.agreement import agree
     from adapt_jax.utils.config import override, read_yaml
     from adapt_jax.utils.distributed import is_main_process
-    from adapt_jax.utils.files import check_output_folder
     from adapt_jax.utils.hashing import identity
     from adapt_jax.utils.progress import Display
 
     task_keys = _select_task_keys(collect_overrides(overrides))
     agree("command", {"adaptation": adaptation, "task": task, "seed": seed, "set": task_keys})
-    if output_dir:
-        check_output_folder(output_dir)
-        check_shared_folder(Path(output_dir))
+    output = _check_folder(output_dir)
     read_task = load_task(override(read_yaml(task), task_keys, task), Path(task).parent)
     display = Display(not quiet)
     report_task(read_task, display)
     opened = open_adaptation(adaptation, decoder)
-    output, journal = Path(output_dir or "."), None
-    if output_dir:
-        work = identity(opened.identity, read_task, seed)
-        agree("input", {"adaptation and task": work})
-        journal = Journal(output / "predictions.partial.jsonl", work)
+    journal = None
+    if output is not None:
+        journal = _open_journal(output, identity(opened.identity, read_task, seed))
     with display.stage("answering") as update:
         evaluation = run_evaluation(
             opened,
@@ -77,13 +74,37 @@ def evaluate(
             on_progress=update,
             journal=journal,
         )
-    for line in describe_evaluation(evaluation.result):
-        print(line)
-    if journal is not None:
+    print("\n".join(describe_evaluation(evaluation.result)))
+    if output is not None and journal is not None:
         if is_main_process():
             write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
             journal.remove()
         print(f"results: {output}")
+
+
+def _check_folder(output_dir: str | None) -> Path | None:
+    """The folder of the results, where one is wanted.
+
+    Raises:
+        UserError: it cannot be written, or the processes do not share it.
+    """
+    from adapt_jax.utils.agreement import check_shared_folder
+    from adapt_jax.utils.files import check_output_folder
+
+    if not output_dir:
+        return None
+    check_output_folder(output_dir)
+    check_shared_folder(Path(output_dir))
+    return Path(output_dir)
+
+
+def _open_journal(folder: Path, work: str) -> "Journal":
+    """The answers so far, of an evaluation with this identity."""
+    from adapt_jax.evaluation.journal import Journal
+    from adapt_jax.utils.agreement import agree
+
+    agree("input", {"adaptation and task": work})
+    return Journal(folder / "predictions.partial.jsonl", work)
 
 
 def _select_task_keys(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -17,42 +17,54 @@ __all__ = ["inspect"]
 Count = Number(gte=1)
 
 
+Checkpoint = Annotated[str, Parameter(help="a folder, a hub name, or `embedded`")]
+Methods = Annotated[
+    list[str], Parameter(help="a rung, or several with commas; repeatable", show_default=False)
+]
+MeshSizes = Annotated[
+    str | None, Parameter(help="data=2,fsdp=4, or a TPU topology, v5e:2x4, or both")
+]
+BatchSize = Annotated[int, Parameter(help="examples of a training step", validator=Count)]
+Length = Annotated[int, Parameter(help="tokens of each example", validator=Count)]
+Answer = Annotated[int | None, Parameter(help="how many of them are the answer; by default half")]
+PrefixLength = Annotated[
+    int, Parameter(help="tokens of the prompt prefix", validator=Number(gte=0))
+]
+Sequences = Annotated[
+    int, Parameter(help="sequences that are decoded at the same time", validator=Count)
+]
+Candidates = Annotated[
+    int | None,
+    Parameter(help="decode these candidates of one question, and no more", validator=Count),
+]
+Dtype = Annotated[
+    str | None, Parameter(help="of frozen weights and cache: float32, bfloat16, float16")
+]
+AsJson = Annotated[
+    bool,
+    Parameter(name="--json", help="print one JSON object and nothing else", show_default=False),
+]
+Quick = Annotated[
+    bool, Parameter(help="compile nothing: no memory is reported", show_default=False)
+]
+
+
 def inspect(
-    checkpoint: Annotated[str, Parameter(help="a folder, a hub name, or `embedded`")],
+    checkpoint: Checkpoint,
     /,
     *,
-    method: Annotated[
-        list[str], Parameter(help="a rung, or several with commas; repeatable", show_default=False)
-    ] = [],  # noqa: B006 (never changed)
-    mesh: Annotated[
-        str | None, Parameter(help="data=2,fsdp=4, or a TPU topology, v5e:2x4, or both")
-    ] = None,
-    batch: Annotated[int, Parameter(help="examples of a training step", validator=Count)] = 32,
-    length: Annotated[int, Parameter(help="tokens of each example", validator=Count)] = 256,
-    answer: Annotated[
-        int | None, Parameter(help="how many of them are the answer; by default half")
-    ] = None,
-    prefix: Annotated[
-        int, Parameter(help="tokens of the prompt prefix", validator=Number(gte=0))
-    ] = 0,
-    max_concurrent_sequences: Annotated[
-        int, Parameter(help="sequences that are decoded at the same time", validator=Count)
-    ] = 128,
-    candidates: Annotated[
-        int | None,
-        Parameter(help="decode these candidates of one question, and no more", validator=Count),
-    ] = None,
-    dtype: Annotated[
-        str | None, Parameter(help="of frozen weights and cache: float32, bfloat16, float16")
-    ] = None,
+    method: Methods = [],  # noqa: B006 (never changed)
+    mesh: MeshSizes = None,
+    batch: BatchSize = 32,
+    length: Length = 256,
+    answer: Answer = None,
+    prefix: PrefixLength = 0,
+    max_concurrent_sequences: Sequences = 128,
+    candidates: Candidates = None,
+    dtype: Dtype = None,
     context_length: ContextLength = None,
-    json_output: Annotated[
-        bool,
-        Parameter(name="--json", help="print one JSON object and nothing else", show_default=False),
-    ] = False,
-    quick: Annotated[
-        bool, Parameter(help="compile nothing: no memory is reported", show_default=False)
-    ] = False,
+    json_output: AsJson = False,
+    quick: Quick = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Show what a checkpoint is and what adapting it needs, without loading it.
@@ -84,15 +96,8 @@ def inspect(
     from adapt_jax.utils.compilations import use_compilation_cache
 
     names = [name for part in method for name in part.split(",") if name]
-    options = _collect_method_options(overrides, names)
-    work = Workload(
-        batch=batch,
-        length=length,
-        answer=length // 2 if answer is None else answer,
-        prefix=prefix,
-        max_concurrent_sequences=max_concurrent_sequences,
-        candidates=candidates,
-    )
+    answer = length // 2 if answer is None else answer
+    work = Workload(batch, length, answer, prefix, max_concurrent_sequences, candidates)
     use_compilation_cache()
     found = run_inspection(
         checkpoint,
@@ -100,7 +105,7 @@ def inspect(
         work=work,
         mesh=mesh,
         dtype=dtype,
-        overrides=options,
+        overrides=_collect_method_options(overrides, names),
         context_length=context_length,
     )
     _report(found, json_output, quick)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.execution import UNROLLED, Execution
-from adapt_jax.decoders.fused_attention import choose_fused_attention
+from adapt_jax.decoders.fused_attention import FusedAttention, choose_fused_attention
 from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import Linear, Norm
 from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
@@ -108,9 +108,8 @@ class Decoder(nnx.Module):
         # packed rows go to the accelerator's kernel where one fits, else through a mask
         fused = None
         if isinstance(mask, PackedRows):
-            if prefix_positions is None and (prefix is None or prefix[0][2] is None):
-                length = 0 if prefix is None else prefix[0][0].shape[1]
-                fused = choose_fused_attention(execution, mask, length, config, x.dtype)
+            if prefix_positions is None:
+                fused = self._choose_fused_attention(mask, prefix, x.dtype, execution)
             mask = mask.mask
         # inputs that are the same in all layers
         layers = {config.layer_config(index) for index in range(config.num_layers)}
@@ -129,6 +128,17 @@ class Decoder(nnx.Module):
         )
         x, all_kv = stack.run(self.layers, x)
         return self.norm(x if output_positions is None else x[0]), all_kv
+
+    def _choose_fused_attention(
+        self, rows: PackedRows, prefix: list[KVBlock] | None, dtype: Any, execution: Execution
+    ) -> FusedAttention | None:
+        """The platform's kernel for packed rows; None where there is none, or a masked prefix."""
+        if prefix is None:
+            return choose_fused_attention(execution, rows, 0, self.config, dtype)
+        keys, _, mask = prefix[0]
+        if mask is not None:
+            return None
+        return choose_fused_attention(execution, rows, keys.shape[1], self.config, dtype)
 
     def _prepare_input(
         self, embeddings: Float[Array, "B T D"], positions: Int[Array, "B T"]

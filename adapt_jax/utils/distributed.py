@@ -8,12 +8,9 @@ same order. With one process every function here returns at once and imports not
 A mistake or a signal in one process ends all of them: see ``finish``.
 """
 
-import ctypes
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
@@ -29,7 +26,8 @@ from adapt_jax.utils.control_channel import (
     meet,
 )
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place, read_number
+from adapt_jax.utils.jax_runtime import start_jax
+from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place, read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,11 +56,6 @@ __all__ = [
 log = logging.getLogger("adapt_jax")
 
 T = TypeVar("T")
-DEFAULT_START_TIMEOUT = 300.0  # seconds, as JAX's own
-DEFAULT_HEARTBEAT_TIMEOUT = 60.0
-MIN_HEARTBEAT_TIMEOUT = 5.0
-# Times the heartbeat limit. JAX aborts without a reason, so it acts last.
-JAX_PATIENCE = 10
 # Seconds in which all processes may come to the same mistake. Then process 0 tells its own.
 SAME_MISTAKE = 1.0
 LEAVING = 5.0  # seconds that process 0 waits for the others to leave
@@ -82,9 +75,8 @@ class _State:
     works_alone = False  # process 0 works and the others wait
     shares_questions = False  # each process answers its share, on its own devices
     is_leaving = False
-    preempt: Callable[[int], None] | None = None  # JAX's handler of SIGTERM
+    preempt: Callable[[], None] | None = None  # hands a signal on to JAX
     steps = 0  # of all trainings, after which the processes may stop together
-    on_abort: Any = None  # our handler of SIGABRT, which must not be collected
 
 
 _state = _State()
@@ -128,19 +120,7 @@ def start(options: ProcessOptions | None = None) -> bool:
     if _state.place is not None:
         return True
     options = options or ProcessOptions()
-    limit = (
-        read_number(options.start_timeout, "--start-timeout", "ADAPT_JAX_START_TIMEOUT", 1)
-        or DEFAULT_START_TIMEOUT
-    )
-    silence = (
-        read_number(
-            options.heartbeat_timeout,
-            "--heartbeat-timeout",
-            "ADAPT_JAX_HEARTBEAT_TIMEOUT",
-            MIN_HEARTBEAT_TIMEOUT,
-        )
-        or DEFAULT_HEARTBEAT_TIMEOUT
-    )
+    limit, silence = read_limits(options)
     place = find_place(options, limit)
     if place is None or place.num_processes == 1:
         return False
@@ -151,14 +131,7 @@ def start(options: ProcessOptions | None = None) -> bool:
             "jax.distributed was started already; start it with "
             "adapt_jax.utils.distributed.start() instead"
         )
-    began = time.monotonic()
-    try:
-        connections = meet(place.coordinator, place.num_processes, place.process_id, limit)
-    except MeetingError as problem:
-        raise UserError(
-            f"{problem} (coordinator {place.coordinator}, waited "
-            f"{time.monotonic() - began:.0f} of {limit:.0f} seconds: start-timeout); {CAUSES}"
-        ) from None
+    connections = _meet_others(place, limit)
     _state.channel = ControlChannel(
         connections,
         place.process_id,
@@ -166,7 +139,7 @@ def start(options: ProcessOptions | None = None) -> bool:
         silence=silence,
         on_failure=_leave_after,
     )
-    _start_jax(place, limit, silence)
+    _state.preempt = start_jax(place, limit, silence, _abort)
     _state.place = place
     _report_crashes()
     if place.process_id:
@@ -174,50 +147,23 @@ def start(options: ProcessOptions | None = None) -> bool:
     return True
 
 
-def _start_jax(place: ProcessPlace, limit: float, silence: float) -> None:
-    """``jax.distributed.initialize``, when all processes are there already."""
-    import jax
+def _meet_others(place: ProcessPlace, limit: float) -> Any:
+    """The connections to the other processes.
 
-    # gRPC would ask a proxy for the coordinator
-    host = place.coordinator.rpartition(":")[0]
-    exempt = [os.environ[name] for name in ("no_grpc_proxy", "no_proxy") if name in os.environ]
-    os.environ["no_grpc_proxy"] = ",".join([*exempt, host])
-    with suppress(AttributeError):
-        jax.config.update("jax_check_proxy_envs", False)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", True)
-    jax.distributed.initialize(
-        place.coordinator,
-        place.num_processes,
-        place.process_id,
-        cluster_detection_method=None if place.detected else "deactivate",
-        initialization_timeout=max(1, round(limit)),
-        heartbeat_timeout_seconds=round(silence * JAX_PATIENCE),
-    )
-    _take_over_signals()
-
-
-def _take_over_signals() -> None:
-    """JAX has installed a handler of SIGTERM, and aborts when it loses the coordinator.
-
-    Its handler is kept, so that ``request_preemption`` can call it: from then on Python's handlers
-    receive the signal, as in a single process. On SIGABRT the process ends with a reason.
+    Raises:
+        UserError: not all of them came in time.
     """
-    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
-        return
-    system = ctypes.CDLL(None)
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    system.signal.restype, system.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    theirs = system.signal(signal.SIGTERM, None)  # SIG_DFL
-    if theirs not in (None, 0, 1):
-        _state.preempt = handler(theirs)
-    if callable(before := signal.getsignal(signal.SIGTERM)):  # a script's own, which JAX replaced
-        signal.signal(signal.SIGTERM, before)
-    _state.on_abort = handler(_abort)
-    system.signal(signal.SIGABRT, ctypes.cast(_state.on_abort, ctypes.c_void_p))
+    began = time.monotonic()
+    try:
+        return meet(place.coordinator, place.num_processes, place.process_id, limit)
+    except MeetingError as problem:
+        raise UserError(
+            f"{problem} (coordinator {place.coordinator}, waited "
+            f"{time.monotonic() - began:.0f} of {limit:.0f} seconds: start-timeout); {CAUSES}"
+        ) from None
 
 
-def _abort(number: int) -> None:
+def _abort() -> None:
     """JAX's runtime ends the process, because the coordinator or another process is gone."""
     count, coordinator = num_processes(), _state.place.coordinator if _state.place else ""
     end_process(
@@ -426,7 +372,7 @@ def fetch_array(array: Any) -> "np.ndarray":
 def request_preemption() -> None:
     """Hands a signal on to JAX, which finds a step at which all processes stop."""
     if _state.preempt is not None:
-        _state.preempt(signal.SIGTERM)
+        _state.preempt()
 
 
 def reached_preemption() -> bool:

@@ -8,13 +8,16 @@ from typing import Any
 
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["CLUSTER_SIGNS", "ProcessOptions", "ProcessPlace", "find_place", "read_number"]
+__all__ = ["CLUSTER_SIGNS", "ProcessOptions", "ProcessPlace", "find_place", "read_limits"]
 
 # One of these is there wherever JAX can detect a cluster; so nothing is imported elsewhere.
 CLUSTER_SIGNS = (
     *("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"),
     *("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS"),
 )
+DEFAULT_START_TIMEOUT = 300.0  # seconds, as JAX's own
+DEFAULT_HEARTBEAT_TIMEOUT = 60.0
+MIN_HEARTBEAT_TIMEOUT = 5.0
 TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")  # in /dev of a Cloud TPU machine
 
 
@@ -48,7 +51,23 @@ class ProcessPlace:
     detected: bool
 
 
-def read_number(value: Any, name: str, variable: str, least: float) -> float | None:
+def read_limits(options: ProcessOptions) -> tuple[float, float]:
+    """Seconds that the start may take, and that a process may be silent.
+
+    Raises:
+        UserError: one is no number, or too small.
+    """
+    start = _read_number(options.start_timeout, "--start-timeout", "ADAPT_JAX_START_TIMEOUT", 1)
+    silence = _read_number(
+        options.heartbeat_timeout,
+        "--heartbeat-timeout",
+        "ADAPT_JAX_HEARTBEAT_TIMEOUT",
+        MIN_HEARTBEAT_TIMEOUT,
+    )
+    return start or DEFAULT_START_TIMEOUT, silence or DEFAULT_HEARTBEAT_TIMEOUT
+
+
+def _read_number(value: Any, name: str, variable: str, least: float) -> float | None:
     """A number that is given, or else in the environment.
 
     Raises:
@@ -68,7 +87,7 @@ def read_number(value: Any, name: str, variable: str, least: float) -> float | N
 
 
 def _read_count(value: Any, name: str, variable: str, least: int) -> int | None:
-    number = read_number(value, name, variable, least)
+    number = _read_number(value, name, variable, least)
     if number is not None and number != int(number):
         raise UserError(f"{name}: expected a whole number, found {number:g}")
     return None if number is None else int(number)
