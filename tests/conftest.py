@@ -152,6 +152,24 @@ def tiny(tiny_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with one layer, which compiles in less time. Do not write into it.
+
+    For tests of runs, files and devices, to which a second layer is more of the same; what passes
+    from layer to layer is tested with ``tiny``.
+    """
+    return write_tiny_llama(tmp_path_factory.mktemp("shallow") / "llama", num_hidden_layers=1)
+
+
+@pytest.fixture(scope="session")
+def shallow(shallow_folder: Path) -> Any:
+    """The tiny Llama with one layer, loaded. Do not change its weights."""
+    from adapt_jax.pretrained.loading import load_pretrained
+
+    return load_pretrained(shallow_folder)
+
+
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder, the PyTorch model and the decoder of a case of family_cases.py, made once."""
     from family_cases import make

@@ -44,11 +44,11 @@ LADDER = {
 
 
 @pytest.fixture(scope="module")
-def ladder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def ladder(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """All rungs climbed once by a tiny random decoder."""
     folder = tmp_path_factory.mktemp("ladder")
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(folder / "task"),
         "methods": dict(reversed(LADDER.items())),  # the order in the file does not count
         "max_concurrent_sequences": 8,
@@ -129,11 +129,11 @@ def test_the_picture_and_the_table_show_every_rung(ladder: Comparison):
     assert all(method in text for method in METHODS) and "categories it has not seen" in text
 
 
-def test_the_decoder_is_left_as_it_was(ladder: Comparison, tiny):
+def test_the_decoder_is_left_as_it_was(ladder: Comparison, shallow):
     """Each prompted rung, and prompt tuning, was saved with the untouched decoder."""
     for method in ("zero_shot", "prompt_tuning"):
-        assert ladder.adaptation(method).model.fingerprint == tiny.fingerprint
-    assert ladder.adaptation("fine_tuning").model.fingerprint != tiny.fingerprint
+        assert ladder.adaptation(method).model.fingerprint == shallow.fingerprint
+    assert ladder.adaptation("fine_tuning").model.fingerprint != shallow.fingerprint
 
 
 def test_a_saved_rung_gives_the_measured_accuracy_again(ladder: Comparison, tmp_path: Path):
@@ -147,9 +147,11 @@ def test_a_saved_rung_gives_the_measured_accuracy_again(ladder: Comparison, tmp_
         assert texts[0] == texts[1]
 
 
-def test_rungs_that_cannot_run_are_skipped_and_the_others_go_on(tiny_folder: Path, tmp_path: Path):
+def test_rungs_that_cannot_run_are_skipped_and_the_others_go_on(
+    shallow_folder: Path, tmp_path: Path
+):
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task", reasoning=False),
         "methods": {"zero_shot": SHORT, "chain_of_thought": SHORT, "few_shot": SHORT},
     }
@@ -162,9 +164,9 @@ def test_rungs_that_cannot_run_are_skipped_and_the_others_go_on(tiny_folder: Pat
         result.adaptation("chain_of_thought")
 
 
-def test_where_every_rung_was_skipped_asking_says_so(tiny_folder: Path, tmp_path: Path):
+def test_where_every_rung_was_skipped_asking_says_so(shallow_folder: Path, tmp_path: Path):
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task", reasoning=False),
         "methods": {"chain_of_thought": SHORT},
     }
@@ -175,9 +177,9 @@ def test_where_every_rung_was_skipped_asking_says_so(tiny_folder: Path, tmp_path
         open_adaptation(str(tmp_path / "run"), None)
 
 
-def test_an_earlier_comparison_in_the_same_folder_is_replaced(tiny_folder: Path, tmp_path: Path):
+def test_an_earlier_comparison_in_the_same_folder_is_replaced(shallow_folder: Path, tmp_path: Path):
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
     }
@@ -189,7 +191,7 @@ def test_an_earlier_comparison_in_the_same_folder_is_replaced(tiny_folder: Path,
     assert [p.name for p in (tmp_path / "run" / "adaptations").iterdir()] == ["zero_shot"]
 
 
-def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monkeypatch):
+def test_better_answers_are_found_better(shallow_folder: Path, tmp_path: Path, monkeypatch):
     """Scripted candidates: one rung is always right, the rung below never."""
     calls = []
 
@@ -199,7 +201,7 @@ def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monk
         return f" The answer is {int(answers[name]) + (0 if right else 1)}."
 
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task", test=30),
         "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
     }
@@ -212,10 +214,10 @@ def test_better_answers_are_found_better(tiny_folder: Path, tmp_path: Path, monk
     assert result["few_shot"].vs_previous.method == "zero_shot"
 
 
-def test_the_named_reference_is_compared_with(tiny_folder: Path, tmp_path: Path, monkeypatch):
+def test_the_named_reference_is_compared_with(shallow_folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "methods": {
             "zero_shot": SHORT,
@@ -235,7 +237,7 @@ def test_the_named_reference_is_compared_with(tiny_folder: Path, tmp_path: Path,
 
 
 def test_extensions_from_outside_work_in_a_comparison(
-    tiny_folder: Path, tmp_path: Path, monkeypatch
+    shallow_folder: Path, tmp_path: Path, monkeypatch
 ):
     """A scorer, a metric and a vote, each a few lines in a file that --plugin names."""
     plugin = tmp_path / "comparison_plugin.py"
@@ -245,7 +247,7 @@ def test_extensions_from_outside_work_in_a_comparison(
         session_module, "Engine", scripted(lambda name, number: f" The answer is {number + 50}.")
     )
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task", test=2) | {"scorer": "nearness"},
         "methods": {
             "self_consistency": SHORT | {"demonstrations": 1, "candidates": 3, "vote": "largest"}
@@ -280,9 +282,9 @@ def largest(group):
 """
 
 
-def test_two_runs_in_one_folder_are_refused(tiny_folder: Path, tmp_path: Path):
+def test_two_runs_in_one_folder_are_refused(shallow_folder: Path, tmp_path: Path):
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "methods": {"zero_shot": SHORT},
     }
@@ -291,13 +293,15 @@ def test_two_runs_in_one_folder_are_refused(tiny_folder: Path, tmp_path: Path):
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_the_table_grows_row_by_row_on_a_terminal(tiny_folder: Path, tmp_path: Path, monkeypatch):
+def test_the_table_grows_row_by_row_on_a_terminal(
+    shallow_folder: Path, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True)
     monkeypatch.setattr("adapt_jax.utils.progress.new_console", lambda: console)
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "methods": {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}},
     }
@@ -309,9 +313,9 @@ def test_the_table_grows_row_by_row_on_a_terminal(tiny_folder: Path, tmp_path: P
     assert "few_shot: answering" in shown and "…" not in shown
 
 
-def test_tune_saves_one_adaptation_and_resumes(tiny_folder: Path, tmp_path: Path):
+def test_tune_saves_one_adaptation_and_resumes(shallow_folder: Path, tmp_path: Path):
     config = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "method": {"name": "lora", "rank": 2} | SHORT,
     }
@@ -357,10 +361,14 @@ def sampling(**options) -> dict:
     ],
 )
 def test_nothing_is_written_when_the_input_is_wrong(
-    tiny_folder: Path, tmp_path: Path, change: dict, line: str
+    shallow_folder: Path, tmp_path: Path, change: dict, line: str
 ):
     task = write_task(tmp_path / "task")
-    config = {"decoder": str(tiny_folder), "task": task, "methods": {"zero_shot": SHORT}} | change
+    config = {
+        "decoder": str(shallow_folder),
+        "task": task,
+        "methods": {"zero_shot": SHORT},
+    } | change
     with pytest.raises(UserError) as told:
         compare(config, tmp_path / "run", progress=False)
     assert line in str(told.value) and "\n" not in str(told.value)

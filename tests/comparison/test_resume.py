@@ -65,10 +65,10 @@ def kill(arguments: list[str], journal: Path, pattern: str, lines: int) -> int:
 
 
 def test_a_killed_comparison_ends_with_the_files_of_one_that_was_not(
-    tiny_folder: Path, tmp_path: Path, monkeypatch, capsys
+    shallow_folder: Path, tmp_path: Path, monkeypatch, capsys
 ):
     run = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task", test=30),
         "methods": {"self_consistency": SAMPLED},
         "max_concurrent_sequences": 4,
@@ -98,11 +98,11 @@ def test_a_killed_comparison_ends_with_the_files_of_one_that_was_not(
         assert one[name] == other[name] or name.endswith(".png"), name
 
 
-def comparison(tiny_folder: Path, tmp_path: Path, **options) -> dict[str, Any]:
+def comparison(shallow_folder: Path, tmp_path: Path, **options) -> dict[str, Any]:
     methods = {"zero_shot": SHORT, "few_shot": SHORT | {"demonstrations": 1}} | options
     task = write_task(tmp_path / "task")
     return {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": task,
         "methods": methods,
         "max_concurrent_sequences": 4,
@@ -110,7 +110,7 @@ def comparison(tiny_folder: Path, tmp_path: Path, **options) -> dict[str, Any]:
 
 
 def test_only_rungs_that_something_changed_for_are_climbed_again(
-    tiny_folder: Path, tmp_path: Path, monkeypatch, capsys
+    shallow_folder: Path, tmp_path: Path, monkeypatch, capsys
 ):
     asked = []
 
@@ -119,11 +119,11 @@ def test_only_rungs_that_something_changed_for_are_climbed_again(
         return " The answer is 51."
 
     monkeypatch.setattr(session_module, "Engine", scripted(say))
-    first = compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
+    first = compare(comparison(shallow_folder, tmp_path), tmp_path / "run", progress=False)
     assert len(asked) == 12
-    again = compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
+    again = compare(comparison(shallow_folder, tmp_path), tmp_path / "run", progress=False)
     assert len(asked) == 12 and again.rungs == first.rungs
-    other = comparison(tiny_folder, tmp_path, few_shot=SHORT | {"demonstrations": 2})
+    other = comparison(shallow_folder, tmp_path, few_shot=SHORT | {"demonstrations": 2})
     changed = compare(other, tmp_path / "run")
     said = capsys.readouterr().out
     assert "run held another comparison; replaced: few_shot" in " ".join(said.split())
@@ -141,22 +141,22 @@ def test_only_rungs_that_something_changed_for_are_climbed_again(
 
 
 def test_a_rung_whose_texts_hold_line_separators_is_kept_all_the_same(
-    tiny_folder: Path, tmp_path: Path, monkeypatch
+    shallow_folder: Path, tmp_path: Path, monkeypatch
 ):
     said = " One\u2028two\x85three. The answer is 51."
     monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: said))
-    compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
+    compare(comparison(shallow_folder, tmp_path), tmp_path / "run", progress=False)
     monkeypatch.setattr(Adaptation, "stream", lambda *_, **__: pytest.fail("climbed again"))
-    compare(comparison(tiny_folder, tmp_path), tmp_path / "run", progress=False)
+    compare(comparison(shallow_folder, tmp_path), tmp_path / "run", progress=False)
 
 
 def test_a_rung_that_was_trained_is_not_trained_again(
-    tiny_folder: Path, tmp_path: Path, monkeypatch
+    shallow_folder: Path, tmp_path: Path, monkeypatch
 ):
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    config = comparison(tiny_folder, tmp_path) | {"methods": {"lora": TRAINED}}
+    config = comparison(shallow_folder, tmp_path) | {"methods": {"lora": TRAINED}}
     monkeypatch.setattr(session_module, "Engine", scripted(stop))
     with pytest.raises(KeyboardInterrupt):
         compare(config, tmp_path / "run", progress=False)
@@ -191,10 +191,10 @@ def test_a_rung_whose_results_were_edited_is_climbed_again_and_says_so(
 
 
 def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
-    tiny_folder: Path, tmp_path: Path, monkeypatch
+    shallow_folder: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
-    config, run = comparison(tiny_folder, tmp_path), tmp_path / "run"
+    config, run = comparison(shallow_folder, tmp_path), tmp_path / "run"
     compare(config, run, progress=False)
     before = left(run)
     for damage in (
@@ -213,8 +213,10 @@ def test_a_finished_rung_whose_files_were_damaged_is_climbed_again(
         }
 
 
-def test_evaluate_keeps_answers_as_they_come_and_goes_on(tiny, tmp_path: Path, monkeypatch, capsys):
-    saved = Adaptation("zero_shot", prompt(), tiny).save(tmp_path / "saved")
+def test_evaluate_keeps_answers_as_they_come_and_goes_on(
+    shallow, tmp_path: Path, monkeypatch, capsys
+):
+    saved = Adaptation("zero_shot", prompt(), shallow).save(tmp_path / "saved")
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(write_task(tmp_path / "task", test=20)))
     asked: list[str] = []
     stop_at: list[int] = [8]
@@ -242,10 +244,10 @@ def test_evaluate_keeps_answers_as_they_come_and_goes_on(tiny, tmp_path: Path, m
     assert [row["question"] for row in rows] == [f"What is {n} + 1?" for n in range(50, 70)]
 
 
-def test_a_journal_of_other_work_is_not_used(tiny, tmp_path: Path, monkeypatch):
+def test_a_journal_of_other_work_is_not_used(shallow, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(session_module, "Engine", scripted(lambda *_: " The answer is 51."))
     task = load_task(write_task(tmp_path / "task"))
-    adaptation = Adaptation("zero_shot", prompt(), tiny)
+    adaptation = Adaptation("zero_shot", prompt(), shallow)
     journal = Journal(tmp_path / "answers.jsonl", "one")
     before = evaluate(adaptation, task, journal=journal)
     known = Journal(tmp_path / "answers.jsonl", "one").read(task.test)
@@ -255,8 +257,8 @@ def test_a_journal_of_other_work_is_not_used(tiny, tmp_path: Path, monkeypatch):
     assert Journal(tmp_path / "answers.jsonl", "one").read(task.test) == {}
 
 
-def test_answers_are_to_the_bit_what_they_are_beside_those_that_were_known(tiny):
-    adaptation = Adaptation("self_consistency", prompt(candidates=3, temperature=1.0), tiny)
+def test_answers_are_to_the_bit_what_they_are_beside_those_that_were_known(shallow):
+    adaptation = Adaptation("self_consistency", prompt(candidates=3, temperature=1.0), shallow)
     examples = [*EXAMPLES, *(type(e)(e.id + "x", e.question * 2) for e in EXAMPLES)]
     whole = dict(adaptation.stream(examples, max_concurrent_sequences=4))
     rest = dict(adaptation.stream(examples, max_concurrent_sequences=4, answered={0, 2, 5}))
@@ -265,8 +267,8 @@ def test_answers_are_to_the_bit_what_they_are_beside_those_that_were_known(tiny)
     }
 
 
-def test_predictions_end_in_the_order_of_the_questions(tiny, tmp_path: Path, monkeypatch):
-    saved = Adaptation("chain_of_thought", prompt(), tiny).save(tmp_path / "saved")
+def test_predictions_end_in_the_order_of_the_questions(shallow, tmp_path: Path, monkeypatch):
+    saved = Adaptation("chain_of_thought", prompt(), shallow).save(tmp_path / "saved")
     rows = [{"id": f"q{n}", "question": f"What is {n}?"} for n in range(6)]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -281,11 +283,13 @@ def test_predictions_end_in_the_order_of_the_questions(tiny, tmp_path: Path, mon
     assert timeless(again) == timeless([json.loads(line) for line in lines])
 
 
-def test_progress_tells_the_pace(tiny):
+def test_progress_tells_the_pace(shallow):
     told: list[tuple] = []
     task = load_task({"name": "t", "source": {"name": "arithmetic"}, "splits": {"test": 4}})
     evaluate(
-        Adaptation("zero_shot", prompt(), tiny), task, on_progress=lambda *said: told.append(said)
+        Adaptation("zero_shot", prompt(), shallow),
+        task,
+        on_progress=lambda *said: told.append(said),
     )
     assert told[0][:2] == (0, 4) and told[-1][:2] == (4, 4)
     assert any(note.endswith(" tokens/s") for _, _, note in told)

@@ -143,20 +143,19 @@ def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
         return decoder(x, positions, mask, output_positions=wanted, execution=execution)[0]
 
     graphdef, state = nnx.split(decoder)
+    selected = [partial(run_selected, execution=Execution(remat=one)) for one in ("none", "layers")]
 
-    def output_and_gradient(function: Any) -> Any:
-        @jax.jit
-        def compute(state: nnx.State, x: jax.Array) -> Any:
+    @jax.jit  # in one function, because XLA compiles what they have in common once
+    def outputs_and_gradients(state: nnx.State, x: jax.Array) -> Any:
+        def output_and_gradient(function: Any) -> Any:
             out, vjp = jax.vjp(lambda x: function(nnx.merge(graphdef, state), x), x)
             return out, vjp(cotangent)[0]
 
-        return compute(state, embeddings)
+        return [output_and_gradient(function) for function in (select_from_all, *selected)]
 
-    expected = output_and_gradient(select_from_all)
-    for remat in ("none", "layers"):
-        found = output_and_gradient(partial(run_selected, execution=Execution(remat=remat)))
-        for ours, theirs in zip(found, expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
+    expected, *found = outputs_and_gradients(state, embeddings)
+    for ours, theirs in [pair for one in found for pair in zip(one, expected, strict=True)]:
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
 
 
 CHECKPOINTS = (

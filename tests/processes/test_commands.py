@@ -23,7 +23,7 @@ def run(*commands: list[str], **more: str) -> list[Ended]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
-    write_tiny_llama(folder / "llama")
+    write_tiny_llama(folder / "llama", num_hidden_layers=1)
     task = write_task(folder / "task", test=3)
     ladder = {"decoder": str(folder / "llama"), "task": task, "methods": {"zero_shot": {}}}
     (folder / "ladder.yaml").write_text(yaml.safe_dump(ladder))

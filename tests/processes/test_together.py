@@ -25,7 +25,7 @@ OF_THE_MESH = ("padding_share",)  # rows are rounded up to what the devices shar
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny decoder, a task, and configurations, beside which results are written."""
     folder = tmp_path_factory.mktemp("together")
-    write_tiny_llama(folder / "llama")
+    write_tiny_llama(folder / "llama", num_hidden_layers=1)
     task = write_task(folder / "task", test=7)
     training = {"steps": 4, "batch_size": 4, "learning_rate": 0.01}
     tuning: dict[str, Any] = {"max_new_tokens": 4, "training": training}

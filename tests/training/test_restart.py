@@ -23,12 +23,12 @@ from benchmarks.restarts import compare_killed, tuning
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)
     training = {"steps": 40, "batch_size": 4, "warmup_steps": 5, "checkpoint_every": 7}
     run = {
-        "decoder": str(tiny_folder),
+        "decoder": str(shallow_folder),
         "task": write_task(tmp_path / "task"),
         "method": {"name": "fine_tuning", "training": training} | SHORT,
     }
@@ -38,9 +38,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     assert told["files"] >= 4  # adaptation.json, weights, metrics.jsonl
 
 
-def trained(tiny, folder=None, on_step=None, mesh=None, **changes):
+def trained(shallow, folder=None, on_step=None, mesh=None, **changes):
     """Losses and parameters of a short fine-tuning."""
-    model = TunedDecoder(nnx.clone(tiny.decoder))
+    model = TunedDecoder(nnx.clone(shallow.decoder))
     config = CONFIG.model_copy(update=changes)
     result = train(
         model,
@@ -56,25 +56,25 @@ def trained(tiny, folder=None, on_step=None, mesh=None, **changes):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny):
+def uninterrupted(shallow):
     """Losses and parameters of the same fine-tuning, left alone."""
-    return trained(tiny)
+    return trained(shallow)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_leaves_and_goes_on(tiny, tmp_path, uninterrupted, number):
+def test_asked_to_stop_it_saves_leaves_and_goes_on(shallow, tmp_path, uninterrupted, number):
     def ask(step, steps, note):
         if step == 4:
             os.kill(os.getpid(), number)
 
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted, match=f"stopped by {number.name} after step 5 of 8, saved in"):
-        trained(tiny, tmp_path, ask, checkpoint_every=100)
+        trained(shallow, tmp_path, ask, checkpoint_every=100)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 5
     seen = []
     losses, found = trained(
-        tiny, tmp_path, lambda step, *_: seen.append(step), checkpoint_every=100
+        shallow, tmp_path, lambda step, *_: seen.append(step), checkpoint_every=100
     )
     expected_losses, expected = uninterrupted
     assert seen == [5, 6, 7, 8] and losses == expected_losses
@@ -95,61 +95,61 @@ def test_the_command_line_leaves_with_75_when_it_may_be_started_again(monkeypatc
     assert "exits with code 75" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_on_other_devices_it_goes_on_with_the_same_data(tiny, tmp_path, uninterrupted):
+def test_on_other_devices_it_goes_on_with_the_same_data(shallow, tmp_path, uninterrupted):
     def stop(step, steps, note):
         if step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny, tmp_path, stop, checkpoint_every=3)
+        trained(shallow, tmp_path, stop, checkpoint_every=3)
     mesh = make_mesh(2, 2, 2)
-    losses, found = trained(tiny, tmp_path, mesh=mesh, checkpoint_every=3)
+    losses, found = trained(shallow, tmp_path, mesh=mesh, checkpoint_every=3)
     expected_losses, expected = uninterrupted
     assert losses[:3] == expected_losses[:3]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     rows = read_rows(tmp_path / "metrics.jsonl")
-    trained(tiny, tmp_path / "alone", checkpoint_every=0)
+    trained(shallow, tmp_path / "alone", checkpoint_every=0)
     alone = read_rows(tmp_path / "alone" / "metrics.jsonl")
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in alone]
     for path, leaf in found.items():
         np.testing.assert_allclose(leaf, expected[path], atol=2e-3)
 
 
-def test_when_it_saves_changes_nothing_and_a_finished_run_stays(tiny, tmp_path, uninterrupted):
+def test_when_it_saves_changes_nothing_and_a_finished_run_stays(shallow, tmp_path, uninterrupted):
     expected_losses, expected = uninterrupted
     for every in (1, None):
-        losses, found = trained(tiny, tmp_path / str(every), checkpoint_every=every)
+        losses, found = trained(shallow, tmp_path / str(every), checkpoint_every=every)
         assert losses == expected_losses
         for path, leaf in found.items():
             np.testing.assert_array_equal(leaf, expected[path])
     before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
-    losses, found = trained(tiny, tmp_path / "1", lambda *_: pytest.fail("trained again"))
+    losses, found = trained(shallow, tmp_path / "1", lambda *_: pytest.fail("trained again"))
     assert losses == expected_losses
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_log_that_lost_rows_is_reported(tiny, tmp_path, caplog):
-    trained(tiny, tmp_path, checkpoint_every=4)
+def test_a_log_that_lost_rows_is_reported(shallow, tmp_path, caplog):
+    trained(shallow, tmp_path, checkpoint_every=4)
     path = tmp_path / "metrics.jsonl"
     whole = path.read_text().splitlines(keepends=True)
     for left in (3, 0):
         path.write_text("".join(whole[:left]))
         caplog.clear()
-        losses, _ = trained(tiny, tmp_path, checkpoint_every=4)
+        losses, _ = trained(shallow, tmp_path, checkpoint_every=4)
         [line] = caplog.messages
         assert f"metrics.jsonl: {8 - left} of the 8 steps before the checkpoint have no row" in line
         assert len(losses) == left
 
 
-def test_other_data_weights_or_settings_are_refused_by_name(tiny, tmp_path):
-    trained(tiny, tmp_path, checkpoint_every=4)
+def test_other_data_weights_or_settings_are_refused_by_name(shallow, tmp_path):
+    trained(shallow, tmp_path, checkpoint_every=4)
     with pytest.raises(UserError) as told:
-        trained(tiny, tmp_path, learning_rate=0.5, steps=9, optimizer="lion")
+        trained(shallow, tmp_path, learning_rate=0.5, steps=9, optimizer="lion")
     line = str(told.value).partition("another run: ")[2]
     for field in ("learning_rate is 0.01 there, 0.5 here", "steps is 8 there, 9 here", "optimizer"):
         assert f"training.{field}" in line
     assert "weights" not in line and "examples" not in line
-    other = TunedDecoder(nnx.clone(tiny.decoder))
+    other = TunedDecoder(nnx.clone(shallow.decoder))
     other.decoder.norm.scale[...] = other.decoder.norm.scale[...] * 2
     with pytest.raises(UserError, match="another run: examples is .* there, .* here; weights is"):
         train(

@@ -98,9 +98,9 @@ def test_bfloat16_is_computed_in_while_what_is_trained_stays_float32(tiny, whole
     assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
 
 
-def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(tiny):
+def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(shallow):
     soft = SoftPrompt(np.random.default_rng(1).normal(0, 0.2, (5, 32)))
-    model = TunedDecoder(nnx.clone(tiny.decoder), soft)
+    model = TunedDecoder(nnx.clone(shallow.decoder), soft)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model.decoder))]
     config = TrainingConfig(steps=1, frozen_dtype="bfloat16", warmup_steps=0, row_length=64)
     result = train(model, SOFT, TrainingData(made_examples()), config, seed=0)
@@ -109,23 +109,23 @@ def test_frozen_weights_in_bfloat16_leave_prompt_and_decoder_in_float32(tiny):
         np.testing.assert_array_equal(leaf, earlier)
 
 
-def test_weights_of_targets_count_in_the_mean(tiny):
+def test_weights_of_targets_count_in_the_mean(shallow):
     one, other = made_examples(2)
     halved = TrainingExample(other.id, other.tokens, other.target_start, (0.5,) * other.num_targets)
     alone = [
-        stepped(tiny, pack([example], SHAPE)[0])[0] * example.num_targets
+        stepped(shallow, pack([example], SHAPE)[0])[0] * example.num_targets
         for example in (one, other)
     ]
-    loss, _ = stepped(tiny, pack([one, halved], SHAPE)[0])
+    loss, _ = stepped(shallow, pack([one, halved], SHAPE)[0])
     expected = (alone[0] + 0.5 * alone[1]) / (one.num_targets + 0.5 * other.num_targets)
     assert loss == pytest.approx(expected, abs=1e-5)
 
 
-def test_smoothing_and_z_loss_reach_the_step(tiny):
+def test_smoothing_and_z_loss_reach_the_step(shallow):
     batch = pack(made_examples(4), SHAPE)[0]
-    plain, z_loss = stepped(tiny, batch)[0], stepped(tiny, batch, z_loss=0.1)[0]
+    plain, z_loss = stepped(shallow, batch)[0], stepped(shallow, batch, z_loss=0.1)[0]
     assert z_loss > plain + 0.1
-    assert stepped(tiny, batch, label_smoothing=0.2)[0] != pytest.approx(plain, abs=1e-3)
+    assert stepped(shallow, batch, label_smoothing=0.2)[0] != pytest.approx(plain, abs=1e-3)
 
 
 def test_a_batch_without_a_target_is_named():
@@ -212,8 +212,8 @@ def test_the_prefix_is_encoded_outside_of_the_loop_over_parts(tiny):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is a CPU that has two libraries")
-def test_a_step_on_a_cpu_leaves_plain_products_to_eigen(tiny, monkeypatch):
-    model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((7, 32), 0.1)))
+def test_a_step_on_a_cpu_leaves_plain_products_to_eigen(shallow, monkeypatch):
+    model = TunedDecoder(shallow.decoder, SoftPrompt(np.full((7, 32), 0.1)))
     told = traced(model).lower().compile().as_text()
     monkeypatch.setattr(step_module, "step_compiler_options", dict)
     untold = traced(model).lower().compile().as_text()

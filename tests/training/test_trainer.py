@@ -128,13 +128,13 @@ def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "sgd"])
-def test_every_optimizer_learns(tiny, optimizer):
+def test_every_optimizer_learns(shallow, optimizer):
     rate = {"adamw": 1e-2, "adafactor": 3e-2, "lion": 3e-3, "sgd": 1.0}[optimizer]
     config = CONFIG.model_copy(
         update={"steps": 20, "batch_size": 12, "optimizer": optimizer, "learning_rate": rate}
     )
     result = train(
-        TunedDecoder(tiny.decoder, soft_prompt()),
+        TunedDecoder(shallow.decoder, soft_prompt()),
         SOFT,
         TrainingData(made_examples()),
         config,
@@ -143,10 +143,10 @@ def test_every_optimizer_learns(tiny, optimizer):
     assert result.losses[-1] < result.losses[0] - 0.02
 
 
-def fine_tuned(tiny, mesh, optimizer):
+def fine_tuned(shallow, mesh, optimizer):
     """Losses, parameters and the model after twenty steps of training everything."""
     config = CONFIG.model_copy(update={"steps": 20, "batch_size": 12, "optimizer": optimizer})
-    model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
+    model = TunedDecoder(nnx.clone(shallow.decoder), soft_prompt())
     result = train(
         model,
         nnx.Param,
@@ -159,9 +159,9 @@ def fine_tuned(tiny, mesh, optimizer):
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tiny):
+def on_one_device(shallow):
     """What training on one device gives, by optimizer."""
-    return {name: fine_tuned(tiny, None, name) for name in ("adamw", "adafactor")}
+    return {name: fine_tuned(shallow, None, name) for name in ("adamw", "adafactor")}
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def on_one_device(tiny):
     ],
 )
 def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(
-    tiny, on_one_device, sizes, optimizer
+    shallow, on_one_device, sizes, optimizer
 ):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-    losses, found, model = fine_tuned(tiny, mesh, optimizer)
+    losses, found, model = fine_tuned(shallow, mesh, optimizer)
     alone, expected, _ = on_one_device[optimizer]
     np.testing.assert_allclose(losses, alone, rtol=1e-4)
     for path, leaf in found.items():
@@ -188,8 +188,8 @@ def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(
     assert kernel.addressable_shards[0].data.size == kernel.size // ways
 
 
-def test_rows_that_the_mesh_cannot_share_are_refused_with_the_arithmetic(tiny):
-    model = TunedDecoder(nnx.clone(tiny.decoder))
+def test_rows_that_the_mesh_cannot_share_are_refused_with_the_arithmetic(shallow):
+    model = TunedDecoder(nnx.clone(shallow.decoder))
     shape = BatchShape(10, 64, 200)
     line = r"10 rows .* data 2 x fsdp 2 = 4: 10 / 4 leaves 2; choose 8 or 12"
     with pytest.raises(UserError, match=line):
@@ -202,12 +202,12 @@ def test_rows_that_the_mesh_cannot_share_are_refused_with_the_arithmetic(tiny):
 
 
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
-def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tmp_path, sizes):
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(shallow, tmp_path, sizes):
     mesh = make_mesh(*sizes) if sizes else None
     config = CONFIG.model_copy(update={"checkpoint_every": 3})
 
     def run(folder, on_step=None, mesh=None, **changes):
-        model = TunedDecoder(nnx.clone(tiny.decoder))
+        model = TunedDecoder(nnx.clone(shallow.decoder))
         changed = config.model_copy(update=changes)
         result = train(
             model, nnx.Param, TrainingData(made_examples()), changed,
@@ -233,13 +233,17 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(tiny, tm
         run(tmp_path, mesh=mesh, learning_rate=0.5)
 
 
-def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(tiny):
+def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(shallow):
     with pytest.raises(UserError, match="nothing is trainable"):
-        train(TunedDecoder(tiny.decoder), SOFT, TrainingData(made_examples()), CONFIG, seed=0)
+        train(TunedDecoder(shallow.decoder), SOFT, TrainingData(made_examples()), CONFIG, seed=0)
     broken = SoftPrompt(np.full((2, 32), np.nan))
     with pytest.raises(UserError, match="the loss of step 1 is nan"):
         train(
-            TunedDecoder(tiny.decoder, broken), SOFT, TrainingData(made_examples()), CONFIG, seed=0
+            TunedDecoder(shallow.decoder, broken),
+            SOFT,
+            TrainingData(made_examples()),
+            CONFIG,
+            seed=0,
         )
 
 
@@ -253,7 +257,9 @@ class Steep(TunedDecoder):
         return nats + cliff - jax.lax.stop_gradient(cliff), right
 
 
-def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpoint(tiny, tmp_path):
+def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpoint(
+    shallow, tmp_path
+):
     examples = [replace(e, tokens=tuple(t % 300 for t in e.tokens)) for e in made_examples()]
     step = 2  # of the first epoch, from 0
     drawn = Batches(examples, CONFIG.batch_size, CONFIG.steps, seed=0, row_length=64).examples_of(
@@ -264,7 +270,7 @@ def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpo
     config = CONFIG.model_copy(update={"checkpoint_every": 1})
     with pytest.raises(UserError) as told:
         train(
-            Steep(tiny.decoder, soft_prompt()),
+            Steep(shallow.decoder, soft_prompt()),
             SOFT,
             TrainingData(examples),
             config,
@@ -282,12 +288,12 @@ def test_a_gradient_that_is_no_number_stops_its_very_step_and_reaches_no_checkpo
     assert saved[-1] == step
 
 
-def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_path):
+def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(shallow, tmp_path):
     config = CONFIG.model_copy(update={"steps": 2, "batch_size": 12, "clip_norm": 0.01})
-    model, examples = TunedDecoder(tiny.decoder, soft_prompt()), made_examples()
+    model, examples = TunedDecoder(shallow.decoder, soft_prompt()), made_examples()
     batch, left_over = pack(examples, BatchShape(5, 64, 400))
     _, expected = gradients(
-        TunedDecoder(tiny.decoder, soft_prompt()),
+        TunedDecoder(shallow.decoder, soft_prompt()),
         lambda model: model.loss(batch, model.prefix(jnp.zeros(0, jnp.int32)))[0],
     )
     norm = float(jnp.linalg.norm(expected[-1]))  # decoder before soft_prompt
@@ -297,7 +303,7 @@ def test_the_logged_norm_is_that_of_the_gradient_of_the_whole_step(tiny, tmp_pat
 
 
 @pytest.mark.parametrize("chosen", [SOFT, nnx.Param], ids=["soft prompt", "all"])
-def test_a_run_compiles_its_step_once(tiny, monkeypatch, chosen):
+def test_a_run_compiles_its_step_once(shallow, monkeypatch, chosen):
     """The state that a step returns is bound to its device; the first one must be, too."""
     made, original = [], run.make_step
 
@@ -306,7 +312,7 @@ def test_a_run_compiles_its_step_once(tiny, monkeypatch, chosen):
         return made[-1]
 
     monkeypatch.setattr(run, "make_step", make)
-    model = TunedDecoder(nnx.clone(tiny.decoder), soft_prompt())
+    model = TunedDecoder(nnx.clone(shallow.decoder), soft_prompt())
     config = CONFIG.model_copy(update={"steps": 3})
     train(model, chosen, TrainingData(made_examples()), config, seed=0)
     assert [step._cache_size() for step in made] == [1]

@@ -30,9 +30,9 @@ def made_examples():
     ]
 
 
-def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
+def trained(shallow, method, folder=None, on_step=None, mesh=None, **changes):
     """Result, and what was trained."""
-    soft, decoder, chosen = None, nnx.clone(tiny.decoder), nnx.Param
+    soft, decoder, chosen = None, nnx.clone(shallow.decoder), nnx.Param
     if method == "prompt_tuning":
         soft, chosen = soft_prompt(), SOFT
     elif method == "lora":
@@ -54,10 +54,10 @@ def trained(tiny, method, folder=None, on_step=None, mesh=None, **changes):
         ("fine_tuning", (2, 2, 2), {}),
     ],
 )
-def test_unpacked_steps_are_the_packed_ones(tiny, tmp_path, method, sizes, options):
+def test_unpacked_steps_are_the_packed_ones(shallow, tmp_path, method, sizes, options):
     mesh = make_mesh(*sizes) if sizes else None
     runs = {
-        packing: trained(tiny, method, tmp_path / packing, mesh=mesh, packing=packing, **options)
+        packing: trained(shallow, method, tmp_path / packing, mesh=mesh, packing=packing, **options)
         for packing in ("best_fit", "none")
     }
     (packed, expected), (unpacked, found) = runs["best_fit"], runs["none"]
@@ -79,16 +79,16 @@ def test_unpacked_steps_are_the_packed_ones(tiny, tmp_path, method, sizes, optio
     np.testing.assert_allclose(*checked, rtol=1e-5)
 
 
-def test_an_unpacked_run_that_is_resumed_ends_with_the_same_bits(tiny, tmp_path):
+def test_an_unpacked_run_that_is_resumed_ends_with_the_same_bits(shallow, tmp_path):
     def stop(step, steps, note):
         if step == 4:
             raise KeyboardInterrupt
 
     options = {"packing": "none", "checkpoint_every": 2}
-    expected, weights = trained(tiny, "prompt_tuning", tmp_path / "whole", **options)
+    expected, weights = trained(shallow, "prompt_tuning", tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny, "prompt_tuning", tmp_path / "cut", on_step=stop, **options)
-    result, found = trained(tiny, "prompt_tuning", tmp_path / "cut", **options)
+        trained(shallow, "prompt_tuning", tmp_path / "cut", on_step=stop, **options)
+    result, found = trained(shallow, "prompt_tuning", tmp_path / "cut", **options)
     assert result.losses == expected.losses
     jax.tree.map(np.testing.assert_array_equal, found, weights)
     logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
