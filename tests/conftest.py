@@ -10,15 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xla_flags import COMPILE_LESS
+
 # Objects of imports and traces stay: looking through them for garbage took a fifth of some files.
 gc.set_threshold(20_000, 10, 10)
 # Before jax is imported anywhere: the CPU plays eight devices, and nothing is fetched.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# XLA's passes are those of every run, and so are the optimised HLO and its memory. LLVM alone does
-# less: the tests compile much and compute little, and a training step compiles in 0.6 of the time.
-# Processes that run with all of LLVM: compare (cli/test_without_extras.py), tune and inspect
-# (inspection/test_inspection.py), and every command of the room processes/.
-FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
+FLAGS = ("--xla_force_host_platform_device_count=8", *COMPILE_LESS)
 given = os.environ.get("XLA_FLAGS", "")
 wanted = [flag for flag in FLAGS if flag.partition("=")[0] not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *wanted]).strip()

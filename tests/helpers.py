@@ -12,8 +12,6 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.templates import Demonstration, Template
 
 SHORT = {"max_new_tokens": 6}
-# XLA_FLAGS of a process with one device that compiles as little as the tests do (conftest.py).
-ONE_DEVICE = "--xla_backend_optimization_level=0"
 EXAMPLES = [Example(str(n), f"Joe has {n} oranges and got 1 more. How many?") for n in range(3)]
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-from helpers import ONE_DEVICE
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
+from xla_flags import ONE_DEVICE
 
 __all__ = ["COLAB", "run_notebook", "shown", "start_kernel"]
 

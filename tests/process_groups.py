@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import ONE_DEVICE
+from xla_flags import ONE_DEVICE
 
 WORKER = Path(__file__).with_name("process_worker.py")
 MAX_SECONDS = 1800  # of a group, on a busy machine

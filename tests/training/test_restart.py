@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
-from helpers import ONE_DEVICE, SHORT, write_task
+from helpers import SHORT, write_task
 from training_cases import CONFIG, leaves, made_examples
+from xla_flags import ONE_DEVICE
 
 from adapt_jax.cli.main import main
 from adapt_jax.decoders.sharding import make_mesh
