@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import islice
 
 from adapt_jax.tasks.characters import normalize_widths
+from adapt_jax.tasks.compounds import is_longer_phrase
 from adapt_jax.tasks.letters import (
     LETTERS,
     NOTHING,
@@ -186,7 +187,7 @@ def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) ->
     keys = "|".join(map(re.escape, sorted(present, key=len, reverse=True)))
     seen: int | None = NOTHING
     for found in islice(re.finditer(f"{_BEFORE}(?:{keys}){_AFTER}", text), MAX_MENTIONS):
-        if is_negated(text, found.start()):
+        if is_negated(text, found.start()) or _follows_no(text, found.start(), table):
             continue
         if len(found[0]) == 1 and written[found.start() : found.end()] in ("a", "i", "I"):
             continue  # an article or a pronoun
@@ -195,6 +196,11 @@ def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) ->
             return None
         seen = index
     return seen
+
+
+def _follows_no(text: str, position: int, table: Mapping[str, int | None]) -> bool:
+    """Whether "no" comes directly before, as in "no blood", and is no choice itself."""
+    return "no" not in table and re.search(r"\bno\s\Z", text[:position][-4:]) is not None
 
 
 # "Answer: X", "**Label:** X", "The category is X"
@@ -249,6 +255,9 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
         if found is not NOTHING:
             return found
     if not choices:
+        return None
+    line = _SEPARATORS.sub(" ", text.partition("\n")[0][:MAX_ANSWER_LENGTH])
+    if is_longer_phrase(line, _index_keys(tuple(choices))[4]):
         return None
     index = find_mentioned(text, choices)
     if index is None and lettered and not _mentions_any(text, choices):

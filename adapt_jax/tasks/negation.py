@@ -19,7 +19,7 @@ _NEGATED = re.compile(
     r"(?:['’]s|\sis|\swas|\sto\sbe|\sas|\slike)?(?:\s(?:option|choice))?"
     # "blood rather than sky", "anything but B", "nothing good"
     r"|\b(?:rather|other)\sthan|\binstead\sof|\bexcept(?:\sfor)?|\banything\sbut|\bas\sopposed\sto"
-    r"|\bfar\sfrom|\bhardly|\bbarely|\bnothing|\bwithout"
+    r"|\bfar\sfrom|\b(?:lack|absence)\sof|\bhardly|\bbarely|\bnothing|\bwithout"
     r"|\bruled?\sout|\b(?:eliminated?|excluding|exclude|reject)(?:\s(?:option|choice)s?)?"
     r"|\bnobody\swould\s(?:choose|pick|say))"
     r"(?:\s(?:the|a|an))?\s\W{0,4}\Z",
@@ -29,7 +29,7 @@ _NEGATED = re.compile(
 # one of these is in every negation: to look for them is quick
 _HINTS = tuple(
     "not n't n’t nor never neither than instead except but opposed far hardly barely without rule "
-    "eliminat exclud reject nobody doubt".split()
+    "eliminat exclud reject nobody doubt lack absence".split()
 )
 
 

@@ -261,6 +261,64 @@ def test_a_negated_label_is_not_read(text: str) -> None:
     assert PARSERS["label"](text, ("positive", "negative")) is None
 
 
+PLACES = ("desk", "bank", "office", "dogs", "new york", "hot")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # a choice that only begins a phrase
+        *(("desk drawer", None), ("Desk lamp.", None), ("The answer is desk drawer.", None)),
+        *(("in the desk drawer", None), ("a bank account", None), ("desk drawers", None)),
+        *(("hot dog stand", None), ("office supplies", None), ("dogs' owner", None)),
+        *(("desk-lamp", None), ("the office's door", None), ("no desk", None)),
+        *(("lack of dogs", None),),
+        # a choice, and what is said of it
+        *(("desk because", "a"), ("desk, drawer", "a"), ("the desk usually", "a")),
+        *(
+            ("desk fits best", "a"),
+            ("desk today", "a"),
+            ("desk option", "a"),
+            ("Desk.\nDrawer", "a"),
+        ),
+        *(("New York City", "e"), ("dogs barking", "d"), ("desk found outside", "a")),
+        *(("He went to the desk yesterday", "a"), ("hot weather", "f"), ("(A) desk drawer", "a")),
+        *(("desk\n\nExplanation: it is", "a"), ("No, desk", "a"), ("'desk' drawer", "a")),
+    ],
+)
+def test_a_choice_that_begins_a_longer_phrase_is_not_the_answer(
+    text: str, expected: str | None
+) -> None:
+    assert PARSERS["choice"](text, PLACES) == expected
+
+
+SAID = (
+    "{}",
+    "The answer is {}.",
+    "It is {} because people go there",
+    "{} is where it is",
+    "{} - it is common",
+    "a {} would make the most sense",
+    "{} seems right",
+    "{} would be best",
+    "{} contains many of them",
+    "{} while others do not",
+    "The {} option",
+    "{} works best here",
+    "{} holding many things",
+    "{} used by people",
+    "{} at the corner",
+    "{}, of course",
+    "{} (it is common)",
+)
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_no_reading_is_lost_to_longer_phrases(said: str) -> None:
+    for letter, place in zip("abcdef", PLACES, strict=True):
+        assert PARSERS["choice"](said.format(place), PLACES) == letter
+
+
 def test_a_bare_letter_that_is_the_text_of_another_choice_is_ambiguous() -> None:
     for text in ("A", "The answer is A", "A because"):
         assert PARSERS["choice"](text, ("B", "A", "C")) is None
