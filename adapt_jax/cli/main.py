@@ -22,6 +22,7 @@ from adapt_jax.cli.export import export
 from adapt_jax.cli.import_adapter import import_adapter
 from adapt_jax.cli.init import init
 from adapt_jax.cli.inspect import inspect
+from adapt_jax.cli.judge import judge
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.search import search
@@ -35,7 +36,8 @@ from adapt_jax.utils.registry import load_entry_points, load_plugin
 
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
-ALONE = ("ask", "export", "import", "init", "inspect")  # of several processes, one does the work
+# of several processes, one does the work
+ALONE = ("ask", "export", "import", "init", "inspect", "judge")
 HELP = {"--help", "-h", "--version"}
 _OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
@@ -50,6 +52,7 @@ adapt-jax tune configs/tune/lora.yaml     # make one adaptation
 adapt-jax search configs/search.yaml      # find good demonstrations
 adapt-jax evaluate runs/lora configs/tasks/arithmetic.yaml
 adapt-jax predict runs/lora questions.jsonl answers.jsonl
+adapt-jax judge runs/new runs/old         # is the one better than the other?
 adapt-jax export runs/lora exported       # for transformers or PEFT
 adapt-jax inspect path/to/model           # memory needed, nothing loaded
 ```
@@ -81,6 +84,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "search": search,
     "evaluate": evaluate,
     "predict": predict,
+    "judge": judge,
     "ask": ask,
     "export": export,
     "import": import_adapter,

@@ -1,4 +1,4 @@
-"""The JSON schemas of comparison.json and evaluation.json.
+"""The JSON schemas of comparison.json, evaluation.json and `adapt-jax judge --json`.
 
 python -m adapt_jax.evaluation.schemas docs/schemas
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from adapt_jax.evaluation.judging.results import Judgement
 from adapt_jax.evaluation.results import ComparisonResult, EvaluationFile
 from adapt_jax.utils.files import write_json
 
@@ -16,6 +17,7 @@ __all__ = ["SCHEMAS", "write_schemas"]
 SCHEMAS: dict[str, type[BaseModel]] = {
     "comparison.schema.json": ComparisonResult,
     "evaluation.schema.json": EvaluationFile,
+    "judgement.schema.json": Judgement,
 }
 
 

@@ -4,16 +4,18 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapt_jax.evaluation.baseline import measure_commonest_label
-from adapt_jax.evaluation.evaluate import Evaluation
 from adapt_jax.evaluation.results import FORMAT, ComparisonResult, DoneRung, EvaluationFile
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import to_json_lines, write_json, write_text
 from adapt_jax.utils.text_files import read_json
+
+if TYPE_CHECKING:
+    from adapt_jax.evaluation.evaluate import Evaluation  # which imports the engine
 
 __all__ = [
     "read_comparison",
@@ -24,7 +26,7 @@ __all__ = [
 ]
 
 
-def write_predictions(path: Path, evaluation: Evaluation) -> None:
+def write_predictions(path: Path, evaluation: "Evaluation") -> None:
     """One line per question: its candidates, answer and vote, and whether it is right."""
     rows = (
         {
@@ -32,6 +34,7 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
             "expected": row.example.answer,
             "correct": row.correct,
             "score": row.score,
+            "category": row.example.category,
         }
         | row.prediction.to_dict()
         for row in evaluation.predictions
@@ -40,7 +43,7 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
 
 
 def write_evaluation(
-    folder: Path, evaluation: Evaluation, task: Task, *, method: str, seed: int
+    folder: Path, evaluation: "Evaluation", task: Task, *, method: str, seed: int
 ) -> None:
     """Writes ``evaluation.json`` and ``predictions.jsonl`` into the folder."""
     content = EvaluationFile(

@@ -1,0 +1,1 @@
+"""Judging: is A better than B, by the answers that any of several programs has recorded?"""
