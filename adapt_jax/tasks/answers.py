@@ -12,7 +12,8 @@ A new parser is a function of a text and the question's choices:
     def last_word(text, choices):
         return text.split()[-1] if text.split() else None
 
-An ``AnswerParser`` also says how golds, unmarked texts and equality are read.
+An ``AnswerParser`` also says how golds, unmarked texts and equality are read. ``regex:PATTERN`` and
+``json:FIELD`` are parsers that are made by what follows the colon.
 """
 
 import functools
@@ -29,7 +30,10 @@ from adapt_jax.tasks.choices import (
     fold_text,
     name_option,
 )
+from adapt_jax.tasks.date_answers import read_date, read_gold_date
+from adapt_jax.tasks.harness_answers import read_flexible, read_harness_gold, read_strict
 from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.tasks.made_parsers import make_json_readers, make_regex_readers
 from adapt_jax.tasks.math_answers import (
     MATH_CONTINUATIONS,
     find_math_version,
@@ -44,8 +48,18 @@ from adapt_jax.tasks.numbers import (
     read_last_number,
     read_number,
 )
+from adapt_jax.tasks.open_answers import (
+    read_first_line,
+    read_free_text,
+    read_gold_line,
+    read_gold_span,
+    read_last_line,
+    read_span,
+    read_verbatim,
+)
 from adapt_jax.tasks.templates import Template
 from adapt_jax.tasks.tolerance import EXACT, Tolerance
+from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
 __all__ = [
@@ -76,6 +90,8 @@ class AnswerParser:
         list_continuations: lists, for a question's choices, what may follow an answer and make
             another one of it. By default it is not known: a text that was cut off has an answer
             only where this does not depend on its last word.
+        reads_whole_text: whether the whole generated text is read, whatever the template marks.
+        accepts_cut_text: whether a text that was cut off is an answer as it is, such as a summary.
         version: enters the identity of every result that the parser reads.
     """
 
@@ -87,6 +103,8 @@ class AnswerParser:
         read_unmarked: Reader | None = None,
         are_equal: Callable[[str, str, Tolerance], bool] | None = None,
         list_continuations: Callable[[Sequence[str]], Sequence[str]] | None = None,
+        reads_whole_text: bool = False,
+        accepts_cut_text: bool = False,
         version: int | str = PARSER_VERSION,
     ) -> None:
         functools.update_wrapper(self, read)
@@ -95,6 +113,7 @@ class AnswerParser:
         self.read_unmarked = read_unmarked or read
         self.are_equal = are_equal or _match_text
         self.list_continuations = list_continuations or (lambda choices: ())
+        self.reads_whole_text, self.accepts_cut_text = reads_whole_text, accepts_cut_text
         self.version = version
 
     @property
@@ -110,7 +129,34 @@ def _match_text(one: str, other: str, tolerance: Tolerance) -> bool:
     return one == other
 
 
-PARSERS: Registry[Any] = Registry("answer parser")  # of AnswerParser or Reader
+class _Parsers(Registry[Any]):
+    """Parsers by name; ``KIND:ARGUMENT`` makes one of a kind."""
+
+    def find(self, name: str, where: str = "") -> Any:
+        kind, colon, argument = name.partition(":")
+        if not colon or kind not in MADE_PARSERS:
+            return super().find(name, where)
+        try:
+            return self[name]
+        except UserError as mistake:
+            raise UserError(f"{where}{': ' * bool(where)}{mistake}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        kind, colon, argument = name.partition(":")
+        return _make_by(kind, argument) if colon and kind in MADE_PARSERS else self._entries[name]
+
+    def describe_unknown(self, name: str) -> str:
+        return super().describe_unknown(name) + "".join(f", {kind}:..." for kind in MADE_PARSERS)
+
+
+MADE_PARSERS = {"regex": make_regex_readers, "json": make_json_readers}
+PARSERS: Registry[Any] = _Parsers("answer parser")  # of AnswerParser or Reader
+
+
+@lru_cache(maxsize=256)
+def _make_by(kind: str, argument: str) -> "AnswerParser":
+    read, read_gold = MADE_PARSERS[kind](argument)
+    return AnswerParser(read, read_gold=read_gold)
 
 
 def find_parser(name: str) -> AnswerParser:
@@ -132,7 +178,7 @@ def read_answer(
     It is read after the template's marker ("The answer is"); without a marker, from the whole.
     """
     _, stated = template.split_reasoning(generated_text)
-    if stated == generated_text:
+    if stated == generated_text or find_parser(parser).reads_whole_text:
         return find_parser(parser).read_unmarked(generated_text, choices)
     read = find_parser(parser).read
     bare = template.remove_closing(stated)
@@ -306,44 +352,22 @@ PARSERS.register("yes_no")(
 # ---- open answers
 
 
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{(?:\\text\s?\{)?([^{}]*)\}{1,2}")
-_EMPHASIS = (("**", "**"), ("__", "__"), *zip("*_`\"'“‘«", "*_`\"'”’»", strict=True))
+PARSERS.register("text")(AnswerParser(read_first_line, read_gold=read_gold_line))
+PARSERS.register("last_line")(AnswerParser(read_last_line, read_gold=read_gold_line))
+PARSERS.register("span")(AnswerParser(read_span, read_gold=read_gold_span))
+PARSERS.register("free_text")(AnswerParser(read_free_text))
+PARSERS.register("verbatim")(AnswerParser(read_verbatim, accepts_cut_text=True))
+PARSERS.register("date")(AnswerParser(read_date, read_gold=read_gold_date))
 
 
-def _read_first_line(text: str, choices: Sequence[str]) -> str | None:
-    """The first line, in lower case, white space folded.
+# ---- GSM8K as lm-evaluation-harness reads it
 
-    A closing full stop and the emphasis or quotes around the whole are no part of it.
-    """
-    if boxes := _BOXED.findall(text):
-        text = boxes[-1]
-    line = _read_free_text(text.strip().partition("\n")[0], choices) or ""
-    while (bare := _remove_emphasis(line)) != line:
-        line = bare
-    return line or None
-
-
-def _remove_emphasis(line: str) -> str:
-    for opening, closing in _EMPHASIS:
-        inner = line[len(opening) : -len(closing)]
-        wrapped = line.startswith(opening) and line.endswith(closing)
-        if wrapped and inner.strip(" .") and opening not in inner and closing not in inner:
-            return inner.strip().rstrip(".").rstrip()
-    return line
-
-
-def _read_gold_line(text: str, choices: Sequence[str]) -> str | None:
-    return None if "\n" in text.strip() else _read_first_line(text, choices)
-
-
-def _read_free_text(text: str, choices: Sequence[str]) -> str | None:
-    """The whole text, in lower case, white space folded, without a closing full stop."""
-    folded = " ".join(normalize_widths(text).casefold().split())
-    return folded.rstrip(".").rstrip() or folded or None
-
-
-PARSERS.register("text")(AnswerParser(_read_first_line, read_gold=_read_gold_line))
-PARSERS.register("free_text")(AnswerParser(_read_free_text))
+for _name, _read in (("gsm8k_strict", read_strict), ("gsm8k_flexible", read_flexible)):
+    PARSERS.register(_name)(
+        AnswerParser(
+            _read, read_gold=read_harness_gold, reads_whole_text=True, accepts_cut_text=True
+        )
+    )
 
 
 # ---- mathematics, by a library

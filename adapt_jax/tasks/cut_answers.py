@@ -26,6 +26,8 @@ def read_cut_answer(
     and with everything that the parser's ``list_continuations`` says may follow.
     """
     parts = find_parser(parser)
+    if parts.accepts_cut_text:
+        return read_answer(parser, text, template, choices)
     markers = template.list_markers()
     if markers and template.split_reasoning(text)[1] == text:
         return None  # the text has not come to its answer
