@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adapt_jax.evaluation import more_metrics as more_metrics  # registers them
 from adapt_jax.evaluation.journal import Journal, read_plain_prediction, to_plain_prediction
 from adapt_jax.evaluation.metrics import BUILT_IN_METRICS, METRICS, ScoredPrediction
 from adapt_jax.evaluation.results import EvaluationResult

@@ -101,7 +101,7 @@ class EvaluationResult(Result):
         description="wall-clock seconds per question, without those of compiling"
     )
     metrics: dict[str, float | dict[str, float]] = Field(
-        default={}, description="metrics that were registered elsewhere, by name"
+        default={}, description="further metrics by name, those of extensions too"
     )
     warnings: list[str] = Field(
         default=[], description="what the reader should know about the answers, in sentences"

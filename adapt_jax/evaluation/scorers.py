@@ -6,14 +6,18 @@ def half_for_any(predicted, example, task):
     return Score(1.0 if right else 0.5 if predicted is not None else 0.0, right)
 """
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.text_scores import (
+    TEXT_SCORES,
+    check_installed,
+    find_library_version,
+    split_squad_words,
+)
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
@@ -21,6 +25,8 @@ __all__ = [
     "SCORERS",
     "Score",
     "Scorer",
+    "TextScorer",
+    "canonicalize_references",
     "exact",
     "find_right_answers",
     "find_scorer",
@@ -57,27 +63,71 @@ def exact(predicted: str | None, example: Example, task: Task) -> Score:
 
 
 @SCORERS.register("token_f1")
+@SCORERS.register("squad")
 def token_f1(predicted: str | None, example: Example, task: Task) -> Score:
-    """F1 of the words in common with the nearest accepted answer, as SQuAD counts it.
+    """F1 and exact match of SQuAD, by its own normalisation (evaluate-v2.0.py).
 
-    Case, punctuation and the articles a, an, the are ignored (1606.05250, section 6.1). The answer
-    counts as correct where the texts are then equal (the exact match of SQuAD).
+    Case, punctuation and the articles a, an, the are ignored. The value is the F1 of the words in
+    common with the nearest accepted answer; the answer counts as correct where the texts are then
+    equal. No answer at all is right where no accepted answer has a word.
     """
-    if predicted is None:
+    given = split_squad_words(predicted or "")
+    words = [split_squad_words(answer) for answer in example.accepted]
+    has_answer = any(words)
+    if predicted is None and has_answer:
         return Score(0.0, False)
-    given = _split_words(predicted)
-    references = [_split_words(answer) for answer in example.accepted]
-    value = max(_compute_f1(given, reference) for reference in references)
-    return Score(value, given in references)
+    value = TEXT_SCORES["token_f1"](predicted or "", example.accepted)
+    return Score(value, given in [one for one in words if one or not has_answer])
+
+
+class TextScorer:
+    """Scores a text by its similarity to the accepted answers; both are in canonical form.
+
+    It counts as correct where it equals one of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def version(self) -> str:
+        """The version of the library, which the scores depend on."""
+        return f"1, {find_library_version(self.name)}"
+
+    def check(self) -> None:
+        """Raises UserError where its library is not installed."""
+        check_installed(self.name)
+
+    def __call__(self, predicted: str | None, example: Example, task: Task) -> Score:
+        """The similarity to the accepted answers, 0 where no answer could be read."""
+        if predicted is None:
+            return Score(0.0, False)
+        references = canonicalize_references(example, task)
+        value = TEXT_SCORES[self.name](predicted, references)
+        return Score(value, task.grade(predicted, example))
+
+
+for _name in ("rouge1", "rouge2", "rougeL", "bleu", "chrf"):
+    SCORERS.register(_name)(TextScorer(_name))
+
+
+def canonicalize_references(example: Example, task: Task) -> list[str]:
+    """The accepted answers in the form in which answers are read."""
+    return [
+        read_gold(task.parser, answer, example.choices) or answer for answer in example.accepted
+    ]
 
 
 def find_scorer(task: Task, where: str | None = None) -> Scorer:
     """The scorer that the task names; ``where`` is what messages call the task.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is none of this name, or its library is not installed.
     """
-    return SCORERS.find(task.scorer, f"{where or f'task {task.name!r}'}: scorer")
+    scorer = SCORERS.find(task.scorer, f"{where or f'task {task.name!r}'}: scorer")
+    if isinstance(scorer, TextScorer):
+        scorer.check()
+    return scorer
 
 
 def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
@@ -99,16 +149,3 @@ def find_right_answers(candidates: Iterable[Any], example: Example, task: Task) 
     """Those answers of the candidates that are right."""
     answers = {one.answer for one in candidates if one.answer is not None}
     return {answer for answer in answers if score_answer(answer, example, task).correct}
-
-
-def _split_words(text: str) -> list[str]:
-    """The words of a text as SQuAD's own script normalises them."""
-    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def _compute_f1(given: list[str], reference: list[str]) -> float:
-    if not given or not reference:
-        return float(given == reference)
-    common = sum((Counter(given) & Counter(reference)).values())
-    return 2 * common / (len(given) + len(reference))

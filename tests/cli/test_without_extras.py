@@ -12,7 +12,8 @@ PROGRAM = """
 import importlib, pkgutil, sys
 from importlib.machinery import PathFinder
 
-EXTRAS = "libtpu math_verify mkdocs nbclient peft pyarrow tensorboard torch wandb".split()
+EXTRAS = "libtpu math_verify mkdocs nbclient peft pyarrow rouge_score sacrebleu".split()
+EXTRAS += "tensorboard torch wandb".split()
 
 class Installed(PathFinder):  # everything but the extras
     @classmethod
