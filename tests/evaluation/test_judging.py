@@ -18,10 +18,10 @@ from recorded_results import (
 
 from adapt_jax.cli.main import main
 from adapt_jax.evaluation.judging.judge import judge
+from adapt_jax.evaluation.report.files import write_comparison
 from adapt_jax.evaluation.results import ComparisonResult
 from adapt_jax.evaluation.significance import mcnemar, paired_difference
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.files import write_json
 
 GOOD = [n % 4 != 0 for n in range(40)]  # 30 of 40
 POOR = [n % 4 == 1 or n in (0, 4) for n in range(40)]  # 12 of 40
@@ -186,18 +186,18 @@ def test_samples_that_the_harness_itself_writes_are_read(tmp_path: Path, monkeyp
     assert (found.n, found.difference, found.paired_by) == (40, pytest.approx(18 / 40), "id")
 
 
-def write_comparison(folder: Path) -> Path:
+def save_ladder(folder: Path) -> Path:
     rungs = {"zero_shot": POOR, "few_shot": GOOD, "lora": [not one for one in GOOD]}
     for name, right in rungs.items():
         write_lines(folder / "predictions" / f"{name}.jsonl", prediction_rows(right))
     done = [done_rung(name, right) for name, right in rungs.items()]
     result = ComparisonResult(task="t", decoder="d", seed=0, best="few_shot", rungs=done)
-    write_json(folder / "comparison.json", result.model_dump(mode="json"))
+    write_comparison(folder / "comparison.json", result)
     return folder
 
 
 def test_an_output_folder_stands_for_its_recommended_rung_or_for_all(tmp_path: Path):
-    folder = write_comparison(tmp_path / "ladder")
+    folder = save_ladder(tmp_path / "ladder")
     poor = write_lines(tmp_path / "evaluated" / "predictions.jsonl", prediction_rows(POOR))
     found = judge([str(folder), str(poor.parent)]).result
     assert found.comparisons[0].mean_first == 0.75
