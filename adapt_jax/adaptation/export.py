@@ -8,7 +8,6 @@ export.json what was exported, so that the same export is not written twice.
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from adapt_jax.adaptation.adaptation import Adaptation
@@ -21,6 +20,7 @@ from adapt_jax.pretrained.saving import (
     read_source_dtype,
     save_pretrained,
 )
+from adapt_jax.prompting.thinking import describe_thinking
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.hashing import identity
@@ -95,9 +95,11 @@ def export_adaptation(
         elif adaptation.lora_weights is not None:
             write_lora(new, adaptation.lora_weights, adaptation.model)
         files.write_json(new / "prompt.json", adaptation.prompt.to_dict())
-        notes: Sequence[str] = ()
+        notes: list[str] = []
         if verify:
-            notes = verify_export(adaptation, new, chosen, questions=verify)
+            notes += verify_export(adaptation, new, chosen, questions=verify)
+        if thinking := describe_thinking(adaptation.model, adaptation.prompt.template):
+            notes.append(thinking)
         for note in notes:
             log.warning("%s: %s", folder, note)
         files.write_text(new / "README.md", build_readme(adaptation, chosen, notes))

@@ -15,6 +15,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.retrieval import Retrieval
+from adapt_jax.prompting.thinking import describe_thinking, find_thinking_remedy
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import PARSERS
@@ -232,7 +233,7 @@ def tokenize_answer(
 
     Raises:
         MethodNotApplicable: the chat template begins an answer with a text, such as ``<think>``,
-            that a conversation which has the answer lacks.
+            that a conversation which has the answer lacks; the message says what to set.
         UserError: the tokenizer merges across the border between question and answer.
     """
     joint = prompt.render_with_answer(model, question, answer)
@@ -248,8 +249,13 @@ def tokenize_answer(
         raise MethodNotApplicable(
             f"the chat template of {model.path} begins an answer with "
             f"{rendered[border:][:60]!r}, which a conversation with the answer lacks: its tokens "
-            "would differ from those of generation; template.chat_template_args, such as "
-            "enable_thinking: false, may help"
+            f"would differ from those of generation; {find_thinking_remedy(model, prompt.template)}"
+        )
+    if prompt.template.chat and describe_thinking(model, prompt.template):
+        raise MethodNotApplicable(
+            f"the tokenizer merges what the chat template of {model.path} opens before an answer "
+            "with what a conversation with the answer has there; "
+            f"{find_thinking_remedy(model, prompt.template)}"
         )
     raise UserError(
         f"{name}: the tokenizer merges the end of the question {question[-8:]!r} with the "
@@ -307,6 +313,8 @@ def resolve_template(task: Task, model: PretrainedDecoder) -> Task:
             "no stop string ends an answer, because the template has no words before {question}: "
             "answers end at EOS or at max_new_tokens; set template.stop"
         )
+    if thinking := describe_thinking(model, template):
+        warnings.append(thinking)
     if not warnings:
         return task
     return replace(task, template=template, warnings=(*task.warnings, *warnings))

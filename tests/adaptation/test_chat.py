@@ -9,6 +9,8 @@ import pytest
 import yaml
 from tiny_llama import write_tiny_llama
 
+from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.adaptation.export import export_adaptation
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import (
@@ -207,6 +209,11 @@ THINKING = (
 )
 
 
+CLOSED = "{% else %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+CLOSING = THINKING.replace("{% endif %}{% endif %}", CLOSED)
+ALWAYS = THINKING.replace("enable_thinking is not defined or enable_thinking", "true")
+
+
 def thinking(tmp_path: Path) -> PretrainedDecoder:
     folder = write_tiny_llama(tmp_path / "thinking")
     (folder / "chat_template.jinja").write_text(THINKING)
@@ -223,8 +230,42 @@ def test_a_generation_prompt_that_opens_thoughts_skips_tuning_with_a_reason(tmp_
     # what generates goes on; what scores given choices behind open thoughts does not
     task = Task("t", EXAMPLES, (), EXAMPLES, template=CHAT)
     check_prompt(model, prompt, task)
-    with pytest.raises(MethodNotApplicable, match="begins an answer"):
+    remedy = r"chat_template_args: \{enable_thinking: false\}"
+    with pytest.raises(MethodNotApplicable, match=remedy):
         check_prompt(model, replace(prompt, multiple_choice=MultipleChoiceConfig()), task)
+
+
+@pytest.mark.parametrize(
+    ("template", "remedy"),
+    [
+        (THINKING, "template: {chat: true, chat_template_args: {enable_thinking: false}}"),
+        # Qwen3 closes the thoughts itself
+        (CLOSING, "template: {chat: true, chat_template_args: {enable_thinking: false}}"),
+        (ALWAYS, "its template has no enable_thinking; to ask without: template: plain"),
+        (THINKING.replace("<think>", "[THINK]"), "chat_template_args: {enable_thinking: false}"),
+        (THINKING.replace("<think>", "<think></think>"), ""),
+        (THINKING.replace("<think>\n", ""), ""),
+    ],
+)
+def test_prompting_tuning_and_export_say_how_to_ask_without_thoughts(
+    template: str, remedy: str, tmp_path: Path
+) -> None:
+    folder = write_tiny_llama(tmp_path / "thinking")
+    (folder / "chat_template.jinja").write_text(template)
+    model = load_pretrained(folder)
+    task = Task("t", EXAMPLES, (), EXAMPLES, template=CHAT)
+    said = [one for one in resolve_template(task, model).warnings if "thinks before" in one]
+    assert len(said) == bool(remedy) and all(remedy in one for one in said)
+    asked = Adaptation("zero_shot", Prompt(template=CHAT), model)
+    export_adaptation(asked, tmp_path / "out", verify=0)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert ("thinks before it answers" in readme) == bool(remedy)
+    if remedy:
+        with pytest.raises(MethodNotApplicable) as told:
+            tokenize_examples(model, Prompt(template=CHAT), EXAMPLES)
+        assert remedy in str(told.value)
+    plain = replace(task, template=Template())
+    assert not any("thinks" in one for one in resolve_template(plain, model).warnings)
 
 
 def test_the_other_rungs_go_on_where_tuning_is_skipped(tmp_path: Path) -> None:
