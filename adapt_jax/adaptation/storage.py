@@ -24,6 +24,7 @@ from adapt_jax.pretrained.peft_writing import write_lora
 from adapt_jax.pretrained.safetensors_io import read_tensors, write_tensors
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.pretrained.tokenization import describe_tokenizer
+from adapt_jax.pretrained.without_weights import load_without_weights
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.question_format import QuestionFormat
@@ -42,6 +43,7 @@ __all__ = [
     "SavedAdaptation",
     "read_adaptation",
     "read_question_format",
+    "read_without_weights",
     "save_adaptation",
 ]
 
@@ -199,6 +201,30 @@ def read_adaptation(
         source_dtype=saved.source_dtype,
         question_format=question_format,
     )
+
+
+def read_without_weights(
+    folder: str | Path, decoder: str | Path | None = None
+) -> tuple[str, Prompt, PretrainedDecoder, SoftPrompt | None]:
+    """Method, prompt, decoder and soft prompt of a saved adaptation; no weights are loaded.
+
+    Args:
+        decoder: where its decoder is; by default where it was.
+
+    Raises:
+        UserError: the folder is no adaptation, or damaged, or its decoder is not there.
+    """
+    folder = Path(folder)
+    saved = _read_description(folder)
+    prompt = _read_prompt(saved, folder / DESCRIPTION)
+    place = folder / WEIGHTS if saved.has_full_weights else decoder or saved.decoder
+    if find_cached_folder(place) is None:
+        raise UserError(f"{folder / DESCRIPTION}: its decoder {str(place)!r:.100} is not here")
+    model = replace(load_without_weights(place, saved.context_length), path=str(place))
+    soft_prompt = None
+    if saved.before_bos is not None:
+        soft_prompt = _read_soft_prompt(folder / SOFT_PROMPT, model, saved.before_bos)
+    return saved.method, prompt, model, soft_prompt
 
 
 def read_question_format(folder: str | Path) -> QuestionFormat | None:

@@ -25,6 +25,7 @@ from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.judge import judge
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
+from adapt_jax.cli.preview import preview
 from adapt_jax.cli.search import search
 from adapt_jax.cli.tune import tune
 from adapt_jax.utils import distributed
@@ -37,7 +38,7 @@ from adapt_jax.utils.registry import load_entry_points, load_plugin
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
 # of several processes, one does the work
-ALONE = ("ask", "export", "import", "init", "inspect", "judge")
+ALONE = ("ask", "export", "import", "init", "inspect", "judge", "preview")
 HELP = {"--help", "-h", "--version"}
 _OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
@@ -79,6 +80,7 @@ app = App(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "init": init,
+    "preview": preview,
     "compare": compare,
     "tune": tune,
     "search": search,
