@@ -176,13 +176,19 @@ def _find_split_files(path: str | list[str], folder: Path) -> dict[str, Any]:
 
 
 def _chain_rows(paths: Sequence[Path], files: FileOptions, form: str | None) -> Iterator[Row]:
-    """The rows of several files, numbered on through all of them."""
+    """The rows of several files, numbered on through all of them.
+
+    Raises:
+        UserError: they hold no row.
+    """
     last = 0
     for path in paths:
         first = last
         for row in iter_rows(path, files, form):
             last = first + row.number
             yield replace(row, number=last) if first else row
+    if not last:
+        raise UserError(f"{', '.join(map(str, paths[:3]))}: holds no row")
 
 
 def _divide_by_ids(
