@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from adapt_jax.adaptation.adaptation import Adaptation
+from adapt_jax.evaluation.bootstrap import compare_by_bootstrap
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.metrics import ScoredPrediction
@@ -38,8 +39,8 @@ def evaluate_unseen(
         open_journal: where the answers of this name are written as they come.
 
     Returns:
-        by kind; and for "all" of them together, with the p-value of McNemar's test where every
-        score is right or wrong.
+        by kind; and for "all" of them together with a p-value: McNemar's test where every score is
+        0 or 1, otherwise the paired bootstrap.
     """
     before: list[ScoredPrediction] = []
     after: list[ScoredPrediction] = []
@@ -84,11 +85,12 @@ def _ask_as(prompt: Prompt, task: Task) -> Prompt:
 
 
 def _compare(before: Rows, after: Rows, scorer: str) -> BeforeAfter:
-    """Mean scores; the p-value where each answer is right or wrong and nothing between."""
-    is_binary = all(one.score == float(one.correct) for one in (*before, *after))
-    p_value = None
-    if is_binary:
+    """Mean scores, and the p-value of their difference."""
+    if all(one.score == float(one.correct) for one in (*before, *after)):
         p_value = paired_p_value([one.correct for one in before], [one.correct for one in after])
+    else:
+        gains = [two.score - one.score for one, two in zip(before, after, strict=True)]
+        p_value = compare_by_bootstrap(gains).p_value
     return BeforeAfter(
         before=sum(one.score for one in before) / len(before),
         after=sum(one.score for one in after) / len(after),

@@ -134,7 +134,9 @@ class BeforeAfter(Result):
     n: Count = Field(0, description="how many questions were asked")
     scorer: str = Field("exact", description="names of the scorers")
     p_value: Share | None = Field(
-        None, description="exact two-sided McNemar test, for `all` where scores are 0 or 1"
+        None,
+        description="for `all`, two-sided: exact McNemar test where scores are 0 or 1, otherwise a "
+        "paired bootstrap",
     )
 
 
