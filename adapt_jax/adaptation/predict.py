@@ -3,6 +3,7 @@
 import glob
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ def _read_by_columns(
         rows = read_rows(path)
     if not rows or question_format.suits(rows[0].values):
         return rows, lambda row: question_format.with_columns_of(row.values).read(row)
-    if "question" not in rows[0].values:
+    if "question" not in rows[0].values and list(rows[0].values) != ["text"]:
         columns = display_text(", ".join(question_format.list_columns()), 200)
         has = display_text(", ".join(rows[0].values), 200) or "nothing"
         raise UserError(
@@ -294,7 +295,9 @@ def _read_by_columns(
 
 
 def _read_plain_question(row: Row) -> Example:
-    """A question of a file that no task describes."""
+    """A question of a file that no task describes: a field of it, or a line of text."""
+    if list(row.values) == ["text"]:
+        row = replace(row, values={"question": row.values["text"]})
     if row.values.get("question") in (None, ""):
         has = display_text(", ".join(row.values), 200) or "nothing"
         raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")

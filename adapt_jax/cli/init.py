@@ -44,4 +44,7 @@ def init(
         indent = " " * (len(line) - len(line.lstrip()))
         print(indent + display_text(line, None))
     print(f"written: {result.task_file}, {result.compare_file}")
-    print(f"now try: adapt-jax compare {result.compare_file}")
+    if result.can_run:
+        print(f"now try: adapt-jax compare {result.compare_file}")
+    else:
+        print(f"no rung can run on {result.decoder}: name another --decoder")

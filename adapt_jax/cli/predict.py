@@ -14,7 +14,10 @@ __all__ = ["predict"]
 def predict(
     adaptation: AdaptationPath,
     source: Annotated[
-        Path, Parameter(name="IN", help="questions: JSONL, JSON, CSV, TSV or Parquet")
+        Path,
+        Parameter(
+            name="IN", help="questions: JSONL, JSON, CSV, TSV, Parquet, Arrow, or lines of text"
+        ),
     ],
     target: Annotated[Path, Parameter(name="OUT", help="a JSONL file: one answer per line")],
     /,

@@ -32,6 +32,11 @@ class InitResult:
     task_file: Path
     compare_file: Path
 
+    @property
+    def can_run(self) -> bool:
+        """Whether there is a rung that can run."""
+        return any(not rung.why_not for rung in self.rungs)
+
 
 def init(
     data: str, decoder: str = "embedded", output: str | Path | None = None, *, force: bool = False
@@ -133,7 +138,7 @@ def _format_compare_file(result: InitResult) -> str:
         f"task: {json.dumps(result.task_file.name)}",
         "seed: 0",
         "",
-        "methods: # null, or no line, leaves a rung out",
+        "methods: # null, or no line, leaves a rung out" if result.can_run else "methods: {}",
     ]
     for rung in result.rungs:
         options = json.dumps(rung.options).replace('"', "")

@@ -41,6 +41,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_lines_of_text_are_questions(tmp_path: Path):
+    (tmp_path / "questions.txt").write_text("Why?\n\nHow so?\n")
+    questions = read_questions(tmp_path / "questions.txt")
+    assert [(one.id, one.question) for one in questions] == [("1", "Why?"), ("3", "How so?")]
+
+
 def test_questions_are_read_as_their_task_reads_them(tmp_path: Path):
     source = tmp_path / "all.csv"
     source.write_text(CSV)
