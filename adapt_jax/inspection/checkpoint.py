@@ -1,5 +1,6 @@
 """Facts about a checkpoint from its ``config.json`` and its files' headers; no tensor is read."""
 
+import math
 import re
 from collections import Counter
 from contextlib import ExitStack
@@ -7,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import PARAMETER_KINDS
+from adapt_jax.inspection.depth import count_by_depth
 from adapt_jax.pretrained import hf_folder as folders
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import (
@@ -90,12 +90,17 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
 
 def count_parameters(config: DecoderConfig) -> dict[str, int]:
     """The number of parameters by kind; kinds that this decoder lacks are left out."""
+    counts = count_by_depth(_count_parameters, config)
+    return {kind: counts[kind] for kind in (*PARAMETER_KINDS, "other") if counts.get(kind)}
+
+
+def _count_parameters(config: DecoderConfig) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for path, parameter in get_parameters(abstract_decoder(config)).items():
         name = ".".join(map(str, path))
         kinds = (kind for kind, pattern in PARAMETER_KINDS.items() if re.search(pattern, name))
-        counts[next(kinds, "other")] += int(np.prod(parameter.shape))
-    return {kind: counts[kind] for kind in (*PARAMETER_KINDS, "other") if counts[kind]}
+        counts[next(kinds, "other")] += math.prod(map(int, parameter.shape))
+    return counts
 
 
 def _read_weights_summary(

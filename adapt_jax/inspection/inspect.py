@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import pydantic
 from jax.sharding import Mesh
 
+from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.inspection.accelerators import ACCELERATORS, check_fit, describe_local_accelerator
 from adapt_jax.inspection.checkpoint import Checkpoint, read_checkpoint
+from adapt_jax.inspection.depth import MIN_DEPTH, count_by_depth, keep_first_layers
 from adapt_jax.inspection.memory import Measurement, measure
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.process import estimate_process_bytes, measure_imports_and_tokenizer
@@ -19,12 +21,13 @@ from adapt_jax.inspection.programs import build_programs
 from adapt_jax.inspection.training_programs import trace_tuning
 from adapt_jax.inspection.workload import Workload
 from adapt_jax.methods.base import Method, TuningMethod
+from adapt_jax.methods.fine_tuning import PARTS, FineTuning
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError, nearest
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "count_trained", "inspect"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 OnProgram = Callable[[int, int, str], None]
@@ -76,10 +79,7 @@ class Inspection:
 
             measurement = measure(programs, config, report)
             if on_cpu:
-                adds_modules = (
-                    isinstance(method, TuningMethod)
-                    and trace_tuning(config, method, jnp.float32).adds_modules
-                )
+                adds_modules = isinstance(method, TuningMethod) and _adds_modules(method, config)
                 process = estimate_process_bytes(
                     config.num_layers, tokenizer, adds_modules=adds_modules
                 )
@@ -184,6 +184,15 @@ def inspect(
     )
 
 
+def _adds_modules(method: TuningMethod, config: DecoderConfig) -> bool:
+    """Whether a method adds something to a decoder's layers, of which few tell."""
+    try:
+        shallow = keep_first_layers(config, min(MIN_DEPTH, config.num_layers))
+        return trace_tuning(shallow, method, jnp.float32).adds_modules
+    except UserError:  # a part that only the whole decoder has
+        return trace_tuning(config, method, jnp.float32).adds_modules
+
+
 def _count_trained(checkpoint: Checkpoint, chosen: Mapping[str, Method]) -> dict[str, int]:
     """Parameters that each tuning method trains, with its defaults where it was not chosen.
 
@@ -198,12 +207,31 @@ def _count_trained(checkpoint: Checkpoint, chosen: Mapping[str, Method]) -> dict
         try:
             method = chosen[name] if name in chosen else kind()
             if isinstance(method, TuningMethod):
-                trainable = trace_tuning(checkpoint.config, method, jnp.float32).trainable
-                counts[name] = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+                counts[name] = count_trained(method, checkpoint.config)
         except (UserError, pydantic.ValidationError):
             if name in chosen:
                 raise
     return counts
+
+
+def count_trained(method: TuningMethod, config: DecoderConfig) -> int:
+    """The parameters that a method trains; it is asked about shallow decoders where that is enough.
+
+    Raises:
+        UserError: the method does not fit the decoder.
+    """
+
+    def count(shape: DecoderConfig) -> dict[str, int]:
+        trainable = trace_tuning(shape, method, jnp.float32).trainable
+        return {"trained": sum(leaf.size for leaf in jax.tree.leaves(trainable))}
+
+    names_layers = isinstance(method, FineTuning) and not _names_parts(method.trainable)
+    return (count(config) if names_layers else count_by_depth(count, config))["trained"]
+
+
+def _names_parts(trainable: str | list[str]) -> bool:
+    """Whether all parts have a name, such as attention: no number of a layer, no expression."""
+    return all(part in PARTS for part in ([trainable] if isinstance(trainable, str) else trainable))
 
 
 def _check_options(name: str, overrides: Mapping[str, Any]) -> Method:

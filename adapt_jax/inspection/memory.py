@@ -7,13 +7,14 @@ on the straight line through the two.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.inspection.abstract import cast, count_bytes
+from adapt_jax.inspection.depth import MIN_DEPTH, extrapolate, find_period, keep_first_layers
 from adapt_jax.inspection.workload import BuildPrograms, Program
 from adapt_jax.utils.errors import UserError
 
@@ -28,7 +29,9 @@ __all__ = [
     "read_refusal",
 ]
 
-MIN_DEPTH = 2  # layers of the shallower of the two decoders
+# Every layer is traced a few times; the deepest released decoders have 126.
+MAX_LAYERS = 160
+MAX_UNLIKE_LAYERS = 64  # that are compiled one by one
 LINEAR_TOLERANCE = 0.02  # how far from the line the bytes of the arguments may be
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -107,20 +110,34 @@ def measure(
 
     Args:
         on_program: called with (done, of how many, what comes next) before each compilation.
+
+    Raises:
+        UserError: the decoder has more layers than are traced, or compiled one by one.
     """
+    if config.num_layers > MAX_LAYERS:
+        raise UserError(
+            f"{config.num_layers:,} layers: the memory of more than {MAX_LAYERS} is not computed; "
+            "--quick shows all that is known without it"
+        )
     programs = build(config)
     depths = choose_depths(build, config, programs)
+    if depths == (config.num_layers,) and config.num_layers > MAX_UNLIKE_LAYERS:
+        if not all(one.scans_layers or one.lower is None for one in programs):
+            raise UserError(
+                f"{config.num_layers} layers that do not repeat: more than {MAX_UNLIKE_LAYERS} are "
+                "not compiled one by one; --quick shows all that is known without it"
+            )
     found: list[dict[int, int]] = [{} for _ in programs]
     total = len(depths) * len(programs)
     for number, depth in enumerate(depths):
         shallow = (
-            programs if depth == config.num_layers else build(_keep_first_layers(config, depth))
+            programs if depth == config.num_layers else build(keep_first_layers(config, depth))
         )
         for index, program in enumerate(shallow):
             on_program(number * len(programs) + index, total, f"{program.name}, {depth} layers")
             found[index][depth] = compile_bytes(program)
     on_program(total, total, "")
-    temporary = [_extrapolate(by_depth, config.num_layers) for by_depth in found]
+    temporary = [extrapolate(by_depth, config.num_layers) for by_depth in found]
     return Measurement(programs, temporary, depths)
 
 
@@ -185,14 +202,6 @@ def _parse_size(number: str, unit: str) -> int:
     return round(float(number) * UNITS[unit])
 
 
-def _extrapolate(by_depth: dict[int, int], layers: int) -> int:
-    """The value at ``layers`` of the straight line through what was found at other depths."""
-    if layers in by_depth:
-        return by_depth[layers]
-    (low, below), (high, above) = sorted(by_depth.items())
-    return max(0, above + round((above - below) / (high - low) * (layers - high)))
-
-
 def choose_depths(
     build: BuildPrograms, config: DecoderConfig, programs: list[Program]
 ) -> tuple[int, ...]:
@@ -207,29 +216,12 @@ def choose_depths(
     try:
         arguments = {
             depth: sum(
-                count_bytes(one.arguments) for one in build(_keep_first_layers(config, depth))
+                count_bytes(one.arguments) for one in build(keep_first_layers(config, depth))
             )
             for depth in (low, high)
         }
     except UserError:  # a part that only the whole decoder has
         return (layers,)
     whole = sum(count_bytes(program.arguments) for program in programs)
-    error = abs(_extrapolate(arguments, layers) - whole)
+    error = abs(extrapolate(arguments, layers) - whole)
     return (low, high) if error <= LINEAR_TOLERANCE * whole else (layers,)
-
-
-def find_period(config: DecoderConfig) -> int:
-    """After how many layers their kinds repeat; 1 where all are alike."""
-    kinds = config.layer_configs
-    for length in range(1, len(kinds) // 4 + 1):
-        if kinds[length:] == kinds[:-length]:
-            return length
-    return 1
-
-
-def _keep_first_layers(config: DecoderConfig, layers: int) -> DecoderConfig:
-    """The same decoder with its first layers alone."""
-    kinds = config.layer_configs
-    return replace(
-        config, num_layers=layers, layer_configs=kinds[:layers] if len(kinds) > 1 else kinds
-    )

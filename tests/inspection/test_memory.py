@@ -12,16 +12,21 @@ import pytest
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.inspection.abstract import count_bytes
 from adapt_jax.inspection.accelerators import ACCELERATORS, Accelerator, check_fit
+from adapt_jax.inspection.depth import count_by_depth, find_period
+from adapt_jax.inspection.inspect import count_trained
 from adapt_jax.inspection.memory import (
     Measurement,
     choose_depths,
     compile_bytes,
-    find_period,
     measure,
 )
 from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.programs import build_programs
-from adapt_jax.inspection.training_programs import make_training_programs, resolve_config
+from adapt_jax.inspection.training_programs import (
+    make_training_programs,
+    resolve_config,
+    trace_tuning,
+)
 from adapt_jax.inspection.workload import Program, Workload
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.training.config import TrainingConfig
@@ -84,6 +89,43 @@ def test_kinds_of_layers_that_alternate_stay_in_their_order():
     programs = build_programs(METHODS["prompt_tuning"](), SMALL, jnp.float32, None)
     assert find_period(config) == 6 and find_period(CONFIG) == 1
     assert choose_depths(programs, config, programs(config)) == (6, 12)
+
+
+def test_parameters_of_a_deep_decoder_are_counted_in_shallow_ones():
+    kinds = (*[LayerConfig(window=8)] * 2, LayerConfig())
+    repeating = replace(CONFIG, num_layers=24, layer_configs=kinds * 8)
+    unlike = replace(CONFIG, num_layers=24, layer_configs=(*kinds * 7, *kinds[::-1]))
+    deep = replace(CONFIG, num_layers=24)
+    for config, depths in ((repeating, {3, 6}), (unlike, {24}), (deep, {2, 4}), (CONFIG, {6})):
+        asked = set()
+
+        def count(shape: DecoderConfig, asked: set[int] = asked) -> dict[str, int]:
+            asked.add(shape.num_layers)
+            return {"layers": 7 * shape.num_layers + 5, "windows": len(shape.layer_configs)}
+
+        assert count_by_depth(count, config)["layers"] == 7 * config.num_layers + 5
+        assert asked == depths
+    # exact for what decoders and methods really hold
+    for method in (METHODS["lora"](), METHODS["fine_tuning"](trainable="ffn")):
+        trained = trace_tuning(deep, method, jnp.float32).trainable
+        whole = sum(leaf.size for leaf in jax.tree.leaves(trained))
+        assert count_trained(method, deep) == whole
+    one_layer = METHODS["fine_tuning"](trainable=["layers.1", r"layers\.2"])
+    expected = trace_tuning(deep, one_layer, jnp.float32).trainable  # layers 1, 2, 20 to 23
+    assert count_trained(one_layer, deep) == sum(leaf.size for leaf in jax.tree.leaves(expected))
+
+
+def test_decoders_too_deep_to_trace_are_told_what_to_do():
+    build = lambda config: pytest.fail("traced")  # noqa: E731
+    with pytest.raises(UserError, match="1,000 layers: .* --quick shows all that is known"):
+        measure(build, replace(CONFIG, num_layers=1000), lambda *_: None)
+
+    def build_growing(config: DecoderConfig) -> list[Program]:
+        arguments = {"x": jax.ShapeDtypeStruct((config.num_layers**3,), jnp.float32)}
+        return [Program("step", arguments, lambda: pytest.fail("compiled"))]
+
+    with pytest.raises(UserError, match="66 layers that do not repeat"):
+        measure(build_growing, replace(CONFIG, num_layers=66), lambda *_: None)
 
 
 def test_parts_that_only_the_whole_decoder_has_are_compiled_whole():
