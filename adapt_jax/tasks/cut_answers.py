@@ -23,7 +23,8 @@ def read_cut_answer(
     """The canonical answer in a text that was cut off; None unless it is complete.
 
     It is complete where the text reads the same without its last word, which may be half a word,
-    and with everything that the parser's ``list_continuations`` says may follow.
+    and with everything that the parser's ``list_continuations`` says may follow; where it does not
+    say so, with another word.
     """
     parts = find_parser(parser)
     if parts.accepts_cut_text:
@@ -48,6 +49,8 @@ def read_cut_answer(
     if answer is None:
         return None
     others = [without_last, *_continue(text, continuations), *_continue_marker(text, markers)]
+    if not continuations:
+        others += [text + "x", text + " x"]  # it may go on in any way
     for other in others:
         if not _get_stated(template, other):
             return None

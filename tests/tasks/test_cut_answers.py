@@ -123,6 +123,13 @@ def test_a_template_without_a_marker(parser: str, text: str, answer: str | None)
         ("yes_no", (), "yes and no. It depends."),
         ("yes_no", (), "no one knows. So no."),
         ("text", (), "Paris in France.\n\nQ: Why?"),
+        ("span", (), "the capital, a city\n\nQ: Why?"),
+        ("free_text", (), "Paris in France.\n\nQ: Why?"),
+        ("last_line", (), "Paris\nin France.\n\nQ: Why?"),
+        ("date", (), "3 May 2021.\n\nQ: Why?"),
+        ("date", (), "11/22/2001. It is a Thursday"),
+        ("json:answer", (), '{"answer": "New York"}\nQ: Why?'),
+        (r"regex:(\d+)", (), "180 apples. Then 7"),
     ],
 )
 def test_the_beginning_of_an_answer_is_never_another_answer(
