@@ -18,6 +18,7 @@ from adapt_jax.utils.errors import UserError
 __all__ = ["InitResult", "describe", "init"]
 
 INSTRUCT_WORDS = ("instruct", "chat", "-it", "_it")  # of names of decoders that follow instructions
+LONG_SECONDS = 3600  # of all rungs, from which a shorter way is named
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,16 @@ def describe(result: InitResult) -> list[str]:
     for rung in result.rungs:
         what = f"cannot run: {rung.why_not}" if rung.why_not else f"about {_minutes(rung.seconds)}"
         lines.append(f"  {rung.name:<18} {what}")
+    if _sum_seconds(result) > LONG_SECONDS:
+        lines.append(
+            f"all rungs: about {_minutes(_sum_seconds(result))}; fewer test questions for a first "
+            "look: --task.splits.test 50, and rungs by --only zero_shot,few_shot"
+        )
     return lines
+
+
+def _sum_seconds(result: InitResult) -> float:
+    return sum(rung.seconds for rung in result.rungs if not rung.why_not)
 
 
 def _shorten(value: Any) -> str:
@@ -129,7 +139,7 @@ def _format_compare_file(result: InitResult) -> str:
     decoder, folder = result.decoder, result.compare_file.parent
     if Path(decoder).expanduser().is_dir():
         decoder = os.path.relpath(Path(decoder).expanduser(), folder)
-    total = sum(rung.seconds for rung in result.rungs if not rung.why_not)
+    total = _sum_seconds(result)
     lines = [
         f"# Written by adapt-jax init. Run it: adapt-jax compare {result.compare_file}",
         f"# About {_minutes(total)} on this machine, within a factor of three: estimated from the",

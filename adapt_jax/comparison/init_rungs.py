@@ -113,7 +113,7 @@ def _choose_options(
 ) -> dict[str, Any]:
     """Options that suit the data, for those that a method has; others keep their defaults."""
     names = kind.model_fields.keys()
-    shows_reasoning = getattr(kind, "shows_reasoning", task.has_reasoning)
+    shows_reasoning = getattr(kind, "shows_reasoning", "training" in names and task.has_reasoning)
     short = lengths.answer[1] + SPARE_TOKENS
     long = (lengths.reasoning or lengths.answer[1]) + 4 * SPARE_TOKENS
     options: dict[str, Any] = {}

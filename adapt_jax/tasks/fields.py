@@ -49,7 +49,7 @@ def _to_written_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_to_written_text)]
 
 
-MAX_QUESTION_LENGTH = 2_000_000  # characters
+MAX_TEXT_LENGTH = 2_000_000  # characters
 
 
 class Fields(Strict):
@@ -152,7 +152,7 @@ class ExampleReader:
             question = read_required(row, fields.question)
             found = self._read_answers(row, choices, names)
         answer, *aliases = found
-        _check_length(question, row.where)
+        _check_length((question, answer, reasoning), row.where)
         return Example(
             id=self._read_id(row, split),
             question=question,
@@ -176,7 +176,7 @@ class ExampleReader:
             question, _ = read_conversation(row, self.fields.messages)
         else:
             question = read_required(row, self.fields.question)
-        _check_length(question, row.where)
+        _check_length((question,), row.where)
         return Example(
             id=self._read_id(row, "all"),
             question=question,
@@ -355,11 +355,12 @@ class ExampleReader:
         return reasoning.strip()
 
 
-def _check_length(question: str, where: str) -> None:
-    """Raises UserError for a question that no decoder can be asked."""
-    if len(question) > MAX_QUESTION_LENGTH:
+def _check_length(texts: Sequence[str], where: str) -> None:
+    """Raises UserError for a text that no decoder can read."""
+    longest = max(map(len, texts))
+    if longest > MAX_TEXT_LENGTH:
         raise UserError(
-            f"{where}: a question of {len(question):,} characters; at most {MAX_QUESTION_LENGTH:,}"
+            f"{where}: a text of {longest:,} characters; at most {MAX_TEXT_LENGTH:,} can be used"
         )
 
 

@@ -90,9 +90,10 @@ def list_record_paths(path: Path) -> list[str]:
 
 def _is_json_lines(text: str) -> bool:
     """Whether the first two lines are an object each."""
-    first, _, rest = text.strip().partition("\n")
-    second = rest.lstrip().partition("\n")[0].rstrip()
-    return all(one.rstrip().startswith("{") and one.rstrip()[-1:] == "}" for one in (first, second))
+    end = text.find("\n")
+    next_end = text.find("\n", end + 1)
+    first, second = text[: max(end, 0)], text[end + 1 : next_end if next_end > 0 else None]
+    return all(one.lstrip()[:1] == "{" and one.rstrip()[-1:] == "}" for one in (first, second))
 
 
 def _holds_splits(content: Any) -> bool:

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "a.jsonl",
         lines(*GOOD[:2], {"question": "x" * 10_000_000, "answer": 1}),
         {},
-        r"a\.jsonl, line 3: a question of 10,000,000 characters; at most 2,000,000",
+        r"a\.jsonl, line 3: a text of 10,000,000 characters; at most 2,000,000",
     ),
     "a number beside a text": (
         "a.jsonl",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_a_truncated_or_damaged_compressed_file_is_named(ending: str, tmp_path: 
     )
     with pytest.raises(UserError, match=rf"a\.jsonl\.{ending}"):
         read_rows(path)
+
+
+def test_zstandard_without_its_library_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(compress(JSONL.encode()))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"reading Zstandard needs pyarrow: pip install 'adapt-j"):
+        read_rows(tmp_path / "a.jsonl.zst")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    source = {"name": "datasets", "dataset": "x", "test": "test"}
+    with pytest.raises(UserError, match=r"needs the package datasets: pip install 'adapt-jax"):
+        load_task({**TASK, "source": source})
 
 
 def test_several_files_are_read_in_order_and_errors_name_theirs(tmp_path: Path) -> None:
