@@ -62,19 +62,23 @@ class _Thrift:
         self.content, self.at, self.depth = content, 0, 0
 
     def read_struct(self) -> dict[int, Any]:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ValueError
         fields: dict[int, Any] = {}
         number = 0
         while (head := self._read_byte()) != 0:
             delta, kind = head >> 4, head & 15
             number = number + delta if delta else self._read_zigzag()
             fields[number] = kind == 1 if kind in (1, 2) else self._read_value(kind)
-        self.depth -= 1
         return fields
 
     def _read_value(self, kind: int) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ValueError
+        value = self._read_kind(kind)
+        self.depth -= 1
+        return value
+
+    def _read_kind(self, kind: int) -> Any:
         if kind in (1, 2, 3):  # within lists a boolean is a byte
             return self._read_byte()
         if kind in (4, 5, 6):

@@ -249,6 +249,14 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path: Pat
     assert refused > 30
 
 
+def test_a_footer_of_lists_within_lists_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.parquet"
+    for deep in (b"\x49" + b"\x19" * 5_000, b"\x1c" * 5_000):  # of lists, of structs
+        path.write_bytes(b"PAR1" + deep + len(deep).to_bytes(4, "little") + b"PAR1")
+        with pytest.raises(UserError, match=r"deep\.parquet: cannot be read as Parquet"):
+            read_rows(path)
+
+
 def test_a_parquet_file_that_unpacks_into_too_much_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "bomb.parquet"
     many = pyarrow.table({"question": pyarrow.array(["a"] * 1000), "n": [[1] * 9] * 1000})
