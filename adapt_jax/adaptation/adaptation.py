@@ -76,13 +76,7 @@ class Adaptation(AdaptationContent):
             max_concurrent_sequences: candidates that are generated at the same time; by default
                 what memory allows.
         """
-        return Session(
-            copy_to_this_host(self.model),
-            self.prompt,
-            self.soft_prompt,
-            seed=seed,
-            max_concurrent_sequences=max_concurrent_sequences,
-        )
+        return self._make_session(seed, max_concurrent_sequences)
 
     def ask(self, question: str, choices: Sequence[str] = (), *, seed: int = 0) -> Prediction:
         """Answers one bare question. The encoded prompt prefix is kept for the next one.
@@ -125,13 +119,20 @@ class Adaptation(AdaptationContent):
 
     def _make_bulk_session(self, seed: int, max_concurrent_sequences: int | None) -> Session:
         """A session for many questions at once, which takes no more memory than they need."""
+        return self._make_session(
+            seed, max_concurrent_sequences, cache_multiple=BULK_CACHE_MULTIPLE
+        )
+
+    def _make_session(
+        self, seed: int, max_concurrent_sequences: int | None, **options: int
+    ) -> Session:
         return Session(
             copy_to_this_host(self.model),
             self.prompt,
             self.soft_prompt,
             seed=seed,
             max_concurrent_sequences=max_concurrent_sequences,
-            cache_multiple=BULK_CACHE_MULTIPLE,
+            **options,
         )
 
     def prompt_text(self, question: str, choices: Sequence[str] = ()) -> str:

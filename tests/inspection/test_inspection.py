@@ -19,6 +19,7 @@ from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import get_parameters
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.utils.errors import UserError
+from benchmarks.inspection import REAL
 
 SIZES = ("--batch", 8, "--length", 64, "--prefix", 16, "--max-concurrent-sequences", 8)
 
@@ -166,23 +167,6 @@ class BitFitLike(TuningMethod):
         return lambda path, _: path[-1] == "scale"
 
 
-REAL = """
-import json, sys
-from adapt_jax.cli.main import main
-from adapt_jax.utils.cpu import choose_platform
-choose_platform()
-import adapt_jax.comparison.compare, jax.numpy
-from transformers import AutoTokenizer
-jax.numpy.zeros(1).block_until_ready()
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
-idle = status("VmRSS")
-assert main(json.loads(sys.argv[1])) == 0
-print("measured", status("VmHWM") - idle)
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no memory")
 def test_the_estimate_is_what_a_real_run_reaches(make_tiny_llama: Any, tmp_path: Path):
     """Resident memory at its highest of `adapt-jax tune`, compiling included, within 15 %."""
@@ -216,7 +200,7 @@ def test_the_estimate_is_what_a_real_run_reaches(make_tiny_llama: Any, tmp_path:
     }
     (tmp_path / "tune.yaml").write_text(json.dumps(config))
     command = ["tune", str(tmp_path / "tune.yaml"), "--output-dir", str(tmp_path / "out")]
-    measured = int(alone(tmp_path, "-c", REAL, json.dumps([*command, "--quiet"])).split()[-1])
+    measured = int(alone(tmp_path, "-c", REAL, *command, "--quiet").split()[-1])
     method, sizes = "prompt_tuning", ("--batch", "16", "--length", "255", "--answer", "127")
     inspect = ("inspect", str(decoder), "--method", method, *sizes, "--json")
     found = json.loads(alone(tmp_path, "-m", "adapt_jax", *inspect))["memory"][method]
