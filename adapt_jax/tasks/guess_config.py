@@ -1,5 +1,6 @@
 """The content of a task file for unknown data, tried by loading it, as YAML with its reasons."""
 
+import importlib.util
 import json
 import os
 import re
@@ -19,6 +20,7 @@ __all__ = ["GuessedConfig", "format_task_file", "guess_config"]
 MAX_TEST, MAX_DEVELOPMENT = 300, 100
 TEST_SHARE, DEVELOPMENT_SHARE = 0.3, 0.1
 MAX_NAMED_LABELS = 600  # characters of all labels together that an instruction names
+MIN_LONG_ANSWER = 100  # characters, of half of the answers
 MAX_REPAIRS = 6
 INSTRUCTIONS = {
     "number": "Solve the problem. Give the answer as a number.",
@@ -69,8 +71,7 @@ def guess_config(data: str, folder: Path, chat: bool = False) -> GuessedConfig:
     config |= _choose_wording(guess, chat)
     config["splits"] = _choose_sizes(source, reasons)
     if guess.parser == "free_text":
-        config["scorer"] = "token_f1"
-        reasons["scorer"] = "long answers are seldom equal: the words in common count"
+        _choose_scorer(config, reasons, guess)
     if guess.unreadable[1]:
         reasons["fields"] += f"; {guess.unreadable[1]} of {len(source.rows)} sampled rows differ"
     task = _load_repaired(config, reasons, folder)
@@ -134,6 +135,18 @@ def _name_label(path: str) -> str:
     """What the labels are called before an answer, such as ``Department``."""
     word = re.sub(r"[^\w\s]|_", " ", path.rpartition(".")[2]).strip()
     return word[:1].upper() + word[1:] if word.isascii() and word else "Label"
+
+
+def _choose_scorer(config: dict[str, Any], reasons: dict[str, str], guess: Guess) -> None:
+    """A scorer of long answers, which are seldom equal to the gold answer."""
+    lengths = sorted(len(example.answer) for example in guess.examples) or [0]
+    is_long = lengths[len(lengths) // 2] > MIN_LONG_ANSWER
+    if is_long and importlib.util.find_spec("rouge_score") is not None:
+        config |= {"answer_parser": "verbatim", "scorer": "rougeL"}
+        reasons["scorer"] = "long answers are seldom equal: words in the same order count (ROUGE-L)"
+    else:
+        config["scorer"] = "token_f1"
+        reasons["scorer"] = "long answers are seldom equal: the words in common count"
 
 
 def _choose_sizes(source: GuessedSource, reasons: dict[str, str]) -> dict[str, int]:

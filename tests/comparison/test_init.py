@@ -324,6 +324,19 @@ def test_files_that_are_there_are_kept_unless_forced(
     assert task_file.read_text() != "mine"
 
 
+def test_long_answers_are_scored_by_rouge_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"article": f"Text {n}.", "summary": f"Words of {n}. " * 20} for n in range(30)]
+    (tmp_path / "news.jsonl").write_text(jsonl(rows))
+    pytest.importorskip("rouge_score")
+    config = guess_config(str(tmp_path / "news.jsonl"), tmp_path).config
+    assert (config["answer_parser"], config["scorer"]) == ("verbatim", "rougeL")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = guess_config(str(tmp_path / "news.jsonl"), tmp_path).config
+    assert (config["answer_parser"], config["scorer"]) == ("free_text", "token_f1")
+
+
 def test_a_test_file_beside_a_training_file_is_taken(tmp_path: Path) -> None:
     for split, start in (("train", 0), ("test", 100)):
         rows = [{"input": f"{n} + 1?", "target": n + 1} for n in range(start, start + 40)]
