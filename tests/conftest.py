@@ -6,7 +6,7 @@ Every test is either ``slow`` or ``fast``: see SLOW_FILES.
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +184,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return kept[name]
 
     return get
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A fake of Google Cloud Storage, which all processes of the test use; copies are kept in
+    ``tmp_path / "cache"``. It is pushed to at the end only."""
+    pytest.importorskip("gcsfs", reason="needs adapt-jax[gcs]")
+    from fake_bucket import FakeBucket
+
+    from adapt_jax.utils.bucket import file_system
+
+    one = FakeBucket()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", one.address)
+    monkeypatch.setenv("ADAPT_JAX_BUCKET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ADAPT_JAX_PUSH_SECONDS", "1000")
+    file_system.cache_clear()
+    yield one
+    file_system.cache_clear()
+    one.close()

@@ -17,6 +17,7 @@ from adapt_jax.prompting.prompt import tokenize
 from adapt_jax.prompting.voting import VOTES
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.example import Example
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.hashing import extension_version, identity
 from adapt_jax.utils.progress import OnProgress
 
@@ -163,7 +164,7 @@ class Adaptation(AdaptationContent):
             UserError: the folder holds something else, or cannot be written.
         """
         save_adaptation(self, folder)
-        self.folder = Path(folder)
+        self.folder = to_path(folder)
         return self.folder
 
     @classmethod
@@ -185,4 +186,4 @@ class Adaptation(AdaptationContent):
                 its decoder is not on this machine.
         """
         content = read_adaptation(folder, decoder)
-        return cls(**vars(content), folder=Path(folder))
+        return cls(**vars(content), folder=to_path(folder))

@@ -22,6 +22,7 @@ from adapt_jax.pretrained.saving import (
 )
 from adapt_jax.prompting.thinking import describe_thinking
 from adapt_jax.utils import files
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.text_files import read_json
@@ -107,7 +108,7 @@ def export_adaptation(
         files.write_json(new / EXPORTED, {"identity": exported, "bytes": sizes})
 
     files.replace_folder(target, write)
-    return Path(folder)
+    return to_path(folder)
 
 
 def check_export_folder(folder: str | Path) -> Path:

@@ -17,10 +17,13 @@ from adapt_jax.tasks.loading import load_question_format
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import Row, read_rows
 from adapt_jax.utils import agreement, distributed, files
+from adapt_jax.utils.bucket import to_path
+from adapt_jax.utils.bucket_mirror import mirror_file
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
+from adapt_jax.utils.line_appender import LineAppender
 from adapt_jax.utils.progress import OnProgress, Pace
 from adapt_jax.utils.text_files import parse_json
 
@@ -98,8 +101,25 @@ def predict(
         UserError: naming file and line of what is no question, no answer, or an answer of another
             adaptation or seed; the file cannot be written, or the disk is full.
     """
+    source, target = to_path(source), to_path(target)
     examples = read_questions(source, task, question_format)
     _check_files(source, target)
+    with mirror_file(target) as local:
+        return _predict(
+            open_adaptation, examples, local, seed, max_concurrent_sequences, on_progress
+        )
+
+
+def _predict(
+    open_adaptation: Callable[[], Adaptation],
+    examples: Sequence[Example],
+    target: Path,
+    seed: int,
+    max_concurrent_sequences: int | None,
+    on_progress: OnProgress | None,
+) -> tuple[int, int]:
+    """See ``predict``; the target is on this machine."""
+    agreement.check_shared_folder(target.parent)
     lines, first_lines = _read_together(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
@@ -111,7 +131,7 @@ def predict(
     missing = [index for index in range(len(examples)) if index not in known]
     own = distributed.take_share(missing)
     pace = Pace(on_progress, len(known), len(known) + len(own))
-    with files.LineAppender(_choose_own_file(target)) as out, distributed.share_questions():
+    with LineAppender(_choose_own_file(target)) as out, distributed.share_questions():
         stream = adaptation.stream(
             examples,
             seed=seed,
@@ -136,7 +156,7 @@ def _identify(adaptation: Adaptation, seed: int, examples: Sequence[Example]) ->
 
 
 def _append_answer(
-    out: files.LineAppender, example: Example, prediction: Prediction, answered_by: str, pace: Pace
+    out: LineAppender, example: Example, prediction: Prediction, answered_by: str, pace: Pace
 ) -> str:
     """Appends the line of an answer, and returns it."""
     line = _to_line(example, prediction, answered_by)
@@ -150,7 +170,6 @@ def _check_files(source: Path, target: Path) -> None:
     files.check_target_file(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the input; expected another file for the answers")
-    agreement.check_shared_folder(target.parent)
 
 
 def _write_together(

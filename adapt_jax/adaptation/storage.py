@@ -29,6 +29,7 @@ from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.utils import distributed, files
+from adapt_jax.utils.bucket import localize
 from adapt_jax.utils.config import Strict, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
@@ -168,7 +169,7 @@ def read_adaptation(
     decoder: PretrainedDecoder | str | Path | None = None,
 ) -> AdaptationContent:
     """Reads a saved folder and the decoder that it belongs to; see ``Adaptation.load``."""
-    folder = Path(folder)
+    folder = localize(folder)
     saved = _read_description(folder)
     prompt = _read_prompt(saved, folder / DESCRIPTION)
     question_format = _validate_question_format(saved, folder)
@@ -233,7 +234,8 @@ def read_question_format(folder: str | Path) -> QuestionFormat | None:
     Raises:
         UserError: the folder is no adaptation, or damaged.
     """
-    return _validate_question_format(_read_description(Path(folder)), Path(folder))
+    folder = localize(folder)
+    return _validate_question_format(_read_description(folder), folder)
 
 
 def _validate_question_format(saved: SavedAdaptation, folder: Path) -> QuestionFormat | None:

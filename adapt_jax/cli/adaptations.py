@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def find_adaptation(path: str) -> Path:
     """
     from adapt_jax.adaptation.storage import DESCRIPTION
 
-    folder = Path(path)
+    folder = to_path(path)
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if (folder / DESCRIPTION).is_file():

@@ -1,5 +1,7 @@
 """``adapt-jax evaluate`` judges a saved adaptation on a task."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +52,7 @@ def evaluate(
     from adapt_jax.evaluation.report.text import describe_evaluation
     from adapt_jax.tasks.loading import load_task
     from adapt_jax.utils.agreement import agree
+    from adapt_jax.utils.bucket import to_path
     from adapt_jax.utils.config import override, read_yaml
     from adapt_jax.utils.distributed import is_main_process
     from adapt_jax.utils.hashing import identity
@@ -57,45 +60,50 @@ def evaluate(
 
     task_keys = _select_task_keys(collect_overrides(overrides))
     agree("command", {"adaptation": adaptation, "task": task, "seed": seed, "set": task_keys})
-    output = _check_folder(output_dir)
-    read_task = load_task(override(read_yaml(task), task_keys, task), Path(task).parent)
-    display = Display(not quiet)
-    report_task(read_task, display)
-    opened = open_adaptation(adaptation, decoder)
-    journal = None
-    if output is not None:
-        journal = _open_journal(output, identity(opened.identity, read_task, seed))
-    with display.stage("answering") as update:
-        evaluation = run_evaluation(
-            opened,
-            read_task,
-            seed=seed,
-            max_concurrent_sequences=max_concurrent_sequences,
-            on_progress=update,
-            journal=journal,
-        )
-    print("\n".join(describe_evaluation(evaluation.result)))
-    if output is not None and journal is not None:
-        if is_main_process():
+    with _open_folder(output_dir) as output:
+        read_task = load_task(override(read_yaml(task), task_keys, task), to_path(task).parent)
+        display = Display(not quiet)
+        report_task(read_task, display)
+        opened = open_adaptation(adaptation, decoder)
+        journal = None
+        if output is not None:
+            journal = _open_journal(output, identity(opened.identity, read_task, seed))
+        with display.stage("answering") as update:
+            evaluation = run_evaluation(
+                opened,
+                read_task,
+                seed=seed,
+                max_concurrent_sequences=max_concurrent_sequences,
+                on_progress=update,
+                journal=journal,
+            )
+        print("\n".join(describe_evaluation(evaluation.result)))
+        if output is not None and journal is not None and is_main_process():
             write_evaluation(output, evaluation, read_task, method=opened.method, seed=seed)
             journal.remove()
-        print(f"results: {output}")
+    if output_dir:
+        print(f"results: {to_path(output_dir)}")
 
 
-def _check_folder(output_dir: str | None) -> Path | None:
-    """The folder of the results, where one is wanted.
+@contextmanager
+def _open_folder(output_dir: str | None) -> Iterator[Path | None]:
+    """The folder of the results on this machine, where results are wanted.
 
     Raises:
         UserError: it cannot be written, or the processes do not share it.
     """
     from adapt_jax.utils.agreement import check_shared_folder
+    from adapt_jax.utils.bucket import to_path
+    from adapt_jax.utils.bucket_mirror import mirror
     from adapt_jax.utils.files import check_output_folder
 
     if not output_dir:
-        return None
+        yield None
+        return
     check_output_folder(output_dir)
-    check_shared_folder(Path(output_dir))
-    return Path(output_dir)
+    with mirror(to_path(output_dir)) as local:
+        check_shared_folder(local)
+        yield local
 
 
 def _open_journal(folder: Path, work: str) -> "Journal":

@@ -39,6 +39,7 @@ def predict(
     """
     from adapt_jax.adaptation.predict import predict as run_prediction
     from adapt_jax.adaptation.storage import read_question_format
+    from adapt_jax.utils.bucket import to_path
     from adapt_jax.utils.progress import Display
 
     own_format = None if task else read_question_format(find_adaptation(adaptation))
@@ -54,4 +55,4 @@ def predict(
             on_progress=update,
         )
     questions = "question" if answered == 1 else "questions"
-    print(f"{answered} {questions} answered, {kept} kept from before: {target}")
+    print(f"{answered} {questions} answered, {kept} kept from before: {to_path(target)}")

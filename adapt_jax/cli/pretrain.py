@@ -28,6 +28,8 @@ def pretrain(
     from adapt_jax.training.pretraining import PretrainingConfig
     from adapt_jax.training.pretraining import pretrain as run_pretraining
     from adapt_jax.utils.agreement import agree, check_shared_folder
+    from adapt_jax.utils.bucket import to_path
+    from adapt_jax.utils.bucket_mirror import mirror
     from adapt_jax.utils.compilations import use_compilation_cache
     from adapt_jax.utils.config import override, read_yaml, validate
     from adapt_jax.utils.files import check_output_folder
@@ -36,11 +38,12 @@ def pretrain(
     content = override(read_yaml(config), collect_overrides(overrides, top_level), config)
     settings = validate(PretrainingConfig, content, config)
     use_compilation_cache()
-    output = Path(output_dir or Path("runs") / Path(config).stem)
+    output = to_path(output_dir or Path("runs") / Path(config).stem)
     agree("configuration", {**settings.model_dump(mode="json"), "output-dir": str(output)})
     check_output_folder(output)
-    check_shared_folder(output)
-    with Display(not quiet).stage("pretraining") as update:
-        result = run_pretraining(settings, output, update, base=Path(config).parent)
+    base = to_path(config).parent
+    with mirror(output) as local, Display(not quiet).stage("pretraining") as update:
+        check_shared_folder(local)
+        result = run_pretraining(settings, local, update, base=base)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
     print(f"saved: {output}")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils import agreement, distributed, files
+from adapt_jax.utils.bucket import to_path
+from adapt_jax.utils.bucket_mirror import mirror
 from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
 from adapt_jax.utils.display_text import display_text
@@ -76,7 +78,8 @@ class Comparison:
         Raises:
             UserError: there is none, or its comparison.json is damaged.
         """
-        return cls(Path(folder), read_comparison(Path(folder) / RESULTS))
+        folder = to_path(folder)
+        return cls(folder, read_comparison(folder / RESULTS))
 
     @property
     def rungs(self) -> list[RungResult]:
@@ -200,10 +203,12 @@ def compare(
     agree_on(settings, "compare")
     output = choose_output_folder(output_dir, settings, config)
     agreement.agree("command", {"output-dir": str(output), "fresh": fresh})
-    agreement.check_shared_folder(output)
-    inputs = load_inputs(settings, place)
-    with agreement.on_main("output folder", lambda: lock_folder(output)):
-        return _run_rungs(settings, methods, inputs, output, display, fresh)
+    with mirror(output) as local:
+        agreement.check_shared_folder(local)
+        inputs = load_inputs(settings, place)
+        with agreement.on_main("output folder", lambda: lock_folder(local)):
+            comparison = _run_rungs(settings, methods, inputs, local, display, fresh)
+    return replace(comparison, output_dir=output)
 
 
 def _run_rungs(

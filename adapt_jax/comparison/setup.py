@@ -20,6 +20,7 @@ from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.agreement import agree
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.compilations import use_compilation_cache
 from adapt_jax.utils.config import CompareConfig, RunConfig, TaskPlace, validate
 from adapt_jax.utils.distributed import num_processes
@@ -140,6 +141,6 @@ def choose_output_folder(
         UserError: a file is there, or the folder cannot be written.
     """
     name = "run" if isinstance(config, Mapping) else Path(config).stem
-    folder = Path(asked or settings.output_dir or Path("runs") / name)
+    folder = to_path(asked or settings.output_dir or Path("runs") / name)
     check_output_folder(folder)
     return folder

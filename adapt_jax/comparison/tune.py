@@ -6,11 +6,18 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
-from adapt_jax.comparison.setup import agree_on, choose_output_folder, load_inputs, report_task
-from adapt_jax.methods.base import Method, RunOptions
+from adapt_jax.comparison.setup import (
+    RunInputs,
+    agree_on,
+    choose_output_folder,
+    load_inputs,
+    report_task,
+)
+from adapt_jax.methods.base import Method, MethodResult, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils.agreement import agree, check_shared_folder, on_main
+from adapt_jax.utils.bucket_mirror import mirror
 from adapt_jax.utils.config import Overrides, TuneConfig, load_config, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import check_target_folder
@@ -45,32 +52,42 @@ def tune(
     agree_on(settings, "tune")
     output = choose_output_folder(output_dir, settings, config)
     agree("command", {"output-dir": str(output)})
-    check_target_folder(output / "adaptation", DESCRIPTION)
-    check_shared_folder(output)
-    inputs = load_inputs(settings, place)
     display = Display(progress)
-    report_task(inputs.task, display)
-    with on_main("output folder", lambda: lock_folder(output)):
-        try:
+    with mirror(output) as local:
+        check_target_folder(local / "adaptation", DESCRIPTION)
+        check_shared_folder(local)
+        inputs = load_inputs(settings, place)
+        report_task(inputs.task, display)
+        with on_main("output folder", lambda: lock_folder(local)):
             with display.stage(f"{name}: adapting") as update:
                 run = RunOptions(
                     seed=settings.seed,
-                    folder=output / "training",
+                    folder=local / "training",
                     mesh=inputs.mesh,
                     on_step=update,
                     run_metadata=_run_metadata(settings),
                     max_concurrent_sequences=settings.max_concurrent_sequences,
                 )
-                result = method.adapt(inputs.model, inputs.task, run)
-                result.adaptation.question_format = inputs.task.question_format
-        except MethodNotApplicable as reason:
-            raise UserError(f"{where}: {name} cannot run on {inputs.task.name}: {reason}") from None
-        result.adaptation.save(output / "adaptation")
+                result = _adapt(name, method, inputs, run, where)
+            result.adaptation.save(local / "adaptation")
+    result.adaptation.folder = output / "adaptation"
     display.line(
         f"{name}: {result.trainable_parameters:,} parameters trained "
         f"in {result.train_seconds:.0f} seconds"
     )
     return result.adaptation
+
+
+def _adapt(
+    name: str, method: Method, inputs: RunInputs, run: RunOptions, where: str
+) -> MethodResult:
+    """Raises UserError where the method cannot run on the task."""
+    try:
+        result = method.adapt(inputs.model, inputs.task, run)
+    except MethodNotApplicable as reason:
+        raise UserError(f"{where}: {name} cannot run on {inputs.task.name}: {reason}") from None
+    result.adaptation.question_format = inputs.task.question_format
+    return result
 
 
 def _read_method(settings: TuneConfig, where: str) -> tuple[str, Method]:

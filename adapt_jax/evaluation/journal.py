@@ -15,6 +15,7 @@ from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.line_appender import LineAppender
 from adapt_jax.utils.locks import lock_file
 from adapt_jax.utils.text_files import parse_json, read_json_lines
 
@@ -38,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, identity: str):
         self.path = path
         self._head = {"journal": FORMAT, "identity": identity}
-        self._appender: files.LineAppender | None = None
+        self._appender: LineAppender | None = None
         self._is_empty = True
 
     def _list_parts(self) -> list[Path]:
@@ -98,7 +99,7 @@ class Journal:
                 files.write_text(path, json.dumps(self._head) + "\n")
             self._is_empty = not known
             try:
-                with files.LineAppender(path) as self._appender:
+                with LineAppender(path) as self._appender:
                     yield self
             except UserError:
                 if self._is_empty and distributed.is_main_process():

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.training.packing import TrainingExample
+from adapt_jax.utils.bucket import localize, to_path
 from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -182,12 +182,13 @@ def _uniform(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
 
 
 def _from_folder(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    folder, embed_dim = Path(start.method.init), start.model.config.embed_dim
+    folder, embed_dim = to_path(start.method.init), start.model.config.embed_dim
     if not folder.is_dir():
         raise UserError(
             f"prompt_tuning.init: {start.method.init!r} is no folder of an adaptation, nor one of "
             f"{', '.join(INITS)}{nearest(start.method.init, INITS)}"
         )
+    folder = localize(folder)
     file = next((folder / n for n in SOFT_PROMPT_FILES if (folder / n).is_file()), None)
     if file is None:
         raise UserError(

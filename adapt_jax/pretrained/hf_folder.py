@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.utils import text_files
+from adapt_jax.utils.bucket import fetch, find_fetched, is_address
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -41,13 +42,16 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
     """The folder that a path, "embedded" or the name of a model on the hub stands for.
 
     Args:
-        path: a folder; "embedded"; or ``owner/name`` or ``owner/name@revision`` on the hub.
+        path: a folder, also in a bucket; "embedded"; or ``owner/name`` or
+            ``owner/name@revision`` on the hub.
         revision: a branch, tag or commit of the hub's model, where the path names none.
         weights: whether they are fetched too.
 
     Raises:
         UserError: there is no such folder, nor such a model that can be fetched or was before.
     """
+    if is_address(path):
+        return fetch(path, skip=None if weights else r"\.safetensors$")
     if (folder := find_local_folder(path)) is not None:
         return folder
     name, _, pinned = str(path).partition("@")
@@ -78,7 +82,9 @@ def find_local_folder(path: str | Path) -> Path | None:
 
 
 def find_cached_folder(path: str | Path) -> Path | None:
-    """The folder of a path, or of a name on the hub that was fetched before; nothing is fetched."""
+    """The folder of a path, or of a name or address that was fetched before; nothing is fetched."""
+    if is_address(path):
+        return find_fetched(path)
     try:
         if (folder := find_local_folder(path)) is not None:
             return folder

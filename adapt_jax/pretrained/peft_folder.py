@@ -22,6 +22,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_options import PEFT_TYPES, LoRAOptions, find_option_problems
 from adapt_jax.pretrained.safetensors_io import read_tensors
+from adapt_jax.utils.bucket import localize
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -61,7 +62,7 @@ def _find_adapter_folder(folder: str | Path) -> Path:
     Raises:
         UserError: it has none; a subfolder that has one is named.
     """
-    folder = Path(folder)
+    folder = localize(folder)
     if (folder / ADAPTER_CONFIG).is_file():
         return folder
     inner = sorted(file.parent for file in folder.glob(f"*/{ADAPTER_CONFIG}"))

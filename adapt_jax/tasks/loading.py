@@ -29,6 +29,7 @@ from adapt_jax.tasks.splits import AllowOverlap, Splits, check_ids, divide, reso
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.template_loading import check_templates, load_template, load_templates
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_json
@@ -263,10 +264,10 @@ def _read_settings(
     """
     where = name or "task"
     if not isinstance(config, Mapping):
-        where, folder = name or str(config), folder or Path(config).parent
+        where, folder = name or str(config), folder or to_path(config).parent
         config = read_yaml(config)
     settings = validate(TaskConfig, config, where)
-    folder = Path(folder or ".")
+    folder = to_path(folder or ".")
     source = normalize_source(settings.source, where, folder)
     SOURCES.find(str(source["name"]), f"{where}: source.name")
     PARSERS.find(settings.answer_parser, f"{where}: answer_parser")

@@ -10,6 +10,7 @@ from typing import Any
 
 from adapt_jax.tasks.parquet_footer import read_parquet_sizes
 from adapt_jax.tasks.rows import FileOptions, Row, check_row, find_duplicate
+from adapt_jax.utils.bucket import localize
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import check_is_no_pointer
 
@@ -31,7 +32,7 @@ def iter_parquet_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     with _refuse_damage(pyarrow, path, "Parquet"):
         check_is_no_pointer(path)
         _check_parquet_size(path)
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as opened:
+        with pyarrow.parquet.ParquetFile(localize(path), memory_map=True) as opened:
             yield from _iter_batches(path, opened.iter_batches(BATCH_ROWS))
 
 
@@ -44,7 +45,7 @@ def iter_arrow_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     pyarrow = _import_pyarrow(path, "Arrow")
     with _refuse_damage(pyarrow, path, "Arrow"):
         check_is_no_pointer(path)
-        with pyarrow.memory_map(str(path)) as mapped:
+        with pyarrow.memory_map(str(localize(path))) as mapped:
             if mapped.read(6) == b"ARROW1":
                 mapped.seek(0)
                 opened = pyarrow.ipc.open_file(mapped)

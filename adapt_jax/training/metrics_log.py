@@ -11,7 +11,8 @@ from typing import Any
 from adapt_jax.training.trackers import TRACKERS, Tracker
 from adapt_jax.utils.distributed import is_main_process
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.files import LineAppender, replace_file, write_text
+from adapt_jax.utils.files import replace_file, write_text
+from adapt_jax.utils.line_appender import LineAppender
 from adapt_jax.utils.text_files import parse_json
 
 __all__ = ["MetricsLog", "Row", "plot_losses", "read_rows"]

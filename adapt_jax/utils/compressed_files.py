@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from adapt_jax.utils.bucket import localize
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["COMPRESSED_SUFFIXES", "open_decompressed", "strip_compressed_suffix"]
@@ -68,5 +69,5 @@ def _open_zstd(path: Path) -> BinaryIO:
         raise UserError(
             f"{path}: reading Zstandard needs pyarrow: pip install 'adapt-jax[data]'"
         ) from None
-    stream: BinaryIO = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    stream: BinaryIO = pyarrow.CompressedInputStream(pyarrow.OSFile(str(localize(path))), "zstd")
     return stream

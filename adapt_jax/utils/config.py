@@ -16,6 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from adapt_jax.utils import text_files
+from adapt_jax.utils.bucket import is_address, to_path
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -235,15 +236,22 @@ def find_path(path: str, folder: Path) -> Path:
 
     Where neither is there it is the first one, so that whoever reads it names its neighbours.
     """
+    if is_address(path):
+        return to_path(path)
     from_here = os.path.expanduser(path)
-    beside = folder / from_here
-    return Path(from_here) if os.path.exists(from_here) and not os.path.exists(beside) else beside
+    beside = Path(from_here) if os.path.isabs(from_here) else folder / from_here
+    return Path(from_here) if os.path.exists(from_here) and not _exists(beside) else beside
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False for what is no path at all."""
+    return path.exists() if is_address(path) else os.path.exists(path)
 
 
 def find_decoder(name: str, folder: Path) -> str:
     """The folder of a decoder as ``find_path`` finds it, or else the name as it is written."""
     found = find_path(name, folder)
-    return str(found) if os.path.exists(found) else name
+    return str(found) if _exists(found) else name
 
 
 class TaskPlace(NamedTuple):
@@ -271,7 +279,7 @@ def load_config(
     if isinstance(config, Mapping):
         data, where, folder = dict(config), "config", Path(".")
     else:
-        data, where, folder = read_yaml(config), str(config), Path(config).parent
+        data, where, folder = read_yaml(config), str(config), to_path(config).parent
     task_name = f"{where}: task"
     overrides = dict(overrides or {})
     if "task" in overrides:  # another task altogether: its path is the user's, from where they are
@@ -299,7 +307,8 @@ def _find_files(value: Any, folder: Path) -> Any:
     match value:
         case str() if re.search(r"\w\.\w+$", value) and len(value) < MAX_PATH:
             found = find_path(value, folder)
-            return str(found) if os.path.isfile(found) else value
+            is_file = _exists(found) and not os.path.isdir(found)
+            return str(found) if is_file else value
         case dict():
             return {key: _find_files(one, folder) for key, one in value.items()}
         case list():

@@ -16,15 +16,17 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.utils.bucket import BucketPath, is_address, to_path
+from adapt_jax.utils.bucket_mirror import upload_file, upload_folder
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
-    "LineAppender",
     "check_output_folder",
     "check_target_file",
     "check_target_folder",
@@ -42,7 +44,7 @@ __all__ = [
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 NEW, OLD = ".adapt_jax-new-", ".adapt_jax-old-"  # how temporary names begin
-ADDRESS = re.compile(r"(gs|s3|hdfs|https?):/")  # Path makes one stroke of two
+OTHER_ADDRESS = re.compile(r"(s3|hdfs|https?):/")  # Path makes one stroke of two
 TOKEN_BYTES = 4  # of randomness in a temporary name
 MAX_NAME_BYTES = 200  # of a file's name; file systems hold 255, and temporary names are longer
 
@@ -57,6 +59,8 @@ def check_target_file(path: str | Path) -> Path:
         UserError: a folder, a device or a pipe is there, or its folder cannot be made or written.
     """
     target = _resolve(path)
+    if isinstance(target, BucketPath):
+        return _check_bucket_target(target, "a file", target.is_dir())
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no regular file"
         raise UserError(f"{path}: is {what}; expected a file, or a new name")
@@ -73,6 +77,8 @@ def check_output_folder(path: str | Path) -> Path:
         UserError: something else is there, or it cannot be made or written.
     """
     target = _resolve(path)
+    if isinstance(target, BucketPath):
+        return _check_bucket_target(target, "a folder", target.is_file())
     if target.exists() and not target.is_dir():
         raise UserError(f"{path}: is a file; expected a folder for the results")
     _check_parent(path, target)
@@ -96,6 +102,12 @@ def check_target_folder(path: str | Path, marker: str | None = None) -> Path:
     target = _resolve(path)
     if target.exists() and not target.is_dir():
         raise UserError(f"{path}: is a file; choose a new folder")
+    if isinstance(target, BucketPath):
+        may_replace = marker is not None and (target / marker).is_file()
+        if not may_replace and target.is_dir():
+            but = f", and no {marker}" if marker else ""
+            raise UserError(f"{path}: is not empty{but}; choose a new folder")
+        return target
     here = Path.cwd()
     if target == here or target in here.parents:
         raise UserError(f"{path}: is the working folder, or holds it; choose another folder")
@@ -117,17 +129,27 @@ def _resolve(path: str | Path) -> Path:
     Raises:
         UserError: it is unusable, or the address of a bucket.
     """
-    if address := ADDRESS.match(str(path)):
+    if address := OTHER_ADDRESS.match(str(path)):
         raise UserError(
             f"{str(path)[:200]}: {address[1]} is no file system of this machine; mount the bucket "
-            "(gcsfuse, Mountpoint for S3) and give the folder"
+            "(such as with Mountpoint for S3) and give the folder"
         )
+    if is_address(path):
+        return to_path(path)
     try:
         target = Path(path).expanduser().resolve()
         target.exists()  # raises where the name is too long for the file system
     except (OSError, ValueError, RuntimeError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{str(path)[:200]!r}: no usable path ({reason})") from None
+    return target
+
+
+def _check_bucket_target(target: BucketPath, expected: str, is_other: bool) -> BucketPath:
+    """Raises UserError where something else has that address."""
+    if is_other:
+        found = "a folder" if expected == "a file" else "a file"
+        raise UserError(f"{target}: is {found}; expected {expected}, or a new name")
     return target
 
 
@@ -164,6 +186,11 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
             stays as it was.
     """
     target = check_target_file(path)
+    if isinstance(target, BucketPath):
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder) / target.name)
+            upload_file(Path(folder) / target.name, target)
+        return
     with report_write_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)
@@ -211,80 +238,6 @@ def _drop_non_finite(content: Any) -> Any:
     return content
 
 
-class LineAppender:
-    """Appends lines to a text file; a line is on the disk as soon as it is written.
-
-    A line that cannot be written whole, because the disk is full, is taken away again: the file
-    always ends with a whole line. So a run that is killed or fails can go on from the file. To be
-    used in a ``with`` statement.
-    """
-
-    def __init__(self, path: str | Path):
-        """Opens the file, which may be new; an unfinished last line is cut off.
-
-        Raises:
-            UserError: it cannot be written, or another process appends to it.
-        """
-        self.path, target = path, check_target_file(path)
-        with report_write_errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise UserError(f"{path}: another process is writing it") from None
-        except OSError:  # some network file systems have no locks
-            pass
-        self._size = _count_whole_line_bytes(self._file)
-        os.ftruncate(self._file, self._size)
-
-    def write(self, line: str) -> None:
-        """Appends a line, given without its line break.
-
-        Raises:
-            UserError: the disk is full; the lines before are kept.
-        """
-        content = (replace_surrogates(line) + "\n").encode("utf-8")
-        try:
-            with report_write_errors(self.path):
-                written = 0
-                while written < len(content):
-                    written += os.pwrite(self._file, content[written:], self._size + written)
-        except BaseException:
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size += len(content)
-
-    def sync(self) -> None:
-        """Returns when the lines would also survive a loss of power."""
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        """Closes the file; one without any line is removed."""
-        if self._size == 0:
-            _resolve(self.path).unlink(missing_ok=True)
-        os.close(self._file)
-
-    def __enter__(self) -> "LineAppender":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-
-def _count_whole_line_bytes(file: int) -> int:
-    """Bytes of an open file up to the end of its last whole line."""
-    end = os.fstat(file).st_size
-    while end > 0:
-        start = max(0, end - (1 << 16))
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
 def replace_folder(
     path: str | Path, write: Callable[[Path], Any], *, marker: str | None = None
 ) -> None:
@@ -300,6 +253,11 @@ def replace_folder(
             stays as it was.
     """
     target = check_target_folder(path, marker)
+    if isinstance(target, BucketPath):
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            upload_folder(Path(folder), target)
+        return
     with report_write_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)

@@ -18,6 +18,8 @@ from typing import Any, Literal, get_origin
 import numpy as np
 from pydantic import BaseModel
 
+from adapt_jax.utils.bucket import fetch, is_address
+
 __all__ = [
     "extension_version",
     "hash_named_files",
@@ -101,7 +103,7 @@ def hash_named_files(settings: BaseModel) -> Any:
 def _hash_contents(value: Any) -> Any:
     match value:
         case str() | Path():
-            path = os.path.expanduser(value)
+            path = str(fetch(value)) if is_address(value) else os.path.expanduser(value)
             is_there = os.path.isfile(path) or os.path.isdir(path)
             return {"content": _hash_path(Path(path))} if is_there else str(value)
         case BaseModel():

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.compressed_files import open_decompressed
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.json_text import NO_CONSTANTS, parse_json
@@ -48,7 +49,7 @@ def read_text(path: str | Path) -> str:
         UserError: there is no such file, it is no regular file, too large, not UTF-8, binary, or
             a Git LFS pointer in the place of the file.
     """
-    path = Path(path)
+    path = to_path(path)
     try:
         check_is_file(path)
         if (size := path.stat().st_size) > MAX_TEXT_BYTES:
@@ -85,7 +86,7 @@ def read_lines(path: str | Path, newline: str = "\n") -> Iterator[str]:
     Raises:
         UserError: as ``read_text`` does, or a line is longer than MAX_LINE_LENGTH.
     """
-    path = Path(path)
+    path = to_path(path)
     try:
         check_is_file(path)
         with open_decompressed(path) as stream:

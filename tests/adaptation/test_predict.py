@@ -16,8 +16,8 @@ from adapt_jax.adaptation.storage import read_question_format
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.line_appender import LineAppender
 
 CSV = 'text;label;key\n"How many; 2 or 3?";yes;a1\nIs it 010?;no;a2\nAnd 1.50?;yes;a3\n'
 TASK: dict[str, Any] = {
@@ -207,6 +207,6 @@ def test_a_full_disk_is_one_line_and_keeps_the_answers_that_fit(
 def test_two_runs_do_not_write_one_file(adaptation: Adaptation, tmp_path: Path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"question": "a"}\n')
-    with files.LineAppender(target):
+    with LineAppender(target):
         with pytest.raises(UserError, match="out.jsonl: another process is writing it"):
             predict(lambda: adaptation, source, target)

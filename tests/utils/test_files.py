@@ -16,6 +16,7 @@ import pytest
 
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.line_appender import LineAppender
 
 
 @contextmanager
@@ -121,19 +122,19 @@ def test_lone_surrogates_are_written_as_the_replacement_character(tmp_path: Path
 
 def test_lines_are_appended_and_an_unfinished_one_is_cut_off(tmp_path: Path):
     path = tmp_path / "deep" / "lines"
-    with files.LineAppender(path) as lines:
+    with LineAppender(path) as lines:
         lines.write("one")
         assert path.read_text() == "one\n"  # on the disk at once
     with path.open("a") as cut:
         cut.write("t" * 70_000)
-    with files.LineAppender(path) as lines:
+    with LineAppender(path) as lines:
         lines.write("two \ud800")
     assert path.read_text(encoding="utf-8") == "one\ntwo \ufffd\n"
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_the_lines_before(tmp_path: Path):
     path = tmp_path / "lines"
-    with files.LineAppender(path) as lines:
+    with LineAppender(path) as lines:
         lines.write("a" * 600)
         with limited_file_size(1000), pytest.raises(UserError, match="lines: cannot be written"):
             lines.write("b" * 600)
@@ -143,22 +144,22 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_lines_before(tmp_path: 
 
 
 def test_a_file_without_a_line_is_not_left_behind(tmp_path: Path):
-    with files.LineAppender(tmp_path / "lines"):
+    with LineAppender(tmp_path / "lines"):
         pass
     with (
         limited_file_size(10),
         pytest.raises(UserError),
-        files.LineAppender(tmp_path / "lines") as lines,
+        LineAppender(tmp_path / "lines") as lines,
     ):
         lines.write("b" * 600)
     assert names(tmp_path) == []
 
 
 def test_two_processes_do_not_append_to_one_file(tmp_path: Path):
-    with files.LineAppender(tmp_path / "lines") as lines:
+    with LineAppender(tmp_path / "lines") as lines:
         lines.write("mine")
         with pytest.raises(UserError, match="lines: another process is writing it"):
-            files.LineAppender(tmp_path / "lines")
+            LineAppender(tmp_path / "lines")
 
 
 # Folders
@@ -301,7 +302,7 @@ def test_what_another_run_is_writing_is_not_removed(tmp_path: Path):
     assert names(tmp_path) == [other.name, "saved"]
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/runs", Path("gs://bucket/runs"), "s3://bucket/a"])
+@pytest.mark.parametrize("path", ["hdfs://host/runs", Path("s3://bucket/runs"), "s3://bucket/a"])
 def test_the_address_of_a_bucket_is_no_folder_of_its_name(path: str | Path):
     with pytest.raises(UserError, match="mount the bucket"):
         files.check_output_folder(path)
