@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adapt_jax.utils.config import MeshConfig
@@ -20,6 +21,7 @@ __all__ = [
     "MESH_AXES",
     "array_sharding",
     "batch_sharding",
+    "cache_sharding",
     "choose_mesh",
     "make_mesh",
     "platform_of",
@@ -59,7 +61,12 @@ def make_mesh(
             f"{' x '.join(map(str, sizes))} = {int(np.prod(sizes))}, and the product must be their "
             "number (one size may be -1: what is left)"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(tuple(sizes), MESH_AXES, types, devices=devices)
+    except NotImplementedError:  # an axis of the mesh is no whole number of the slice's axes
+        placed = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(placed, MESH_AXES, axis_types=types)
 
 
 def choose_mesh(sizes: MeshConfig | None) -> Mesh | None:
@@ -118,6 +125,11 @@ def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
         return variable.replace(array_sharding(axes, value.shape, mesh))
 
     return jax.tree.map(find, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def cache_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """The sharding of cached keys or values [B, K, S, H]: rows and, where they divide, heads."""
+    return array_sharding(("rows", "kv_heads", None, None), shape, mesh)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,13 +9,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from adapt_jax.decoders.sharding import batch_sharding, state_shardings
+from adapt_jax.decoders.sharding import batch_sharding, cache_sharding, state_shardings
 
 __all__ = [
     "Tree",
     "cast",
     "count_bytes",
     "replicate",
+    "shard_cache",
     "shard_like_params",
     "shard_params",
     "shard_rows",
@@ -74,6 +75,13 @@ def shard_rows(tree: Tree, mesh: Mesh | None) -> Tree:
     """Arrays whose first axis is divided among the devices."""
     sharding = None if mesh is None else batch_sharding(mesh)
     return jax.tree.map(lambda leaf: with_sharding(leaf, sharding), tree)
+
+
+def shard_cache(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Cached keys and values, whose rows and heads are divided among the devices."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf: with_sharding(leaf, cache_sharding(leaf.shape, mesh)), tree)
 
 
 def shard_like_params(opt_state: Tree, trainable: Tree, mesh: Mesh | None) -> Tree:

@@ -11,7 +11,14 @@ from jax.sharding import Mesh
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.prefix import PrefixCaches, round_up
-from adapt_jax.inspection.abstract import Tree, cast, replicate, shard_params, shard_rows
+from adapt_jax.inspection.abstract import (
+    Tree,
+    cast,
+    replicate,
+    shard_cache,
+    shard_params,
+    shard_rows,
+)
 from adapt_jax.inspection.workload import Program, Workload
 from adapt_jax.methods.base import PromptingMethod
 from adapt_jax.pretrained.loading import abstract_decoder
@@ -41,7 +48,7 @@ def make_decoding_programs(
     # the cache has a row for each sequence
     slots = _count_slots(work, mesh)
     _, cache = _encode_questions(decoder, prefix, slots, shapes.pad_cache(work.length))
-    cache = shard_rows(cache, mesh)
+    cache = shard_cache(cache, mesh)
 
     # questions are encoded some at a time, and wait for a free slot
     width = shapes.pad_question(work.length - work.answer)

@@ -321,6 +321,8 @@ class Engine:
             if self.mesh is None:
                 # bound to a device, as decoding returns it: decoding would compile twice else
                 return jax.device_put(x, device)
+            if x.ndim == 4:
+                return jax.device_put(x, sharding.cache_sharding(x.shape, self.mesh))
             axes = ["rows", *(None for _ in x.shape[1:])]
             return jax.device_put(x, sharding.array_sharding(axes, x.shape, self.mesh))
 

@@ -13,7 +13,13 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.decoders.sharding import array_sharding, batch_sharding, make_mesh, state_shardings
+from adapt_jax.decoders.sharding import (
+    array_sharding,
+    batch_sharding,
+    cache_sharding,
+    make_mesh,
+    state_shardings,
+)
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.utils.cpu import run_by_platform
@@ -97,6 +103,12 @@ def test_an_axis_that_does_not_divide_is_replicated() -> None:
     mesh = make_mesh(data=1, fsdp=2, tensor=4)
     spec = array_sharding(("vocab", "embed"), (321, 32), mesh).spec
     assert spec == PartitionSpec(None, ("fsdp",))
+
+
+def test_cached_keys_are_divided_by_rows_and_by_heads_that_divide() -> None:
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert cache_sharding((8, 4, 16, 8), mesh).shard_shape((8, 4, 16, 8)) == (2, 2, 16, 8)
+    assert cache_sharding((8, 3, 16, 8), mesh).shard_shape((8, 3, 16, 8)) == (2, 3, 16, 8)
 
 
 def test_a_clash_names_both_axes() -> None:
