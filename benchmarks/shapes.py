@@ -8,8 +8,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 VOCAB = 32_000
-# parameters with the tied embedding: 15.2, 58.3, 301 and 1,093 million
+# parameters with the tied embedding: 2.1, 15.2, 58.3, 301 and 1,093 million
 SIZES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2},
     "15M": {"hidden_size": 288, "intermediate_size": 768, "layers": 6, "heads": 6},
     "60M": {"hidden_size": 512, "intermediate_size": 2048, "layers": 10, "heads": 8},
     "300M": {"hidden_size": 1024, "intermediate_size": 4096, "layers": 16, "heads": 16},

@@ -46,8 +46,8 @@ def make_examples(seed: int = 0) -> list[tuple[list[int], int]]:
     return [(draws.integers(3, VOCAB, size).tolist(), size // 2) for size in lengths.tolist()]
 
 
-def start(method: str, folder: Path) -> tuple[Any, Any]:
-    """What a method trains, and the filter that says which part of it."""
+def start(method: str, folder: Path, dtype: Any = None) -> tuple[Any, Any]:
+    """What a method trains, and the filter that says which part of it; ``dtype`` of the weights."""
     import jax.numpy as jnp
     from flax import nnx
 
@@ -56,7 +56,7 @@ def start(method: str, folder: Path) -> tuple[Any, Any]:
     from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.training.tuned_decoder import TunedDecoder
 
-    decoder = load_pretrained(folder).decoder
+    decoder = load_pretrained(folder, dtype=dtype).decoder
     soft_prompt, chosen = None, nnx.Param
     if method == "prompt_tuning":
         soft_prompt = SoftPrompt(decoder.embed(jnp.arange(3, 3 + SOFT)))
