@@ -51,6 +51,7 @@ __all__ = [
     "shares_questions",
     "start",
     "take_share",
+    "was_preempted",
 ]
 
 log = logging.getLogger("adapt_jax")
@@ -76,6 +77,7 @@ class _State:
     shares_questions = False  # each process answers its share, on its own devices
     is_leaving = False
     preempt: Callable[[], None] | None = None  # hands a signal on to JAX
+    was_preempted = False
     steps = 0  # of all trainings, after which the processes may stop together
 
 
@@ -383,4 +385,10 @@ def reached_preemption() -> bool:
     from jax.experimental import multihost_utils
 
     _state.steps += 1
-    return bool(multihost_utils.reached_preemption_sync_point(_state.steps))
+    _state.was_preempted = bool(multihost_utils.reached_preemption_sync_point(_state.steps))
+    return _state.was_preempted
+
+
+def was_preempted() -> bool:
+    """Whether JAX has found a step to stop after; it finds one in the life of a process."""
+    return _state.was_preempted

@@ -127,10 +127,14 @@ def agree_to_stop(requested: Callable[[], str | None]) -> str | None:
     """The signal that asks to stop after this step, the same answer in all processes.
 
     A single process answers at once. Several hand the signal on to JAX, which finds the next step
-    that all of them have before them, so that they save the same step and end.
+    that all of them have before them, so that they save the same step and end. It does so once;
+    after that they ask each other after every step.
     """
     if distributed.num_processes() == 1:
         return requested()
+    if distributed.was_preempted():  # a script that trains on after it was stopped once
+        asked = distributed.gather("asked to stop", requested())
+        return next(filter(None, asked), None)
     if requested():
         distributed.request_preemption()
     return signal.SIGTERM.name if distributed.reached_preemption() else None

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_bucket import FakeBucket
-from helpers import ONE_DEVICE, fails, write_task
+from helpers import fails, write_task
+from xla_flags import ONE_DEVICE
 
 from adapt_jax.cli.main import main
 from adapt_jax.comparison.compare import Comparison

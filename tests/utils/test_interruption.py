@@ -10,8 +10,13 @@ import time
 
 import pytest
 
-from adapt_jax.utils import interruption
-from adapt_jax.utils.interruption import Interrupted, interruptible, listen_for_stop
+from adapt_jax.utils import distributed, interruption
+from adapt_jax.utils.interruption import (
+    Interrupted,
+    agree_to_stop,
+    interruptible,
+    listen_for_stop,
+)
 
 
 def send_after(seconds, number):
@@ -103,3 +108,12 @@ def test_outside_of_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert found == [(None, handler)]
+
+
+def test_a_second_stop_is_agreed_on_without_jax_which_finds_one_step_only(monkeypatch):
+    monkeypatch.setattr(distributed, "num_processes", lambda: 2)
+    monkeypatch.setattr(distributed._state, "was_preempted", True)
+    answers = iter([[None, None], [None, "SIGTERM"]])
+    monkeypatch.setattr(distributed, "gather", lambda name, value: next(answers))
+    assert agree_to_stop(lambda: None) is None
+    assert agree_to_stop(lambda: None) == "SIGTERM"
