@@ -84,7 +84,7 @@ class InstructionTuning(TuningMethod):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_paths(cls, values: Any) -> Any:
+    def _expand_paths(cls, values: Any) -> Any:
         """A text in ``tasks`` is a task file."""
         if isinstance(values, dict) and isinstance(values.get("tasks"), list):
             tasks = [{"task": one} if isinstance(one, str) else one for one in values["tasks"]]
