@@ -11,6 +11,7 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.export import export_adaptation
+from adapt_jax.methods.instruction_examples import Forms, Part, tokenize_parts
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
 from adapt_jax.prompting.prompt import (
@@ -320,3 +321,24 @@ def test_choices_that_spell_control_tokens_are_scored_as_text(chatting: Any) -> 
     assert tokens.count(model.config.eos_ids[0]) == text.count(eos)
     plain = Prompt(template=Template())
     assert model.config.eos_ids[0] not in plain.encode_with_start(model, "Which?", f" {eos}.")
+
+
+def test_instruction_tuning_forms_are_conversations(chatting: Any) -> None:
+    """Demonstrations, templates in Jinja and inverted examples, in the decoder's own template."""
+    model = chatting("chatml")
+    items = [Example(f"{n}", f"Is {n} odd?", "yes" if n % 2 else "no") for n in range(8)]
+    jinja = replace(CHAT, question="{{ question | upper }}")
+    task = Task("odd", items, (), (), instruction=SAYS, template=CHAT, templates=(jinja,))
+    parts = [Part(task, items, items)]
+
+    def show(forms: Forms) -> list[str]:
+        found = tokenize_parts(model, Prompt(template=CHAT), parts, forms, 0).examples
+        return [str(model.tokenizer.decode(one.tokens)) for one in found]
+
+    asked = show(Forms())
+    assert {"IS" in one for one in asked} == {True, False}
+    assert all(one.count("assistant") == 1 for one in asked)
+    shown = show(Forms(few_shot_share=1.0, max_demonstrations=2))
+    assert {one.count("assistant") for one in shown} == {2, 3}
+    inverted = show(Forms(inversion_share=1.0))
+    assert all(one.index("yes" if "yes" in one else "no") < one.index("odd?") for one in inverted)
