@@ -128,7 +128,7 @@ def _list_content_free(
     return [
         ((one, answers), prompt)
         for (example, answers), prompt in first.values()
-        for one in content_free_examples(example)
+        for one in content_free_examples(example, config.content_free)
     ]
 
 

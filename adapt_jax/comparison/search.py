@@ -36,7 +36,7 @@ from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.journal import Journal
 from adapt_jax.evaluation.report.files import write_evaluation
 from adapt_jax.evaluation.scorers import find_scorer
-from adapt_jax.methods.base import PromptingMethod
+from adapt_jax.methods.base import PromptingMethod, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, check_prompt
 from adapt_jax.tasks.answers import PARSERS
@@ -135,6 +135,7 @@ class _Search:
     ):
         self.settings, self.method, self.output = settings, method, output
         self.task, self.model, self.display = inputs.task, inputs.model, display
+        self.shown_task = inputs.task
         self.identity = _identify(settings, method, inputs)
         self.folder = output / "unfinished" / f"search-{self.identity}"
         # the order in which questions are asked is drawn once, for all prompts
@@ -154,6 +155,12 @@ class _Search:
             self.display.line("search: continues where it stopped")
 
         # 1. sets of demonstrations, and instructions; then orders of the best set
+        run = RunOptions(
+            seed=self.settings.seed,
+            folder=self.folder,
+            max_concurrent_sequences=self.settings.max_concurrent_sequences,
+        )
+        self.shown_task = self.method.prepare_task(self.model, self.task, run).task
         budget = self.settings.max_questions
         with_orders = bool(self.settings.orders)
         sets_budget = round(budget * (1 - SHARE_OF_ORDERS)) if with_orders else budget
@@ -217,7 +224,7 @@ class _Search:
     def _draw_candidates(self) -> list[_Candidate]:
         """For each instruction the method's own prompt, then prompts with drawn demonstrations."""
         tasks = [
-            replace(self.task, instruction=one)
+            replace(self.shown_task, instruction=one)
             for one in _list_instructions(self.task, self.settings.instructions)
         ]
         seed = self.settings.seed

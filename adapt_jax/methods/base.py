@@ -11,14 +11,12 @@ contract and knows no method by its name. ``registry.py`` says how a method is r
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue
 
 from adapt_jax.adaptation.adaptation import Adaptation
@@ -26,6 +24,8 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.evaluation.evaluate import evaluate
+from adapt_jax.methods.bootstrap import BootstrapOptions, Bootstrapped, bootstrap_reasoning
+from adapt_jax.methods.run_options import DEFAULT_RUN, RunOptions
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, check_prompt
 from adapt_jax.sampling.types import GenerationConfig
@@ -38,7 +38,7 @@ from adapt_jax.training.examples import (
     summarize,
     tokenize_examples,
 )
-from adapt_jax.training.trainer import OnStep, TrainingData, train
+from adapt_jax.training.trainer import TrainingData, train
 from adapt_jax.training.tuned_decoder import TunedDecoder
 from adapt_jax.training.validation import AccuracyFn, Validation
 from adapt_jax.utils.config import Strict
@@ -53,32 +53,6 @@ __all__ = [
     "RunOptions",
     "TuningMethod",
 ]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options that the caller of ``Method.adapt`` chooses, the same for every method.
-
-    Attributes:
-        seed: of demonstrations, initialisation and the order of the examples.
-        folder: where a training writes metrics and checkpoints; an interrupted one continues.
-        mesh: the devices that the training runs on.
-        on_step: called after every training step.
-        run_metadata: settings that are part of a training's identity, as plain JSON; a checkpoint
-            of other settings is refused.
-        max_concurrent_sequences: decoded at the same time where development questions are
-            answered; None takes what memory allows.
-    """
-
-    seed: int = 0
-    folder: Path | None = None
-    mesh: Mesh | None = None
-    on_step: OnStep | None = None
-    run_metadata: Mapping[str, Any] = field(default_factory=dict)
-    max_concurrent_sequences: int | None = None
-
-
-DEFAULT_RUN = RunOptions()
 
 
 class MethodResult(BaseModel):
@@ -149,6 +123,10 @@ class PromptingMethod(Method):
             MethodNotApplicable: the task lacks what the method needs.
         """
 
+    def prepare_task(self, model: PretrainedDecoder, task: Task, run: RunOptions) -> Bootstrapped:
+        """The task that the prompt is built for; a method may write what the data lacks."""
+        return Bootstrapped(task)
+
     def draw_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
         """A prompt with demonstrations drawn by the seed, for a search; here there are none."""
         return self.build_prompt(model, task, seed)
@@ -166,9 +144,14 @@ class PromptingMethod(Method):
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
         """The decoder as it is, with the prompt."""
-        prompt = self.build_prompt(model, task, run.seed)
+        written = self.prepare_task(model, task, run)
+        prompt = self.build_prompt(model, written.task, run.seed)
         check_prompt(model, prompt, task)
-        return MethodResult(adaptation=Adaptation(self.name, prompt, model))
+        return MethodResult(
+            adaptation=Adaptation(self.name, prompt, model),
+            train_seconds=written.seconds,
+            details=written.details,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +184,8 @@ class TuningMethod(Method):
     Attributes:
         reasoning: train on reasoning and answer where the data has reasoning; otherwise on the
             answer alone.
+        bootstrap: the decoder writes the reasoning itself, and only examples that have one are
+            trained on (STaR, 2203.14465); see ``BootstrapOptions``.
         max_new_tokens: limit of the answer that the tuned decoder generates.
     """
 
@@ -208,6 +193,7 @@ class TuningMethod(Method):
 
     training: TrainingConfig = TrainingConfig()
     reasoning: bool = True
+    bootstrap: BootstrapOptions | None = None
     max_new_tokens: int = Field(128, gt=0, le=1_000_000)
 
     # What is trained
@@ -304,6 +290,8 @@ class TuningMethod(Method):
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
     ) -> MethodResult:
         """Trains a copy of the decoder, or what is added to it, on the task's training examples."""
+        written = bootstrap_reasoning(model, task, self.bootstrap, run)
+        task = written.select_reasoned()
         prompt = self.build_prompt(model, task, run.seed)
         decoder = clone_decoder(model.decoder, run.mesh)
         tuned = self.add_modules(decoder, nnx.Rngs(run.seed))
@@ -334,14 +322,14 @@ class TuningMethod(Method):
             run_metadata=run.run_metadata,
         )
         cast_params(tuned, trainable, dtypes)
-        details = summarize(examples, result) | self.describe_options()
+        details = summarize(examples, result) | written.details | self.describe_options()
         if held_out := self.held_out_tasks(model, task, run.seed):
             kinds = {example.category for one in held_out for example in one.test}
             details["held_out"] = sorted(kinds)
         return MethodResult(
             adaptation=self.collect(tuned, model, prompt),
             trainable_parameters=result.trainable_parameters,
-            train_seconds=result.seconds,
+            train_seconds=result.seconds + written.seconds,
             losses=result.losses,
             details=details,
             held_out=held_out,

@@ -114,14 +114,18 @@ class SelfConsistency(ChainOfThought):
             MethodNotApplicable: ``vote: auto`` without a development split, or no demonstration
                 can be shown.
         """
-        adaptation = super().adapt(model, task, run).adaptation
+        result = super().adapt(model, task, run)
         if self.vote != AUTO:
-            return MethodResult(adaptation=adaptation)
+            return result
+        adaptation = result.adaptation
         choice = self._choose_vote(adaptation, task, run)
         prompt = replace(adaptation.prompt, vote=choice.rule)
-        return MethodResult(
-            adaptation=replace(adaptation, prompt=prompt),
-            details={"vote": choice.rule, "vote_accuracy": dict(choice.accuracy)},
+        chosen = {"vote": choice.rule, "vote_accuracy": dict(choice.accuracy)}
+        return result.model_copy(
+            update={
+                "adaptation": replace(adaptation, prompt=prompt),
+                "details": result.details | chosen,
+            }
         )
 
     def _choose_vote(self, adaptation: Adaptation, task: Task, run: RunOptions) -> VoteChoice:

@@ -7,12 +7,12 @@ every other rung has to beat. Paper: GPT-3, 2005.14165, section 2.
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from adapt_jax.methods.base import PromptingMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.prompting.multiple_choice import MultipleChoiceConfig
+from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
 from adapt_jax.tasks.task import Task
 
@@ -27,18 +27,23 @@ class ZeroShot(PromptingMethod):
         answer_by: "text" generates the answer. "likelihood" generates nothing: it takes the
             likeliest of the question's choices.
         length_normalised: with "likelihood", compares log-probabilities per token.
-        calibrated: with "likelihood", divides by the likelihood after a question without content
+        calibrated: with "likelihood", divides by the likelihood after questions without content
             (2102.09690).
+        content_free: the questions without content. The empty one alone is the domain-conditional
+            PMI of 2104.08315, whose premise is then the template without a question.
     """
 
     answer_by: Literal["text", "likelihood"] = "text"
     length_normalised: bool = False
     calibrated: bool = False
+    content_free: list[str] = Field(list(CONTENT_FREE), min_length=1, max_length=100)
 
     @model_validator(mode="after")
     def _check_likelihood_options(self) -> "ZeroShot":
         if self.answer_by == "text" and (self.length_normalised or self.calibrated):
             raise ValueError("length_normalised and calibrated need `answer_by: likelihood`")
+        if self.content_free != list(CONTENT_FREE) and not self.calibrated:
+            raise ValueError("content_free needs `calibrated: true`")
         return self
 
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
@@ -49,7 +54,9 @@ class ZeroShot(PromptingMethod):
         """
         multiple_choice = None
         if self.answer_by == "likelihood":
-            multiple_choice = MultipleChoiceConfig.of(task, self.length_normalised, self.calibrated)
+            multiple_choice = MultipleChoiceConfig.of(
+                task, self.length_normalised, self.calibrated, self.content_free
+            )
             if multiple_choice is None:
                 raise MethodNotApplicable(
                     "answer_by: likelihood needs two choices or more for every question (`choices` "

@@ -1,8 +1,10 @@
 """Choosing among given answers by their likelihood, instead of generating one.
 
 The decoder's likelihood of each choice after the question (2005.14165, section 2.4), per token
-where choices differ in length, and relative to its likelihood after a question without content
-(contextual calibration, 2102.09690, section 5: W = diag(p)^-1, over the same three inputs).
+where choices differ in length, and relative to its likelihood after questions without content
+(contextual calibration, 2102.09690, section 5: W = diag(p)^-1, over the same three inputs). With
+the empty question alone for these it is the domain-conditional PMI of 2104.08315, section 3:
+log P(choice | question) - log P(choice | the template without a question).
 """
 
 import re
@@ -40,22 +42,31 @@ class MultipleChoiceConfig:
 
     Attributes:
         length_normalised: by the mean log-probability of a choice's tokens, instead of the sum.
-        calibrated: divided by the choice's probability after a question without content.
+        calibrated: divided by the choice's probability after questions without content.
         choices: of questions that have none of their own.
         letter: how the first choices are named, such as "a" or "(A)"; empty: by their texts.
+        content_free: the questions without content; at least one where ``calibrated``.
     """
 
     length_normalised: bool = False
     calibrated: bool = False
     choices: tuple[str, ...] = ()
     letter: str = ""
+    content_free: tuple[str, ...] = CONTENT_FREE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "choices", tuple(self.choices))  # JSON gives a list
+        for name in ("choices", "content_free"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
+        if self.calibrated and not self.content_free:
+            raise UserError("multiple_choice.content_free: is empty; expected a question or more")
 
     @classmethod
     def of(
-        cls, task: Task, length_normalised: bool, calibrated: bool
+        cls,
+        task: Task,
+        length_normalised: bool,
+        calibrated: bool,
+        content_free: Sequence[str] = CONTENT_FREE,
     ) -> "MultipleChoiceConfig | None":
         """For a task all of whose questions have two choices or more; otherwise None."""
         examples = [*task.train, *task.development, *task.test]
@@ -68,7 +79,7 @@ class MultipleChoiceConfig:
             if all(re.fullmatch(r"\(?[A-Za-z]\)?", gold) for gold in golds):
                 letter = golds[0]
         choices = sets.pop() if len(sets) == 1 else ()
-        return cls(length_normalised, calibrated, choices, letter)
+        return cls(length_normalised, calibrated, choices, letter, tuple(content_free))
 
     def list_answers(self, choices: Sequence[str]) -> tuple[str, ...]:
         """The answer that stands for each choice: its own text, or its letter.
@@ -152,7 +163,9 @@ def tokenize_choices(
     return tuple(prompt_prefix[:cut]), requests
 
 
-def content_free_examples(example: Example) -> list[Example]:
+def content_free_examples(
+    example: Example, questions: Sequence[str] = CONTENT_FREE
+) -> list[Example]:
     """The questions that calibrate: those without content, with the choices of the example."""
     return [
         Example(
@@ -161,7 +174,7 @@ def content_free_examples(example: Example) -> list[Example]:
             choices=example.choices,
             fields=example.fields and _remove_content(example.fields, text),
         )
-        for number, text in enumerate(CONTENT_FREE)
+        for number, text in enumerate(questions)
     ]
 
 

@@ -14,7 +14,11 @@ from adapt_jax.methods.few_shot import FewShot
 from adapt_jax.methods.zero_shot import ZeroShot
 from adapt_jax.prompting.multiple_choice import CONTENT_FREE, MultipleChoiceConfig, tokenize_choices
 from adapt_jax.prompting.prompt import Prompt
-from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
+from adapt_jax.sampling.likelihood import (
+    MultipleChoiceRequest,
+    log_likelihood,
+    score_continuations,
+)
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Template
@@ -116,6 +120,30 @@ def test_normalising_divides_by_tokens_and_calibration_by_what_is_said_to_nothin
         assert list(one.vote.counts.values()) == pytest.approx(list(expected), rel=1e-3)
 
 
+def test_the_empty_question_alone_is_the_domain_conditional_pmi(tiny):
+    """2104.08315, section 3, by the likelihoods of whole texts."""
+    drawn = task(("apples", "two oranges"))
+    method = ZeroShot(answer_by="likelihood", calibrated=True, content_free=[""])
+    prompt = method.build_prompt(tiny, drawn, seed=0)
+
+    def score(example: Example) -> np.ndarray:
+        text = prompt.text + prompt.template.format_question(example.question, example.choices)
+        return np.array(
+            [
+                log_likelihood(tiny, f"{text} The answer is", f" {choice}.").log_probability
+                for choice in example.choices
+            ]
+        )
+
+    for example, said in zip(
+        drawn.test, Adaptation("zero_shot", prompt, tiny).answer(drawn.test), strict=True
+    ):
+        pmi = score(example) - score(replace(example, question=""))
+        expected = np.exp(pmi - np.logaddexp.reduce(pmi))
+        assert list(said.vote.counts.values()) == pytest.approx(list(expected), abs=1e-4)
+        assert said.answer == example.choices[int(np.argmax(pmi))]
+
+
 def test_calibration_holds_where_the_probability_of_a_long_choice_is_no_float_above_0():
     request = MultipleChoiceRequest((1,), ((2,) * 3, (2,) * 300))
     config, free = MultipleChoiceConfig(calibrated=True), [[-10.0, -900.0]] * 3
@@ -190,6 +218,7 @@ def test_a_comparison_by_likelihood(tiny_folder: Path, tmp_path: Path):
     ("method", "options", "line"),
     [
         ("zero_shot", {"calibrated": True}, "need `answer_by: likelihood`"),
+        ("zero_shot", {"content_free": ["?"]}, "content_free needs `calibrated: true`"),
         ("zero_shot", {"answer_by": "likelyhood"}, "answer_by: Input should be 'text' or"),
         (
             "chain_of_thought",
