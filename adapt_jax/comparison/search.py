@@ -262,6 +262,10 @@ class _Search:
         """Races the candidates, and the one that has won before; the number of the winner."""
         numbers = [] if incumbent is None else [incumbent]
         count, first = plan_race(len(entering) + len(numbers), len(self.questions), budget)
+        if count < len(entering) + len(numbers):
+            self.display.line(
+                f"{what}: max_questions is enough for {count} of {len(entering) + len(numbers)}"
+            )
         entering = entering[: max(count - len(numbers), 0)]
         numbers += range(len(self.candidates), len(self.candidates) + len(entering))
         self.candidates += entering

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, model_validator
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.decoder import Decoder
@@ -195,6 +195,12 @@ class TuningMethod(Method):
     reasoning: bool = True
     bootstrap: BootstrapOptions | None = None
     max_new_tokens: int = Field(128, gt=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _check_reasoning(self) -> "TuningMethod":
+        if self.bootstrap is not None and not self.reasoning:
+            raise ValueError("bootstrap writes reasonings, and `reasoning: false` trains on none")
+        return self
 
     # What is trained
 

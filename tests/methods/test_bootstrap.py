@@ -191,3 +191,5 @@ def test_the_likeliest_right_reasoning_is_kept_and_bare_answers_are_not(tiny, mo
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(UserError, match="bootstrap: 4 candidates at temperature 0"):
         validate(ChainOfThought, {"bootstrap": {"temperature": 0}}, "x")
+    with pytest.raises(UserError, match="`reasoning: false` trains on none"):
+        validate(LoRA, {"bootstrap": {}, "reasoning": False}, "x")
