@@ -12,7 +12,7 @@ from adapt_jax.methods import bootstrap as bootstrap_module
 from adapt_jax.methods.base import RunOptions
 from adapt_jax.methods.bootstrap import BootstrapOptions, bootstrap_reasoning
 from adapt_jax.methods.chain_of_thought import ChainOfThought
-from adapt_jax.methods.lora import LoRA
+from adapt_jax.methods.registry import METHODS
 from adapt_jax.methods.self_consistency import SelfConsistency
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.sampling.model import load_pretrained
@@ -75,7 +75,7 @@ def test_chain_of_thought_shows_them_and_lora_is_trained_on_them(embedded, task,
     assert kept >= 1 and len(result.adaptation.prompt.demonstrations) > 4
     voting = SelfConsistency(demonstrations=8, candidates=2, bootstrap=options, max_new_tokens=96)
     assert voting.adapt(embedded, few, run).details["bootstrap"]["kept"] == kept
-    lora = LoRA(bootstrap=options, training={"steps": 1, "batch_size": 2})
+    lora = METHODS["lora"](bootstrap=options, training={"steps": 1, "batch_size": 2})
     trained = lora.adapt(embedded, few, RunOptions())
     assert trained.details["examples"] == 4 + kept  # those without a reasoning are left out
     assert trained.adaptation.prompt.reasoning
@@ -192,4 +192,4 @@ def test_options_that_make_no_sense_are_refused():
     with pytest.raises(UserError, match="bootstrap: 4 candidates at temperature 0"):
         validate(ChainOfThought, {"bootstrap": {"temperature": 0}}, "x")
     with pytest.raises(UserError, match="`reasoning: false` trains on none"):
-        validate(LoRA, {"bootstrap": {}, "reasoning": False}, "x")
+        validate(METHODS["lora"], {"bootstrap": {}, "reasoning": False}, "x")
