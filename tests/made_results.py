@@ -45,6 +45,7 @@ def done_rung(method: str, correct: list[bool], **fields: Any) -> DoneRung:
             "n": len(correct),
             "scorer": "exact",
             "score": accuracy,
+            "score_ci95": fields.get("ci95", wilson_interval(sum(correct), len(correct))),
             "abstained": 0.0,
             "cut_off": 0.0,
             "no_stop": 0.0,

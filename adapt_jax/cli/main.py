@@ -23,6 +23,7 @@ from adapt_jax.cli.import_adapter import import_adapter
 from adapt_jax.cli.init import init
 from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.judge import judge
+from adapt_jax.cli.perplexity import perplexity
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.preview import preview
@@ -38,7 +39,7 @@ from adapt_jax.utils.registry import load_entry_points, load_plugin
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
 # of several processes, one does the work
-ALONE = ("ask", "export", "import", "init", "inspect", "judge", "preview")
+ALONE = ("ask", "export", "import", "init", "inspect", "judge", "perplexity", "preview")
 HELP = {"--help", "-h", "--version"}
 _OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
@@ -87,6 +88,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "judge": judge,
+    "perplexity": perplexity,
     "ask": ask,
     "export": export,
     "import": import_adapter,

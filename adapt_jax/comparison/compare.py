@@ -62,14 +62,14 @@ SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUES
 class Comparison:
     """A climbed ladder and its output folder.
 
-    ``result`` is the content of comparison.json; ``correct`` says by method, per question,
-    whether it was answered right; ``baseline_correct`` says it of the commonest label.
+    ``result`` is the content of comparison.json; ``scores`` has by method the score of each
+    question, ``baseline_scores`` those of always giving the commonest label.
     """
 
     output_dir: Path
     result: ComparisonResult
-    correct: dict[str, list[bool]] = field(default_factory=dict)
-    baseline_correct: list[bool] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    baseline_scores: list[float] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Comparison":
@@ -159,7 +159,7 @@ class Comparison:
         by_name = {one.method: one for one in [*self.rungs, rung]}
         rungs = [by_name[name] for name in METHODS if name in by_name]
         measured = [one for one in rungs if isinstance(one, DoneRung)]
-        enough = recommend(measured, self.correct, self.result.baseline, self.baseline_correct)
+        enough = recommend(measured, self.scores, self.result.baseline, self.baseline_scores)
         best = enough.method if enough is not None else None
         changed = {"rungs": rungs, "recommendation": enough, "best": best}
         self.result = self.result.model_copy(update=changed)
@@ -226,7 +226,7 @@ def _run_rungs(
         files.check_target_folder(one.adaptation, DESCRIPTION)
     comparison = Comparison(output, _start_result(settings, inputs))
     if (baseline := comparison.result.baseline) is not None:
-        comparison.baseline_correct = score_label(inputs.task, baseline.label)
+        comparison.baseline_scores = score_label(inputs.task, baseline.label)
     report_task(inputs.task, display)
     finished = _keep_finished(comparison, folders, display, fresh)
     with display.live(comparison.short_table) as draw:
@@ -235,12 +235,12 @@ def _run_rungs(
             if name in finished:
                 rung: RungResult = finished[name]
             else:
-                rung, right = _run(folders[name], method, inputs, settings, display)
-                if right is not None:
-                    comparison.correct[name] = right
+                rung, scores = _run(folders[name], method, inputs, settings, display)
+                if scores is not None:
+                    comparison.scores[name] = scores
             if isinstance(rung, DoneRung):
                 below = comparison.measured_below(name)
-                rung = compare_to_previous(rung, below, comparison.correct, settings.reference)
+                rung = compare_to_previous(rung, below, comparison.scores, settings.reference)
             comparison.add_rung(rung)
             draw()
             agreement.run_on_main("rung", partial(_finish_rung, comparison, folders[name]))
@@ -284,8 +284,8 @@ def _keep_finished(
     # what process 0 finds there
     kept = agreement.run_on_main("finished rungs", keep)
     finished = {name: DoneRung.model_validate(rung) for name, rung in kept.items()}
-    comparison.correct = agreement.run_on_main(
-        "right answers", lambda: {name: folders[name].read_correct() for name in finished}
+    comparison.scores = agreement.run_on_main(
+        "scores", lambda: {name: folders[name].read_scores() for name in finished}
     )
     for rung in finished.values():
         comparison.add_rung(rung)
@@ -340,15 +340,15 @@ def _run(
     inputs: RunInputs,
     settings: CompareConfig,
     display: Display,
-) -> tuple[RungResult, list[bool] | None]:
-    """Runs one rung, or says why it cannot run; and per question whether it was answered right."""
+) -> tuple[RungResult, list[float] | None]:
+    """Runs one rung, or says why it cannot run; and the score of each question."""
     if folder.unfinished.exists():
         display.line(f"{folder.name}: continues where it stopped")
     compilations = count_compilations()
     before = len(compilations)
     try:
-        rung, right = run_rung(folder, method, inputs, settings, display)
+        rung, scores = run_rung(folder, method, inputs, settings, display)
     except MethodNotApplicable as reason:
         return SkippedRung(method=folder.name, reason=str(reason)), None
     rung.compilations = len(compilations) - before
-    return rung, right
+    return rung, scores

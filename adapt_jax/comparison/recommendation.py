@@ -1,4 +1,7 @@
-"""Which rung is enough: the cheapest that is not significantly below the most accurate one."""
+"""Which rung is enough: the cheapest that is not significantly below the most accurate one.
+
+Scores are compared: of the scorer `exact` their mean is the accuracy.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +12,8 @@ from adapt_jax.evaluation.results import (
     Recommendation,
     RungTest,
 )
-from adapt_jax.evaluation.significance import holm_correction, paired_difference, paired_p_value
+from adapt_jax.evaluation.scorers import DEFAULT_SCORER
+from adapt_jax.evaluation.significance import compare_paired, holm_correction
 from adapt_jax.utils.display_text import quote_text
 
 __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
@@ -17,18 +21,19 @@ __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
 LEVEL = 0.05  # of significance, over all tests together
 
 
-def paired_delta(method: str, correct: Sequence[bool], other: Sequence[bool]) -> PairedDelta:
-    """A rung against the rung ``method``, whose right answers are ``other``.
+def paired_delta(method: str, scores: Sequence[float], other: Sequence[float]) -> PairedDelta:
+    """A rung against the rung ``method``, whose scores are ``other``.
 
     Raises:
         ValueError: the two did not answer the same number of questions.
     """
-    difference, low, high = paired_difference(correct, other)
+    found = compare_paired(scores, other)
     return PairedDelta(
         method=method,
-        difference=difference,
-        ci95=(low, high),
-        p_value=paired_p_value(correct, other),
+        difference=found.difference,
+        ci95=(found.low, found.high),
+        p_value=found.p_value,
+        test=found.test,
     )
 
 
@@ -42,24 +47,25 @@ def find_reference(rungs: Sequence[DoneRung], named: str | None) -> str | None:
 
 def recommend(
     rungs: Sequence[DoneRung],
-    correct: Mapping[str, Sequence[bool]],
+    scores: Mapping[str, Sequence[float]],
     baseline: Baseline | None = None,
-    baseline_correct: Sequence[bool] = (),
+    baseline_scores: Sequence[float] = (),
 ) -> Recommendation | None:
     """The cheapest rung that is not significantly less accurate than the most accurate one.
 
     Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
     question. Each cheaper rung is tested against the most accurate one by McNemar's exact test,
-    and the p-values are corrected for their number by Holm's procedure, at the level 0.05. Of no
-    use is a rung none of whose answers can be read, or one that is not significantly above the
-    baseline, by the same test and correction over all rungs.
+    or by a paired bootstrap where scores are graded, and the p-values are corrected for their
+    number by Holm's procedure, at the level 0.05. Of no use is a rung none of whose answers can be
+    read, or one that is not significantly above the baseline, by the same test and correction over
+    all rungs.
 
     Args:
         rungs: those that were measured, in the order of the ladder.
-        correct: by method, per question: was it answered right?
+        scores: by method, of each question.
         baseline: what a program reaches that always gives the same answer. Where no rung is
             significantly better, the sentence says that none is enough.
-        baseline_correct: per question: is that answer right?
+        baseline_scores: of that answer to each question.
 
     Returns:
         None where no rung was measured.
@@ -67,13 +73,13 @@ def recommend(
     if not rungs:
         return None
     most_accurate = max(
-        rungs, key=lambda rung: (rung.accuracy, *(-one for one in _measure_cost(rung)))
+        rungs, key=lambda rung: (rung.score, *(-one for one in _measure_cost(rung)))
     )
     # each cheaper rung against the most accurate one
     cheaper = [rung for rung in rungs if _measure_cost(rung) < _measure_cost(most_accurate)]
-    reference = correct[most_accurate.method]
+    reference = scores[most_accurate.method]
     deltas = {
-        rung.method: paired_delta(rung.method, correct[rung.method], reference) for rung in cheaper
+        rung.method: paired_delta(rung.method, scores[rung.method], reference) for rung in cheaper
     }
     corrected = holm_correction({name: delta.p_value for name, delta in deltas.items()})
     tests = [
@@ -87,7 +93,7 @@ def recommend(
     # few questions tell little apart, so what is not below may still be of no use
     not_below = {test.method for test in tests if not test.significant}
     candidates = [*(rung for rung in cheaper if rung.method in not_below), most_accurate]
-    above = _find_above_baseline(rungs, correct, baseline, baseline_correct)
+    above = _find_above_baseline(rungs, scores, baseline, baseline_scores)
     readable = [rung for rung in candidates if rung.abstained < 1]
     useful = [rung for rung in readable if rung.method in above]
     enough = min(useful or readable or [most_accurate], key=_measure_cost)
@@ -102,21 +108,21 @@ def recommend(
 
 def _find_above_baseline(
     rungs: Sequence[DoneRung],
-    correct: Mapping[str, Sequence[bool]],
+    scores: Mapping[str, Sequence[float]],
     baseline: Baseline | None,
-    baseline_correct: Sequence[bool],
+    baseline_scores: Sequence[float],
 ) -> set[str]:
     """The rungs that are significantly above the baseline; all of them where there is none."""
     if baseline is None:
         return {rung.method for rung in rungs}
     p_values = {
-        rung.method: paired_p_value(correct[rung.method], baseline_correct) for rung in rungs
+        rung.method: compare_paired(scores[rung.method], baseline_scores).p_value for rung in rungs
     }
     corrected = holm_correction(p_values)
     return {
         rung.method
         for rung in rungs
-        if rung.accuracy > baseline.accuracy and corrected[rung.method] < LEVEL
+        if rung.score > baseline.accuracy and corrected[rung.method] < LEVEL
     }
 
 
@@ -134,14 +140,14 @@ def _explain_none(
     """Why no rung is enough; None where one is."""
     if all(rung.abstained == 1 for rung in rungs):
         return "No rung is enough: no answer of any rung could be read."
-    if most_accurate.accuracy == 0:
+    if most_accurate.score == 0:
         return "No rung is enough: no question was answered right."
     if baseline is None or useful:
         return None
     return (
-        f"No rung is enough: the highest accuracy, the {_format_share(most_accurate.accuracy)} of "
-        f"{most_accurate.method}, is not significantly above the "
-        f"{_describe_baseline(baseline)} (McNemar's test with Holm's correction over "
+        f"No rung is enough: the highest {_name_measure(most_accurate)}, the "
+        f"{_format_score(most_accurate)} of {most_accurate.method}, is not significantly above the "
+        f"{_describe_baseline(baseline)} ({_name_test(most_accurate)} with Holm's correction over "
         f"{_count(rungs)})."
     )
 
@@ -153,27 +159,43 @@ def _explain(
     baseline: Baseline | None,
 ) -> str:
     """One sentence: which rung is enough, and why."""
-    share = _format_share(enough.accuracy)
+    share, measure = _format_score(enough), _name_measure(enough)
+    test_name = _name_test(enough)
     above = f" significantly above the {_describe_baseline(baseline)}" if baseline else ""
     if enough is not most_accurate:
         [test] = [test for test in tests if test.method == enough.method]
         low, high = (f"{100 * bound:+.1f}" for bound in test.ci95)
         return (
             f"{enough.method} is enough: with {share} it is the cheapest rung that is"
-            f"{above and above + ' and'} not significantly below the highest accuracy, the "
-            f"{_format_share(most_accurate.accuracy)} of {most_accurate.method} (difference "
+            f"{above and above + ' and'} not significantly below the highest {measure}, the "
+            f"{_format_score(most_accurate)} of {most_accurate.method} (difference "
             f"{100 * test.difference:+.1f} points, 95 % interval {low} to {high}; p = "
-            f"{test.p_value_holm:.2g}, McNemar's test with Holm's correction over "
+            f"{test.p_value_holm:.2g}, {test_name} with Holm's correction over "
             f"{_count(tests)})."
         )
     if tests:
         useless = f", or not{above}" if above else " or has no readable answer"
         return (
-            f"{enough.method} is enough: its {share} is the highest accuracy, and every cheaper "
-            f"rung is significantly below it (p < {LEVEL}, McNemar's test with Holm's correction "
+            f"{enough.method} is enough: its {share} is the highest {measure}, and every cheaper "
+            f"rung is significantly below it (p < {LEVEL}, {test_name} with Holm's correction "
             f"over {_count(tests)}){'' if all(test.significant for test in tests) else useless}."
         )
-    return f"{enough.method} is enough: its {share} is the highest accuracy, and none is cheaper."
+    return f"{enough.method} is enough: its {share} is the highest {measure}, and none is cheaper."
+
+
+def _name_measure(rung: DoneRung) -> str:
+    """What the mean of the scores is."""
+    return "accuracy" if rung.scorer == DEFAULT_SCORER else f"mean {rung.scorer}"
+
+
+def _name_test(rung: DoneRung) -> str:
+    return "McNemar's test" if rung.scorer == DEFAULT_SCORER else "paired test"
+
+
+def _format_score(rung: DoneRung) -> str:
+    """The mean score; of verdicts as a share, else as a number from 0 to 100."""
+    unit = " %" if rung.scorer == DEFAULT_SCORER else ""
+    return f"{100 * rung.score:.1f}{unit}"
 
 
 def _describe_baseline(baseline: Baseline) -> str:

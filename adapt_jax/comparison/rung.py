@@ -82,19 +82,19 @@ class RungFolder:
         """Where the rung's answers are written as they come."""
         return Journal(self.unfinished / f"{name}.jsonl", self.identity)
 
-    def read_correct(self) -> list[bool]:
-        """Per question of the finished rung, in the order of the task: was it answered right?
+    def read_scores(self) -> list[float]:
+        """The score of each question of the finished rung, in the order of the task.
 
         Raises:
             UserError: the file is missing or damaged.
         """
-        correct = []
+        scores = []
         for line, row in read_json_lines(self.predictions):
-            right = row.get("correct") if isinstance(row, dict) else None
-            if not isinstance(right, bool):
-                raise UserError(f"{self.predictions}, line {line}: `correct` is not true or false")
-            correct.append(right)
-        return correct
+            score = row.get("score") if isinstance(row, dict) else None
+            if not isinstance(score, int | float) or not 0 <= score <= 1:
+                raise UserError(f"{self.predictions}, line {line}: `score` is not from 0 to 1")
+            scores.append(float(score))
+        return scores
 
     def save(self, adaptation: Adaptation, evaluation: Evaluation) -> int:
         """Writes what stays of a finished rung; returns the checksum of its predictions."""
@@ -150,14 +150,14 @@ def load_finished(
 
 
 def _matches_predictions(rung: DoneRung, folder: RungFolder) -> bool:
-    """Whether the predictions file is as it was written, and gives the accuracy of the rung."""
+    """Whether the predictions file is as it was written, and gives the score of the rung."""
     try:
-        correct = folder.read_correct()
+        scores = folder.read_scores()
         if folder.compute_checksum() != rung.predictions_crc32:
             return False
     except (UserError, OSError):
         return False
-    return len(correct) == rung.n and abs(sum(correct) / rung.n - rung.accuracy) < 1e-9
+    return len(scores) == rung.n and abs(sum(scores) / rung.n - rung.score) < 1e-9
 
 
 def remove_stale(
@@ -186,13 +186,13 @@ def remove_stale(
 
 def run_rung(
     folder: RungFolder, method: Method, inputs: RunInputs, settings: RunConfig, display: Display
-) -> tuple[DoneRung, list[bool]]:
+) -> tuple[DoneRung, list[float]]:
     """Adapts, answers the test split, and writes all but comparison.json.
 
     Whatever an interrupted run of the same rung has left is not done again.
 
     Returns:
-        the rung, not yet compared with others; and per question whether it was answered right.
+        the rung, not yet compared with others; and the score of each question.
 
     Raises:
         MethodNotApplicable: the reason why this rung cannot run on this task or decoder.
@@ -239,29 +239,29 @@ def run_rung(
         unseen_categories=unseen,
     )
     rung.predictions_crc32 = folder.save(result.adaptation, evaluation)
-    return rung, evaluation.correct
+    return rung, evaluation.scores
 
 
 def compare_to_previous(
     rung: DoneRung,
     below: Sequence[DoneRung],
-    correct: Mapping[str, list[bool]],
+    scores: Mapping[str, Sequence[float]],
     reference: str | None,
 ) -> DoneRung:
     """The rung with its differences to the rung below, and to the reference rung.
 
     Args:
         below: the rungs below that were measured, the lowest first.
-        correct: by method, per question: was it answered right?
+        scores: by method, of each question.
         reference: a method's name; None takes the highest rung below that trains nothing.
     """
     vs_previous = vs_reference = None
-    right = correct[rung.method]
+    own = scores[rung.method]
     if below:
         previous = below[-1].method
-        vs_previous = paired_delta(previous, right, correct[previous])
+        vs_previous = paired_delta(previous, own, scores[previous])
     if (other := find_reference(below, reference)) is not None:
-        vs_reference = paired_delta(other, right, correct[other])
+        vs_reference = paired_delta(other, own, scores[other])
     relations: dict[str, Any] = {
         "vs_previous": vs_previous,
         "p_value_vs_previous": None if vs_previous is None else vs_previous.p_value,

@@ -15,7 +15,7 @@ MIN_QUESTIONS_PER_LABEL = 4  # so that few questions with few answers are no lab
 
 
 def measure_commonest_label(task: Task) -> Baseline | None:
-    """Accuracy on the test split of always saying the commonest label of the training split.
+    """The mean score on the test split of always saying the commonest label of the training split.
 
     None where the answers are no labels. Without training examples the test split's own commonest
     label is taken.
@@ -24,13 +24,13 @@ def measure_commonest_label(task: Task) -> Baseline | None:
         return None
     counts = Counter(_read_label(task, example) for example in task.train or task.test)
     label = max(counts, key=lambda one: counts[one])
-    right = score_label(task, label)
-    return Baseline(label=label, accuracy=sum(right) / len(right), n=len(right))
+    scores = score_label(task, label)
+    return Baseline(label=label, accuracy=sum(scores) / len(scores), n=len(scores))
 
 
-def score_label(task: Task, label: str) -> list[bool]:
-    """Whether the label is the right answer, for each test question."""
-    return [score_answer(label, example, task).correct for example in task.test]
+def score_label(task: Task, label: str) -> list[float]:
+    """The score of the label as the answer to each test question."""
+    return [score_answer(label, example, task).value for example in task.test]
 
 
 def _has_labels(task: Task) -> bool:

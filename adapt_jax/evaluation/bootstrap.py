@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 NUM_RESAMPLES = 10_000
-MAX_GROUPS = 100_000  # with more, the mean is normally distributed to all digits that are shown
+MAX_GROUPS = 5_000  # with more, the mean is normally distributed to all digits that are shown
 MAX_DRAWN = 2_000_000  # indices in memory at once
 
 

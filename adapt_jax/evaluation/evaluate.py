@@ -10,7 +10,7 @@ from adapt_jax.evaluation.journal import Journal, read_plain_prediction, to_plai
 from adapt_jax.evaluation.metrics import BUILT_IN_METRICS, METRICS, ScoredPrediction
 from adapt_jax.evaluation.results import EvaluationResult
 from adapt_jax.evaluation.scorers import find_scorer, score_answer
-from adapt_jax.evaluation.significance import wilson_interval
+from adapt_jax.evaluation.significance import score_interval, wilson_interval
 from adapt_jax.evaluation.warnings import describe_problems
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
@@ -71,6 +71,11 @@ class Evaluation:
         """Per question: was it answered right?"""
         return [row.correct for row in self.predictions]
 
+    @property
+    def scores(self) -> list[float]:
+        """Per question: the value of the scorer, 0 to 1."""
+        return [row.score for row in self.predictions]
+
 
 def evaluate(
     adaptation: Answers,
@@ -126,6 +131,7 @@ def measure(task: Task, rows: Sequence[ScoredPrediction]) -> EvaluationResult:
         **built_in,
         n=len(rows),
         ci95=wilson_interval(sum(row.correct for row in rows), len(rows)),
+        score_ci95=score_interval([row.score for row in rows]),
         scorer=task.scorer,
         metrics={
             name: _check_metric(name, value)

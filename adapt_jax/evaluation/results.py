@@ -57,6 +57,9 @@ class EvaluationResult(Result):
     n: PositiveCount = Field(description="how many questions were asked")
     scorer: str = Field(description="name of the scorer that judges each answer")
     score: Share = Field(description="mean of the scorer's values")
+    score_ci95: tuple[Share, Share] = Field(
+        description="95 % interval of that mean: Wilson's of values 0 and 1, else bootstrap"
+    )
     accuracy_majority: Share | None = Field(
         None, description="accuracy of the same candidates under plain majority (2203.11171)"
     )
@@ -112,6 +115,9 @@ class EvaluationResult(Result):
         low, high = self.ci95
         if not low - 1e-6 <= self.accuracy <= high + 1e-6:
             raise ValueError(f"ci95: {low} to {high} does not hold the accuracy {self.accuracy}")
+        low, high = self.score_ci95
+        if not low - 1e-6 <= self.score <= high + 1e-6:
+            raise ValueError(f"score_ci95: {low} to {high} does not hold the score {self.score}")
         return self
 
 
@@ -119,11 +125,14 @@ class PairedDelta(Result):
     """One rung against another on the same questions."""
 
     method: str = Field(description="the other rung")
-    difference: Difference = Field(description="accuracy minus that of the other rung")
+    difference: Difference = Field(description="mean score minus that of the other rung")
     ci95: tuple[Difference, Difference] = Field(
-        description="95 % interval of the difference (Newcombe 1998, method 10)"
+        description="95 % interval of the difference: Newcombe 1998 (method 10), or bootstrap"
     )
-    p_value: Share = Field(description="exact two-sided McNemar test")
+    p_value: Share = Field(description="two-sided, by `test`")
+    test: Literal["mcnemar", "paired_bootstrap"] = Field(
+        "mcnemar", description="exact McNemar test where scores are 0 or 1, else paired bootstrap"
+    )
 
 
 class BeforeAfter(Result):
@@ -204,7 +213,7 @@ class Baseline(Result):
     """The accuracy of always giving the commonest label, without reading the question."""
 
     label: str
-    accuracy: Share
+    accuracy: Share = Field(description="mean score of that answer; of `exact` the accuracy")
     n: PositiveCount
 
 

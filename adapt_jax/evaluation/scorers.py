@@ -31,6 +31,7 @@ __all__ = [
     "find_right_answers",
     "find_scorer",
     "score_answer",
+    "score_candidates",
     "token_f1",
 ]
 
@@ -143,6 +144,12 @@ def score_answer(predicted: str | None, example: Example, task: Task) -> Score:
             f"found {score!r:.100}"
         )
     return Score(float(score.value), bool(score.correct))
+
+
+def score_candidates(candidates: Iterable[Any], example: Example, task: Task) -> dict[str, float]:
+    """The score of each answer of the candidates."""
+    answers = dict.fromkeys(one.answer for one in candidates if one.answer is not None)
+    return {answer: score_answer(answer, example, task).value for answer in answers}
 
 
 def find_right_answers(candidates: Iterable[Any], example: Example, task: Task) -> set[str]:

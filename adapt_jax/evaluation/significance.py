@@ -6,13 +6,20 @@ methods disagree say anything about which of them is better.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from adapt_jax.evaluation.bootstrap import bootstrap_interval, compare_by_bootstrap
 
 __all__ = [
+    "PairedTest",
+    "compare_paired",
     "count_disagreements",
     "holm_correction",
     "mcnemar",
     "paired_difference",
     "paired_p_value",
+    "score_interval",
     "wilson_interval",
 ]
 
@@ -32,6 +39,49 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     low = 0.0 if correct == 0 else float(interval.low)
     high = 1.0 if correct == total else float(interval.high)
     return low, high
+
+
+def score_interval(scores: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean score: Wilson's of verdicts (0 and 1), else by bootstrap.
+
+    Raises:
+        ValueError: there is no score.
+    """
+    if _are_verdicts(scores):
+        return wilson_interval(round(sum(scores)), len(scores))
+    return bootstrap_interval(scores)
+
+
+def _are_verdicts(scores: Sequence[float]) -> bool:
+    return all(score in (0, 1) for score in scores)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The mean of the first minus that of the second, its 95 % interval, and a p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: Literal["mcnemar", "paired_bootstrap"]
+
+
+def compare_paired(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+    """Compares the scores of two methods on the same questions.
+
+    Verdicts (0 and 1) by Newcombe's interval and McNemar's exact test, graded scores by a paired
+    bootstrap.
+
+    Raises:
+        ValueError: the two do not hold the same number of questions.
+    """
+    if _are_verdicts(first) and _are_verdicts(second):
+        one, other = list(map(bool, first)), list(map(bool, second))
+        return PairedTest(*paired_difference(one, other), paired_p_value(one, other), "mcnemar")
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    found = compare_by_bootstrap(differences)
+    return PairedTest(found.difference, found.low, found.high, found.p_value, "paired_bootstrap")
 
 
 def count_disagreements(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:

@@ -39,6 +39,10 @@ class FewShot(ZeroShot):
         chosen = [] if options.select == NEAREST else [SELECTORS[options.select]]
         return [*super().list_extensions(), *chosen, SIMILARITIES[options.similarity]]
 
+    def reasons_on(self, task: Task) -> bool:
+        """Whether the demonstrations of this task show their reasoning."""
+        return self.shows_reasoning
+
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
         """The instruction, the demonstrations and the question.
 
@@ -46,7 +50,7 @@ class FewShot(ZeroShot):
             MethodNotApplicable: there is nothing to show, or not one demonstration fits.
         """
         prompt = super().build_prompt(model, task, seed)
-        prompt = replace(prompt, reasoning=self.shows_reasoning)
+        prompt = replace(prompt, reasoning=self.reasons_on(task))
         return add_demonstrations(model, prompt, task, self.demonstrations, seed)
 
     def draw_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:

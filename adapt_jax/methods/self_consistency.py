@@ -1,8 +1,10 @@
 """Self-consistency: many sampled reasonings per question, and a vote on their answers.
 
 It is enough where chain of thought often finds the right answer but not always: wrong reasonings
-disagree with each other, right ones meet in the same answer. It costs as many times the generated
-tokens of chain of thought as it draws candidates, unless ``stop_at`` ends clear votes early.
+disagree with each other, right ones meet in the same answer. Long answers, such as summaries, are
+not counted: the one that is most similar to the others wins (minimum Bayes risk). It costs as many
+times the generated tokens of chain of thought as it draws candidates, unless ``stop_at`` ends clear
+votes early.
 Paper: 2203.11171.
 """
 
@@ -13,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.evaluation.evaluate import evaluate
-from adapt_jax.evaluation.scorers import find_right_answers
+from adapt_jax.evaluation.scorers import score_candidates
 from adapt_jax.methods.base import DEFAULT_RUN, MethodResult, RunOptions
 from adapt_jax.methods.chain_of_thought import ChainOfThought
 from adapt_jax.methods.registry import METHODS
@@ -22,11 +24,13 @@ from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
 from adapt_jax.prompting.voting import AUTO_RULES, VOTES, VoteChoice, choose_vote_rule
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.task import Task
+from adapt_jax.tasks.text_scores import TEXT_SCORES
 from adapt_jax.utils.errors import nearest
 
 __all__ = ["SelfConsistency"]
 
-AUTO = "auto"
+AUTO, MBR = "auto", "mbr"
+LONG_FORM = ("rouge1", "rouge2", "rougeL", "bleu", "chrf")  # scorers of answers of any length
 
 
 @METHODS.register("self_consistency")
@@ -35,8 +39,10 @@ class SelfConsistency(ChainOfThought):
 
     Attributes:
         candidates: reasonings per question; the most, where ``stop_at`` is given.
-        vote: how candidates become one answer, a name in prompting.voting.VOTES. "auto" takes the
-            rule of highest accuracy on the development split, on which it draws all candidates.
+        vote: how candidates become one answer, a name in prompting.voting.VOTES. "mbr" takes the
+            answer most similar to the others, by the task's scorer; it is the default where that
+            is ROUGE, BLEU or chrF. "auto" takes the best rule on the development split, on which
+            it draws all candidates.
         stop_at: a question gets no more candidates once its leading answer beats the runner-up
             with this probability (2305.11860); null draws all of them.
     """
@@ -53,7 +59,7 @@ class SelfConsistency(ChainOfThought):
     @field_validator("vote")
     @classmethod
     def _check_vote(cls, rule: str) -> str:
-        known = [*VOTES, AUTO]
+        known = [*VOTES, MBR, AUTO]
         if rule not in known:
             raise ValueError(
                 f"unknown rule {rule!r}{nearest(rule, known)}; known: {', '.join(known)}"
@@ -78,8 +84,9 @@ class SelfConsistency(ChainOfThought):
 
     def list_extensions(self) -> list[Any]:
         """Those of the demonstrations, and the rule of the vote or all that ``auto`` tries."""
-        rules = AUTO_RULES if self.vote == AUTO else [self.vote]
-        return [*super().list_extensions(), *(VOTES[rule] for rule in rules)]
+        rules = {AUTO: AUTO_RULES, MBR: [f"mbr_{name}" for name in TEXT_SCORES]}
+        names = rules.get(self.vote, [self.vote])
+        return [*super().list_extensions(), *(VOTES[name] for name in names)]
 
     @property
     def stops_early(self) -> bool:
@@ -96,14 +103,27 @@ class SelfConsistency(ChainOfThought):
             top_p=self.top_p,
         )
 
+    def reasons_on(self, task: Task) -> bool:
+        """Long answers are sampled without reasoning where the task has none."""
+        return task.has_reasoning or task.scorer not in LONG_FORM
+
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
         """The prompt of chain of thought, with the same demonstrations, and the vote.
 
-        With ``vote: auto`` it votes by the first of AUTO_RULES, until ``adapt`` has chosen one.
+        With ``vote: auto`` it votes by the first of the rules, until ``adapt`` has chosen one.
         """
         prompt = super().build_prompt(model, task, seed)
-        rule = AUTO_RULES[0] if self.vote == AUTO else self.vote
-        return replace(prompt, vote=rule, stop_at=self.stop_at)
+        return replace(prompt, vote=self._list_rules(task)[0], stop_at=self.stop_at)
+
+    def _list_rules(self, task: Task) -> list[str]:
+        """The rule of the vote on this task; with ``vote: auto`` those that it chooses among."""
+        by_score = f"mbr_{task.scorer if task.scorer in TEXT_SCORES else 'token_f1'}"
+        is_long = task.scorer in LONG_FORM
+        if self.vote == AUTO:
+            return [by_score, *AUTO_RULES] if is_long else list(AUTO_RULES)
+        if self.vote == MBR or (is_long and "vote" not in self.model_fields_set):
+            return [by_score]
+        return [self.vote]
 
     def adapt(
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
@@ -144,6 +164,9 @@ class SelfConsistency(ChainOfThought):
         )
         voted = [(row.prediction.candidates, row.example) for row in evaluation.predictions]
         return choose_vote_rule(
-            (candidates, find_right_answers(candidates, example, task))
-            for candidates, example in voted
+            (
+                (candidates, score_candidates(candidates, example, task))
+                for candidates, example in voted
+            ),
+            self._list_rules(task),
         )

@@ -1,9 +1,10 @@
 """maj@k: how often a vote of k candidates is right, without the luck of the draw.
 
 The vote of every subset of k of n candidates is counted, decided as ``voting.vote`` decides it. No
-list of these subsets is needed: under every rule, what an answer counts depends on its own
+list of these subsets is needed: under most rules, what an answer counts depends on its own
 candidates alone. So the subsets of each answer's candidates are ranked as the vote ranks them, and
 polynomials combine the answers: the coefficient of z^m is in how many ways m candidates are chosen.
+Under a ``JointVote`` seeded subsets are voted one by one.
 """
 
 import math
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from adapt_jax.prompting.voting import (
     VOTES,
     AnswerGroup,
+    JointVote,
     get_log_probability,
     group_by_answer,
     normalize_reasoning,
@@ -67,7 +69,7 @@ def maj_at_k(
     if not candidates or sizes and not 1 <= sizes[0] <= sizes[-1] <= n:
         raise UserError(f"maj_at_k: k {sizes}; expected 1 to {n}, the number of candidates")
     right = {right} if isinstance(right, str) else set(right)
-    if n > MAX_COUNTED:
+    if n > MAX_COUNTED or isinstance(VOTES.find(rule), JointVote):
         return {size: _average_votes(candidates, right, size, rule, seed) for size in sizes}
     groups = group_by_answer(candidates)
     if not right & groups.keys():
@@ -135,6 +137,7 @@ def _list_keys(
             counts = 1 + (np.diff(sorted_units, axis=1) > 0).sum(axis=1)
         else:
             count = VOTES.find(rule)
+            assert not isinstance(count, JointVote), "its subsets are voted one by one"
             chosen = ([group.candidates[number] for number in subset] for subset in subsets)
             counts = np.array([count(AnswerGroup(some)) for some in chosen])
         sums = list(map(math.fsum, log_probabilities[subsets].tolist()))

@@ -11,16 +11,21 @@ split. A further rule is one decorated function:
     @VOTES.register("longest")
     def count_words(group: AnswerGroup) -> float:
         return max(len(one.reasoning.split()) for one in group.candidates)
+
+Long answers, such as summaries, differ from candidate to candidate and cannot be counted. The rules
+``mbr_SCORE`` choose the one that is most similar to all others (minimum Bayes risk).
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from scipy.special import betainc
 
+from adapt_jax.tasks.text_scores import TEXT_SCORES, find_library_version
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 
@@ -29,9 +34,12 @@ __all__ = [
     "VOTES",
     "AdaptiveVote",
     "AnswerGroup",
+    "JointVote",
+    "MinimumBayesRisk",
     "Vote",
     "VoteChoice",
     "choose_vote_rule",
+    "count_answers",
     "group_by_answer",
     "normalize_reasoning",
     "probability_leader_wins",
@@ -81,7 +89,18 @@ class AnswerGroup:
         return math.fsum(map(get_log_probability, self.candidates))
 
 
-VOTES: Registry[Callable[[AnswerGroup], float]] = Registry("vote")  # name -> what an answer counts
+class JointVote:
+    """A rule by which the count of an answer depends on the candidates of all answers."""
+
+    version: Any = 1
+
+    def count(self, groups: Mapping[str, AnswerGroup]) -> dict[str, float]:
+        """What each answer counts."""
+        raise NotImplementedError
+
+
+# name -> what an answer counts
+VOTES: Registry[Callable[[AnswerGroup], float] | JointVote] = Registry("vote")
 
 
 @VOTES.register("distinct")
@@ -103,6 +122,57 @@ def _sum_mean_probabilities(group: AnswerGroup) -> float:
 @VOTES.register("weighted_unnormalised")
 def _sum_probabilities(group: AnswerGroup) -> float:
     return math.fsum(_compute_probability(one, per_token=False) for one in group.candidates)
+
+
+class MinimumBayesRisk(JointVote):
+    """The answer that is most similar to the answers of all candidates, as far as they were read.
+
+    An answer counts the mean of its scores with each candidate's answer as the reference, its own
+    included (Eikema and Aziz, 2108.04718, equation 5: the sampled candidates are both the
+    hypotheses and the references).
+    """
+
+    def __init__(self, score: str) -> None:
+        """``score``: a name in tasks.text_scores.TEXT_SCORES."""
+        self.score = score
+
+    @property
+    def version(self) -> str:  # type: ignore[override]
+        """The version of the library that the score rests on."""
+        return f"1, {find_library_version(self.score)}"
+
+    def count(self, groups: Mapping[str, AnswerGroup]) -> dict[str, float]:
+        """The expected score of each answer."""
+        weights = {answer: len(group.candidates) for answer, group in groups.items()}
+        total = sum(weights.values())
+        return {
+            answer: math.fsum(
+                weight * _score_pair(self.score, answer, other) for other, weight in weights.items()
+            )
+            / total
+            for answer in groups
+        }
+
+
+@lru_cache(maxsize=65536)
+def _score_pair(score: str, text: str, reference: str) -> float:
+    return TEXT_SCORES[score](text, [reference])
+
+
+for _name in TEXT_SCORES:
+    VOTES.register(f"mbr_{_name}")(MinimumBayesRisk(_name))
+
+
+def count_answers(groups: Mapping[str, AnswerGroup], rule: str) -> dict[str, float]:
+    """What each answer counts under a rule.
+
+    Raises:
+        UserError: there is no such rule, or a library that it needs is not installed.
+    """
+    count = VOTES.find(rule)
+    if isinstance(count, JointVote):
+        return count.count(groups)
+    return {answer: count(group) for answer, group in groups.items()}
 
 
 def _compute_probability(candidate: Any, per_token: bool) -> float:
@@ -150,13 +220,13 @@ def vote(candidates: Sequence[Any], rule: str = "distinct") -> Vote:
     Raises:
         UserError: there is no such rule, or a weighted rule gets no log-probabilities.
     """
-    count = VOTES.find(rule)
+    VOTES.find(rule)
     groups = group_by_answer(candidates)
     voted = sum(len(group.candidates) for group in groups.values())
     abstained = len(candidates) - voted
     if not groups:
         return Vote(None, 0.0, {}, rule, (), abstained)
-    counts = {answer: count(group) for answer, group in groups.items()}
+    counts = count_answers(groups, rule)
     highest = max(counts.values())
     tied_answers = tuple(answer for answer, each in counts.items() if each == highest)
     # max takes the first of equals: the answer that was given first
@@ -172,21 +242,21 @@ def vote(candidates: Sequence[Any], rule: str = "distinct") -> Vote:
 
 @dataclass(frozen=True)
 class VoteChoice:
-    """The rule that was right most often, and the accuracy of each rule, 0 to 1."""
+    """The rule with the best answers, and the accuracy (mean score) of each rule, 0 to 1."""
 
     rule: str
     accuracy: dict[str, float]
 
 
 def choose_vote_rule(
-    questions: Iterable[tuple[Sequence[Any], Collection[str]]],
+    questions: Iterable[tuple[Sequence[Any], Collection[str] | Mapping[str, float]]],
     rules: Sequence[str] = AUTO_RULES,
 ) -> VoteChoice:
     """The rule of highest accuracy on a development split; of equals, the first in ``rules``.
 
     Args:
         questions: for each question of the development split all its candidates, none left out by
-            early stopping, and the answers (canonical) that are right.
+            early stopping, and the answers (canonical) that are right, or the score of each.
         rules: names in VOTES.
 
     Raises:
@@ -195,12 +265,18 @@ def choose_vote_rule(
     questions = list(questions)
     if not questions or not rules:
         raise UserError("vote auto: needs questions of the development split, and rules")
-    right = {
-        rule: sum(vote(candidates, rule).answer in answers for candidates, answers in questions)
+
+    def score(answer: str | None, answers: Collection[str] | Mapping[str, float]) -> float:
+        if isinstance(answers, Mapping):
+            return 0.0 if answer is None else answers.get(answer, 0.0)
+        return float(answer in answers)
+
+    totals = {
+        rule: math.fsum(score(vote(drawn, rule).answer, right) for drawn, right in questions)
         for rule in rules
     }
-    accuracy = {rule: number / len(questions) for rule, number in right.items()}
-    return VoteChoice(max(rules, key=right.__getitem__), accuracy)
+    accuracy = {rule: total / len(questions) for rule, total in totals.items()}
+    return VoteChoice(max(rules, key=totals.__getitem__), accuracy)
 
 
 def probability_leader_wins(leader: int, runner_up: int) -> float:

@@ -1,4 +1,4 @@
-"""The ladder as a picture: accuracy with its 95 % interval, and what a question costs."""
+"""The ladder as a picture: accuracy or mean score with its 95 % interval, and a question's cost."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.evaluation.report.text import is_graded
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung
 from adapt_jax.utils import files
 from adapt_jax.utils.display_text import display_text
@@ -43,20 +44,21 @@ def save_picture(result: ComparisonResult, path: Path, title: str) -> None:
 
 def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResult) -> None:
     places = list(range(len(rungs)))
-    shares = [100 * rung.accuracy for rung in rungs]
-    below = [100 * max(0.0, rung.accuracy - rung.ci95[0]) for rung in rungs]
-    above = [100 * max(0.0, rung.ci95[1] - rung.accuracy) for rung in rungs]
+    shares = [100 * rung.score for rung in rungs]
+    below = [100 * max(0.0, rung.score - rung.score_ci95[0]) for rung in rungs]
+    above = [100 * max(0.0, rung.score_ci95[1] - rung.score) for rung in rungs]
     axes.barh(places, shares, color=_choose_colors(rungs), height=0.62)
     axes.errorbar(shares, places, xerr=(below, above), fmt="none", ecolor="#222", capsize=3)
     for place, rung in zip(places, rungs, strict=True):
-        right = 100 * rung.ci95[1] + 1.5
-        axes.text(right, place, f"{100 * rung.accuracy:.1f}", va="center", fontsize=9)
+        right = 100 * rung.score_ci95[1] + 1.5
+        axes.text(right, place, f"{100 * rung.score:.1f}", va="center", fontsize=9)
     if result.baseline is not None:
         axes.axvline(100 * result.baseline.accuracy, color="#777", linestyle=":")
     axes.set_yticks(places, [display_text(rung.method.replace("_", " "), 40) for rung in rungs])
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
-    label = "accuracy in %, with 95 % interval"
+    measure = f"mean {rungs[0].scorer}, 0 to 100" if is_graded(rungs[0]) else "accuracy in %"
+    label = f"{display_text(measure, 40)}, with 95 % interval"
     axes.set_xlabel(label + "; dotted: the commonest label" * (result.baseline is not None))
 
 

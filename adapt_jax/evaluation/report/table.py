@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adapt_jax.evaluation.report.text import (
-    describe_accuracy,
     describe_notes,
+    describe_score,
     format_p_value,
     has_no_answers,
     shows_score,
@@ -55,14 +55,15 @@ def make_ladder_table(result: ComparisonResult, title: str, *, notes: bool = Tru
 
 def _make_columns(result: ComparisonResult) -> dict[str, Cell]:
     """The columns after the first one by their headings."""
+    graded = shows_score(result)
     columns: dict[str, Cell] = {
-        "accuracy": describe_accuracy,
+        "score" if graded else "accuracy": describe_score,
         "95 %\ninterval": _format_interval,
         "vs rung\nbelow": _format_delta,
         "p": _format_p_value,
     }
-    if shows_score(result):
-        columns["score"] = lambda rung: f"{rung.score:.3f}"
+    if graded:
+        columns["correct"] = lambda rung: f"{100 * rung.accuracy:.1f} %"
     else:
         columns["seconds"] = lambda rung: f"{rung.seconds:.3g}"
     columns["tokens"] = lambda rung: f"{rung.tokens:,.0f}"
@@ -73,7 +74,7 @@ def _make_columns(result: ComparisonResult) -> dict[str, Cell]:
 def _format_interval(rung: DoneRung) -> str:
     if has_no_answers(rung):
         return "–"
-    low, high = rung.ci95
+    low, high = rung.score_ci95
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 

@@ -15,12 +15,13 @@ from adapt_jax.evaluation.scorers import DEFAULT_SCORER
 from adapt_jax.utils.display_text import display_text, quote_text
 
 __all__ = [
-    "describe_accuracy",
+    "describe_score",
     "describe_evaluation",
     "describe_notes",
     "describe_rung",
     "format_p_value",
     "has_no_answers",
+    "is_graded",
     "shows_score",
 ]
 
@@ -42,16 +43,27 @@ def has_no_answers(result: EvaluationResult) -> bool:
 
 def shows_score(result: ComparisonResult) -> bool:
     """Whether the scorer says more than right and wrong, so that the table shows its mean."""
-    return any(isinstance(one, DoneRung) and one.scorer != DEFAULT_SCORER for one in result.rungs)
+    return any(isinstance(one, DoneRung) and is_graded(one) for one in result.rungs)
 
 
-def describe_accuracy(result: EvaluationResult) -> str:
-    """ "72.5 %", or "no answer" where none could be read."""
-    return "no answer" if has_no_answers(result) else _format_percent(result.accuracy)
+def is_graded(result: EvaluationResult) -> bool:
+    """Whether the scorer says more than right and wrong."""
+    return result.scorer != DEFAULT_SCORER
+
+
+def describe_score(result: EvaluationResult) -> str:
+    """ "72.5 %", of graded scores "31.2", or "no answer" where none could be read."""
+    if has_no_answers(result):
+        return "no answer"
+    return _format_score(result, result.score)
+
+
+def _format_score(result: EvaluationResult, score: float) -> str:
+    return f"{100 * score:.1f}" if is_graded(result) else _format_percent(score)
 
 
 def _describe_delta(rung: DoneRung) -> str:
-    """ "+12.5 points, p <0.001": over the rung below, by McNemar's test."""
+    """ "+12.5 points, p <0.001": over the rung below."""
     delta = rung.vs_previous
     if delta is None:
         return "–"
@@ -64,8 +76,8 @@ def describe_rung(rung: RungResult) -> str:
     """One line about a rung, for a log."""
     if isinstance(rung, SkippedRung):
         return f"{rung.method}: skipped, {display_text(rung.reason)}"
-    low, high = map(_format_percent, rung.ci95)
-    line = f"{rung.method}: {describe_accuracy(rung)}"
+    low, high = (_format_score(rung, bound) for bound in rung.score_ci95)
+    line = f"{rung.method}: {describe_score(rung)}"
     if not has_no_answers(rung):
         line += f" (95 % interval {low} to {high})"
         if rung.vs_previous is not None:
@@ -77,23 +89,37 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
     """The sentences under the table: baseline, what was skipped, warnings, which is enough."""
     if any(isinstance(rung, DoneRung) for rung in result.rungs):
         costs = "seconds and tokens"
-        if shows_score(result):  # which takes the place of the seconds
-            costs = "score: mean of the scorer's values; tokens"
-        yield f"{costs}: per question; trained: parameters; p: McNemar's exact test"
+        if shows_score(result):
+            scorers = {one.scorer for one in result.rungs if isinstance(one, DoneRung)}
+            names = ", ".join(sorted(scorers))
+            yield f"score: mean of {names}, 0 to 100; correct: share that counts as right"
+            costs = "tokens"
+        yield f"{costs}: per question; trained: parameters; p: {_name_tests(result)}"
     if result.baseline is not None:
         yield _describe_baseline(result.baseline)
     for rung in result.rungs:
         if isinstance(rung, SkippedRung):
             yield describe_rung(rung)
             continue
-        if rung.accuracy_majority is not None:
+        if rung.accuracy_majority is not None and not is_graded(rung):
             yield _describe_votes(rung)
         if rung.unseen_categories:
             yield _describe_unseen(rung)
+        for name in ("corpus_bleu", "corpus_chrf"):
+            if name in rung.metrics:
+                yield f"{rung.method}: {name} {rung.metrics[name]:.1f}"
         for warning in rung.warnings:
             yield f"{rung.method}: {display_text(warning, None)}"
     if result.recommendation is not None:
         yield result.recommendation.sentence
+
+
+def _name_tests(result: ComparisonResult) -> str:
+    """The tests behind the column of p-values."""
+    deltas = [one.vs_previous for one in result.rungs if isinstance(one, DoneRung)]
+    tests = {delta.test for delta in deltas if delta is not None}
+    names = {"mcnemar": "McNemar's exact test", "paired_bootstrap": "paired bootstrap"}
+    return " or ".join(names[test] for test in sorted(tests)) or names["mcnemar"]
 
 
 def _describe_baseline(baseline: Baseline) -> str:
@@ -130,7 +156,9 @@ def _describe_unseen(rung: DoneRung) -> str:
 def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     """Everything that was measured, a line each, then the warnings."""
     low, high = result.ci95
-    measured = result.model_dump(exclude={"ci95", "warnings", "metrics"}, exclude_none=True)
+    measured = result.model_dump(
+        exclude={"ci95", "score_ci95", "warnings", "metrics"}, exclude_none=True
+    )
     names = [name for name in EvaluationResult.model_fields if name in measured]
     for name, value in [(name, measured[name]) for name in names] + [*result.metrics.items()]:
         if isinstance(value, dict):
@@ -140,5 +168,8 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
         yield f"{display_text(name, 40):<20} {shown}"
         if name == "accuracy":
             yield f"{'95 % interval':<20} {low:.4f} to {high:.4f}"
+        if name == "score" and is_graded(result):
+            low, high = result.score_ci95
+            yield f"{'95 % interval':<20} {low:.4f} to {high:.4f} (bootstrap where graded)"
     for warning in result.warnings:
         yield f"warning: {display_text(warning, None)}"
