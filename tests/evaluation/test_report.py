@@ -138,3 +138,11 @@ def test_without_a_measured_rung_there_is_no_picture(tmp_path: Path):
         ComparisonResult(task="t", decoder="d", seed=0, rungs=rungs), tmp_path / "p.png", "t"
     )
     assert not (tmp_path / "p.png").exists()
+
+
+def test_of_many_labels_the_first_are_printed():
+    metrics = {"label_recall": {f"label {n:02}": 0.5 for n in range(77)}, "macro_f1": 0.25}
+    lines = list(describe_evaluation(done_rung("zero_shot", [True, False], metrics=metrics)))
+    [recall] = [line for line in lines if line.startswith("label_recall")]
+    assert "label 11: 0.5000" in recall and recall.endswith("and 65 more")
+    assert any(line.startswith("macro_f1") and line.endswith("0.2500") for line in lines)

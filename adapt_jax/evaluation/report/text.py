@@ -25,6 +25,8 @@ __all__ = [
     "shows_score",
 ]
 
+MAX_NAMED = 12  # numbers of one metric that are printed, such as those of labels
+
 
 def _format_percent(share: float) -> str:
     """0.725 -> "72.5 %"."""
@@ -162,7 +164,10 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     names = [name for name in EvaluationResult.model_fields if name in measured]
     for name, value in [(name, measured[name]) for name in names] + [*result.metrics.items()]:
         if isinstance(value, dict):
-            shown = ", ".join(f"{display_text(k, 40)}: {one:.4f}" for k, one in value.items())
+            first = list(value.items())[:MAX_NAMED]
+            shown = ", ".join(f"{display_text(k, 40)}: {one:.4f}" for k, one in first)
+            if len(value) > MAX_NAMED:
+                shown += f", and {len(value) - MAX_NAMED} more"
         else:
             shown = f"{value:.4f}" if isinstance(value, float) else display_text(str(value))
         yield f"{display_text(name, 40):<20} {shown}"
