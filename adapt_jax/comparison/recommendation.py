@@ -141,7 +141,9 @@ def _explain_none(
     if all(rung.abstained == 1 for rung in rungs):
         return "No rung is enough: no answer of any rung could be read."
     if most_accurate.score == 0:
-        return "No rung is enough: no question was answered right."
+        is_exact = most_accurate.scorer == DEFAULT_SCORER
+        what = "no question was answered right" if is_exact else "every answer scores 0"
+        return f"No rung is enough: {what}."
     if baseline is None or useful:
         return None
     return (
