@@ -58,6 +58,9 @@ def ladder(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 
 def test_every_rung_is_measured_in_the_order_of_the_ladder(ladder: Comparison):
     written = json.loads((ladder.output_dir / "comparison.json").read_text())
+    for part in (written, *written["rungs"]):  # the file has checksums
+        assert isinstance(part["crc32"], int)
+        part["crc32"] = None
     assert written == ladder.result.model_dump(mode="json")
     assert Comparison.load(ladder.output_dir).result == ladder.result
     assert [rung["method"] for rung in written["rungs"]] == list(METHODS)
@@ -259,7 +262,7 @@ def test_extensions_from_outside_work_in_a_comparison(
         del SCORERS._entries["nearness"], METRICS._entries["questions"], VOTES._entries["largest"]
     lines = (tmp_path / "run" / "predictions" / "self_consistency.jsonl").read_text().splitlines()
     assert [json.loads(line)["answer"] for line in lines] == ["52", "52"]
-    assert rung.scorer == "nearness" and rung.metrics == {"questions": 2.0}
+    assert rung.scorer == "nearness" and rung.metrics["questions"] == 2.0
     assert rung.score == 1 and rung.accuracy == 0.5
 
 
