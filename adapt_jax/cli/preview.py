@@ -51,6 +51,8 @@ def preview(
     from adapt_jax.utils.progress import new_console
 
     is_folder = Path(source).is_dir()
+    if is_folder and rung is not None:
+        source = str(Path(source) / "adaptations" / rung)
     if decoder is not None and not is_folder:
         top_level = {**top_level, "decoder": decoder}
     shown = make_preview(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapt_jax.cli.main import main
+from adapt_jax.comparison.compare import compare
 from adapt_jax.comparison.init import describe, init
 from adapt_jax.tasks.guess_config import guess_config
 from adapt_jax.tasks.loading import load_task
@@ -307,6 +308,15 @@ def test_what_is_written_loads_and_says_why(tmp_path: Path) -> None:
     )
     assert all(rung.seconds > 0 for rung in result.rungs if not rung.why_not)
     assert any("of 512" in line for line in describe(result))
+
+
+@pytest.mark.slow
+def test_what_is_written_runs(tmp_path: Path) -> None:
+    result = init(write_tickets(tmp_path), "embedded", tmp_path / "out")
+    small = {"methods_subset": "zero_shot", "task.splits.test": 4}
+    comparison = compare(result.compare_file, tmp_path / "run", overrides=small, progress=False)
+    assert [rung.method for rung in comparison.measured_rungs] == ["zero_shot"]
+    assert comparison.measured_rungs[0].n == 4
 
 
 def test_files_that_are_there_are_kept_unless_forced(

@@ -123,6 +123,11 @@ def test_a_saved_adaptation_is_shown_without_its_weights(
     assert join(shown.parts).endswith("Q: My bill?\nA:")
     with pytest.raises(UserError, match="--question TEXT"):
         preview(tmp_path / "a")
+    (tmp_path / "run" / "adaptations").mkdir(parents=True)
+    (tmp_path / "a").rename(tmp_path / "run" / "adaptations" / "few_shot")
+    asked = ["--rung", "few_shot", "--question", "My bill?"]
+    assert main(["preview", str(tmp_path / "run"), *asked]) == 0
+    assert main(["preview", str(tmp_path / "run"), "--rung", "lora", "--question", "?"]) == 2
 
 
 def test_what_is_printed_marks_tokens_where_there_are_no_colours(
