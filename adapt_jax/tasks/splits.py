@@ -71,8 +71,8 @@ def divide(
             "(a number, or a fraction such as 0.2)"
         )
     taken = [split for split in SPLITS if split == "train" or split not in examples]
-    cut_sizes = [sizes[split] for split in taken if sizes[split] is not None]
-    if any(size not in (0, total, 1.0) for size in cut_sizes):
+    counts = [_to_number(size, total) for one in taken if (size := sizes[one]) is not None]
+    if any(count not in (0, total) for count in counts):
         rest = _order(rest, seed, stratified)
     elif any(sizes[split] is not None for split in SPLITS):
         random.Random(seed).shuffle(rest)
@@ -93,10 +93,15 @@ def divide(
 
 
 def _count(size: int | float | None, total: int, left: int, where: str) -> int:
-    count = left if size is None else round(size * total) if isinstance(size, float) else size
+    count = left if size is None else _to_number(size, total)
     if count > left:
         raise UserError(f"{where}: asks for {count} examples, there are {left}")
-    return int(count)
+    return count
+
+
+def _to_number(size: int | float, total: int) -> int:
+    """A size as a number of examples; a fraction is one of all."""
+    return round(size * total) if isinstance(size, float) else size
 
 
 def _order(examples: Sequence[Example], seed: int, stratified: bool) -> list[Example]:

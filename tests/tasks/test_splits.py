@@ -43,6 +43,14 @@ def test_rows_that_are_added_move_few_others(stratified: bool) -> None:
     assert len(before["test"] & after["train"]) == 0
 
 
+def test_one_test_question_depends_on_no_order_either() -> None:
+    examples = make_examples(40)
+    sizes = {"train": None, "development": None, "test": 1}
+    shuffled = random.Random(1).sample(examples, 40)
+    first, second = (divide({"all": one}, sizes, 0, False, "t") for one in (examples, shuffled))
+    assert first["test"] == second["test"] and len(first["test"]) == 1
+
+
 def test_equal_questions_go_to_the_same_split() -> None:
     examples = make_examples(200)
     twice = [*examples, *(Example(f"u-{e.id}", f" {e.question} ", e.answer) for e in examples)]
