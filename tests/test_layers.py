@@ -14,7 +14,7 @@ ROOT = Path(adapt_jax.__file__).parent
 # Each room may import itself and the rooms before it.
 ROOMS = (
     *("utils", "tasks", "decoders", "pretrained", "sampling", "prompting", "training"),
-    *("adaptation", "evaluation", "methods", "inspection", "comparison", "cli"),
+    *("adaptation", "evaluation", "methods", "inspection", "comparison", "harness", "cli"),
 )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "BULK_CACHE_MULTIPLE",
     "Session",
     "build_prefixes",
+    "find_mesh",
     "read_candidate",
 ]
 
@@ -186,7 +187,7 @@ class Session:
                 self.prompt.generation_config,
                 seed=self.seed,
                 max_concurrent_sequences=self.max_concurrent_sequences,
-                mesh=_find_mesh(self.model),
+                mesh=find_mesh(self.model),
                 cache_multiple=self.cache_multiple,
             )
         return _keep_newest(self._engines, tokens)
@@ -207,7 +208,7 @@ class Session:
             examples,
             self._encode_for_scoring,
             prompts=self.choose_demonstrations(examples),
-            mesh=_find_mesh(self.model),
+            mesh=find_mesh(self.model),
             answered=answered,
         )
 
@@ -266,7 +267,7 @@ def build_prefixes(
     return [Prefix((tokens[:cut], member, tokens[cut:])) for member in soft_prompt.members]
 
 
-def _find_mesh(model: PretrainedDecoder) -> Mesh | None:
+def find_mesh(model: PretrainedDecoder) -> Mesh | None:
     """The mesh that the decoder's weights are sharded over; None on a single device."""
     place = model.decoder.embedding[...].sharding
     if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):

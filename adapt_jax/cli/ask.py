@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.cli.options import AdaptationPath, DecoderPath, Seed
+from adapt_jax.comparison.adaptations import open_adaptation
 from adapt_jax.utils.display_text import display_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.cli.options import (
     AdaptationPath,
     Concurrency,
@@ -17,6 +16,7 @@ from adapt_jax.cli.options import (
     Seed,
     collect_overrides,
 )
+from adapt_jax.comparison.adaptations import open_adaptation
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.cli.options import AdaptationPath, DecoderPath
+from adapt_jax.comparison.adaptations import open_adaptation
 
 __all__ = ["export"]
 

@@ -24,6 +24,7 @@ from adapt_jax.cli.init import init
 from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.judge import judge
 from adapt_jax.cli.perplexity import perplexity
+from adapt_jax.cli.lm_eval import lm_eval, run_harness
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.preview import preview
@@ -94,6 +95,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_adapter,
     "inspect": inspect,
     "pretrain": pretrain,
+    "lm-eval": lm_eval,
 }
 for order, (name, function) in enumerate(COMMANDS.items()):
     app.command(function, name=name, sort_key=order)
@@ -106,6 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     everywhere = False
     try:
+        if arguments[:1] == ["lm-eval"]:
+            load_entry_points()
+            run_harness(arguments[1:])  # which reads all that follows itself
+            return 0
         arguments, options = take_process_options(arguments)
         tokens, plugins = rewrite_overrides(arguments)
         if tokens[:1] and tokens[0] in COMMANDS and not HELP & set(tokens):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adapt_jax.cli.adaptations import find_adaptation, open_adaptation
 from adapt_jax.cli.options import AdaptationPath, Concurrency, DecoderPath, Quiet, Seed
+from adapt_jax.comparison.adaptations import find_adaptation, open_adaptation
 
 __all__ = ["predict"]
 

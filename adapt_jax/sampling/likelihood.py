@@ -7,7 +7,7 @@ continuations, they are spread over several rows, so memory does not grow with t
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,11 +29,14 @@ from adapt_jax.sampling.logits import get_log_probability
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
+    "Batch",
     "LogLikelihood",
     "MultipleChoiceRequest",
     "compute_logits",
+    "count_rows",
     "encode_scoring_prefix",
     "log_likelihood",
+    "plan_equal_batches",
     "score_continuations",
     "tokenize_texts",
 ]
@@ -47,10 +50,16 @@ MAX_ROW_TARGETS = 1024  # predicted tokens of a row, unless one continuation alo
 
 @dataclass(frozen=True)
 class MultipleChoiceRequest:
-    """A context as token ids, and what may follow it. None of them is empty."""
+    """A context as token ids, and what may follow it. None of them is empty.
+
+    Attributes:
+        unscored: how many tokens at the beginning of each continuation are read and not scored,
+            fewer than it has; by default every token is scored.
+    """
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    unscored: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -58,18 +67,44 @@ class MultipleChoiceRequest:
         return len(self.context) + sum(len(one) - 1 for one in self.continuations)
 
     @property
+    def num_scored(self) -> list[int]:
+        """Tokens of each continuation that are predicted."""
+        unscored = self.unscored or (0,) * len(self.continuations)
+        return [len(one) - skip for one, skip in zip(self.continuations, unscored, strict=True)]
+
+    @property
     def num_targets(self) -> int:
         """Tokens that are predicted."""
-        return sum(map(len, self.continuations))
+        return sum(self.num_scored)
 
     def split(self) -> "list[MultipleChoiceRequest]":
         """The same as requests of at most MAX_ROW_TARGETS predicted tokens, in order."""
-        parts: list[list[tuple[int, ...]]] = [[]]
-        for one in self.continuations:
-            if parts[-1] and sum(map(len, parts[-1])) + len(one) > MAX_ROW_TARGETS:
-                parts.append([])
-            parts[-1].append(one)
-        return [MultipleChoiceRequest(self.context, tuple(part)) for part in parts]
+        counts = self.num_scored
+        starts, in_part = [0], 0
+        for at, count in enumerate(counts):
+            if in_part and in_part + count > MAX_ROW_TARGETS:
+                starts.append(at)
+                in_part = 0
+            in_part += count
+        parts = [slice(*ends) for ends in zip(starts, [*starts[1:], len(counts)], strict=True)]
+        return [
+            MultipleChoiceRequest(self.context, self.continuations[part], self.unscored[part])
+            for part in parts
+        ]
+
+
+class Batch(NamedTuple):
+    """Rows that are scored together.
+
+    Attributes:
+        rows: their numbers.
+        num_rows: rows of the compiled shape, of which the last ones may be padding.
+        length: tokens that each row is padded to.
+    """
+
+    rows: list[int]
+    num_rows: int
+    length: int
 
 
 class LogLikelihood(NamedTuple):
@@ -93,6 +128,7 @@ def score_continuations(
     mesh: Mesh | None = None,
     answered: Collection[int] = (),
     encoded_prefix: PrefixCache | None = None,
+    plan_batches: Callable[[Sequence[MultipleChoiceRequest], int], Iterator[Batch]] | None = None,
 ) -> Iterator[tuple[int, list[LogLikelihood]]]:
     """Yields (index, the likelihood of each continuation) for every request, in any order.
 
@@ -102,21 +138,20 @@ def score_continuations(
         answered: indices of requests whose scores are known. They are not yielded, but still shape
             the batches, so that the other scores are bitwise identical to those beside them.
         encoded_prefix: what ``encode_scoring_prefix`` gave, where it is known already.
+        plan_batches: which rows are scored together; by default ``plan_equal_batches``.
     """
     graph, weights = nnx.split(model.decoder)
     encoded = encoded_prefix or encode_scoring_prefix(model, prefix)
     rows = [(index, part) for index, one in enumerate(requests) for part in one.split()]
     num_missing = Counter(index for index, _ in rows)
     found: dict[int, dict[int, list[LogLikelihood]]] = defaultdict(dict)
-    order = sorted(range(len(rows)), key=lambda number: rows[number][1].length)
     row_multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    while order:
+    plan = (plan_batches or plan_equal_batches)([part for _, part in rows], row_multiple)
+    for batch, num_rows, length in plan:
         # 1. a batch of rows of similar lengths
-        num_rows = _count_rows(rows[order[0]][1].length, row_multiple)
-        batch, order = order[:num_rows], order[num_rows:]
         if all(rows[number][0] in answered for number in batch):
             continue
-        arrays = _build_batch([rows[number][1] for number in batch], num_rows)
+        arrays = _build_batch([rows[number][1] for number in batch], num_rows, length)
         placed = arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))
         # 2. the log-probability of each predicted token
         scores, is_best = jax.device_get(_score_rows(graph, weights, encoded, *placed))
@@ -141,16 +176,32 @@ def encode_scoring_prefix(model: PretrainedDecoder, prefix: Prefix) -> PrefixCac
     return encode_prompt_prefix(graph, weights, embeddings, len(prefix))
 
 
-def _count_rows(length: int, multiple: int) -> int:
-    """Rows of a batch whose shortest row has this length."""
-    padded = round_up(length, LENGTH_MULTIPLE)
-    fitting = min(MAX_ROWS, MAX_TOKENS // padded, MAX_MASK // padded**2)
+def plan_equal_batches(rows: Sequence[MultipleChoiceRequest], row_multiple: int) -> Iterator[Batch]:
+    """Batches of similar lengths. The last one is padded to the size of a full one.
+
+    So the shapes do not depend on how many of the rows are asked.
+
+    Args:
+        row_multiple: a batch has a multiple of this many rows.
+    """
+    order = sorted(range(len(rows)), key=lambda number: rows[number].length)
+    while order:
+        padded = round_up(rows[order[0]].length, LENGTH_MULTIPLE)
+        num_rows = count_rows(padded, row_multiple)
+        batch, order = order[:num_rows], order[num_rows:]
+        yield Batch(batch, num_rows, round_up(rows[batch[-1]].length, LENGTH_MULTIPLE))
+
+
+def count_rows(length: int, multiple: int) -> int:
+    """Rows of a full batch of this padded length."""
+    fitting = min(MAX_ROWS, MAX_TOKENS // length, MAX_MASK // length**2)
     return round_up(max(1, fitting), multiple)
 
 
-def _build_batch(requests: Sequence[MultipleChoiceRequest], num_rows: int) -> list[np.ndarray]:
+def _build_batch(
+    requests: Sequence[MultipleChoiceRequest], num_rows: int, length: int
+) -> list[np.ndarray]:
     """The arrays that ``_score_rows`` takes; rows without a request are padding."""
-    length = round_up(max(one.length for one in requests), LENGTH_MULTIPLE)
     width = round_up(max(one.num_targets for one in requests), TARGETS_AT_ONCE)
     arrays = [np.zeros((num_rows, size), np.int32) for size in (length,) * 3 + (width,) * 2]
     for row, request in enumerate(requests):
@@ -159,13 +210,14 @@ def _build_batch(requests: Sequence[MultipleChoiceRequest], num_rows: int) -> li
         tokens[:context], positions[:context] = request.context, np.arange(context)
         segments[:context] = 1
         at, target = context, 0
-        for number, one in enumerate(request.continuations, 2):
+        counts = request.num_scored
+        for number, (one, count) in enumerate(zip(request.continuations, counts, strict=True), 2):
             read = len(one) - 1
             tokens[at : at + read], segments[at : at + read] = one[:-1], number
             positions[at : at + read] = context + np.arange(read)
-            targets[target : target + read + 1] = one
-            places[target : target + read + 1] = [context - 1, *range(at, at + read)]
-            at, target = at + read, target + read + 1
+            targets[target : target + count] = one[-count:]
+            places[target : target + count] = [context - 1, *range(at, at + read)][-count:]
+            at, target = at + read, target + count
     return arrays
 
 
@@ -216,7 +268,7 @@ def _score_rows(
 def _sum_by_continuation(
     request: MultipleChoiceRequest, scores: np.ndarray, is_best: np.ndarray
 ) -> list[LogLikelihood]:
-    ends = np.cumsum([len(one) for one in request.continuations])
+    ends = np.cumsum(request.num_scored)
     parts = np.split(scores.astype(np.float64), ends)[:-1]
     greedy = np.split(is_best, ends)[:-1]
     return [

@@ -15,7 +15,7 @@ from scripted import scripted
 import adapt_jax
 from adapt_jax.adaptation import session as session_module
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.cli.adaptations import open_adaptation
+from adapt_jax.comparison.adaptations import open_adaptation
 from adapt_jax.comparison.compare import Comparison, compare
 from adapt_jax.comparison.tune import tune
 from adapt_jax.evaluation.evaluate import evaluate

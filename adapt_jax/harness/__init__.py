@@ -1,0 +1,1 @@
+"""The model of EleutherAI's lm-evaluation-harness."""
