@@ -77,6 +77,7 @@ SLOW_FILES = (
     "training/",
     "sampling/test_engine_limits.py",
     "sampling/test_likelihood.py",
+    "harness/",
     "prompting/test_multiple_choice.py",
     "prompting/test_retrieval.py",
     "docs/",

@@ -1,10 +1,16 @@
-"""The shapes of public decoders: what their config.json says, without weights or tokenizer."""
+"""The shapes of public decoders: what their config.json says, without weights or tokenizer.
+
+And real decoders, where ``shared/tools/real_decoders.py`` has made their folders.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PARAMETERS", "SHAPES", "write_config"]
+import pytest
+
+__all__ = ["PARAMETERS", "SHAPES", "find_real_decoder", "write_config"]
 
 # parameters as their authors' files hold them; the embedding is tied and counts once
 PARAMETERS = {
@@ -95,3 +101,12 @@ def write_config(folder: Path, name: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.json").write_text(json.dumps(SHAPES[name]), encoding="utf-8")
     return place
+
+
+def find_real_decoder(name: str) -> Path:
+    """The folder of a real decoder, "smollm2" or "gemma3"; skips the test where it is absent."""
+    made = os.environ.get("ADAPT_JAX_REAL", str(Path.home() / ".cache" / "adapt_jax_real"))
+    folder = Path(made) / name
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"{name} is not there; shared/tools/real_decoders.py makes it")
+    return folder

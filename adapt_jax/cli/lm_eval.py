@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Annotated
 
 from cyclopts import Parameter
 
-__all__ = ["lm_eval", "run_harness"]
+__all__ = ["is_harness_installed", "lm_eval", "run_harness"]
 
 
 def lm_eval(
@@ -21,11 +22,15 @@ def lm_eval(
     run_harness(arguments)
 
 
-def run_harness(arguments: Sequence[str]) -> None:
-    """Registers the model and runs the harness's command line, whose exit codes are kept.
+def is_harness_installed() -> bool:
+    """Whether the extra ``eval`` is there."""
+    return find_spec("lm_eval") is not None
+
+
+def run_harness(arguments: Sequence[str]) -> int:
+    """Registers the model, runs the harness's command line, and returns its exit code.
 
     Raises:
-        SystemExit: as the harness ends.
         UserError: the harness is not installed, or as the model raises it.
     """
     from lm_eval.__main__ import cli_evaluate
@@ -36,5 +41,14 @@ def run_harness(arguments: Sequence[str]) -> None:
     sys.argv = ["lm-eval", *arguments]  # the harness reads them there
     try:
         cli_evaluate()
+        return 0
+    except SystemExit as ended:  # the parser's
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    except KeyboardInterrupt:
+        print("interrupted; --use_cache keeps the answers that are known", file=sys.stderr)
+        return 130
     finally:
         sys.argv = before

@@ -25,6 +25,7 @@ from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.judge import judge
 from adapt_jax.cli.perplexity import perplexity
 from adapt_jax.cli.lm_eval import lm_eval, run_harness
+from adapt_jax.cli.lm_eval import is_harness_installed, lm_eval, run_harness
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.preview import preview
@@ -108,10 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     everywhere = False
     try:
-        if arguments[:1] == ["lm-eval"]:
+        # the harness reads all of its arguments itself, --help too
+        asks_help = bool(HELP & set(arguments))
+        if arguments[:1] == ["lm-eval"] and (is_harness_installed() or not asks_help):
             load_entry_points()
-            run_harness(arguments[1:])  # which reads all that follows itself
-            return 0
+            return run_harness(arguments[1:])
         arguments, options = take_process_options(arguments)
         tokens, plugins = rewrite_overrides(arguments)
         if tokens[:1] and tokens[0] in COMMANDS and not HELP & set(tokens):

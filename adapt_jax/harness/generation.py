@@ -5,11 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flax import nnx
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
 
 from adapt_jax.adaptation.session import find_mesh
 from adapt_jax.decoders.prefix import Prefix
@@ -162,6 +157,8 @@ class Generator:
 
     def _read(self, settings: _Settings, candidate: Candidate) -> str:
         """The text of an answer, without its reasoning and up to the first stop string."""
+        from lm_eval.models.utils import postprocess_generated_text
+
         ids, thought_end = list(candidate.token_ids), self.think_end_token
         if isinstance(thought_end, int) and thought_end in ids:
             ids = ids[len(ids) - ids[::-1].index(thought_end) :]
@@ -172,6 +169,8 @@ class Generator:
 
     def _read_arguments(self, arguments: Mapping[str, Any]) -> _Settings:
         """The settings that the harness's generation arguments name."""
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
         given: dict[str, Any] = dict(normalize_gen_kwargs(dict(arguments), self.max_gen_toks))
         tokenizer = self.model.tokenizer
         eos = str(tokenizer.decode(tokenizer.eos_token_id, skip_special_tokens=False))

@@ -33,9 +33,27 @@ def check_arguments(model: type, others: Iterable[str]) -> None:
 def load_adaptation(
     adaptation: str | Path | Adaptation | None, pretrained: str | Path | PretrainedDecoder | None
 ) -> Adaptation | None:
-    if adaptation is None or isinstance(adaptation, Adaptation):
-        return adaptation
-    return Adaptation.load(find_adaptation(str(adaptation)), pretrained)
+    """The adaptation, if one is named.
+
+    Raises:
+        UserError: it cannot be read, or the harness's prompts cannot be asked behind it.
+    """
+    if adaptation is None:
+        return None
+    if not isinstance(adaptation, Adaptation):
+        adaptation = Adaptation.load(find_adaptation(str(adaptation)), pretrained)
+    soft_prompt = adaptation.soft_prompt
+    if soft_prompt is not None and soft_prompt.ensemble_size:
+        raise UserError(
+            f"adaptation: an ensemble of {soft_prompt.ensemble_size} soft prompts votes on "
+            "answers; the harness can ask a single one"
+        )
+    if adaptation.prompt.retrieval is not None:
+        raise UserError(
+            "adaptation: its demonstrations are chosen for each question, which the harness's "
+            "prompts do not name; expected fixed ones"
+        )
+    return adaptation
 
 
 def load_decoder(

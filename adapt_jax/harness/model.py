@@ -26,6 +26,7 @@ from adapt_jax.harness.loading import (
     load_decoder,
     load_tokenizer,
 )
+from adapt_jax.harness.prompt import get_prompt_text, has_conversation, prepend_messages
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.sampling.shared_contexts import Pair, score_pairs
 from adapt_jax.utils.compilations import use_compilation_cache
@@ -102,7 +103,7 @@ class AdaptJaxLM(TemplateLM):
 
         Raises:
             UserError: an argument is unknown, the decoder or the adaptation cannot be read, or the
-                adaptation is an ensemble of soft prompts.
+                adaptation cannot be asked by the harness.
         """
         super().__init__()
         check_arguments(AdaptJaxLM, others)
@@ -111,11 +112,7 @@ class AdaptJaxLM(TemplateLM):
         self.decoder = load_decoder(self.adaptation, pretrained, revision, dtype, max_length)
         self.tokenizer: Any = load_tokenizer(self.decoder, add_bos_token)
         self.soft_prompt = self.adaptation.soft_prompt if self.adaptation else None
-        if self.soft_prompt is not None and self.soft_prompt.ensemble_size:
-            raise UserError(
-                f"adaptation: an ensemble of {self.soft_prompt.ensemble_size} soft prompts votes "
-                "on answers; the harness can ask a single one"
-            )
+        self._prompt_text = get_prompt_text(self.adaptation)
         self.add_bos_token, self.custom_prefix_token_id = add_bos_token, prefix_token_id
         self.revision, self.max_gen_toks = revision, max_gen_toks
         self.enable_thinking, self.think_end_token = enable_thinking, think_end_token
@@ -183,7 +180,7 @@ class AdaptJaxLM(TemplateLM):
         from jinja2.exceptions import TemplateError
 
         self._asks_in_chat = True
-        history = self._prepend_messages(chat_history)
+        history = prepend_messages(self.adaptation, chat_history)
 
         def render(messages: list[dict[str, str]]) -> str:
             text = self.tokenizer.apply_chat_template(
@@ -243,36 +240,9 @@ class AdaptJaxLM(TemplateLM):
         whole, own = self.tok_encode(before + continuation), self.tok_encode(before)
         return own or [self.prefix_token_id], whole[len(own) :]
 
-    @property
-    def _prompt_text(self) -> str:
-        """The adaptation's instruction and demonstrations, where they are plain text."""
-        if self.adaptation is None or self.adaptation.prompt.template.chat:
-            return ""
-        return self.adaptation.prompt.text
-
-    def _prepend_messages(self, history: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The conversation behind the adaptation's instruction and demonstrations."""
-        if self.adaptation is None:
-            return history
-        if self._prompt_text:
-            raise UserError(
-                f"adaptation: its instruction and demonstrations are plain text (method "
-                f"{self.adaptation.method}); a chat template has no place for them"
-            )
-        if not self.adaptation.prompt.template.chat:
-            return history
-        before = self.adaptation.prompt.messages("")[:-1]
-        if before[:1] and before[0]["role"] == "system" and history[0]["role"] == "system":
-            joined = f"{before[0]['content']}\n\n{history[0]['content']}"
-            before, history = [{"role": "system", "content": joined}, *before[1:]], history[1:]
-        return [*before, *history]
-
     def _check_chat(self) -> None:
         """Refuses to leave out an instruction and demonstrations that are a conversation."""
-        if self.adaptation is None or self._asks_in_chat:
-            return
-        prompt = self.adaptation.prompt
-        if prompt.template.chat and (prompt.instruction or prompt.demonstrations):
+        if not self._asks_in_chat and has_conversation(self.adaptation):
             raise UserError(
                 "adaptation: its instruction and demonstrations are a conversation; "
                 "--apply_chat_template asks the harness's prompts in it"

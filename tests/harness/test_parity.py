@@ -1,13 +1,12 @@
 """Scores and answers of each request are those of the harness's own model ``hf``."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from family_cases import CASES, make
 from harness_tasks import TASKS, write_tasks
+from real_decoders import find_real_decoder
 from tiny_llama import BOS, write_tiny_llama
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -133,3 +132,9 @@ def test_odd_generation_requests_are_answered_as_by_hf(load):
     found = ours.generate_until(requests, True)
     alone = [theirs.generate_until([one], True)[0] for one in requests]
     assert found == alone
+
+
+def test_a_real_decoder_scores_as_with_hf(tasks):
+    folder = str(find_real_decoder("smollm2"))
+    theirs = HFLM(pretrained=folder, device="cpu", dtype="float32", batch_size=2)
+    check_same(tasks, (theirs, AdaptJaxLM(folder)), tasks=["mc_letters", "last_word"], limit=2)

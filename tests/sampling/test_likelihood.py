@@ -145,8 +145,8 @@ def test_two_thousand_choices_take_batches_of_bounded_size(tiny, monkeypatch):
     sizes = []
     build = likelihood._build_batch
 
-    def build_and_note(requests, num_rows):
-        arrays = build(requests, num_rows)
+    def build_and_note(requests, num_rows, length):
+        arrays = build(requests, num_rows, length)
         sizes.append((arrays[0].shape, arrays[3].shape))
         return arrays
 
