@@ -173,7 +173,9 @@ class Generator:
 
         given: dict[str, Any] = dict(normalize_gen_kwargs(dict(arguments), self.max_gen_toks))
         tokenizer = self.model.tokenizer
-        eos = str(tokenizer.decode(tokenizer.eos_token_id, skip_special_tokens=False))
+        eos = None
+        if tokenizer.eos_token_id is not None:
+            eos = str(tokenizer.decode(tokenizer.eos_token_id, skip_special_tokens=False))
         stop = tuple(filter(None, handle_stop_sequences(given.pop("until", None), eos=eos)))
         new_tokens = given.pop("max_gen_toks")
         is_sampled, temperature = given.pop("do_sample"), given.pop("temperature", None)
@@ -222,15 +224,19 @@ class Generator:
 
 
 def _read_generation_config(model: PretrainedDecoder) -> dict[str, Any]:
-    """What the folder's ``generation_config.json`` says; without one, what ``config.json`` ends
-    answers with.
+    """What the folder's ``generation_config.json`` says.
+
+    Without one, or where the folder is not there any more, what the decoder's config ends answers
+    with.
 
     Raises:
         UserError: it asks for what is not supported here, and would change the answers.
     """
-    folder = find_folder(model.path, None)
-    file = folder / "generation_config.json"
-    if not file.is_file():
+    try:
+        file = find_folder(model.path, weights=False) / "generation_config.json"
+    except UserError:
+        file = None
+    if file is None or not file.is_file():
         return {"eos_token_id": list(model.config.eos_ids)}
     said = read_json(file)
     for name, neutral in NEUTRAL.items():

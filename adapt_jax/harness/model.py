@@ -127,17 +127,22 @@ class AdaptJaxLM(TemplateLM):
     # what the harness asks about the model
 
     @property
-    def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return int(self.tokenizer.eos_token_id)
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text; None, where the tokenizer has none."""
+        eos: int | None = self.tokenizer.eos_token_id
+        return eos
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands for an empty context."""
-        if self.custom_prefix_token_id is not None:
-            return self.custom_prefix_token_id
-        bos = self.tokenizer.bos_token_id
-        return int(self.eot_token_id if bos is None else bos)
+        """The token that stands for an empty context.
+
+        Raises:
+            UserError: the tokenizer has neither BOS nor EOS, and no other token was given.
+        """
+        for token in (self.custom_prefix_token_id, self.tokenizer.bos_token_id, self.eot_token_id):
+            if token is not None:
+                return int(token)
+        raise UserError("the tokenizer has neither BOS nor EOS: give prefix_token_id")
 
     @property
     def max_length(self) -> int:

@@ -37,6 +37,6 @@ def prepend_messages(adaptation: Adaptation | None, history: Messages) -> Messag
         return history
     before = adaptation.prompt.messages("")[:-1]
     if before[0]["role"] == "system" and history[0]["role"] == "system":
-        joined = f"{before[0]['content']}\n\n{history[0]['content']}"
+        joined = f"{before[0]['content'].rstrip()}\n\n{history[0]['content']}"
         before, history = [{"role": "system", "content": joined}, *before[1:]], history[1:]
     return [*before, *history]

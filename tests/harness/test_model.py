@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any
 
 import jax
@@ -152,6 +153,14 @@ def test_messages_of_an_adaptation_come_before_the_harness_messages(tiny, monkey
     assert last == ("user", "1 + 1?")
 
 
+@pytest.fixture
+def own_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness's own tasks, of which there are thousands, are not looked through."""
+    whole = partialmethod(TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(TaskManager, "__init__", whole)
+
+
+@pytest.mark.usefixtures("own_tasks_alone")
 def test_the_command_runs_the_harness_with_the_model(tiny_folder, tmp_path, capsys):
     tasks = write_tasks(tmp_path / "tasks", documents=2)
     code = main(
@@ -186,6 +195,7 @@ def test_the_exit_codes_of_the_harness_are_kept(capsys):
     assert "--include_path" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("own_tasks_alone")
 def test_mistakes_in_the_command_are_one_line(tmp_path, capsys):
     tasks = write_tasks(tmp_path / "tasks", documents=2)
     run = [
