@@ -46,7 +46,7 @@ def preview(
     """
     from pathlib import Path
 
-    from adapt_jax.cli.adaptations import find_adaptation
+    from adapt_jax.comparison.adaptations import find_adaptation
     from adapt_jax.comparison.preview import preview as make_preview
     from adapt_jax.utils.progress import new_console
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from adapt_jax.cli.adaptations import find_adaptation
 from adapt_jax.cli.main import main
 from adapt_jax.comparison import search as search_module
+from adapt_jax.comparison.adaptations import find_adaptation
 from adapt_jax.comparison.search import search
 from adapt_jax.utils.errors import UserError
 
