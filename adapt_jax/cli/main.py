@@ -23,9 +23,8 @@ from adapt_jax.cli.import_adapter import import_adapter
 from adapt_jax.cli.init import init
 from adapt_jax.cli.inspect import inspect
 from adapt_jax.cli.judge import judge
-from adapt_jax.cli.perplexity import perplexity
-from adapt_jax.cli.lm_eval import lm_eval, run_harness
 from adapt_jax.cli.lm_eval import is_harness_installed, lm_eval, run_harness
+from adapt_jax.cli.perplexity import perplexity
 from adapt_jax.cli.predict import predict
 from adapt_jax.cli.pretrain import pretrain
 from adapt_jax.cli.preview import preview
