@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from adapt_jax.cli.adaptations import open_adaptation
 from adapt_jax.cli.options import ContextLength, Quiet
+from adapt_jax.comparison.adaptations import open_adaptation
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
