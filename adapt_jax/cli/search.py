@@ -29,7 +29,7 @@ def search(
     same command, it continues where it stopped.
 
     Any key of the file can be overridden: `--max-questions 500`,
-    `--method.demonstrations.count 4`.
+    `--method.demonstrations 4`.
     """
     from adapt_jax.comparison.search import search as run_search
 
