@@ -196,7 +196,9 @@ def find_choice_columns(columns: Sequence[Column]) -> tuple[str | list[str] | No
         )
         if is_several and (column.is_list_of_texts or column.is_always(_is_choice_object)):
             return column.path, None
-    return _find_series(columns), None
+    series = _find_series(columns)
+    # beside its choices a row has a question and an answer
+    return (series if series and len(columns) >= len(series) + 2 else None), None
 
 
 def _is_choice_object(value: Any) -> bool:

@@ -347,6 +347,13 @@ def test_long_answers_are_scored_by_rouge_where_it_is_installed(
     assert (config["answer_parser"], config["scorer"]) == ("free_text", "token_f1")
 
 
+def test_two_columns_a_and_b_are_no_choices(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(jsonl([{"a": f"a long text {n}", "b": n} for n in range(9)]))
+    config = guess_config(str(tmp_path / "x.jsonl"), tmp_path).config
+    assert config["fields"] == {"question": "a", "answer": "b"}
+    assert config["answer_parser"] == "number"
+
+
 def test_a_test_file_beside_a_training_file_is_taken(tmp_path: Path) -> None:
     for split, start in (("train", 0), ("test", 100)):
         rows = [{"input": f"{n} + 1?", "target": n + 1} for n in range(start, start + 40)]
