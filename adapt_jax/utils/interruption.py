@@ -31,8 +31,11 @@ ENDING = "\ninterrupted: ends as soon as what is being compiled or computed is d
 ENDING_DELAY = 0.5  # seconds after which it is said that the end takes longer
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A command was asked to stop and may be started again; it exits with RESTART_EXIT_CODE.
+
+    It can be raised within any call, so it is no Exception: libraries catch those. JAX, which
+    writes its compilation cache, would turn it into a warning, and the command would go on.
 
     Attributes:
         everywhere: all processes stop at this place, and have saved.

@@ -75,6 +75,15 @@ def test_an_end_that_takes_long_is_acknowledged_and_a_quick_one_is_not(capfd, nu
     assert capfd.readouterr().err == interruption.ENDING
 
 
+def test_a_library_that_catches_every_exception_does_not_swallow_the_request():
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except Exception:  # as jax does around its compilation cache
+            pass
+
+
 BUSY = """
 import hashlib
 from adapt_jax.utils.interruption import end_at_once
