@@ -1,5 +1,6 @@
 """``adapt-jax lm-eval`` is lm-evaluation-harness's own command, with ``adapt_jax`` as a model."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -33,9 +34,9 @@ def run_harness(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the harness is not installed, or as the model raises it.
     """
+    # first: it registers the model, and says in one line that the extra is not there
+    importlib.import_module("adapt_jax.harness.model")
     from lm_eval.__main__ import cli_evaluate
-
-    import adapt_jax.harness.model  # noqa: F401 (registers the model)
 
     before = sys.argv
     sys.argv = ["lm-eval", *arguments]  # the harness reads them there

@@ -214,6 +214,7 @@ def test_mistakes_in_the_command_are_one_line(tmp_path, capsys):
 
 
 def test_without_the_harness_the_command_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    for name in ("lm_eval", "lm_eval.__main__", "lm_eval.api.model"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "adapt_jax.harness.model")
     assert "pip install adapt-jax[eval]" in fails(capsys, "lm-eval", "ls", "tasks")
