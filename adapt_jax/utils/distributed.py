@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ProcessOptions",
     "barrier",
+    "count_stop_requests",
     "fetch_array",
     "finish",
     "from_main",
@@ -387,6 +388,11 @@ def reached_preemption() -> bool:
     _state.steps += 1
     _state.was_preempted = bool(multihost_utils.reached_preemption_sync_point(_state.steps))
     return _state.was_preempted
+
+
+def count_stop_requests() -> int:
+    """How often ``reached_preemption`` was called, the same number in all processes."""
+    return _state.steps
 
 
 def was_preempted() -> bool:

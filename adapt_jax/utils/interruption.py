@@ -28,6 +28,7 @@ ACKNOWLEDGED = (
     "Ctrl-C again stops without saving.\n"
 )
 ENDING = "\ninterrupted: ends as soon as what is being compiled or computed is done\n"
+ASK_EVERY = 16  # steps of several processes
 ENDING_DELAY = 0.5  # seconds after which it is said that the end takes longer
 
 
@@ -130,17 +131,21 @@ def agree_to_stop(requested: Callable[[], str | None]) -> str | None:
     """The signal that asks to stop after this step, the same answer in all processes.
 
     A single process answers at once. Several hand the signal on to JAX, which finds the next step
-    that all of them have before them, so that they save the same step and end. It does so once;
-    after that they ask each other after every step.
+    that all of them have before them, so that they save the same step and end. It does so once, and
+    its notice can be lost (JAX 0.10 was seen to do so); so they also ask each other after every
+    ASK_EVERY steps, and after every step once JAX has stopped them.
     """
     if distributed.num_processes() == 1:
         return requested()
-    if distributed.was_preempted():  # a script that trains on after it was stopped once
-        asked = distributed.gather("asked to stop", requested())
-        return next(filter(None, asked), None)
-    if requested():
-        distributed.request_preemption()
-    return signal.SIGTERM.name if distributed.reached_preemption() else None
+    if not distributed.was_preempted():
+        if requested():
+            distributed.request_preemption()
+        if distributed.reached_preemption():
+            return signal.SIGTERM.name
+        if distributed.count_stop_requests() % ASK_EVERY:
+            return None
+    asked = distributed.gather("asked to stop", requested())
+    return next(filter(None, asked), None)
 
 
 @contextmanager

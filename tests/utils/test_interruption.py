@@ -126,3 +126,13 @@ def test_a_second_stop_is_agreed_on_without_jax_which_finds_one_step_only(monkey
     monkeypatch.setattr(distributed, "gather", lambda name, value: next(answers))
     assert agree_to_stop(lambda: None) is None
     assert agree_to_stop(lambda: None) == "SIGTERM"
+
+
+def test_a_request_whose_notice_jax_loses_is_heard_a_few_steps_later(monkeypatch):
+    monkeypatch.setattr(distributed, "num_processes", lambda: 2)
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(distributed, "reached_preemption", lambda: False)
+    monkeypatch.setattr(distributed, "count_stop_requests", lambda: next(calls))
+    monkeypatch.setattr(distributed, "gather", lambda name, value: [value, "SIGTERM"])
+    answers = [agree_to_stop(lambda: None) for _ in range(interruption.ASK_EVERY)]
+    assert answers == [None] * (interruption.ASK_EVERY - 1) + ["SIGTERM"]
