@@ -106,5 +106,6 @@ def _describe(name: str, split: SplitSummary) -> str:
         line += f" ({', '.join(counts)})"
     line += f", longest question {split.longest_question:,} characters"
     if split.duplicates:
-        line += f", {split.duplicates} questions twice"
+        plural = "" if split.duplicates == 1 else "s"
+        line += f", {split.duplicates} question{plural} twice"
     return line
