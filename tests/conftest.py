@@ -6,6 +6,7 @@ Every test is either ``slow`` or ``fast``: see SLOW_FILES.
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ pytest.register_assert_rewrite(
 from tiny_llama import write_tiny_llama  # noqa: E402
 
 MAX_CACHE_BYTES = 2**30
+# Of memory, where compiled programs lie. Linux allows a process 65,530 of them, and XLA ends the
+# process where it gets no more.
+MAX_MAPPINGS = 25_000
 SHARED = TESTS.parents[1] / "shared"
 # Files, and whole rooms, whose tests compile models, run PyTorch ones or start processes. The
 # longest files come first, and start first, so that no worker waits for another at the end.
@@ -120,6 +124,17 @@ def pytest_configure(config: pytest.Config) -> None:
     size = sum(path.stat().st_size for path in CACHE.glob("*"))
     if size > MAX_CACHE_BYTES and not hasattr(config, "workerinput"):
         shutil.rmtree(CACHE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings() -> Iterator[None]:
+    """Drops compiled programs after a file that leaves many."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists():
+        if mappings.read_bytes().count(b"\n") > MAX_MAPPINGS:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.cut_answers import read_cut_answer
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.compilations import Stopwatch
+from adapt_jax.utils.distributed import shares_questions
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_surrogates
 from adapt_jax.utils.progress import OnProgress
@@ -124,7 +125,9 @@ class Session:
                 again; the predictions of the others are bitwise identical to those beside them.
             on_tokens: called with (candidates finished, tokens generated) every few steps.
         """
-        if len(set(answered)) == len(examples):
+        # of processes that share the questions, each takes part in choosing shapes
+        is_done = len(set(answered)) == len(examples)
+        if not examples or (is_done and not shares_questions()):
             return
         if self.prompt.multiple_choice is not None:
             yield from self._choose_by_likelihood(examples, answered)
