@@ -294,7 +294,7 @@ def _read_by_columns(
 ) -> tuple[list[Row], Callable[[Row], Example]]:
     """The rows of a file, and what reads them: the format if they have its fields."""
     if question_format is None:
-        return read_rows(path), _read_plain_question
+        return _name_lines(read_rows(path)), _read_plain_question
     try:
         rows = read_rows(path, question_format.file_options)
     except UserError:  # another form of file than the task's
@@ -303,7 +303,8 @@ def _read_by_columns(
         rows = read_rows(path)
     if not rows or question_format.suits(rows[0].values):
         return rows, lambda row: question_format.with_columns_of(row.values).read(row)
-    if "question" not in rows[0].values and list(rows[0].values) != ["text"]:
+    rows = _name_lines(rows)
+    if "question" not in rows[0].values:
         columns = display_text(", ".join(question_format.list_columns()), 200)
         has = display_text(", ".join(rows[0].values), 200) or "nothing"
         raise UserError(
@@ -313,10 +314,15 @@ def _read_by_columns(
     return rows, _read_plain_question
 
 
+def _name_lines(rows: list[Row]) -> list[Row]:
+    """The rows; where all are lines of text, these are the questions."""
+    if any(list(row.values) != ["text"] for row in rows):
+        return rows
+    return [replace(row, values={"question": row.values["text"]}) for row in rows]
+
+
 def _read_plain_question(row: Row) -> Example:
-    """A question of a file that no task describes: a field of it, or a line of text."""
-    if list(row.values) == ["text"]:
-        row = replace(row, values={"question": row.values["text"]})
+    """A question of a file that no task describes."""
     if row.values.get("question") in (None, ""):
         has = display_text(", ".join(row.values), 200) or "nothing"
         raise UserError(f"{row.where}: no text in field 'question'; it has: {has}")
