@@ -69,6 +69,7 @@ class BoundedPatterns:
                 raise TimeoutError
             return getattr(compiled, action)(*arguments, timeout=limit)
         except (TimeoutError, RecursionError, MemoryError):
+            self.seconds_left -= limit  # it is spent by the clock of `regex`, which is another one
             raise UserError(
                 f"{self.where}: the regular expression {_show(compiled.pattern)} takes too long "
                 "to match"
