@@ -19,6 +19,14 @@ from adapt_jax.utils.interruption import (
 )
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """As in a terminal; a shell lets what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send_after(seconds, number):
     timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
     timer.start()
