@@ -36,7 +36,7 @@ class FakeBucket:
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def put(self, name: str, content: bytes | str) -> None:
+    def put_object(self, name: str, content: bytes | str) -> None:
         """Writes an object."""
         content = content.encode() if isinstance(content, str) else content
         self.objects[name] = content, next(self._numbers)
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({"error": {"code": 403, "message": "no permission"}}, 403)
                 return
             self.bucket.fails_after = limit - 1
-        self.bucket.put(full, content)
+        self.bucket.put_object(full, content)
         self._answer(self._describe(full))
 
     def do_GET(self):
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             source = "/".join(one)
             if source not in self.bucket.objects:
                 return self._missing()
-            self.bucket.put("/".join(two), self.bucket.read(source))
+            self.bucket.put_object("/".join(two), self.bucket.read(source))
             return self._answer({"done": True})
         found = UPLOAD.fullmatch(url.path)
         if found is None:

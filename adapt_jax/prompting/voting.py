@@ -17,6 +17,7 @@ Long answers, such as summaries, differ from candidate to candidate and cannot b
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,14 +90,14 @@ class AnswerGroup:
         return math.fsum(map(get_log_probability, self.candidates))
 
 
-class JointVote:
+class JointVote(ABC):
     """A rule by which the count of an answer depends on the candidates of all answers."""
 
     version: Any = 1
 
+    @abstractmethod
     def count(self, groups: Mapping[str, AnswerGroup]) -> dict[str, float]:
         """What each answer counts."""
-        raise NotImplementedError
 
 
 # name -> what an answer counts

@@ -10,13 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import causal_mask
-from adapt_jax.decoders.prefix import round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.sampling.forward import compute_hidden, pad_rows
 
 __all__ = ["embed_texts"]
 
-LENGTH_MULTIPLE = 32  # rows are padded to a multiple of this, so that compiled code is reused
 MAX_ROWS, MAX_TOKENS = 32, 4096  # of a batch
 
 
@@ -37,12 +35,8 @@ def embed_texts(model: PretrainedDecoder, texts: Sequence[str]) -> Float[np.ndar
             count -= 1
         batch, order = order[:count], order[count:]
         # 2. rows of one shape
-        length = round_up(len(rows[batch[-1]]), LENGTH_MULTIPLE)
-        tokens = np.zeros((MAX_ROWS if count > 1 else 1, length), np.int32)
-        segments = np.zeros_like(tokens)
-        for row, index in enumerate(batch):
-            tokens[row, : len(rows[index])] = rows[index]
-            segments[row, : len(rows[index])] = 1
+        num_rows = MAX_ROWS if count > 1 else 1
+        tokens, segments = pad_rows([rows[index] for index in batch], num_rows)
         # 3. their means
         means = jax.device_get(_compute_means(graph, weights, tokens, segments))
         found[batch] = np.asarray(means, np.float32)[:count]
@@ -54,10 +48,7 @@ def _compute_means(
     graph: Any, weights: Any, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
 ) -> Float[Array, "B D"]:
     """The mean over each row's tokens; rows without any give 0."""
-    decoder = nnx.merge(graph, weights)
-    embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = decoder(embeddings, positions, causal_mask(segments))
+    hidden = compute_hidden(nnx.merge(graph, weights), tokens, segments)
     is_real = (segments > 0)[..., None]
     total = jnp.sum(jnp.where(is_real, hidden.astype(jnp.float32), 0.0), axis=1)
     return total / jnp.maximum(jnp.sum(is_real, axis=1), 1)

@@ -19,7 +19,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
 from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -32,7 +31,6 @@ __all__ = [
     "Batch",
     "LogLikelihood",
     "MultipleChoiceRequest",
-    "compute_logits",
     "count_rows",
     "encode_scoring_prefix",
     "log_likelihood",
@@ -339,45 +337,3 @@ def _check_ids(model: PretrainedDecoder, ids: Any) -> list[int]:
         if not isinstance(one, int | np.integer) or isinstance(one, bool) or not 0 <= one < size:
             raise UserError(f"{one!r:.100}: no token id of {model.path}; expected 0 to {size - 1}")
     return [int(one) for one in ids]
-
-
-def compute_logits(
-    model: PretrainedDecoder, texts: str | Sequence[int] | Sequence[str | Sequence[int]] | Any
-) -> Float[np.ndarray, "B T V"]:
-    """The decoder's logits, float32: ``logits[b, t]`` predicts the token at t + 1 of row b.
-
-    Args:
-        texts: token ids [T] or [B, T], a text, or a list of texts or token ids. Texts begin with
-            BOS. Where rows differ in length, the logits after the end of a shorter one are NaN.
-
-    Raises:
-        UserError: as ``tokenize_texts``, or a row is longer than the decoder's context.
-    """
-    rows = tokenize_texts(model, texts)
-    longest = max(map(len, rows))
-    if longest > model.config.context_length:
-        raise UserError(
-            f"logits: {longest} tokens; the context of {model.path} holds "
-            f"{model.config.context_length}"
-        )
-    tokens = np.zeros((len(rows), round_up(longest, LENGTH_MULTIPLE)), np.int32)
-    segments = np.zeros_like(tokens)
-    for row, ids in enumerate(rows):
-        tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
-    graph, weights = nnx.split(model.decoder)
-    logits = np.asarray(jax.device_get(_compute_logits(graph, weights, tokens, segments)))
-    logits = logits[:, :longest].astype(np.float32)
-    for row, ids in enumerate(rows):
-        logits[row, len(ids) :] = np.nan
-    return logits
-
-
-@partial(jax.jit, static_argnums=0)
-def _compute_logits(
-    graph: Any, weights: Any, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
-) -> Float[Array, "B T V"]:
-    decoder = nnx.merge(graph, weights)
-    embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = decoder(embeddings, positions, causal_mask(segments))
-    return decoder.logits(hidden)

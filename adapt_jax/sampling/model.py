@@ -18,8 +18,9 @@ from jaxtyping import Float
 from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.pretrained import loading
 from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.sampling.forward import compute_logits
 from adapt_jax.sampling.generate import generate
-from adapt_jax.sampling.likelihood import LogLikelihood, compute_logits, log_likelihood
+from adapt_jax.sampling.likelihood import LogLikelihood, log_likelihood
 from adapt_jax.sampling.types import Candidate, GenerationConfig
 
 __all__ = ["Model", "load_pretrained"]
@@ -36,7 +37,7 @@ class Model(PretrainedDecoder):
     def logits(
         self, texts: str | Sequence[int] | Sequence[str | Sequence[int]] | Any
     ) -> Float[np.ndarray, "B T V"]:
-        """Logits of token ids [T] or [B, T], or of texts; see ``likelihood.compute_logits``."""
+        """Logits of token ids [T] or [B, T], or of texts; see ``forward.compute_logits``."""
         return compute_logits(self, texts)
 
     def log_likelihood(

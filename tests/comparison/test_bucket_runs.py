@@ -24,12 +24,13 @@ TRAINED = {"max_new_tokens": 4, "rank": 2, "training": {"steps": 60, "batch_size
 def inputs(bucket: FakeBucket, tiny_folder: Path, tmp_path: Path) -> FakeBucket:
     """A decoder, a task and its data in the bucket "b"."""
     for file in tiny_folder.iterdir():
-        bucket.put(f"b/decoders/tiny/{file.name}", file.read_bytes())
+        bucket.put_object(f"b/decoders/tiny/{file.name}", file.read_bytes())
     task = write_task(tmp_path / "task")
     for split in ("train", "test"):
-        bucket.put(f"b/tasks/{split}.jsonl", (tmp_path / "task" / f"{split}.jsonl").read_bytes())
+        rows = (tmp_path / "task" / f"{split}.jsonl").read_bytes()
+        bucket.put_object(f"b/tasks/{split}.jsonl", rows)
         task["source"][split] = f"{split}.jsonl"
-    bucket.put("b/tasks/sums.yaml", yaml.safe_dump(task))
+    bucket.put_object("b/tasks/sums.yaml", yaml.safe_dump(task))
     return bucket
 
 
@@ -44,7 +45,7 @@ def test_a_comparison_lives_in_a_bucket(inputs: FakeBucket, tmp_path: Path, caps
         "task": "sums.yaml",
         "methods": {name: {"max_new_tokens": 4} for name in ("zero_shot", "few_shot")},
     }
-    inputs.put("b/tasks/run.yaml", yaml.safe_dump(run))
+    inputs.put_object("b/tasks/run.yaml", yaml.safe_dump(run))
     command = ["compare", "gs://b/tasks/run.yaml", "--output-dir", "gs://b/run", "--quiet"]
     assert main(command) == 0
     assert "results: gs://b/run" in capsys.readouterr().out

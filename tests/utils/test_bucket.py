@@ -25,9 +25,9 @@ def test_an_address_is_a_path():
 
 
 def test_what_is_read_is_fetched_once(bucket):
-    bucket.put("b/tasks/one.yaml", "name: one")
-    bucket.put("b/tasks/data/t.csv", "a,b")
-    bucket.put("b/tasks2/other", "x")
+    bucket.put_object("b/tasks/one.yaml", "name: one")
+    bucket.put_object("b/tasks/data/t.csv", "a,b")
+    bucket.put_object("b/tasks2/other", "x")
     folder = to_path("gs://b/tasks")
     assert folder.is_dir() and not folder.is_file() and not to_path("gs://b/task").exists()
     assert sorted(list_objects(folder)) == ["data/t.csv", "one.yaml"]
@@ -35,7 +35,7 @@ def test_what_is_read_is_fetched_once(bucket):
     assert read_yaml("gs://b/tasks/one.yaml") == {"name": "one"}
     assert fetch(folder) == fetch(folder) and (fetch(folder) / "data/t.csv").read_text() == "a,b"
     before = fetch(folder)
-    bucket.put("b/tasks/one.yaml", "name: two")
+    bucket.put_object("b/tasks/one.yaml", "name: two")
     assert read_yaml("gs://b/tasks/one.yaml") == {"name": "two"}
     assert fetch(folder) != before and find_fetched(folder) == fetch(folder)
     assert (fetch(folder, skip=r"\.yaml$") / "data").is_dir()
@@ -43,7 +43,7 @@ def test_what_is_read_is_fetched_once(bucket):
 
 
 def test_relative_paths_are_beside_the_file_that_names_them(bucket, tmp_path):
-    bucket.put("b/tasks/t.csv", "a,b")
+    bucket.put_object("b/tasks/t.csv", "a,b")
     assert str(find_path("t.csv", to_path("gs://b/tasks"))) == "gs://b/tasks/t.csv"
     assert find_path("gs://b/tasks/t.csv", tmp_path).read_bytes() == b"a,b"
     here = tmp_path / "here.csv"
@@ -52,7 +52,7 @@ def test_relative_paths_are_beside_the_file_that_names_them(bucket, tmp_path):
 
 
 def test_mistakes_name_the_address(bucket):
-    bucket.put("b/tasks/one.yaml", "name: one")
+    bucket.put_object("b/tasks/one.yaml", "name: one")
     with pytest.raises(UserError, match=r"gs://b/tasks/onne.yaml: no such file.*one.yaml"):
         read_text("gs://b/tasks/onne.yaml")
     with pytest.raises(UserError, match="gs://b/tasks: is a folder"):
@@ -178,7 +178,7 @@ def test_what_other_programs_changed_is_not_used(bucket, caplog):
         (local / "a").write_text("a")
         (local / "b").write_text("b")
         (local / "c").write_text("c")
-    bucket.put("b/run/a", "x")
+    bucket.put_object("b/run/a", "x")
     del bucket.objects["b/run/b"]
     with mirror(RUN) as local:
         assert [one.name for one in local.iterdir()] == ["c"]
@@ -188,7 +188,7 @@ def test_what_other_programs_changed_is_not_used(bucket, caplog):
 
 def test_a_file_is_mirrored_alone(bucket):
     path = to_path("gs://b/out/answers.jsonl")
-    bucket.put("b/out/other", "")
+    bucket.put_object("b/out/other", "")
     with pytest.raises(RuntimeError), mirror_file(path) as local:
         assert not local.exists()
         local.write_text("one\n")
