@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
+from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.fused_attention import FusedAttention, choose_fused_attention
@@ -18,7 +19,7 @@ from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import Linear, Norm
 from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
 from adapt_jax.decoders.rope import CosSin, Rope
-from adapt_jax.decoders.transformer_layer import AttentionInputs, TransformerLayer
+from adapt_jax.decoders.transformer_layer import TransformerLayer
 
 __all__ = ["Decoder"]
 

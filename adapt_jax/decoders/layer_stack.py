@@ -18,10 +18,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.attention import KVBlock, KVPair
+from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.execution import REMAT_POLICIES, Execution, ParameterPath
 from adapt_jax.decoders.sharding import array_sharding
-from adapt_jax.decoders.transformer_layer import AttentionInputs, TransformerLayer
+from adapt_jax.decoders.transformer_layer import TransformerLayer
 
 __all__ = ["LayerStack", "Span", "find_spans"]
 

@@ -4,54 +4,19 @@ Axes: B rows, T tokens, S keys (cache slots), M tokens whose output is wanted, D
 N query heads, K key/value heads, H head size, E per-layer embedding.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.attention import KVBlock, KVPair, attend
+from adapt_jax.decoders.attention import KVPair
+from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
-from adapt_jax.decoders.fused_attention import FusedAttention
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
-from adapt_jax.decoders.rope import CosSin, Rope, apply_rope
+from adapt_jax.decoders.rope import apply_rope
 
-__all__ = ["Attention", "AttentionInputs", "TransformerLayer"]
-
-
-@dataclass(frozen=True)
-class AttentionInputs:
-    """The inputs of attention besides the hidden states.
-
-    Attributes:
-        cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
-        query_scale: [B, T, 1, 1], queries are multiplied by it.
-        masks: for each window, the masks of the blocks (prefix where there is one, own keys).
-        write_at: [B], as in ``Decoder.__call__``.
-        prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
-        shared_kv: keys and values of the layer that this one shares them with.
-        output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
-        fused_attention: the kernel that attends, in place of the einsum form and its masks.
-    """
-
-    cos_sin: Mapping[tuple[Rope, int], CosSin]
-    query_scale: Array | None
-    masks: Mapping[int | None, list[Array | None]]
-    write_at: Array | None
-    prefix: KVBlock | None = None
-    cache: KVPair | None = None
-    shared_kv: KVPair | None = None
-    output_positions: Array | None = None
-    fused_attention: FusedAttention | None = None
-
-    def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""
-        if self.output_positions is None:
-            return x
-        return x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
+__all__ = ["Attention", "TransformerLayer"]
 
 
 class Attention(nnx.Module):
@@ -86,50 +51,28 @@ class Attention(nnx.Module):
         # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
         shared = inputs.shared_kv
         keys, values = self._compute_kv(x, inputs) if shared is None else shared
-        attended = self._attend(queries, keys, values, inputs)
+        attended = inputs.attend(
+            queries,
+            (keys, values),
+            None if inputs.prefix is None else inputs.prefix[:2],
+            window=self.layer.window,
+            scale=self.config.attention_scale,
+            softcap=self.config.attention_softcap,
+        )
         # heads side by side, projected back to [B, T, D]
         attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
         return self.output(attended), (keys, values)
 
-    def _attend(
-        self,
-        queries: Float[Array, "B T N H"],
-        keys: Float[Array, "B K S H"],
-        values: Float[Array, "B K S H"],
-        inputs: AttentionInputs,
-    ) -> Float[Array, "B T N H"]:
-        """Attention over the prefix, where there is one, and the row's own keys."""
-        scale, softcap = self.config.attention_scale, self.config.attention_softcap
-        if inputs.fused_attention is not None:
-            prefix = None if inputs.prefix is None else inputs.prefix[:2]
-            return inputs.fused_attention(
-                queries, keys, values, prefix,
-                window=self.layer.window, scale=scale, softcap=softcap,
-            )  # fmt: skip
-        *prefix_mask, own_mask = inputs.masks[self.layer.window]
-        blocks: list[KVBlock] = [(keys, values, own_mask)]
-        if inputs.prefix is not None:  # a block of its own
-            blocks.insert(0, (inputs.prefix[0], inputs.prefix[1], prefix_mask[0]))
-        return attend(queries, blocks, scale, softcap)
-
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
         """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
         assert self.key is not None
-        rows, tokens = x.shape[:2]
         projected = self.key(x)
         values = self._split_heads(
             projected if self.value is None else self.value(x), self.value_norm
         )
         keys = self._rotate(self._split_heads(projected, self.key_norm), inputs)
         keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
-        if inputs.cache is not None and inputs.write_at is not None:
-            # scatter the new keys and values into each row's slots, for all heads
-            row, head = jnp.arange(rows)[:, None, None], jnp.arange(keys.shape[1])[:, None]
-            slots = row, head, (inputs.write_at[:, None] + jnp.arange(tokens))[:, None]
-            cached_keys, cached_values = inputs.cache
-            keys = cached_keys.at[slots].set(keys.astype(cached_keys.dtype))
-            values = cached_values.at[slots].set(values.astype(cached_values.dtype))
-        return keys, values
+        return inputs.write_to_cache(keys, values)
 
     def _rotate(
         self, x: Float[Array, "B T N H"], inputs: AttentionInputs

@@ -1,0 +1,92 @@
+"""What attention reads besides the hidden states, whatever kind of attention a layer has.
+
+Axes: B rows, T tokens, N query heads, K key/value heads, S keys (cache slots), P prefix tokens,
+H head size, D embedding, M tokens whose output is wanted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from adapt_jax.decoders.attention import KVBlock, KVPair, attend
+from adapt_jax.decoders.fused_attention import FusedAttention
+from adapt_jax.decoders.rope import CosSin, Rope
+
+__all__ = ["AttentionInputs"]
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """The inputs of attention besides the hidden states.
+
+    Attributes:
+        cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
+        query_scale: [B, T, 1, 1], queries are multiplied by it.
+        masks: for each window, the masks of the blocks (prefix where there is one, own keys).
+        write_at: [B], as in ``Decoder.__call__``.
+        prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
+        shared_kv: keys and values of the layer that this one shares them with.
+        output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
+        fused_attention: the kernel that attends, in place of the einsum form and its masks.
+    """
+
+    cos_sin: Mapping[tuple[Rope, int], CosSin]
+    query_scale: Array | None
+    masks: Mapping[int | None, list[Array | None]]
+    write_at: Array | None
+    prefix: KVBlock | None = None
+    cache: KVPair | None = None
+    shared_kv: KVPair | None = None
+    output_positions: Array | None = None
+    fused_attention: FusedAttention | None = None
+
+    def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""
+        if self.output_positions is None:
+            return x
+        return x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
+
+    def write_to_cache(
+        self, keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"]
+    ) -> KVPair:
+        """All slots of the cache with these keys and values in them; without a cache themselves."""
+        if self.cache is None or self.write_at is None:
+            return keys, values
+        rows, heads, tokens, _ = keys.shape
+        # scatter the new keys and values into each row's slots, for all heads
+        row, head = jnp.arange(rows)[:, None, None], jnp.arange(heads)[:, None]
+        slots = row, head, (self.write_at[:, None] + jnp.arange(tokens))[:, None]
+        cached_keys, cached_values = self.cache
+        keys = cached_keys.at[slots].set(keys.astype(cached_keys.dtype))
+        values = cached_values.at[slots].set(values.astype(cached_values.dtype))
+        return keys, values
+
+    def attend(
+        self,
+        queries: Float[Array, "B T N H"],
+        own: KVPair,
+        prefix: KVPair | None,
+        *,
+        window: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+    ) -> Float[Array, "B T N H"]:
+        """Attention over the prefix, where there is one, and the rows' own keys.
+
+        Args:
+            own: keys and values [B, K, S, H] of the rows.
+            prefix: keys and values [K, P, H] that all rows share.
+            window: of the layer.
+            scale, softcap: as in ``attention.attend``.
+        """
+        if self.fused_attention is not None:
+            return self.fused_attention(
+                queries, *own, prefix, window=window, scale=scale, softcap=softcap
+            )
+        *prefix_mask, own_mask = self.masks[window]
+        blocks: list[KVBlock] = [(*own, own_mask)]
+        if prefix is not None:  # a block of its own
+            blocks.insert(0, (*prefix, prefix_mask[0]))
+        return attend(queries, blocks, scale, softcap)
