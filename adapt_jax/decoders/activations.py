@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["ACTIVATIONS", "apply_activation"]
+__all__ = ["ACTIVATIONS", "apply_activation", "apply_clamped_swiglu"]
 
 _gelu_tanh = partial(jax.nn.gelu, approximate=True)
 
@@ -37,3 +37,18 @@ def apply_activation(
     if multiplier is None:
         return jax.checkpoint(activation)(x)
     return jax.checkpoint(lambda x, multiplier: activation(x) * multiplier)(x, multiplier)
+
+
+def apply_clamped_swiglu(
+    gate: Float[Array, "*B F"], up: Float[Array, "*B F"], alpha: float, limit: float
+) -> Float[Array, "*B F"]:
+    """(up + 1) · gate · sigmoid(alpha · gate), of a clamped gate and up projection (gpt-oss).
+
+    The gate is at most ``limit``; the up projection lies between -limit and limit.
+    """
+
+    def compute(gate: Array, up: Array) -> Array:
+        gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+        return (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
+
+    return jax.checkpoint(compute)(gate, up)

@@ -10,6 +10,7 @@ __all__ = ["DecoderConfig", "LayerConfig", "MoEConfig"]
 NORMS = ("rms", "rms_plus_one", "layer")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
 QK_NORMS = (None, "head", "projection")
+ROUTER_SCORES = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,69 @@ class MoEConfig:
         num_experts: E.
         experts_per_token: how many of them a token passes.
         ffn_dim: F of one expert.
-        normalize_weights: whether the weights of a token's experts are scaled to add up to one.
+        normalize_weights: whether the weights of a token's experts are scaled to add up to one. A
+            softmax over the chosen experts alone is the same as one over all, normalized.
+        scores: what the router makes of its logits: "softmax" over all experts, or a "sigmoid" of
+            each. The highest scores choose, and are the weights.
+        correction_bias: whether a learned number is added to each score where experts are chosen,
+            and not to their weights (2408.15664).
+        num_groups: experts are divided into so many groups of neighbours.
+        groups_per_token: how many groups a token's experts are chosen from (2405.04434,
+            section 2.2.2).
+        scores_per_group: a group is as good as its so many best scores together.
+        min_weight_sum: weights are normalized by their sum or this, whichever is more.
+        weight_scale: the weights are multiplied by it.
+        scale_inputs: whether weights multiply the inputs of experts instead of their outputs.
+        router_bias: whether the router adds a bias to its logits.
+        expert_bias: whether the projections of experts add a bias.
+        swiglu_clamp: (alpha, limit): experts compute (up + 1) · gate · sigmoid(alpha · gate), of a
+            gate of at most the limit and an up projection between both limits (gpt-oss).
+        shared_ffn_dim: F of the shared expert, which every token passes (2401.06066); 0: none.
+        shared_gate: whether a sigmoid of its input multiplies the shared expert's output.
     """
 
     num_experts: int
     experts_per_token: int
     ffn_dim: int
     normalize_weights: bool = True
+    scores: str = "softmax"
+    correction_bias: bool = False
+    num_groups: int = 1
+    groups_per_token: int = 1
+    scores_per_group: int = 1
+    min_weight_sum: float = 0.0
+    weight_scale: float = 1.0
+    scale_inputs: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    swiglu_clamp: tuple[float, float] | None = None
+    shared_ffn_dim: int = 0
+    shared_gate: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok {self.experts_per_token}; expected 1 to {self.num_experts}"
+            )
+        if self.scores not in ROUTER_SCORES:
+            raise ValueError(
+                f"router scores {self.scores!r} are not supported; supported: "
+                f"{', '.join(ROUTER_SCORES)}"
+            )
+        if self.num_experts % self.num_groups:
+            raise ValueError(
+                f"{self.num_experts} experts do not divide into {self.num_groups} groups"
+            )
+        group_size = self.num_experts // self.num_groups
+        if not 0 < self.groups_per_token <= self.num_groups:
+            raise ValueError(f"topk_group {self.groups_per_token}; expected 1 to {self.num_groups}")
+        if self.experts_per_token > self.groups_per_token * group_size:
+            raise ValueError(
+                f"num_experts_per_tok {self.experts_per_token}; {self.groups_per_token} groups of "
+                f"{group_size} experts have fewer"
+            )
+        if self.num_groups > 1 and self.scores_per_group > group_size:
+            raise ValueError(f"groups of {group_size} experts have no {self.scores_per_group} best")
 
 
 @dataclass(frozen=True)
@@ -155,11 +212,6 @@ class DecoderConfig:
                 raise ValueError(f"{hf_name} {value!r} is not supported; supported: {names}")
         for layer in {self.layer_config(index) for index in range(self.num_layers)}:
             self._check_layer(layer)
-        moe = self.moe
-        if moe is not None and not 0 < moe.experts_per_token <= moe.num_experts:
-            raise ValueError(
-                f"num_experts_per_tok {moe.experts_per_token}; expected 1 to {moe.num_experts}"
-            )
 
     def _check_layer(self, layer: LayerConfig) -> None:
         if self.num_heads % layer.num_kv_heads:

@@ -7,73 +7,146 @@ F feed-forward.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.activations import apply_activation
-from adapt_jax.decoders.config import DecoderConfig
-from adapt_jax.decoders.layers import Norm
+from adapt_jax.decoders.activations import apply_activation, apply_clamped_swiglu
+from adapt_jax.decoders.config import DecoderConfig, MoEConfig
+from adapt_jax.decoders.layers import FeedForward, Linear, Norm
 
 __all__ = ["DenseWithMoE", "MoE"]
 
 
 class MoE(nnx.Module):
-    """Each token passes the few experts to which the router gives the highest probabilities.
+    """Each token passes the few experts to which the router gives the highest scores.
 
     The result is exact: experts have no capacity limit, and no token is dropped.
     """
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         assert config.moe is not None
-        embed, count, ffn = config.embed_dim, config.moe.num_experts, config.moe.ffn_dim
+        moe, embed = config.moe, config.embed_dim
+        count, ffn = moe.num_experts, moe.ffn_dim
 
         def make_kernels(size_in: int, size_out: int, axes: tuple[str, str]) -> nnx.Param:
             kernels = rngs.params.normal((count, size_in, size_out)) * size_in**-0.5
             return nnx.Param(kernels, axes=(None, *axes))
 
+        def make_bias(needed: bool, *size: int, axes: tuple[str, ...] = ()) -> nnx.Param | None:
+            return nnx.Param(jnp.zeros((count, *size)), axes=(None, *axes)) if needed else None
+
         router = rngs.params.normal((embed, count)).T * embed**-0.5
         self.router = nnx.Param(router, axes=(None, "embed"))
+        self.router_bias = make_bias(moe.router_bias)
+        self.correction_bias = make_bias(moe.correction_bias)
         self.gate = make_kernels(embed, ffn, ("embed", "ffn"))
         self.up = make_kernels(embed, ffn, ("embed", "ffn"))
         self.down = make_kernels(ffn, embed, ("ffn", "embed"))
+        self.gate_bias = make_bias(moe.expert_bias, ffn, axes=("ffn",))
+        self.up_bias = make_bias(moe.expert_bias, ffn, axes=("ffn",))
+        self.down_bias = make_bias(moe.expert_bias, embed, axes=("embed",))
         # Gemma 4 learns a factor for each expert's weight
         learned = config.dense_with_moe
         self.scale = nnx.Param(jnp.ones(count), axes=(None,)) if learned else None
-        self.moe, self.activation = config.moe, config.activation
+        # the expert that every token passes
+        has_shared = moe.shared_ffn_dim > 0
+        self.shared = FeedForward(config, moe.shared_ffn_dim, rngs) if has_shared else None
+        gate = Linear(rngs, embed, 1, ("embed", None), bias=False) if moe.shared_gate else None
+        self.shared_gate = gate
+        self.moe, self.activation = moe, config.activation
 
     def __call__(
         self, x: Float[Array, "B T D"], router_input: Float[Array, "B T D"] | None = None
     ) -> Float[Array, "B T D"]:
-        """The weighted outputs of each token's experts.
+        """The weighted outputs of each token's experts, and of the shared one.
 
         Args:
             router_input: what the router reads; by default x.
         """
         tokens, moe = x.reshape(-1, x.shape[-1]), self.moe  # [M, D]
         read = tokens if router_input is None else router_input.reshape(tokens.shape)
-
-        # route: the experts of each token and their weights, [M, k]
-        scores = read.astype(jnp.float32) @ self.router[...].astype(jnp.float32).T
-        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), moe.experts_per_token)
-        if moe.normalize_weights:
-            weights = weights / weights.sum(axis=-1, keepdims=True)
-        if self.scale is not None:
-            weights = weights * self.scale[...].astype(jnp.float32)[chosen]
+        weights, chosen = self._route(read)  # [M, k]
 
         # sort the M·k pairs of token and expert by expert; a stable sort keeps tokens in order
         order = jnp.argsort(chosen.reshape(-1))
-        sizes = jnp.bincount(chosen.reshape(-1), length=moe.num_experts)
         sorted_tokens = tokens[order // moe.experts_per_token]
-
-        def multiply(x: Array, kernels: nnx.Param) -> Array:
-            """Multiplies each expert's tokens by its own kernel, in one grouped product."""
-            return jax.lax.ragged_dot(x, kernels[...].astype(x.dtype), sizes)
-
-        gate, up = multiply(sorted_tokens, self.gate), multiply(sorted_tokens, self.up)
-        out = multiply(apply_activation(self.activation, gate, up), self.down)
+        if moe.scale_inputs:
+            sorted_tokens = sorted_tokens * weights.reshape(-1, 1)[order].astype(x.dtype)
+            weights = jnp.ones_like(weights)
+        out = self._apply_experts(sorted_tokens, chosen.reshape(-1), order)
 
         # back to the order of the tokens, [M, k, D], and sum over a token's experts
         outputs = jnp.zeros_like(out).at[order].set(out).reshape(*chosen.shape, -1)
-        return jnp.einsum("mkd,mk->md", outputs, weights.astype(x.dtype)).reshape(x.shape)
+        routed = jnp.einsum("mkd,mk->md", outputs, weights.astype(x.dtype)).reshape(x.shape)
+        return routed if self.shared is None else routed + self._apply_shared(x, self.shared)
+
+    def _route(self, x: Float[Array, "M D"]) -> tuple[Float[Array, "M k"], Int[Array, "M k"]]:
+        """The weights of each token's experts, in float32, and which experts these are."""
+        moe = self.moe
+        logits = x.astype(jnp.float32) @ self.router[...].astype(jnp.float32).T
+        if self.router_bias is not None:
+            logits = logits + self.router_bias[...].astype(jnp.float32)
+        scores = jax.nn.sigmoid(logits) if moe.scores == "sigmoid" else jax.nn.softmax(logits)
+
+        # choose: by the scores themselves, or by corrected ones and inside the best groups
+        if self.correction_bias is None and moe.num_groups == 1:
+            weights, chosen = jax.lax.top_k(scores, moe.experts_per_token)
+        else:
+            ranks = jax.lax.stop_gradient(scores)
+            if self.correction_bias is not None:
+                ranks = ranks + jax.lax.stop_gradient(self.correction_bias[...]).astype(ranks.dtype)
+            if moe.num_groups > 1:
+                ranks = _keep_best_groups(ranks, moe)
+            chosen = jax.lax.top_k(ranks, moe.experts_per_token)[1]
+            weights = jnp.take_along_axis(scores, chosen, axis=-1)
+
+        # scale
+        if moe.normalize_weights:
+            total = weights.sum(axis=-1, keepdims=True)
+            least = moe.min_weight_sum
+            weights = weights / (jnp.maximum(total, least) if least else total)
+        if moe.weight_scale != 1:
+            weights = weights * moe.weight_scale
+        if self.scale is not None:
+            weights = weights * self.scale[...].astype(jnp.float32)[chosen]
+        return weights, chosen
+
+    def _apply_experts(
+        self, x: Float[Array, "S D"], experts: Int[Array, " S"], order: Int[Array, " S"]
+    ) -> Float[Array, "S D"]:
+        """Each token's output of one expert, where S is M·k.
+
+        Args:
+            x: tokens sorted by their experts.
+            experts: of the tokens before they were sorted; ``order`` sorts them.
+        """
+        sizes = jnp.bincount(experts, length=self.moe.num_experts)
+
+        def project(x: Array, kernels: nnx.Param, bias: nnx.Param | None) -> Array:
+            """Multiplies each expert's tokens by its own kernel, in one grouped product."""
+            y = jax.lax.ragged_dot(x, kernels[...].astype(x.dtype), sizes)
+            return y if bias is None else y + bias[...].astype(x.dtype)[experts[order]]
+
+        gate = project(x, self.gate, self.gate_bias)
+        up = project(x, self.up, self.up_bias)
+        if self.moe.swiglu_clamp is not None:
+            hidden = apply_clamped_swiglu(gate, up, *self.moe.swiglu_clamp)
+        else:
+            hidden = apply_activation(self.activation, gate, up)
+        return project(hidden, self.down, self.down_bias)
+
+    def _apply_shared(self, x: Float[Array, "B T D"], shared: FeedForward) -> Array:
+        """The output of the shared expert, [B, T, D], behind its gate where it has one."""
+        out = shared(x)
+        return out if self.shared_gate is None else out * jax.nn.sigmoid(self.shared_gate(x))
+
+
+def _keep_best_groups(ranks: Float[Array, "M E"], moe: MoEConfig) -> Float[Array, "M E"]:
+    """The ranks of experts in the best groups, and minus infinity for all others."""
+    groups = ranks.reshape(-1, moe.num_groups, moe.num_experts // moe.num_groups)
+    group_ranks = jax.lax.top_k(groups, moe.scores_per_group)[0].sum(axis=-1)
+    best = jax.lax.top_k(group_ranks, moe.groups_per_token)[1]
+    is_kept = jax.nn.one_hot(best, moe.num_groups, dtype=bool).any(axis=1)
+    return jnp.where(is_kept[..., None], groups, -jnp.inf).reshape(ranks.shape)
 
 
 class DenseWithMoE(nnx.Module):
