@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import SIZES, write_llama
-from benchmarks.tuning import EXAMPLES, METHODS, RATE, Side, Step, make_examples, serve, start
+from benchmarks.tuning import (
+    EXAMPLES,
+    METHODS,
+    RATE,
+    Side,
+    Step,
+    make_examples,
+    serve,
+    start,
+    write_examples,
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,8 @@ def main() -> None:
     if options.method != "prompt_tuning":
         names.remove("shared prefix")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = write_llama(Path(temporary), options.size)
+        folder = write_llama(Path(temporary) / "decoder", options.size)
+        write_examples(folder, make_examples())
         sides = {}
         for name in names:
             own = ["-m", "benchmarks.ablation", "--serve", name] if name in STAGES else None

@@ -1,10 +1,12 @@
 """Self-consistency against a peer: the same weights, prefix, questions and number of tokens.
 
 python -m benchmarks.sampling --size 15M --peer transformers
+python -m benchmarks.sampling --decoder path/to/SmolLM2-135M --peer vllm
 
 Both sides run in turn, each in a process of its own: a warm-up, then the median of three. The last
 line is JSON. transformers is measured in its plain form, from which the ratio is taken, and with
-the prefix's cache computed once per run and reused. tunix needs benchmarks/peers/tunix.sh first.
+the prefix's cache computed once per run and reused; vLLM with its prefix caching. tunix and vLLM
+need benchmarks/peers/tunix.sh and vllm.sh first. In the end benchmarks/parts.py says where our time goes.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import Any
 from benchmarks.measuring import ROOT, run_side
 
 PEERS = ROOT / "benchmarks" / "peers"
-TUNIX = PEERS / ".tunix" / "bin" / "python"
+ENVIRONMENTS = {name: PEERS / f".{name}" / "bin" / "python" for name in ("tunix", "vllm")}
 
 
 def ours(settings: dict[str, Any]) -> dict[str, float]:
@@ -48,39 +50,23 @@ def ours(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("15M", "60M"), default="15M")
-    peers = ("transformers", "transformers-cached", "tunix", "none")
-    parser.add_argument("--peer", choices=peers, default="transformers")
-    parser.add_argument("--questions", type=int, default=2)
-    parser.add_argument("--question-tokens", type=int, default=40)
-    parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument("--prefix", type=int, default=900)
-    parser.add_argument("--new-tokens", type=int, default=96)
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--top-k", type=int, default=40, help="0: the whole vocabulary")
-    parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken")
-    options = parser.parse_args()
-    if options.peer == "tunix" and not TUNIX.exists():
-        parser.error("tunix is not installed; run benchmarks/peers/tunix.sh first")
-
+    options = _parse_options()
     import numpy as np
 
-    from benchmarks.shapes import VOCAB, write_llama
+    from benchmarks.real_decoders import prepare_decoder
 
-    draws = np.random.default_rng(1)
-    settings = vars(options) | {
-        "prefix": draws.integers(3, VOCAB, options.prefix).tolist(),
-        "questions": draws.integers(
-            3, VOCAB, (options.questions, options.question_tokens)
-        ).tolist(),
-        "threads": len(os.sched_getaffinity(0)),
-    }
     with tempfile.TemporaryDirectory() as temporary:
-        folder = write_llama(Path(temporary) / options.size, options.size)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
-        settings["folder"] = str(folder)
+        name = options.decoder or options.size
+        folder, vocab = prepare_decoder(name, Path(temporary), never_ends=True)
+        draws = np.random.default_rng(1)
+        settings = vars(options) | {
+            "folder": str(folder),
+            "prefix": draws.integers(3, vocab, options.prefix).tolist(),
+            "questions": draws.integers(
+                3, vocab, (options.questions, options.question_tokens)
+            ).tolist(),
+            "threads": len(os.sched_getaffinity(0)),
+        }
         mine = run_side([sys.executable, "-m", "benchmarks.sampling", "--ours"], settings)
         result = {
             "ours_s": mine["median_s"],
@@ -91,20 +77,68 @@ def main() -> None:
             "peer_peak_mib": None,
         }
         if options.peer != "none":
-            python = str(TUNIX) if options.peer == "tunix" else sys.executable
-            side = "tunix" if options.peer == "tunix" else "transformers"
-            command = [python, "-m", f"benchmarks.peers.{side}_sampling"]
-            peer = run_side(command, settings | {"cached": options.peer == "transformers-cached"})
-            if options.peer == "transformers":
-                cached = run_side(command, settings | {"cached": True})
-                print(f"transformers-cached: {json.dumps(rounded(cached))}")
-                print(f"ratio to transformers-cached: {cached['median_s'] / mine['median_s']:.2f}")
+            peer = _run_peer(options.peer, settings, mine["median_s"])
             result |= {
                 "peer_s": peer["median_s"],
                 "ratio": peer["median_s"] / mine["median_s"],
                 "peer_peak_mib": peer["peak_mib"],
             }
+        _print_parts(options, str(folder), mine["median_s"])
     print(json.dumps(rounded(result)))
+
+
+def _print_parts(options: argparse.Namespace, folder: str, run_s: float) -> None:
+    """Prints where our time goes: the prefix, the parts of a step, and what is beyond them."""
+    rows = options.questions * options.candidates
+    columns = -(-(options.question_tokens + options.new_tokens) // 32) * 32
+    settings = {"folder": folder, "rows": rows, "prefix": options.prefix}
+    settings |= {"columns": columns, "top_k": options.top_k}
+    parts = run_side([sys.executable, "-m", "benchmarks.parts", "--side"], settings)
+    steps_s = options.new_tokens * parts["step"] / 1e3
+    print(f"milliseconds of the prefix and of a step of {rows} rows: {json.dumps(parts)}")
+    rest = run_s - steps_s - parts["prefix"] / 1e3
+    print(f"a run: {steps_s:.2f} s of steps, {rest:.2f} s of questions, filling slots and the host")
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=("15M", "60M"), default="15M")
+    parser.add_argument("--decoder", help="a folder, or a shape of benchmarks/real_decoders.py")
+    peers = ("transformers", "transformers-cached", *ENVIRONMENTS, "none")
+    parser.add_argument("--peer", choices=peers, default="transformers")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of vLLM's weights"
+    )
+    parser.add_argument("--questions", type=int, default=2)
+    parser.add_argument("--question-tokens", type=int, default=40)
+    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--prefix", type=int, default=900)
+    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--top-k", type=int, default=40, help="0: the whole vocabulary")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken")
+    options = parser.parse_args()
+    if options.peer in ENVIRONMENTS and not ENVIRONMENTS[options.peer].exists():
+        parser.error(
+            f"{options.peer} is not installed; run benchmarks/peers/{options.peer}.sh first"
+        )
+    return options
+
+
+def _run_peer(peer: str, settings: dict[str, Any], ours_s: float) -> dict[str, float]:
+    """The figures of a peer; of transformers the plain form's, and the other form is printed."""
+    side = peer.removesuffix("-cached")
+    command = [
+        str(ENVIRONMENTS.get(side, sys.executable)),
+        "-m",
+        f"benchmarks.peers.{side}_sampling",
+    ]
+    figures = run_side(command, settings | {"cached": peer == "transformers-cached"})
+    if peer == "transformers":
+        cached = run_side(command, settings | {"cached": True})
+        print(f"transformers-cached: {json.dumps(rounded(cached))}")
+        print(f"ratio to transformers-cached: {cached['median_s'] / ours_s:.2f}")
+    return figures
 
 
 def rounded(figures: dict[str, Any]) -> dict[str, Any]:

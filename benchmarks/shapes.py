@@ -69,7 +69,13 @@ def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    vocabulary = {f"t{number}": number for number in range(VOCAB)}
+    write_tokenizer(folder, VOCAB)
+    return folder
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Writes a tokenizer that knows a word per token id: ``t0``, ``t1`` and so on."""
+    vocabulary = {f"t{number}": number for number in range(vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -80,4 +86,3 @@ def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
         "pad_token": "t0",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
-    return folder

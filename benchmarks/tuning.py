@@ -1,6 +1,7 @@
-"""A training step against the peer's, on the same 32 examples and the same weights.
+"""A training step against the peer's, on the same examples and the same weights.
 
     python -m benchmarks.tuning --method prompt_tuning --size 15M --peer peft
+    python -m benchmarks.tuning --method lora --decoder path/to/SmolLM2-135M --examples 16
 
 Each side is a process of its own; they take two steps in turn, and the last line is JSON: seconds
 of the second of two (forward, backward, update; median of three after two to warm up), their
@@ -17,33 +18,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.measuring import ROOT
-from benchmarks.shapes import SIZES, VOCAB, write_llama
+from benchmarks.real_decoders import prepare_decoder
+from benchmarks.shapes import SIZES, VOCAB
 
 METHODS = ("prompt_tuning", "lora", "fine_tuning")
 PEERS = {
     "peft": ("prompt_tuning", "lora"),
+    "peft-compiled": ("prompt_tuning", "lora"),
     "transformers": ("fine_tuning",),
+    "transformers-compiled": ("fine_tuning",),
     "tunix": ("lora", "fine_tuning"),
 }
 TUNIX = ROOT / "benchmarks" / "peers" / ".tunix" / "bin" / "python"
+EXAMPLES_FILE = "examples.json"
 EXAMPLES, MEAN, SOFT, RANK = 32, 141, 100, 16
 RATE = {"prompt_tuning": 1e-2, "lora": 1e-3, "fine_tuning": 1e-5}
 Step = Callable[[], float]  # one step of training; its loss
 
 
-def make_examples(seed: int = 0) -> list[tuple[list[int], int]]:
-    """(tokens, first target) of 32 examples: 4,512 tokens, log-normal lengths, half are targets."""
+def make_examples(
+    seed: int = 0, count: int = EXAMPLES, vocab: int = VOCAB
+) -> list[tuple[list[int], int]]:
+    """(tokens, first target) of each example: log-normal lengths, 141 tokens in the mean.
+
+    The second half of each is targets.
+    """
     draws = np.random.default_rng(seed)
-    raw = draws.lognormal(0.0, 0.5, EXAMPLES)
-    lengths = np.maximum(np.round(raw / raw.sum() * EXAMPLES * MEAN).astype(int), 16)
-    lengths[lengths.argmax()] += EXAMPLES * MEAN - lengths.sum()
-    return [(draws.integers(3, VOCAB, size).tolist(), size // 2) for size in lengths.tolist()]
+    raw = draws.lognormal(0.0, 0.5, count)
+    lengths = np.maximum(np.round(raw / raw.sum() * count * MEAN).astype(int), 16)
+    lengths[lengths.argmax()] += count * MEAN - lengths.sum()
+    return [(draws.integers(3, vocab, size).tolist(), size // 2) for size in lengths.tolist()]
+
+
+def write_examples(folder: Path, examples: list[tuple[list[int], int]]) -> None:
+    """Writes examples beside a decoder's folder, for ``read_examples`` of both sides."""
+    (folder.parent / EXAMPLES_FILE).write_text(json.dumps(examples))
+
+
+def read_examples(folder: Path) -> list[tuple[list[int], int]]:
+    """The examples beside a decoder's folder."""
+    found = json.loads((folder.parent / EXAMPLES_FILE).read_text())
+    return [(tokens, first) for tokens, first in found]
 
 
 def start(method: str, folder: Path, dtype: Any = None) -> tuple[Any, Any]:
@@ -83,11 +105,11 @@ def ours(method: str, folder: Path) -> Step:
     config = TrainingConfig(learning_rate=RATE[method], schedule="constant", warmup_steps=0)
     examples = [
         TrainingExample(str(number), tuple(tokens), start)
-        for number, (tokens, start) in enumerate(make_examples())
+        for number, (tokens, start) in enumerate(read_examples(folder))
     ]
     batches = Batches(
         examples,
-        EXAMPLES,
+        len(examples),
         config.steps,
         seed=0,
         num_microbatches=choose_num_microbatches(config, None),
@@ -106,8 +128,12 @@ def ours(method: str, folder: Path) -> Step:
     return run
 
 
-def peer(method: str, folder: Path) -> Step:
-    """The step of a user of transformers and PEFT: padded on the right to the longest."""
+def peer(method: str, folder: Path, *, compiled: bool = False) -> Step:
+    """The step of a user of transformers and PEFT: padded on the right to the longest.
+
+    Args:
+        compiled: whether torch.compile compiles the model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -125,13 +151,15 @@ def peer(method: str, folder: Path) -> Step:
         }
         model = peft.get_peft_model(model, settings[method])
     model.train()
+    if compiled:
+        model = torch.compile(model)
     rate = RATE[method]
     chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = torch.optim.AdamW(chosen, lr=rate)
-    examples = make_examples()
+    examples = read_examples(folder)
     width = max(len(tokens) for tokens, _ in examples)
-    ids, mask = torch.zeros((2, EXAMPLES, width), dtype=torch.long)
-    labels = torch.full((EXAMPLES, width), -100)
+    ids, mask = torch.zeros((2, len(examples), width), dtype=torch.long)
+    labels = torch.full((len(examples), width), -100)
     for row, (tokens, start) in enumerate(examples):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
         labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
@@ -166,7 +194,7 @@ def serve(side: Callable[[str, Path], Step], method: str, folder: Path) -> None:
 
 
 class Side:
-    """One side in its own process: ``ours``, ``peer`` or ``tunix``, which has its own Python.
+    """One side in its own process: of SIDES, or ``tunix``, which has its own Python.
 
     Or what ``command`` starts, which is told method and folder in the same way.
     """
@@ -203,10 +231,18 @@ class Side:
         self.process.communicate()
 
 
-def compare(method: str, size: str, steps: int, other: str) -> dict[str, float]:
-    """Both sides in turn."""
+SIDES: dict[str, Callable[[str, Path], Step]] = {
+    "ours": ours,
+    "peer": peer,
+    "compiled": partial(peer, compiled=True),
+}
+
+
+def compare(method: str, decoder: str, count: int, steps: int, other: str) -> dict[str, float]:
+    """Both sides in turn, with ``count`` examples a step."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = write_llama(Path(temporary), size)
+        folder, vocab = prepare_decoder(decoder, Path(temporary))
+        write_examples(folder, make_examples(count=count, vocab=vocab))
         sides = {"ours": Side("ours", method, folder), "peer": Side(other, method, folder)}
         first = {name: side.step() for name, side in sides.items()}
         for side in sides.values():
@@ -231,20 +267,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", choices=METHODS, required=True)
     parser.add_argument("--size", choices=SIZES, default="15M")
+    parser.add_argument("--decoder", help="a folder, or a shape of benchmarks/real_decoders.py")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="in a step")
     parser.add_argument("--peer", choices=PEERS, help="default: peft or transformers, by method")
     parser.add_argument("--steps", type=int, default=3, help="timed, after two that are not")
-    parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        side = {"ours": ours, "peer": peer}[options.serve]
-        return serve(side, options.method, options.folder)
+        return serve(SIDES[options.serve], options.method, options.folder)
     if options.peer and options.method not in PEERS[options.peer]:
         parser.error(f"{options.peer} is measured with: {', '.join(PEERS[options.peer])}")
     if options.peer == "tunix" and not TUNIX.exists():
         parser.error("tunix is not installed; run benchmarks/peers/tunix.sh first")
-    other = "tunix" if options.peer == "tunix" else "peer"
-    print(json.dumps(compare(options.method, options.size, options.steps, other)))
+    if options.peer == "tunix" and (options.decoder or options.examples != EXAMPLES):
+        parser.error("tunix is measured on the shapes of --size, with 32 examples")
+    chosen = options.peer or "peer"
+    other = chosen if chosen == "tunix" else "compiled" if "compiled" in chosen else "peer"
+    decoder = options.decoder or options.size
+    figures = compare(options.method, decoder, options.examples, options.steps, other)
+    print(json.dumps(figures))
     return None
 
 
