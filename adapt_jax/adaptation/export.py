@@ -13,6 +13,8 @@ from pathlib import Path
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.recipe import build_readme
 from adapt_jax.adaptation.verification import is_installed, verify_export
+from adapt_jax.pretrained.hf_config import read_quantization
+from adapt_jax.pretrained.hf_folder import find_cached_folder
 from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.pretrained.saving import (
     DEFAULT_SHARD_SIZE,
@@ -42,6 +44,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 EXPORTED = "export.json"
 EXPORT_VERSION = 1  # raised when the same adaptation is written in another way
 DEFAULT_VERIFY = 3  # questions that are replayed
+COMPUTES_OTHERWISE = (
+    "No text was compared: the decoder is quantised, and other tools may compute with its 4 or 8 "
+    "bits where adapt_jax computes with floats."
+)
 
 
 def export_adaptation(
@@ -65,7 +71,8 @@ def export_adaptation(
         dtype: of the weights of an hf folder; see ``choose_export_dtype``.
         max_shard_size: of an hf folder's files, in bytes or such as "200MB".
         verify: how many questions are asked; by default 3 where torch, transformers and for an
-            adapter PEFT are installed, otherwise none.
+            adapter PEFT are installed, otherwise none; nor of an adapter whose decoder is
+            quantised, with which other tools compute in 4 or 8 bits.
 
     Raises:
         UserError: the folder holds something else, the format cannot hold this adaptation, or the
@@ -73,8 +80,9 @@ def export_adaptation(
     """
     target = check_export_folder(folder)
     chosen = _check_options(adaptation, format, dtype, max_shard_size)
+    is_left_out = verify is None and chosen == "peft" and _computes_otherwise(adaptation.model.path)
     if verify is None:
-        verify = DEFAULT_VERIFY if is_installed(chosen) else 0
+        verify = DEFAULT_VERIFY if is_installed(chosen) and not is_left_out else 0
     weights_dtype = choose_export_dtype(adaptation, dtype)
     exported = identity(
         EXPORT_VERSION,
@@ -96,7 +104,7 @@ def export_adaptation(
         elif adaptation.lora_weights is not None:
             write_lora(new, adaptation.lora_weights, adaptation.model)
         files.write_json(new / "prompt.json", adaptation.prompt.to_dict())
-        notes: list[str] = []
+        notes = [COMPUTES_OTHERWISE] if is_left_out else []
         if verify:
             notes += verify_export(adaptation, new, chosen, questions=verify)
         if thinking := describe_thinking(adaptation.model, adaptation.prompt.template):
@@ -109,6 +117,15 @@ def export_adaptation(
 
     files.replace_folder(target, write)
     return to_path(folder)
+
+
+def _computes_otherwise(path: str) -> bool:
+    """Whether other tools compute with the quantised weights of this decoder as they are.
+
+    Those of a GGUF file are de-quantised by transformers, too.
+    """
+    folder = find_cached_folder(path)
+    return folder is not None and read_quantization(folder) is not None
 
 
 def check_export_folder(folder: str | Path) -> Path:

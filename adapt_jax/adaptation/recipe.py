@@ -8,6 +8,7 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.pretrained.control_tokens import remove_marks
+from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
@@ -187,6 +188,8 @@ def _split_prompt_text(adaptation: Adaptation) -> tuple[str, str, bool]:
 def _name_decoder(path: str) -> str:
     """The arguments of ``from_pretrained`` for the decoder that an adapter belongs to."""
     local = Path(path).expanduser()
+    if is_gguf(local) and local.is_file():
+        return f"{str(local.resolve().parent)!r}, gguf_file={local.name!r}"
     if path == "embedded" or local.is_dir():
         return repr(str(find_folder(path).resolve()))
     name, _, revision = path.partition("@")

@@ -143,7 +143,7 @@ def _collect_method_options(overrides: list[str], names: list[str]) -> dict[str,
 
 def _describe(found: "Inspection") -> list[str]:
     """Lines about the checkpoint, and the number of parameters that each method would train."""
-    from adapt_jax.pretrained.loading import join_names
+    from adapt_jax.pretrained.weight_files import join_names
 
     checkpoint, config = found.checkpoint, found.checkpoint.config
     total = sum(checkpoint.parameters.values())
@@ -151,11 +151,14 @@ def _describe(found: "Inspection") -> list[str]:
     size = f", {_format_bytes(checkpoint.nbytes)}" if checkpoint.nbytes else ""
     if checkpoint.missing:
         size += f"; the weights are absent: {join_names(checkpoint.missing, 1)}"
+    stored = checkpoint.dtype
+    if checkpoint.quantization:
+        stored = f"{checkpoint.quantization}; becomes {stored}"
     lines = [
         f"{checkpoint.path}: {config.family}, {config.num_layers} layers, "
         f"context {config.context_length:,} tokens",
         f"  parameters  {total:,} ({kinds})",
-        f"  stored as   {checkpoint.dtype}{size}",
+        f"  stored as   {stored}{size}",
         f"  tokenizer   {'there' if checkpoint.tokenizer else 'absent'}",
         "  would train",
     ]

@@ -76,7 +76,8 @@ def _agree_on_inputs(task: Task, model: PretrainedDecoder) -> None:
     if num_processes() == 1:
         return
     folder = find_cached_folder(model.path)
-    files = [] if folder is None else [one for one in folder.iterdir() if one.is_file()]
+    listed = [] if folder is None else [folder] if folder.is_file() else list(folder.iterdir())
+    files = [one for one in listed if one.is_file()]
     agree("decoder file", {file.name: file.stat().st_size for file in files})
     agree("input", {"task": identity(task), "decoder": model.identity})
 

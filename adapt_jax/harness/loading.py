@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.comparison.adaptations import find_adaptation
+from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
+from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["check_arguments", "load_adaptation", "load_decoder", "load_tokenizer"]
@@ -86,8 +88,10 @@ def load_tokenizer(model: PretrainedDecoder, add_bos_token: bool | None) -> Any:
     """The decoder's tokenizer; where BOS is chosen, read once more, as the model hf reads it."""
     if add_bos_token is None:
         return model.tokenizer
+    if is_gguf(folder := find_folder(model.path, None)):
+        tokenizer = read_tokenizer(folder)
+        tokenizer.add_bos_token = add_bos_token
+        return tokenizer
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        find_folder(model.path, None), local_files_only=True, add_bos_token=add_bos_token
-    )
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=add_bos_token)

@@ -13,18 +13,18 @@ from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import PARAMETER_KINDS
 from adapt_jax.inspection.depth import count_by_depth
 from adapt_jax.pretrained import hf_folder as folders
-from adapt_jax.pretrained.hf_config import read_config
-from adapt_jax.pretrained.loading import (
+from adapt_jax.pretrained.gguf.file import is_gguf
+from adapt_jax.pretrained.hf_config import read_config, read_quantization
+from adapt_jax.pretrained.loading import abstract_decoder, check_weights, get_parameters
+from adapt_jax.pretrained.quantized import list_float_names
+from adapt_jax.pretrained.saving import find_main_dtype
+from adapt_jax.pretrained.tokenizer_folder import has_tokenizer
+from adapt_jax.pretrained.weight_files import (
     PICKLES,
-    abstract_decoder,
-    check_weights,
-    get_parameters,
+    describe_quantization,
     join_names,
     open_tensors,
 )
-from adapt_jax.pretrained.safetensors_io import FLOATS, count_bytes
-from adapt_jax.pretrained.saving import find_main_dtype
-from adapt_jax.pretrained.tokenizer_folder import has_tokenizer
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["Checkpoint", "count_parameters", "read_checkpoint"]
@@ -36,7 +36,8 @@ class Checkpoint:
 
     Attributes:
         parameters: their number by kind: embedding, attention, ffn, norm, output, other.
-        dtype: of most of the weights.
+        dtype: of most of the weights; what they become where they are quantised.
+        quantization: how they are quantised; empty: they are not.
         nbytes: of all tensors together, those included that this decoder does not use.
         missing: files of weights that are not there: all of them, or none.
         tokenizer: whether the folder has one.
@@ -46,6 +47,7 @@ class Checkpoint:
     config: DecoderConfig
     parameters: dict[str, int]
     dtype: str
+    quantization: str
     nbytes: int
     missing: tuple[str, ...]
     tokenizer: bool
@@ -63,6 +65,7 @@ class Checkpoint:
             "parameters": {"total": sum(self.parameters.values()), **self.parameters},
             "stored": {
                 "dtype": self.dtype,
+                "quantization": self.quantization or None,
                 "bytes": self.nbytes,
                 "weights": not self.missing,
                 "missing_files": list(self.missing),
@@ -85,7 +88,10 @@ def read_checkpoint(path: str | Path, context_length: int | None = None) -> Chec
     family, config = read_config(folder, context_length)
     dtype, size, missing = _read_weights_summary(folder, family, config)
     parameters = count_parameters(config)
-    return Checkpoint(str(path), config, parameters, dtype, size, missing, has_tokenizer(folder))
+    quantization = describe_quantization(folder)
+    return Checkpoint(
+        str(path), config, parameters, dtype, quantization, size, missing, has_tokenizer(folder)
+    )
 
 
 def count_parameters(config: DecoderConfig) -> dict[str, int]:
@@ -113,6 +119,8 @@ def _read_weights_summary(
     Raises:
         UserError: some files are there and some are not, or they disagree with the config.
     """
+    if is_gguf(folder):
+        return *_read_headers(folder, family, config), ()
     files = folders.list_weight_files(folder)
     missing = tuple(name for name in files if not (folder / name).is_file())
     if not missing:
@@ -141,7 +149,7 @@ def _read_headers(folder: Path, family: Family, config: DecoderConfig) -> tuple[
             problems.append(f"{folder}: weights and config.json disagree: {wrong}")
     if problems:
         raise UserError("; ".join(problems))
-    size = sum(count_bytes(tensor.shape, FLOATS[tensor.dtype]) for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
     return find_main_dtype(tensors) or "float32", size
 
 
@@ -152,7 +160,10 @@ def _read_index(folder: Path, family: Family, config: DecoderConfig) -> int:
         UserError: the index lacks a tensor of this decoder, or names one too many.
     """
     index = folder / folders.INDEX_FILE
-    named = {family.canonical_name(name) for name in folders.read_weight_map(index)}
+    names = set(folders.read_weight_map(index))
+    if (quantization := read_quantization(folder)) is not None:
+        names = list_float_names(quantization, names)
+    named = {family.canonical_name(name) for name in names}
     layouts = family.tensor_layouts(config)
     paths = get_parameters(abstract_decoder(config))
     expected = {name for path in paths for name in layouts[path].names}

@@ -21,13 +21,16 @@ from adapt_jax.pretrained.field_checks import (
     number,
     whole,
 )
+from adapt_jax.pretrained.gguf.config import read_gguf_config
+from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.pretrained.hf_folder import read_json
+from adapt_jax.pretrained.quantized import Quantization, find_quantization
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["add_eos_ids", "read_config"]
+__all__ = ["add_eos_ids", "read_config", "read_quantization"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
 MAX_EXPERT_PARTS = 100_000  # layers times experts: this many tensors a decoder may have
@@ -166,23 +169,21 @@ NAME_CHECKS: dict[str, Check] = {
 
 
 def read_config(folder: Path, context_length: int | None = None) -> tuple[Family, DecoderConfig]:
-    """The family of a Hugging Face folder, and the decoder's shape.
+    """The family of a Hugging Face folder or a GGUF file, and the decoder's shape.
 
     Token ids are those of ``generation_config.json`` first, then of ``config.json``; ``eos_ids``
     has those of both.
 
     Raises:
-        UserError: no such file, not one of FAMILIES, quantised, or not what the family computes.
+        UserError: no such file, not one of FAMILIES, quantised in a way that is
+            not read, or not what the family computes.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: no config.json; expected a Hugging Face model folder")
-    hf = read_json(file)
+    file, hf = _read_hf_config(folder)
     if (generation := folder / "generation_config.json").is_file():
         hf |= _read_token_ids(generation, hf)
     problems = []
-    if quantised := _find_quantization(hf):
-        problems.append(f"its weights are quantised ({quantised}); expected full-precision ones")
+    if (quantization := find_quantization(hf)) and (problem := quantization.find_problem()):
+        problems.append(problem)
     if problem := _find_architecture_problem(hf):
         problems.append(problem)
     problems += _find_type_problems(hf)
@@ -198,6 +199,18 @@ def read_config(folder: Path, context_length: int | None = None) -> tuple[Family
     if problems or config is None:
         raise UserError(f"{file}: {'; '.join(problems)}")
     return family, config
+
+
+def _read_hf_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that says what the decoder is, and its fields."""
+    if is_gguf(folder):
+        return folder, read_gguf_config(folder)
+    file = folder / "config.json"
+    if not file.is_file():
+        ggufs = sorted(one.name for one in folder.glob("*.gguf"))
+        hint = f"; a GGUF file is named itself: {folder / ggufs[0]}" if ggufs else ""
+        raise UserError(f"{folder}: no config.json; expected a Hugging Face model folder{hint}")
+    return file, read_json(file)
 
 
 def _to_config(family: Family, hf: Mapping[str, Any], context_length: int | None) -> DecoderConfig:
@@ -281,16 +294,11 @@ def _find_size_problems(family: Family, hf: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _find_quantization(hf: Mapping[str, Any]) -> str:
-    """How ``config.json`` says that the weights are quantised; an empty string if it does not."""
-    text = hf.get("text_config")
-    for said in (hf, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(how := said.get(key), dict):
-                return str(how.get("quant_method") or how.get("quant_algo") or key)[:80]
-            if how:
-                return key
-    return ""
+def read_quantization(folder: Path) -> Quantization | None:
+    """How the weights of a folder are quantised; None where they are not, or it does not say."""
+    if is_gguf(folder) or not (folder / "config.json").is_file():
+        return None
+    return find_quantization(read_json(folder / "config.json"))
 
 
 def add_eos_ids(
@@ -311,6 +319,8 @@ def add_eos_ids(
 
 def _names_eos(folder: Path) -> bool:
     """Whether one of the config files names the tokens that end a text."""
+    if is_gguf(folder):
+        return read_gguf_config(folder)["eos_token_id"] is not None
     for name in ("config.json", "generation_config.json"):
         if (folder / name).is_file():
             said = read_json(folder / name)

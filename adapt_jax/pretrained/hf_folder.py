@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.utils import text_files
 from adapt_jax.utils.bucket import fetch, find_fetched, is_address
 from adapt_jax.utils.errors import UserError
@@ -42,7 +43,7 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
     """The folder that a path, "embedded" or the name of a model on the hub stands for.
 
     Args:
-        path: a folder, also in a bucket; "embedded"; or ``owner/name`` or
+        path: a folder, also in a bucket; a GGUF file; "embedded"; or ``owner/name`` or
             ``owner/name@revision`` on the hub.
         revision: a branch, tag or commit of the hub's model, where the path names none.
         weights: whether they are fetched too.
@@ -58,26 +59,28 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
     if HUB_NAME.fullmatch(name):
         return _download_from_hub(name, pinned or revision, weights)
     raise UserError(
-        f"{path}: no such folder; expected a Hugging Face folder, a name on the hub such as "
-        "owner/name@revision, or 'embedded'"
+        f"{path}: no such folder; expected a Hugging Face folder, a GGUF file, a name on the hub "
+        "such as owner/name@revision, or 'embedded'"
     )
 
 
 def find_local_folder(path: str | Path) -> Path | None:
-    """The folder on this machine that a path or "embedded" stands for; None: there is none.
+    """The folder or GGUF file on this machine that a path or "embedded" stands for; None: no such.
 
     Raises:
-        UserError: the path is a file.
+        UserError: the path is another file.
     """
     try:
         folder = EMBEDDED if str(path) == "embedded" else Path(path).expanduser()
-        if folder.is_dir():
+        if folder.is_dir() or (is_gguf(folder) and folder.is_file()):
             return folder
         is_file = folder.exists()
     except (OSError, RuntimeError, ValueError):  # no path of this system: too long, or with a NUL
         return None
     if is_file:
-        raise UserError(f"{path}: is a file; expected a Hugging Face folder with config.json")
+        raise UserError(
+            f"{path}: is a file; expected a Hugging Face folder with config.json, or a GGUF file"
+        )
     return None
 
 
@@ -132,7 +135,12 @@ def _download_from_hub(name: str, revision: str | None, weights: bool = True) ->
 
 
 def list_weight_files(folder: Path) -> list[str]:
-    """The names of the files with a folder's weights, whether they are there or not."""
+    """The names of the files with a folder's weights, whether they are there or not.
+
+    Of a GGUF file it is its own name.
+    """
+    if is_gguf(folder):
+        return [folder.name]
     if not (folder / INDEX_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     return sorted(set(read_weight_map(folder / INDEX_FILE).values()))

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,39 +23,38 @@ from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained import hf_config, hf_folder, tokenization
+from adapt_jax.pretrained.dequantized_tensor import Tensor
 from adapt_jax.pretrained.safetensors_io import (
     FLOATS,
-    CorruptFileError,
-    FileTensor,
     count_bytes,
-    read_header,
 )
 from adapt_jax.pretrained.streaming import ParameterSource, Reader, read_parameter
 from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
+from adapt_jax.pretrained.weight_files import (
+    describe_quantization,
+    join_names,
+    note_problem,
+    open_tensors,
+)
 from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import IDENTITY_VERSION, identity, to_plain
-from adapt_jax.utils.text_files import check_is_no_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "PICKLES",
     "PretrainedDecoder",
     "abstract_decoder",
     "abstract_rngs",
     "check_weights",
     "get_parameters",
-    "join_names",
     "load_pretrained",
-    "open_tensors",
 ]
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # executable when opened, so never opened
 COMPARED_BYTES = 1 << 19  # of two tensors that are compared at a time
+log = logging.getLogger("adapt_jax")
 TOKEN_ID_FIELDS = ("bos_id", "eos_ids", "pad_id")
-T = TypeVar("T")
 
 
 @dataclass
@@ -157,8 +157,8 @@ def load_pretrained(
     device.
     """
     folder, problems = hf_folder.find_folder(path, revision), list[str]()
-    shape = _note_problem(lambda: hf_config.read_config(folder, context_length), problems)
-    tokenizer = _note_problem(lambda: read_tokenizer(folder), problems) if shape else None
+    shape = note_problem(lambda: hf_config.read_config(folder, context_length), problems)
+    tokenizer = note_problem(lambda: read_tokenizer(folder), problems) if shape else None
     with ExitStack() as stack:
         tensors, damages = open_tensors(folder, stack)
         problems += damages
@@ -170,14 +170,37 @@ def load_pretrained(
         family, config = shape
         config = hf_config.add_eos_ids(folder, config, tokenizer)
         decoder = _load_decoder(family, config, tensors, dtype, mesh)
+    _report_quantization(str(path), describe_quantization(folder), tensors, decoder)
     name = str(path) if revision is None or "@" in str(path) else f"{path}@{revision}"
     return PretrainedDecoder(decoder, tokenizer, name)
+
+
+def _report_quantization(
+    name: str, quantization: str, tensors: Mapping[str, Tensor], decoder: Decoder
+) -> None:
+    """Says what de-quantised weights take in memory."""
+    if not quantization:
+        return
+    stored = sum(tensor.nbytes for tensor in tensors.values())
+    held = sum(parameter.nbytes for parameter in get_parameters(decoder).values())
+    log.warning(
+        "%s: weights are de-quantised (%s): %s in files, %s as %s in memory",
+        name,
+        quantization,
+        _format_bytes(stored),
+        _format_bytes(held),
+        decoder.embedding[...].dtype,
+    )
+
+
+def _format_bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _load_decoder(
     family: Family,
     config: DecoderConfig,
-    tensors: dict[str, FileTensor],
+    tensors: dict[str, Tensor],
     dtype: Any,
     mesh: Mesh | None,
 ) -> Decoder:
@@ -213,63 +236,7 @@ def abstract_rngs() -> Any:
     return SimpleNamespace(params=drawn)
 
 
-def _note_problem(call: Callable[[], T], problems: list[str]) -> T | None:
-    """The result of the call; a UserError is noted among the problems instead of raised."""
-    try:
-        return call()
-    except UserError as mistake:
-        problems.append(str(mistake))
-        return None
-
-
-def open_tensors(folder: Path, stack: ExitStack) -> tuple[dict[str, FileTensor], list[str]]:
-    """Every tensor of a folder by name, none of them read yet; and all that is damaged.
-
-    Args:
-        stack: closes the files when it is left.
-    """
-    index, problems = folder / hf_folder.INDEX_FILE, list[str]()
-    weight_map: dict[str, str] = {}
-    files = [hf_folder.WEIGHTS_FILE]
-    if not (folder / hf_folder.WEIGHTS_FILE).is_file():
-        if not index.is_file():
-            pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-            found = f" (pickled weights such as {pickles[0]} are never opened)" if pickles else ""
-            expected = f"expected {hf_folder.WEIGHTS_FILE} or {hf_folder.INDEX_FILE}"
-            return {}, [f"{folder}: no weights; {expected}{found}"]
-        weight_map = _note_problem(lambda: hf_folder.read_weight_map(index), problems) or {}
-        files = sorted(set(weight_map.values()))
-    tensors: dict[str, FileTensor] = {}
-    for name in files:
-        file = folder / name
-        try:
-            check_is_no_pointer(file)
-            opened = stack.enter_context(file.open("rb", buffering=0))
-            found_here = read_header(file, opened.fileno())
-        except UserError as mistake:
-            problems.append(str(mistake))
-        except OSError as error:
-            problems.append(f"{file}: cannot be read ({error.strerror})")
-        except CorruptFileError as damage:
-            problems.append(f"{file}: not readable as safetensors: {join_names(damage.problems)}")
-        else:
-            twice = [f"{n} (also in {tensors[n].file.name})" for n in found_here if n in tensors]
-            absent = [n for n, where in weight_map.items() if where == name and n not in found_here]
-            if twice:
-                problems.append(f"{file}: holds again {join_names(twice)}")
-            if absent:
-                problems.append(f"{file}: lacks what {index.name} says: {join_names(absent)}")
-            tensors |= found_here
-    return tensors, problems
-
-
-def join_names(names: Sequence[str], shown: int = 20) -> str:
-    """The first few of a list, each cut to a line, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(name[:200] for name in names[:shown]) + more
-
-
-def tensors_equal(one: FileTensor, other: FileTensor) -> bool:
+def tensors_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same numbers, compared strip by strip.
 
     Some files of tied decoders repeat the embedding as the output.
@@ -282,7 +249,7 @@ def tensors_equal(one: FileTensor, other: FileTensor) -> bool:
 
 
 def check_weights(
-    family: Family, config: DecoderConfig, tensors: dict[str, FileTensor], damaged: bool
+    family: Family, config: DecoderConfig, tensors: dict[str, Tensor], damaged: bool
 ) -> str:
     """All in which weights are not exactly what the config implies; empty where they are.
 

@@ -18,10 +18,11 @@ from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_local_folder, read_json
-from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, join_names
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_options import PEFT_TYPES, LoRAOptions, find_option_problems
 from adapt_jax.pretrained.safetensors_io import read_tensors
+from adapt_jax.pretrained.weight_files import join_names
 from adapt_jax.utils.bucket import localize
 from adapt_jax.utils.errors import UserError
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,7 @@ from adapt_jax.utils.files import replace_file
 from adapt_jax.utils.text_files import check_is_no_pointer, parse_json
 
 __all__ = [
+    "DTYPES",
     "DTYPE_NAMES",
     "FLOATS",
     "CorruptFileError",
@@ -39,6 +40,16 @@ FLOATS: dict[str, np.dtype] = {
     "BF16": jnp.dtype(jnp.bfloat16),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in FLOATS.items()}
+# What quantised weights are made of; a number takes whole bytes.
+_CODES: dict[str, np.dtype] = {
+    **{name: np.dtype(name.lower().replace("i", "int")) for name in ("I8", "I16", "I32", "I64")},
+    **{name: np.dtype(name.replace("U", "uint")) for name in ("U8", "U16", "U32", "U64")},
+    "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": jnp.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": jnp.dtype(jnp.float8_e5m2),
+    "F8_E8M0": jnp.dtype(jnp.float8_e8m0fnu),
+}
+DTYPES = FLOATS | _CODES
 # The bits of one number. Weights that are no floats are refused by their names, not as damage.
 _BITS = {
     **{name: 8 * dtype.itemsize for name, dtype in FLOATS.items()},
@@ -66,6 +77,7 @@ class FileTensor:
         descriptor: of the open file.
         dtype: as the file names it, such as "BF16".
         start: of its first byte in the file.
+        by_columns: see DequantizedTensor.
     """
 
     file: Path
@@ -73,10 +85,21 @@ class FileTensor:
     dtype: str
     shape: Shape
     start: int
+    by_columns: ClassVar[bool] = False
+
+    @property
+    def kept_as(self) -> str:
+        """The dtype that the parameter has by default on an accelerator and in exports."""
+        return self.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * _BITS[self.dtype] // 8
 
     def __getitem__(self, index: Index) -> np.ndarray:
         """A part, by a slice for each axis; several threads may read at once."""
-        kind = FLOATS[self.dtype]
+        kind = DTYPES[self.dtype]
         if not self.shape:
             return self.read_into(np.empty((), kind))
         first, last, _ = index[0].indices(self.shape[0])

@@ -17,15 +17,16 @@ import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
+from adapt_jax.pretrained.dequantized_tensor import Tensor
 from adapt_jax.pretrained.hf_folder import INDEX_FILE, WEIGHTS_FILE, find_cached_folder, read_json
-from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, open_tensors
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.safetensors_io import (
     DTYPE_NAMES,
     FLOATS,
-    FileTensor,
     count_bytes,
     write_tensors,
 )
+from adapt_jax.pretrained.weight_files import open_tensors
 from adapt_jax.utils.distributed import fetch_array, is_main_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import (
@@ -187,7 +188,7 @@ def _write_config(folder: Path, model: PretrainedDecoder, dtype: np.dtype) -> No
 def read_source_dtype(path: str | Path) -> str | None:
     """The dtype of most bytes in a folder's weights; None where no weights can be read there.
 
-    Nothing is fetched.
+    Of quantised weights it is the one that they are kept in. Nothing is fetched.
     """
     if (folder := find_cached_folder(path)) is None:  # it was moved
         return None
@@ -196,12 +197,12 @@ def read_source_dtype(path: str | Path) -> str | None:
     return find_main_dtype(tensors)
 
 
-def find_main_dtype(tensors: Mapping[str, FileTensor]) -> str | None:
+def find_main_dtype(tensors: Mapping[str, Tensor]) -> str | None:
     """The floating-point dtype that takes most bytes of these tensors."""
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
-        if tensor.dtype in FLOATS:
-            sizes[str(FLOATS[tensor.dtype])] += count_bytes(tensor.shape, FLOATS[tensor.dtype])
+        if (dtype := FLOATS.get(tensor.kept_as)) is not None:
+            sizes[str(dtype)] += count_bytes(tensor.shape, dtype)
     return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 

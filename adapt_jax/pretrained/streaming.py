@@ -23,7 +23,8 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.layout import Index, ParameterPath, Shape, TensorLayout
-from adapt_jax.pretrained.safetensors_io import FLOATS, FileTensor, count_bytes
+from adapt_jax.pretrained.dequantized_tensor import Tensor
+from adapt_jax.pretrained.safetensors_io import FLOATS, count_bytes
 from adapt_jax.utils import cpu
 
 __all__ = ["ParameterSource", "Reader", "read_parameter"]
@@ -43,7 +44,7 @@ class ParameterSource:
     layout: TensorLayout
     path: ParameterPath
     shapes: Mapping[ParameterPath, Shape]
-    tensors: Mapping[str, FileTensor]
+    tensors: Mapping[str, Tensor]
 
     @property
     def shape(self) -> Shape:
@@ -52,8 +53,22 @@ class ParameterSource:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype in the file."""
-        return FLOATS[self.tensors[self.layout.names[0]].dtype]
+        """The dtype that is read: of the file, or float32 where its numbers are quantised."""
+        return FLOATS[self._tensor.dtype]
+
+    @property
+    def kept_as(self) -> np.dtype:
+        """The dtype that the parameter has on an accelerator, where none is asked for."""
+        return FLOATS[self._tensor.kept_as]
+
+    @property
+    def is_read_by_columns(self) -> bool:
+        """Whether its strips are ranges of its last axis."""
+        return self.layout.transposed != self._tensor.by_columns
+
+    @property
+    def _tensor(self) -> Tensor:
+        return self.tensors[self.layout.names[0]]
 
     def read(self, index: Index) -> np.ndarray:
         """A part of the parameter, by a slice for each axis."""
@@ -86,7 +101,7 @@ class Reader:
         self, source: ParameterSource, index: Index, target: np.ndarray
     ) -> list[Future[None]]:
         """Has the threads read a part of a parameter into ``target``; each future is a share."""
-        pieces = list(split_into_strips(source.layout, index))
+        pieces = list(split_into_strips(source.layout, index, source.is_read_by_columns))
 
         def read_share(first: int) -> None:  # a task costs a tenth of a strip: each takes many
             for strip in pieces[first :: self.threads]:
@@ -105,23 +120,25 @@ class Reader:
         return buffer
 
 
-def split_into_strips(layout: TensorLayout, index: Index) -> Iterator[Index]:
+def split_into_strips(layout: TensorLayout, index: Index, by_columns: bool) -> Iterator[Index]:
     """A part of a parameter in pieces, each of them some whole rows of one tensor.
 
     Args:
         index: the part: a slice with both ends for each axis of the parameter.
+        by_columns: whether the tensor's rows run along the last axis of the parameter.
     """
     if len(index) == 3:  # experts, in a tensor for each or in one for all
         for expert in range(index[0].start, index[0].stop):
-            of_one = split_into_strips(layout, index[1:]) if len(layout.names) > 1 else [index[1:]]
+            has_own = len(layout.names) > 1
+            of_one = split_into_strips(layout, index[1:], by_columns) if has_own else [index[1:]]
             for rest in of_one:
                 yield (slice(expert, expert + 1), *rest)
     elif layout.groups > 1 or not index:  # a group's rows lie apart, so all are read at once
         yield index
     else:
-        axis = len(index) - 1 if layout.transposed else 0
+        axis = len(index) - 1 if by_columns else 0
         others = math.prod(one.stop - one.start for one in (*index[:axis], *index[axis + 1 :]))
-        least = cpu.TRANSPOSE_BLOCK if layout.transposed else 1
+        least = cpu.TRANSPOSE_BLOCK if by_columns else 1
         step = max(least, cpu.NUMBERS_PER_STRIP // max(others, 1))
         for first in range(index[axis].start, index[axis].stop, step):
             rows = slice(first, min(first + step, index[axis].stop))
@@ -140,7 +157,7 @@ def read_parameter(
         dtype: of the parameter; None: float32 on a CPU, elsewhere that of the file.
     """
     if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else source.dtype
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else source.kept_as
     begin = partial(_begin_part, reader, source, jnp.dtype(dtype))
     waiting = [begin(*part) for part in _list_parts(source.shape, place)]
 
@@ -159,9 +176,7 @@ def _begin_part(
         copy = _copy_part if len(source.layout.names) == 1 else _copy_experts
         return lambda: copy(reader, source, dtype, index, devices)
     part = cpu.allocate_aligned(_find_shape(index), dtype)
-    if (
-        source.layout.transposed
-    ):  # then no strip is all of some rows, and none can ask for its pages
+    if source.is_read_by_columns:  # then no strip is all of some rows, and none asks for its pages
         cpu.prefault(part)
     shares = reader.start(source, index, part)
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder. Code in a folder is never run."""
+"""The tokenizer of a Hugging Face folder or a GGUF file. Code in a folder is never run."""
 
 import os
 import sys
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapt_jax.pretrained.gguf.file import is_gguf
+from adapt_jax.pretrained.gguf.tokenizer import VOCABULARY, build_tokenizer, has_vocabulary
 from adapt_jax.pretrained.hf_folder import read_json
 from adapt_jax.pretrained.tokenization import call_tokenizer, find_leading_tokens
 from adapt_jax.utils.display_text import display_text
@@ -28,19 +30,21 @@ MAX_TOKENS = 2**24  # the largest vocabularies have 2**18
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a file with a vocabulary."""
+    """Whether a folder has a file with a vocabulary, or a GGUF file holds one."""
+    if is_gguf(folder):
+        return has_vocabulary(folder)
     named = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return named or any(folder.glob("*.model"))
 
 
 def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The folder's tokenizer, through transformers.
+    """The tokenizer of a folder or a GGUF file, through transformers.
 
     Raises:
         UserError: there is none, or its files are damaged or Git LFS pointers.
     """
     if not has_tokenizer(folder):
-        expected = ", ".join(TOKENIZER_FILES[:3])
+        expected = VOCABULARY if is_gguf(folder) else ", ".join(TOKENIZER_FILES[:3])
         raise UserError(f"{folder}: no usable tokenizer (none of {expected} is there)")
     for name in (*TOKENIZER_FILES, *SETTINGS_FILES, *OTHER_FILES):
         if (folder / name).is_file():
@@ -50,18 +54,24 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     for name in SETTINGS_FILES:
         if (folder / name).is_file():
             read_json(folder / name)
-    from transformers import AutoTokenizer
 
     def read() -> "PreTrainedTokenizerBase":
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = build_tokenizer(folder) if is_gguf(folder) else _read_folder(folder)
         _check_ids(tokenizer, folder)
         find_leading_tokens(tokenizer)  # some damage shows with the first text
         return tokenizer
 
     with _hold_back_stderr():
         return call_tokenizer(str(folder), read)
+
+
+def _read_folder(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    return tokenizer
 
 
 def _check_ids(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

@@ -38,6 +38,7 @@ def test_a_folder_with_weights_is_read_from_its_headers(tiny_folder: Path, tiny:
     assert sum(found["parameters"].values()) == 2 * found["parameters"]["total"] == 2 * total
     assert found["stored"] == {
         "dtype": "float32",
+        "quantization": None,
         "bytes": 4 * total,
         "weights": True,
         "missing_files": [],

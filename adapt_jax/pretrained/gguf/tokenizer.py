@@ -1,0 +1,97 @@
+"""The tokenizer and chat template of a GGUF file, built by transformers from its metadata."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt_jax.pretrained.gguf.file import read_gguf
+from adapt_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["VOCABULARY", "build_tokenizer", "has_vocabulary"]
+
+MODEL, VOCABULARY = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
+SPECIAL_TOKENS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+# What a vocabulary of each kind is listed with.
+NEEDED = {"gpt2": "merges", "llama": "scores", "t5": "scores"}
+
+
+def has_vocabulary(path: Path) -> bool:
+    """Whether the file lists tokens.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return bool(read_gguf(path).metadata.get(VOCABULARY))
+
+
+def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer that the metadata describes.
+
+    Raises:
+        UserError: there is none, or one of a kind that transformers cannot build.
+        Exception: whatever transformers raises for a damaged one.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_TOKENIZER_MAPPING,
+        GGUF_TOKENIZER_TYPES,
+        convert_gguf_tokenizer,
+    )
+
+    file = read_gguf(path)
+    metadata = file.metadata
+    kind, tokens = metadata.get(MODEL), metadata.get(VOCABULARY)
+    if kind not in GGUF_TOKENIZER_TYPES or not isinstance(tokens, list) or not tokens:
+        known = ", ".join(GGUF_TOKENIZER_TYPES)
+        raise UserError(
+            f"{path}: no usable tokenizer ({MODEL} is {str(kind)[:40]!r}; expected one of {known})"
+        )
+    _check_lists(path, metadata, str(kind), len(tokens))
+    parts = {
+        name: metadata[f"tokenizer.{key}"]
+        for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()
+        if f"tokenizer.{key}" in metadata
+    }
+    backend, _ = convert_gguf_tokenizer(file.architecture, parts)
+    special = {
+        name: tokens[number]
+        for name, key in SPECIAL_TOKENS.items()
+        if (number := metadata.get(f"tokenizer.ggml.{key}")) is not None
+    }
+    # llama.cpp adds BOS to a SentencePiece vocabulary that does not say otherwise
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        add_bos_token=bool(adds_bos) and "bos_token" in special,
+        add_eos_token=bool(metadata.get("tokenizer.ggml.add_eos_token")) and "eos_token" in special,
+        clean_up_tokenization_spaces=False,
+        chat_template=metadata.get("tokenizer.chat_template"),
+        name_or_path=str(path),
+        **special,
+    )
+    return tokenizer
+
+
+def _check_lists(path: Path, metadata: Mapping[str, Any], kind: str, count: int) -> None:
+    """Raises UserError where lists do not go together, or an id is that of no token."""
+    needed = NEEDED.get(kind)
+    if needed and not isinstance(metadata.get(f"tokenizer.ggml.{needed}"), list):
+        raise UserError(f"{path}: no usable tokenizer (tokenizer.ggml.{needed} is missing)")
+    for name in ("scores", "token_type"):
+        found = metadata.get(f"tokenizer.ggml.{name}")
+        if found is not None and len(found) != count:
+            raise UserError(f"{path}: no usable tokenizer ({len(found)} {name} for {count} tokens)")
+    for key in SPECIAL_TOKENS.values():
+        number = metadata.get(f"tokenizer.ggml.{key}")
+        if number is not None and not (isinstance(number, int) and 0 <= number < count):
+            raise UserError(
+                f"{path}: no usable tokenizer ({key} {number} is none of {count} tokens)"
+            )

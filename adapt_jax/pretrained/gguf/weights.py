@@ -1,0 +1,167 @@
+"""The tensors of a GGUF file under the names and in the order that checkpoints have.
+
+Each is de-quantised by the package gguf as it is read, a strip of rows at a time. llama.cpp changes
+some on the way in, and the change is undone here: the features of heads are reordered, norms of
+Gemma have one added, GPT-2's kernels are transposed, GPT-NeoX's projections are divided by head,
+experts are stacked.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.families import Family
+from adapt_jax.decoders.layout import TensorLayout
+from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor, Tensor
+from adapt_jax.pretrained.gguf.config import ARCHITECTURES, find_kept_dtype
+from adapt_jax.pretrained.gguf.file import GGUFFile, GGUFTensor, import_gguf, read_gguf
+from adapt_jax.pretrained.safetensors_io import DTYPE_NAMES, FileTensor
+
+__all__ = ["open_gguf_tensors"]
+
+# Read with the config, or computed from it.
+NOT_LOADED = ("rope_freqs.weight", "rope_factors_*.weight", "blk.*.attn_rot_embd.weight")
+ReadRows = Callable[[int, int], np.ndarray]
+
+
+def open_gguf_tensors(
+    path: Path, family: Family, config: DecoderConfig, stack: ExitStack
+) -> dict[str, Tensor]:
+    """The tensors by the names of ``family``; what it does not know keeps its name in the file.
+
+    Args:
+        config: that of this very file.
+        stack: closes the files when it is left.
+
+    Raises:
+        UserError: a file is not there or damaged.
+    """
+    opener = _Opener(read_gguf(path), config, stack)
+    tensors: dict[str, Tensor] = {}
+    found = set[str]()
+    for layout in dict.fromkeys(family.tensor_layouts(config).values()):
+        for number, name in enumerate(layout.names):
+            own = opener.find_name(name)
+            if own in opener.file.tensors:
+                tensors[name] = opener.open(name, own, layout, number)
+                found.add(own)
+    for own, tensor in opener.file.tensors.items():
+        if own not in found and not any(fnmatchcase(own, pattern) for pattern in NOT_LOADED):
+            tensors[own] = opener.make(tensor, opener.read_rows(tensor))
+    return tensors
+
+
+class _Opener:
+    """Makes tensors of what lies in the file."""
+
+    def __init__(self, file: GGUFFile, config: DecoderConfig, stack: ExitStack):
+        gguf = import_gguf()
+        self.file, self.config = file, config
+        paths = {tensor.file for tensor in file.tensors.values()}
+        self.descriptors = {
+            path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in paths
+        }
+        self.kept_as = DTYPE_NAMES[jnp.dtype(find_kept_dtype(file))]
+        known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+        self.names = gguf.get_tensor_name_map(known[file.architecture], config.num_layers)
+
+    def find_name(self, name: str) -> str:
+        """The name in the file; experts share a tensor. Empty: llama.cpp knows no such tensor."""
+        name = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+        name = re.sub(r"^model\.(.*)\.block_sparse_moe\.experts", r"\1.feed_forward.experts", name)
+        return self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
+
+    def open(self, name: str, own: str, layout: TensorLayout, number: int) -> Tensor:
+        """The tensor ``name`` of a checkpoint, with what llama.cpp changed of it undone.
+
+        Args:
+            own: its name in the file.
+            number: of the expert.
+        """
+        tensor = self.file.tensors[own]
+        if "_exps." in own and len(tensor.shape) == 3:
+            rows = math.prod(tensor.shape[1:-1])
+            start = tensor.start + number * rows * tensor.row_bytes
+            tensor = replace(tensor, shape=tensor.shape[1:], start=start)
+        read = self.read_rows(tensor)
+        if self.config.norm == "rms_plus_one" and name.endswith("norm.weight"):
+            return self.make(tensor, _add(read, -1.0))
+        if layout.groups > 1:
+            return self.make(tensor, _regroup(read, tensor.shape[0], layout.groups))
+        heads = {"q_proj": self.config.num_heads, "k_proj": self.config.num_kv_heads}
+        part = name.split(".")[-2]
+        if ARCHITECTURES[self.file.architecture].pairs_features and part in heads:
+            return self.make(tensor, _separate_pairs(read, tensor.shape[0] // heads[part]))
+        if layout.transposed and len(layout.names) == 1:
+            made = self.make(tensor, lambda first, stop: read(first, stop).T)
+            return replace(made, shape=tensor.shape[::-1], by_columns=True)
+        if tensor.kind == self.kept_as:
+            return FileTensor(
+                tensor.file,
+                self.descriptors[tensor.file],
+                self.kept_as,
+                tensor.shape,
+                tensor.start,
+            )
+        return self.make(tensor, read)
+
+    def make(self, tensor: GGUFTensor, read: ReadRows) -> DequantizedTensor:
+        """A tensor whose rows are read so."""
+        return DequantizedTensor(tensor.file, tensor.shape, read, self.kept_as, tensor.nbytes)
+
+    def read_rows(self, tensor: GGUFTensor) -> ReadRows:
+        """A function that reads and de-quantises a range of rows, [first, stop)."""
+        gguf = import_gguf()
+        kind = gguf.GGMLQuantizationType[tensor.kind]
+        rows = math.prod(tensor.shape[:-1])
+        raw = FileTensor(
+            tensor.file,
+            self.descriptors[tensor.file],
+            "U8",
+            (rows, tensor.row_bytes),
+            tensor.start,
+        )
+
+        def read(first: int, stop: int) -> np.ndarray:
+            if len(tensor.shape) == 1:  # one row, of which a range of numbers is asked for
+                return np.asarray(gguf.dequantize(raw[:1, :], kind))[0, first:stop]
+            found = np.asarray(gguf.dequantize(raw[first:stop, :], kind))
+            return found.reshape(-1, *tensor.shape[1:])
+
+        return read
+
+
+def _add(read: ReadRows, number: float) -> ReadRows:
+    return lambda first, stop: read(first, stop) + np.float32(number)
+
+
+def _separate_pairs(read: ReadRows, size: int) -> ReadRows:
+    """Rows of heads of this size as in checkpoints: the first feature of every pair comes first."""
+
+    def read_separated(first: int, stop: int) -> np.ndarray:
+        begin, end = first // size, -(-stop // size)
+        heads = read(begin * size, end * size)
+        by_pair = heads.reshape(end - begin, size // 2, 2, *heads.shape[1:])
+        rows = by_pair.swapaxes(1, 2).reshape(heads.shape)
+        return rows[first - begin * size : stop - begin * size]
+
+    return read_separated
+
+
+def _regroup(read: ReadRows, rows: int, groups: int) -> ReadRows:
+    """Queries, keys and values of all heads as those of one head after the other."""
+
+    def read_grouped(first: int, stop: int) -> np.ndarray:
+        fused = read(0, rows)
+        by_part = fused.reshape(3, groups, -1, *fused.shape[1:])
+        return by_part.swapaxes(0, 1).reshape(fused.shape)[first:stop]
+
+    return read_grouped
