@@ -69,6 +69,17 @@ GPT2 = {
     "eos_token_id": None,
     "pad_token_id": 2,
 }
+OPT = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
 GEMMA4 = {
     "head_dim": 8,
     "global_head_dim": 16,
@@ -222,6 +233,56 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gpt2": ("gpt2", GPT2),
+    "gpt_neo": (
+        "gpt_neo",
+        {**OPT, "num_layers": 2, "num_heads": 4, "window_size": 9, "intermediate_size": 48}
+        | {"attention_types": [[["global", "local"], 1]]},
+    ),
+    "apertus": ("apertus", {"rope_parameters": LLAMA3}),
+    "apertus, other activation": ("apertus", {"hidden_act": "relu2", "attention_bias": True}),
+    "arcee": ("arcee", {"mlp_bias": True}),
+    "cohere": ("cohere", {"logit_scale": 0.25, "attention_bias": True}),
+    "cohere, norms of heads": ("cohere", {"use_qk_norm": True, "logit_scale": 0.5}),
+    "ernie4_5": ("ernie4_5", {"use_bias": True, "head_dim": 16}),
+    "glm": ("glm", {"head_dim": 16, "rope_parameters": HALF_ROTATED}),
+    "helium": ("helium", {"head_dim": 8, "attention_bias": True}),
+    "hunyuan_v1_dense": (
+        "hunyuan_v1_dense",
+        {"head_dim": 16, "attention_bias": True}
+        | {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
+    ),
+    "jais2": ("jais2", {}),
+    "nemotron": ("nemotron", {"rope_parameters": HALF_ROTATED, "mlp_bias": True}),
+    "olmo": ("olmo", {"clip_qkv": 0.7}),
+    "persimmon": ("persimmon", {"rope_parameters": HALF_ROTATED}),
+    "persimmon, no norms of heads": (
+        "persimmon",
+        {"rope_parameters": HALF_ROTATED, "qk_layernorm": False},
+    ),
+    "vaultgemma": ("vaultgemma", {"head_dim": 16, "sliding_window": 9}),
+    "gptj": ("gptj", {**GPT2, "rotary_dim": 6}),
+    "opt": ("opt", OPT),
+    "opt, without biases": (
+        "opt",
+        {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}
+        | {"tie_word_embeddings": False, "activation_function": "gelu"},
+    ),
+    "phi": ("phi", {"rope_parameters": HALF_ROTATED}),
+    "phi, norms of heads": ("phi", {"rope_parameters": HALF_ROTATED, "qk_layernorm": True}),
+    "falcon": ("falcon", {"ffn_hidden_size": 48}),
+    "falcon, two norms": (
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
+        | {"tie_word_embeddings": False, "ffn_hidden_size": 48},
+    ),
+    "falcon, one norm": (
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "falcon, sequential": (
+        "falcon",
+        {"parallel_attn": False, "multi_query": False, "bias": True, "rope_parameters": LLAMA3},
+    ),
     "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_ROTATED}),
     "gpt_neox, sequential": (
         "gpt_neox",
@@ -235,9 +296,39 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The first case of each family; the others differ in what has nothing to do with decoding.
 FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
+# These differ from other families in tables alone.
+ALIKE = (
+    "arcee",
+    "ernie4_5",
+    "glm",
+    "helium",
+    "jais2",
+    "nemotron",
+    "olmo",
+    "persimmon",
+    "vaultgemma",
+)
+FIRST = [name for name in FIRST if name not in ALIKE]
 FIRST += ["gemma4, experts", "gemma4, per-layer embeddings"]
+# Model types whose cases name all sizes themselves.
+OWN_SIZES = {"gpt2": ("n_embd", "n_layer", "n_head"), "gptj": ("n_embd", "n_layer", "n_head")}
+OWN_SIZES["gptj"] += ("rotary_dim",)
+OWN_SIZES["gpt_neo"] = ("hidden_size", "num_layers", "num_heads", "attention_types")
+OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads")
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
+
+
+def sizes_of(model_type: str) -> dict[str, Any]:
+    """The sizes that a config of this type has besides the fields of its case."""
+    if model_type in OWN_SIZES:
+        return {}
+    sizes = dict(SIZES)
+    if model_type in ("gpt_neox", "persimmon"):
+        del sizes["num_key_value_heads"]
+    if model_type == "falcon":
+        del sizes["num_key_value_heads"], sizes["intermediate_size"]
+    return sizes
 
 
 def make(folder: Path, name: str, **changes: Any) -> Any:
@@ -246,16 +337,15 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     model_type, fields = CASES[name]
-    sizes = {} if model_type == "gpt2" else dict(SIZES)
-    if model_type == "gpt_neox":
-        del sizes["num_key_value_heads"]
-    config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes, **fields, **changes}))
+    fields = {**sizes_of(model_type), **fields, **changes}
+    config = CONFIG_MAPPING[model_type](**copy.deepcopy(fields))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for key, value in model.named_parameters():
-            scale = "norm" in key or "ln_" in key
-            centre = 1.0 if scale and key.endswith("weight") and value.ndim == 1 else 0.0
+            scale = ("norm" in key or "ln_" in key) and model_type != "nemotron"
+            is_scale = scale and key.endswith("weight") and "proj" not in key
+            centre = 1.0 if is_scale else 0.0
             value.copy_(torch.randn(value.shape) * 0.2 + centre)
         for key, value in model.named_buffers():
             if key.endswith("layer_scalar"):

@@ -1,13 +1,19 @@
-"""Activation functions, named as in ``config.json``."""
+"""Activation functions, named as in ``config.json``.
+
+Axes: B rows, F feed-forward.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
-__all__ = ["ACTIVATIONS", "apply_activation", "apply_clamped_swiglu"]
+__all__ = ["ACTIVATIONS", "XIELU", "XIELU_NAME", "apply_activation", "apply_clamped_swiglu"]
+
+XIELU_NAME = "xielu"
 
 _gelu_tanh = partial(jax.nn.gelu, approximate=True)
 
@@ -52,3 +58,26 @@ def apply_clamped_swiglu(
         return (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
 
     return jax.checkpoint(compute)(gate, up)
+
+
+class XIELU(nnx.Module):
+    """xIELU (2411.13010, section 3): quadratic above zero, exponential below, with learned shares.
+
+    Checkpoints hold all four numbers; ``beta`` and ``eps`` are never trained.
+    """
+
+    def __init__(self) -> None:
+        self.alpha_p = nnx.Param(jnp.zeros(1), axes=(None,))
+        self.alpha_n = nnx.Param(jnp.zeros(1), axes=(None,))
+        self.beta = nnx.Param(jnp.full((), 0.5), axes=())
+        self.eps = nnx.Param(jnp.full((), -1e-6), axes=())
+
+    def __call__(self, x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
+        beta, eps = (
+            jax.lax.stop_gradient(one[...]).astype(x.dtype) for one in (self.beta, self.eps)
+        )
+        alpha_p = jax.nn.softplus(self.alpha_p[...].astype(x.dtype))
+        alpha_n = beta + jax.nn.softplus(self.alpha_n[...].astype(x.dtype))
+        above = alpha_p * x * x
+        below = (jnp.expm1(jnp.minimum(x, eps)) - x) * alpha_n
+        return jnp.where(x > 0, above, below) + beta * x

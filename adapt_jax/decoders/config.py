@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from adapt_jax.decoders.activations import ACTIVATIONS
+from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
 from adapt_jax.decoders.rope import Rope
 
 __all__ = ["DecoderConfig", "LayerConfig", "MoEConfig"]
 
-NORMS = ("rms", "rms_plus_one", "layer")
+NORMS = ("rms", "rms_plus_one", "layer", "layer_plus_one")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
-QK_NORMS = (None, "head", "projection")
 ROUTER_SCORES = ("softmax", "sigmoid")
+QK_NORMS = (None, "head", "each_head", "projection")
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,20 @@ class DecoderConfig:
         context_length: the longest text in tokens, prefix included. Rotary frequencies that depend
             on the length of the text are computed for this one.
         layer_configs: one for each layer, or a single one for all layers.
-        norm: "rms" (1910.07467), "rms_plus_one" (its stored scale is one less) or "layer".
+        norm: "rms" (1910.07467), "layer" (1607.06450); or "rms_plus_one" or "layer_plus_one", whose
+            stored scale is one less.
+        norm_scale: whether norms multiply by a learned scale.
         norm_bias: whether norms add a bias.
-        qk_norm: norm of queries and keys: None, of each "head", or of the whole "projection".
+        qk_norm: norm of queries and keys: None, of each "head", of "each_head" with a scale of its
+            own, or of the whole "projection".
+        qk_norm_after_rope: whether this norm follows the rotation.
+        qkv_clip: queries, keys and values are clipped to this absolute value.
         value_norm: whether each head of values is normed, without a scale.
         pre_norm: whether a norm precedes attention, and another one the feed-forward layer.
         post_norm: whether a norm follows attention, and another one the feed-forward layer.
         residual: "sequential"; "parallel" (attention and feed-forward layer read the same input);
             or "parallel_shared" (they share its norm, too).
-        activation: a name in ACTIVATIONS.
+        activation: a name in ACTIVATIONS, or "xielu", which has parameters.
         gated: whether the activation is multiplied by a second projection (2002.05202).
         moe: the mixture of experts, where the decoder has one.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
@@ -143,7 +148,9 @@ class DecoderConfig:
         residual_scale: of what attention and feed-forward layer add to the hidden states.
         logit_divisor: logits are divided by it.
         layer_scale: whether the output of each layer is multiplied by a learned number.
+        lm_head_bias: whether a bias is added to the logits.
         num_learned_positions: the number of learned position embeddings; 0 for rotary decoders.
+        learned_position_offset: how many rows of their table precede that of position 0 (OPT).
         per_layer_embedding_dim: the size of the embedding that each layer has of its own for each
             token; 0 for none.
         per_layer_embedding_vocab: the number of tokens that have such embeddings.
@@ -165,8 +172,11 @@ class DecoderConfig:
     layer_configs: tuple[LayerConfig, ...] = (LayerConfig(),)
     norm: str = "rms"
     norm_eps: float = 1e-5
+    norm_scale: bool = True
     norm_bias: bool = False
     qk_norm: str | None = None
+    qk_norm_after_rope: bool = False
+    qkv_clip: float | None = None
     pre_norm: bool = True
     post_norm: bool = False
     residual: str = "sequential"
@@ -184,7 +194,9 @@ class DecoderConfig:
     input_scale: float = 1.0
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
+    lm_head_bias: bool = False
     num_learned_positions: int = 0
+    learned_position_offset: int = 0
     value_norm: bool = False
     layer_scale: bool = False
     dense_with_moe: bool = False
@@ -204,7 +216,7 @@ class DecoderConfig:
             ("norm", NORMS),
             ("residual", RESIDUALS),
             ("qk_norm", QK_NORMS),
-            ("activation", ACTIVATIONS),
+            ("activation", (*ACTIVATIONS, XIELU_NAME)),
         ):
             if (value := getattr(self, name)) not in supported:
                 hf_name = "hidden_act" if name == "activation" else name
@@ -212,6 +224,12 @@ class DecoderConfig:
                 raise ValueError(f"{hf_name} {value!r} is not supported; supported: {names}")
         for layer in {self.layer_config(index) for index in range(self.num_layers)}:
             self._check_layer(layer)
+        if self.activation == XIELU_NAME and (self.gated or self.moe is not None):
+            raise ValueError(f"hidden_act {XIELU_NAME!r} is supported in ungated layers alone")
+        if self.qk_norm_after_rope and self.qk_norm == "projection":
+            raise ValueError("a norm of whole projections cannot follow the rotation of heads")
+        if self.lm_head_bias and self.tie_embeddings:
+            raise ValueError("tie_word_embeddings True is not supported where logits have a bias")
 
     def _check_layer(self, layer: LayerConfig) -> None:
         if self.num_heads % layer.num_kv_heads:

@@ -32,7 +32,8 @@ class Decoder(nnx.Module):
         embed, vocab = config.embed_dim, config.vocab_size
         embedding = rngs.params.normal((vocab, embed)) * embed**-0.5
         self.embedding = nnx.Param(embedding, axes=("vocab", "embed"))
-        positions = jnp.zeros((config.num_learned_positions, embed))
+        num_positions = config.num_learned_positions + config.learned_position_offset
+        positions = jnp.zeros((num_positions, embed))
         self.position_embedding = (
             nnx.Param(positions, axes=(None, "embed")) if config.num_learned_positions else None
         )
@@ -43,8 +44,8 @@ class Decoder(nnx.Module):
             [TransformerLayer(config, config.layer_config(n), rngs) for n in layers]
         )
         self.norm = Norm(config, embed)
-        untied = not config.tie_embeddings
-        self.output = Linear(rngs, embed, vocab, ("embed", "vocab"), False) if untied else None
+        untied, bias = not config.tie_embeddings, config.lm_head_bias
+        self.output = Linear(rngs, embed, vocab, ("embed", "vocab"), bias) if untied else None
 
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
         """The input embeddings of token ids.
@@ -152,7 +153,8 @@ class Decoder(nnx.Module):
         if config.input_scale != 1:
             x = x * config.input_scale
         if self.position_embedding is not None:
-            x = x + self.position_embedding[...][positions].astype(x.dtype)
+            rows = positions + config.learned_position_offset
+            x = x + self.position_embedding[...][rows].astype(x.dtype)
         return x, per_layer
 
     def _compute_cos_sin(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import apply_activation
+from adapt_jax.decoders.activations import XIELU, XIELU_NAME, apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 
 __all__ = ["FeedForward", "Linear", "Norm", "matmul"]
@@ -76,21 +76,27 @@ class Norm(nnx.Module):
     """Root mean square norm (1910.07467) or layer norm (1607.06450), computed in float32."""
 
     def __init__(
-        self, config: DecoderConfig, size: int, axis: str | None = "embed", scaled: bool = True
+        self,
+        config: DecoderConfig,
+        size: int | tuple[int, int],
+        axis: str | None = "embed",
+        scaled: bool = True,
     ):
-        scale = jnp.zeros(size) if config.norm == "rms_plus_one" else jnp.ones(size)
-        self.scale = nnx.Param(scale, axes=(axis,)) if scaled else None
-        self.bias = nnx.Param(jnp.zeros(size), axes=(axis,)) if config.norm_bias else None
-        self.kind, self.eps = config.norm, config.norm_eps
+        self.plus_one = config.norm.endswith("_plus_one")
+        axes = (axis, None) if isinstance(size, tuple) else (axis,)
+        scale = jnp.zeros(size) if self.plus_one else jnp.ones(size)
+        self.scale = nnx.Param(scale, axes=axes) if scaled and config.norm_scale else None
+        self.bias = nnx.Param(jnp.zeros(size), axes=axes) if config.norm_bias else None
+        self.is_layer_norm, self.eps = config.norm.startswith("layer"), config.norm_eps
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         wide = x.astype(jnp.float32)
-        if self.kind == "layer":
+        if self.is_layer_norm:
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         if self.scale is not None:
             scale = self.scale[...].astype(jnp.float32)
-            wide = wide * (1 + scale if self.kind == "rms_plus_one" else scale)
+            wide = wide * (1 + scale if self.plus_one else scale)
         if self.bias is not None:
             wide = wide + self.bias[...].astype(jnp.float32)
         return wide.astype(x.dtype)
@@ -106,8 +112,11 @@ class FeedForward(nnx.Module):
         self.up = Linear(rngs, embed, ffn_dim, ("embed", "ffn"), bias)
         self.down = Linear(rngs, ffn_dim, embed, ("ffn", "embed"), bias)
         self.activation = config.activation
+        self.xielu = XIELU() if config.activation == XIELU_NAME else None
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        if self.xielu is not None:
+            return self.down(self.xielu(self.up(x)))
         if self.gate is None:
             return self.down(apply_activation(self.activation, self.up(x)))
         return self.down(apply_activation(self.activation, self.gate(x), self.up(x)))

@@ -50,6 +50,8 @@ class TensorLayout:
     def tensor_shape(self, shapes: Mapping[ParameterPath, Shape]) -> Shape:
         """The shape of each tensor, given the shapes of the parameters."""
         shape = list(shapes[self.parameters[0]])
+        if not shape:
+            return ()
         axis = _output_axis(len(shape))
         shape[axis] = sum(shapes[path][axis] for path in self.parameters)
         has_expert_tensors = len(self.names) > 1
@@ -80,6 +82,8 @@ class TensorLayout:
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], tensor: Any, index: Index
     ) -> np.ndarray:
         """A slice of the parameter out of one tensor."""
+        if len(self.parameters) == 1:
+            return self._read_slice(tensor, index)
         axis = _output_axis(len(shapes[path]))
         offset, size = self._find_outputs(path, shapes)
         start, stop, _ = index[axis].indices(size)

@@ -45,7 +45,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], KVPair]:
         """The attention output (at ``output_positions``), and the keys and values it used."""
         # queries [B, T, N, H]
-        queries = self._rotate(self._split_heads(self.query(x), self.query_norm), inputs)
+        queries = self._make_heads(self._project(self.query, x), self.query_norm, inputs)
         if inputs.query_scale is not None:
             queries = queries * inputs.query_scale.astype(queries.dtype)
         # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
@@ -66,13 +66,26 @@ class Attention(nnx.Module):
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
         """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
         assert self.key is not None
-        projected = self.key(x)
+        projected = self._project(self.key, x)
         values = self._split_heads(
-            projected if self.value is None else self.value(x), self.value_norm
+            projected if self.value is None else self._project(self.value, x), self.value_norm
         )
-        keys = self._rotate(self._split_heads(projected, self.key_norm), inputs)
+        keys = self._make_heads(projected, self.key_norm, inputs)
         keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
         return inputs.write_to_cache(keys, values)
+
+    def _project(self, projection: Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T N*H"]:
+        """Queries, keys or values, clipped where the decoder does so."""
+        projected, clip = projection(x), self.config.qkv_clip
+        return projected if clip is None else jnp.clip(projected, -clip, clip)
+
+    def _make_heads(
+        self, projected: Float[Array, "B T N*H"], norm: Norm | None, inputs: AttentionInputs
+    ) -> Float[Array, "B T N H"]:
+        """The heads of queries or keys, normed and rotated."""
+        if norm is not None and self.config.qk_norm_after_rope:
+            return norm(self._rotate(self._split_heads(projected, None), inputs))
+        return self._rotate(self._split_heads(projected, norm), inputs)
 
     def _rotate(
         self, x: Float[Array, "B T N H"], inputs: AttentionInputs
@@ -98,8 +111,11 @@ def _make_qk_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) ->
     """The norm of queries or keys: of each head, or of a whole projection of this size."""
     if config.qk_norm is None:
         return None
-    whole = config.qk_norm == "projection"
-    return Norm(config, size, axis) if whole else Norm(config, head_dim, None)
+    if config.qk_norm == "head":
+        return Norm(config, head_dim, None)
+    return Norm(
+        config, size if config.qk_norm == "projection" else (size // head_dim, head_dim), axis
+    )
 
 
 class TransformerLayer(nnx.Module):

@@ -106,9 +106,11 @@ class Reader:
         def read_share(first: int) -> None:  # a task costs a tenth of a strip: each takes many
             for strip in pieces[first :: self.threads]:
                 bounds = zip(strip, index, strict=True)
-                here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
-                cpu.prefault(target[here])
-                cpu.copy_into(target[here], source.read(strip))
+                slices = (slice(a.start - b.start, a.stop - b.start) for a, b in bounds)
+                here: tuple[Any, ...] = (*slices, ...)  # a view, also of a single number
+                part = target[here]
+                cpu.prefault(part)
+                cpu.copy_into(part, source.read(strip))
 
         shares = range(min(self.threads, len(pieces)))
         return [self.pool.submit(read_share, first) for first in shares]

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import CASES, FULL, LLAMA3, LONG, SIZES, SLIDING, YARN, run, tokens
+from family_cases import CASES, FULL, LLAMA3, LONG, OWN_SIZES, SIZES, SLIDING, YARN, run, tokens
 from flax import nnx
 
 from adapt_jax.decoders.attention import causal_mask
@@ -24,7 +24,8 @@ INERT = {
     *("architectures", "model_type", "transformers_version", "dtype", "use_cache", "torch_dtype"),
     *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp", "is_decoder"),
-    *("residual_dropout", "embedding_dropout"),
+    *("residual_dropout", "embedding_dropout", "dropout", "layerdrop", "init_std"),
+    *("resid_dropout", "embed_dropout", "attention_layers", "eod_token_id"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
@@ -45,13 +46,18 @@ SILENT = {
     "gemma4, unified": {"use_double_wide_mlp"},
     "gemma2, full": {"sliding_window"},  # no layer slides
     "cohere2": {"head_dim"},  # heads always share out the hidden size
+    "falcon": {"num_kv_heads"},  # one, or as many as heads, in the older architecture
+    "falcon, sequential": {"num_kv_heads"},
+    "falcon, two norms": {"multi_query"},  # the newer architecture says how many
+    "falcon, one norm": {"multi_query"},
+    "hunyuan_v1_dense": {"rope_parameters.factor"},  # alpha decides
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
 OTHER: dict[str, Any] = {
     "hidden_act": "relu",
     "hidden_activation": "relu",
-    "activation_function": "relu",
+    "activation_function": lambda name: "gelu" if name == "relu" else "relu",
     "layer_types": lambda types: [FULL if name == SLIDING else SLIDING for name in types],
     "no_rope_layers": lambda layers: [1 - layer for layer in layers],
     "mlp_only_layers": lambda layers: [0] if layers != [0] else [],
@@ -146,6 +152,8 @@ def moves(decoder: Decoder, config: DecoderConfig) -> bool:
     return False
 
 
+SIZE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers")
+SIZE_FIELDS += ("num_attention_heads", "num_key_value_heads")
 THETA = {"rope_theta": 777.0}
 LINEAR = {"rope_scaling": {"type": "linear", "factor": 3.0}}
 OLDER: dict[str, list[dict[str, Any]]] = {
@@ -188,6 +196,22 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "starcoder2": [{**THETA, "sliding_window": 9}],
     "exaone4": [{**THETA, "sliding_window": None, "layer_types": [FULL, FULL]}],
     "cohere2": [{**THETA, "sliding_window_pattern": 2}],
+    "gptj": [{"n_inner": 40, "rotary_dim": 8}],
+    "cohere": [{**THETA, "use_qk_norm": True}],
+    "ernie4_5": [{**THETA, "head_dim": None}],
+    "hunyuan_v1_dense": [
+        {"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}, "head_dim": 16},
+        {**THETA, "rope_scaling": {"type": "dynamic", "factor": 3.0}, "head_dim": 16},
+    ],
+    "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
+    "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],
+    "vaultgemma": [{**THETA, "sliding_window": 9}],
+    "opt": [{"word_embed_proj_dim": 32}],
+    "phi": [{**THETA, "partial_rotary_factor": 0.25}, {**THETA, **LINEAR}],
+    "falcon": [
+        {**THETA, "new_decoder_architecture": True, "num_kv_heads": 2},
+        {"multi_query": False, "parallel_attn": False, "alibi": False, **LINEAR},
+    ],
     "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
     "ministral3": [{}],
 }
@@ -206,10 +230,9 @@ def test_absent_fields_and_older_spellings_mean_what_they_mean_in_transformers(
 ) -> None:
     from transformers import CONFIG_MAPPING
 
-    sizes = {key: value for key, value in SIZES.items() if not key.endswith("_id")}
-    del sizes["max_position_embeddings"]
-    if model_type == "gpt2":
-        sizes = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    sizes = next({**SIZES, **fields} for kind, fields in CASES.values() if kind == model_type)
+    wanted = OWN_SIZES.get(model_type, SIZE_FIELDS)
+    sizes = {"vocab_size": 320, **{name: sizes[name] for name in wanted}}
     given = {**sizes, **older}
     theirs = CONFIG_MAPPING[model_type](**copy.deepcopy(given)).to_dict()
     family = next(one for one in FAMILIES.values() if one.model_type == model_type)
@@ -277,6 +300,15 @@ def test_the_context_length_fixes_the_frequencies_before_any_text_is_read(
         ("gemma4_text", {"vocab_size_per_layer_input": 300}, "expected at least 320"),
         ("exaone4", {"layer_types": [FULL] * 6}, "full_attention alone beside sliding_window"),
         ("stablelm", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ("phi", {"tie_word_embeddings": True}, "tie_word_embeddings True is not supported where"),
+        ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim 16 is not supported"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before False is not supported"),
+        ("falcon", {"num_ln_in_parallel_attn": 2}, "expected new_decoder_architecture with it"),
+        (
+            "falcon",
+            {"new_decoder_architecture": True, "parallel_attn": False},
+            "expected parallel_attn with it",
+        ),
     ],
 )
 def test_unsupported_fields_are_refused_by_name(

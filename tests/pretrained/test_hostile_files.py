@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_cases import CASES, SIZES
+from family_cases import CASES, sizes_of
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.config import DecoderConfig
@@ -89,8 +89,7 @@ def test_other_families_read_no_hostile_field_into_an_error_of_python(tmp_path: 
 
     draws = np.random.default_rng(0)
     for model_type, fields in CASES.values():
-        sizes = {} if model_type == "gpt2" else dict(SIZES)
-        config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes, **fields}))
+        config = CONFIG_MAPPING[model_type](**copy.deepcopy({**sizes_of(model_type), **fields}))
         hf = json.loads(config.to_json_string(use_diff=False))
         hf["architectures"] = [
             next(name for name, one in FAMILIES.items() if one.model_type == model_type)

@@ -30,6 +30,8 @@ class Family:
             parameter. A tensor of several fused parameters names them all, in order; with groups
             (TensorLayout.groups) a fourth entry names the field of DecoderConfig that counts them.
             Rows of parameters that a decoder lacks, such as biases, are not used.
+        tensors_for: more of these rows, for a decoder of this config; they replace earlier ones of
+            the same parameter.
         fields: field of DecoderConfig -> (field of ``config.json``, default). A default that is a
             function of ``config.json`` also replaces null.
         fixed_fields: fields of DecoderConfig that have one value in the whole family.
@@ -48,6 +50,7 @@ class Family:
     model_type: str
     tensors: tuple[TensorRow, ...]
     fields: Mapping[str, tuple[str, Any]]
+    tensors_for: Callable[[DecoderConfig], tuple[TensorRow, ...]] = lambda config: ()
     fixed_fields: Mapping[str, Any] = field(default_factory=dict)
     computed_fields: Callable[[HFConfig], Mapping[str, Any]] = lambda hf: {}
     extra_hf_fields: Callable[[DecoderConfig], Mapping[str, Any]] = lambda config: {}
@@ -106,7 +109,10 @@ class Family:
         """
         num_experts = 0 if config.moe is None else config.moe.num_experts
         layouts: dict[ParameterPath, TensorLayout] = {}
-        for name, parameters, transposed, *groups_field in self.tensors:
+        for name, parameters, transposed, *groups_field in (
+            *self.tensors,
+            *self.tensors_for(config),
+        ):
             groups = getattr(config, groups_field[0]) if groups_field else 1
             fused = (parameters,) if isinstance(parameters, str) else parameters
             for layer in range(config.num_layers) if "{n}" in name else (0,):
