@@ -148,7 +148,7 @@ def _read_headers(folder: Path, family: Family, config: DecoderConfig) -> tuple[
         if wrong := check_weights(family, config, tensors, damaged=bool(problems)):
             problems.append(f"{folder}: weights and config.json disagree: {wrong}")
     if problems:
-        raise UserError("; ".join(problems))
+        raise UserError("; ".join(dict.fromkeys(problems)))
     size = sum(tensor.nbytes for tensor in tensors.values())
     return find_main_dtype(tensors) or "float32", size
 

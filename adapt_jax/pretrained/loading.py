@@ -166,7 +166,7 @@ def load_pretrained(
             wrong = check_weights(*shape, tensors, damaged=bool(damages))
             problems += [f"{folder}: weights and config.json disagree: {wrong}"] * bool(wrong)
         if shape is None or tokenizer is None or problems:
-            raise UserError("; ".join(problems))
+            raise UserError("; ".join(dict.fromkeys(problems)))
         family, config = shape
         config = hf_config.add_eos_ids(folder, config, tokenizer)
         decoder = _load_decoder(family, config, tensors, dtype, mesh)
@@ -179,7 +179,7 @@ def _report_quantization(
     name: str, quantization: str, tensors: Mapping[str, Tensor], decoder: Decoder
 ) -> None:
     """Says what de-quantised weights take in memory."""
-    if not quantization:
+    if not quantization or set(quantization.removeprefix("GGUF: ").split(", ")) <= FLOATS.keys():
         return
     stored = sum(tensor.nbytes for tensor in tensors.values())
     held = sum(parameter.nbytes for parameter in get_parameters(decoder).values())

@@ -148,7 +148,8 @@ def _read_rope(file: GGUFFile) -> Fields:
     theta = _get(file, "rope.freq_base", 10000.0)
     share = rotated / head_dim
     scaling = _read_rope_scaling(file, theta, rotated)
-    return {
+    original = (scaling or {}).get("original_max_position_embeddings")
+    return ({} if original is None else {"original_max_position_embeddings": original}) | {
         "rope_theta": theta,
         "rotary_emb_base": theta,
         "rope_local_base_freq": _get(file, "rope.freq_base_swa", 10000.0),

@@ -34,7 +34,7 @@ SCALARS = {
     **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1"},
     **{10: "<u8", 11: "<i8", 12: "<f8"},
 }
-BOOL = 7
+FLOAT32, BOOL = 6, 7
 PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -191,7 +191,9 @@ class _HeaderReader:
             if item in (STRING, ARRAY):
                 return [self.value(item) for _ in range(count)]
             return self.numbers(item, count).tolist()
-        return self.numbers(kind, 1).tolist()[0]
+        [number] = self.numbers(kind, 1)
+        # 1e-05 instead of 9.999999747378752e-06: the same float32
+        return float(str(number)) if kind == FLOAT32 else number.item()
 
     def numbers(self, kind: int, count: int) -> np.ndarray:
         if kind not in SCALARS:

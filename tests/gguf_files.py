@@ -1,0 +1,214 @@
+"""Writes the GGUF file of a tiny decoder, as llama.cpp's converter would.
+
+What the converter changes is done here by hand: metadata for fields, query and key rows of Llama in
+pairs, one added to the norms of Gemma, GPT-2's kernels turned, GPT-NeoX's projections regrouped,
+experts stacked.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+__all__ = ["write_gguf"]
+
+Kind = gguf.GGMLQuantizationType
+PAIRED = ("llama", "mistral3", "smollm3", "granite")
+NAMES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "ministral3": "mistral3",
+    "mixtral": "llama",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gptneox",
+    "qwen3_moe": "qwen3moe",
+    "olmo3": "olmo2",
+}
+
+
+def write_gguf(
+    folder: Path,
+    path: Path,
+    kind: Kind = Kind.F32,
+    metadata: dict[str, Any] | None = None,
+    *,
+    extra: dict[str, np.ndarray] | None = None,
+    replaced: dict[str, tuple[np.ndarray, Kind]] | None = None,
+    chosen: Callable[[str], bool] = lambda name: True,
+) -> Path:
+    """Writes the decoder of a Hugging Face folder with float32 weights.
+
+    Args:
+        kind: of all tensors with two axes whose rows are whole blocks.
+        metadata: more of it, or in the place of what is written; None leaves a key out.
+        extra: more tensors.
+        replaced: bytes of a kind, in the place of a tensor.
+        chosen: whether the tensor of this name is written.
+    """
+    from safetensors.numpy import load_file
+
+    hf = json.loads((folder / "config.json").read_text())
+    arch = NAMES.get(hf["model_type"], hf["model_type"])
+    said = metadata or {}
+    writer = gguf.GGUFWriter(path, said.get("general.architecture", arch))
+    for key, value in {**_list_fields(hf, arch), **_list_tokens(folder, hf), **said}.items():
+        if key != "general.architecture":
+            _add(writer, key, value)
+    layers = hf.get("num_hidden_layers") or hf["n_layer"]
+    [number] = [one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == arch]
+    names = gguf.get_tensor_name_map(number, layers)
+    state = load_file(folder / "model.safetensors")
+    for name, array in {**_convert(state, hf, arch), **(extra or {})}.items():
+        own = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+        if not chosen(own):
+            continue
+        if own in (replaced or {}):
+            blocks, used = replaced[own]
+            writer.add_tensor(own, blocks, raw_dtype=used)
+            continue
+        array = np.ascontiguousarray(array, np.float32)
+        block = gguf.GGML_QUANT_SIZES[kind][0]
+        used = kind if array.ndim > 1 and array.shape[-1] % block == 0 else Kind.F32
+        writer.add_tensor(own, gguf.quantize(array, used), raw_dtype=used)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value is not None:
+        writer.add_array(key, value)
+
+
+def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
+    """The metadata of sizes and positions."""
+    rope = hf.get("rope_parameters") or {}
+    full = rope.get("full_attention", rope)
+    heads = hf.get("num_attention_heads") or hf["n_head"]
+    width = hf.get("hidden_size") or hf["n_embd"]
+    head_dim = hf.get("head_dim") or width // heads
+    fields = {
+        "block_count": hf.get("num_hidden_layers") or hf["n_layer"],
+        "context_length": hf.get("max_position_embeddings") or hf["n_positions"],
+        "embedding_length": width,
+        "feed_forward_length": hf.get("intermediate_size") or hf.get("n_inner"),
+        "attention.head_count": heads,
+        "attention.head_count_kv": hf.get("num_key_value_heads"),
+        "attention.layer_norm_rms_epsilon": hf.get("rms_norm_eps"),
+        "attention.layer_norm_epsilon": next(
+            (hf[n] for n in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") if n in hf),
+            None,
+        ),
+        "attention.key_length": hf.get("head_dim"),
+        "attention.value_length": hf.get("head_dim"),
+        "attention.sliding_window": hf.get("sliding_window"),
+        "attn_logit_softcapping": hf.get("attn_logit_softcapping"),
+        "final_logit_softcapping": hf.get("final_logit_softcapping"),
+        "rope.dimension_count": int(head_dim * full.get("partial_rotary_factor", 1.0)),
+        "rope.freq_base": full.get("rope_theta"),
+        "rope.freq_base_swa": rope.get("sliding_attention", {}).get("rope_theta"),
+        "expert_count": hf.get("num_local_experts") or hf.get("num_experts"),
+        "expert_used_count": hf.get("num_experts_per_tok"),
+        "expert_feed_forward_length": hf.get("moe_intermediate_size"),
+        "attention.scale": hf.get("attention_multiplier"),
+        "embedding_scale": hf.get("embedding_multiplier"),
+        "residual_scale": hf.get("residual_multiplier"),
+        "logit_scale": hf.get("logits_scaling") or hf.get("logit_scale"),
+        "attention.temperature_scale": full.get("llama_4_scaling_beta"),
+        "rope.scaling.yarn_log_multiplier": full.get("mscale_all_dim"),
+        "use_parallel_residual": hf.get("use_parallel_residual"),
+    }
+    if full.get("rope_type") in ("linear", "yarn"):
+        fields |= {"rope.scaling.type": full["rope_type"], "rope.scaling.factor": full["factor"]}
+        fields["rope.scaling.original_context_length"] = full.get(
+            "original_max_position_embeddings"
+        )
+        fields["rope.scaling.yarn_beta_fast"] = full.get("beta_fast")
+        fields["rope.scaling.yarn_beta_slow"] = full.get("beta_slow")
+    if full.get("long_factor"):
+        fields["rope.scaling.original_context_length"] = full["original_max_position_embeddings"]
+    return {f"{arch}.{key}": value for key, value in fields.items()}
+
+
+def _list_tokens(folder: Path, hf: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a byte-level BPE tokenizer."""
+    said = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {token: number for token, number in said["model"]["vocab"].items()}
+    added = {one["content"]: one["id"] for one in said["added_tokens"]}
+    tokens = [f"[PAD{n}]" for n in range(hf["vocab_size"])]
+    types = [gguf.TokenType.UNUSED] * len(tokens)
+    for token, number in {**vocabulary, **added}.items():
+        tokens[number] = token
+        types[number] = gguf.TokenType.CONTROL if token in added else gguf.TokenType.NORMAL
+    merges = [one if isinstance(one, str) else " ".join(one) for one in said["model"]["merges"]]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [int(one) for one in types],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.padding_token_id": 2,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}",
+    }
+
+
+def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dict[str, np.ndarray]:
+    """The tensors as llama.cpp has them, under the names of the checkpoint."""
+    made: dict[str, np.ndarray] = {}
+    stacks: dict[str, dict[int, np.ndarray]] = {}
+    for name, array in state.items():
+        if hf.get("tie_word_embeddings") and name == "lm_head.weight":
+            continue
+        if match := re.fullmatch(r"(.*)\.experts\.(\d+)\.(.*)", name):
+            place = match[1].removeprefix("model.").replace("block_sparse_moe", "feed_forward")
+            place = place if "block_sparse_moe" in match[1] else match[1]
+            stacks.setdefault(f"{place}.experts.{match[3]}", {})[int(match[2])] = array
+            continue
+        if arch in PAIRED and re.search(r"\.[qk]_proj\.", name):
+            heads = hf["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
+            halves = array.reshape(heads, 2, len(array) // heads // 2, *array.shape[1:])
+            array = halves.swapaxes(1, 2).reshape(array.shape)
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
+            array = array + 1
+        if arch == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight", name):
+            array = array.T
+        if "query_key_value" in name:
+            by_head = array.reshape(hf["num_attention_heads"], 3, -1, *array.shape[1:])
+            array = by_head.swapaxes(0, 1).reshape(array.shape)
+        made[name] = array
+    for name, experts in stacks.items():
+        made[name] = np.stack([experts[number] for number in sorted(experts)])
+    rope = hf.get("rope_parameters") or {}
+    if rope.get("rope_type") == "llama3":
+        made["rope_freqs.weight"] = _compute_factors(rope, hf)
+    for length in ("long", "short"):
+        if factors := rope.get(f"{length}_factor"):
+            made[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)
+    return made
+
+
+def _compute_factors(rope: dict[str, Any], hf: dict[str, Any]) -> np.ndarray:
+    """By how much Llama 3.1 divides the frequency of each pair."""
+    size = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    frequencies = rope["rope_theta"] ** -(np.arange(0, size, 2) / size)
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / rope["factor"] + smooth)).astype(np.float32)

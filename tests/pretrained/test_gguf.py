@@ -1,0 +1,301 @@
+"""GGUF files hold the decoders that they were written from, and damaged ones are one line."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from family_cases import FULL, SLIDING, YARN, make
+from tiny_llama import write_tiny_llama
+
+from adapt_jax.adaptation.recipe import _name_decoder
+from adapt_jax.inspection.checkpoint import read_checkpoint
+from adapt_jax.pretrained.gguf import file as gguf_file
+from adapt_jax.pretrained.hf_config import read_config
+from adapt_jax.pretrained.loading import get_parameters, load_pretrained
+from adapt_jax.pretrained.saving import read_source_dtype
+from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
+from adapt_jax.pretrained.without_weights import load_without_weights
+from adapt_jax.utils.errors import UserError
+
+gguf = pytest.importorskip("gguf")
+from gguf_files import write_gguf  # noqa: E402  (needs the package)
+
+Kind = gguf.GGMLQuantizationType
+
+
+def rope(theta: float, **more: Any) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta, **more}
+
+
+HALF = {"rope_parameters": rope(300.0, partial_rotary_factor=0.5)}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+}
+ALTERNATING = [SLIDING] * 3 + [FULL]
+GEMMA3 = {
+    "query_pre_attn_scalar": 256,
+    "num_hidden_layers": 6,
+    "layer_types": [SLIDING] * 5 + [FULL],
+    "rope_parameters": {
+        FULL: {"rope_type": "linear", "factor": 3.0, "rope_theta": 300.0},
+        SLIDING: rope(50.0),
+    },
+}
+# A case of a family, changed where GGUF has no place for what it says.
+CASES: dict[str, dict[str, Any]] = {
+    "llama, llama3": {"rope_parameters": LLAMA3},
+    "llama, yarn, biases": {},
+    "llama, linear": {"tie_word_embeddings": True},
+    "ministral3": {
+        "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.4, "mscale": 1.0}
+        | {"mscale_all_dim": 1.5, "original_max_position_embeddings": 16}
+    },
+    "mixtral": {"sliding_window": None, "rope_parameters": rope(300.0)},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {},
+    "qwen3_moe": {"mlp_only_layers": []},
+    "gemma": {"rope_parameters": rope(10000.0)},
+    "gemma2": {"query_pre_attn_scalar": 256},
+    "gemma3": GEMMA3,
+    "phi3": {},
+    "phi3, longrope": {},
+    "starcoder2": {},
+    "stablelm": HALF,
+    "stablelm, parallel": HALF,
+    "olmo2": {"rope_parameters": rope(300.0)},
+    "olmo3": {"rope_parameters": {FULL: YARN, SLIDING: rope(50.0)}},
+    "smollm3": {
+        "num_hidden_layers": 4,
+        "no_rope_layers": [1, 1, 1, 0],
+        "use_sliding_window": False,
+    },
+    "granite": {},
+    "seed_oss": {},
+    "glm4": {},
+    "exaone4": {"num_hidden_layers": 4, "layer_types": ALTERNATING},
+    "cohere2": {"num_hidden_layers": 4, "layer_types": ALTERNATING, "attention_bias": False},
+    "gpt2": {},
+    "gpt_neox": HALF,
+    "gpt_neox, sequential": HALF | {"hidden_act": "gelu", "attention_bias": True},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_holds_the_decoder_that_it_was_written_from(name, tmp_path):
+    """Config and parameters are equal, so all that is computed of them is."""
+    pytest.importorskip("torch")
+    make(tmp_path / "hf", name, **CASES[name])
+    more = {}
+    if "sliding_attention" in str(CASES[name]) and "gemma" not in name and name != "cohere2":
+        said = json.loads((tmp_path / "hf/config.json").read_text())
+        architecture = {"olmo3": "olmo2"}.get(name, name)
+        sliding = [kind == SLIDING for kind in said["layer_types"]]
+        more[f"{architecture}.attention.sliding_window_pattern"] = sliding
+    path = write_gguf(tmp_path / "hf", tmp_path / "model.gguf", metadata=more)
+    expected, found = load_pretrained(tmp_path / "hf"), load_pretrained(path)
+    same = {"bos_id": None, "eos_ids": (), "pad_id": None}
+    assert replace(found.config, **same) == replace(expected.config, **same)
+    wanted, got = get_parameters(expected.decoder), get_parameters(found.decoder)
+    assert wanted.keys() == got.keys()
+    for parameter, value in wanted.items():
+        # Gemma's norms lose a bit where one is added and taken away
+        tolerance = 2.5e-7 if "gemma" in name and parameter[-1] == "scale" else 0
+        np.testing.assert_allclose(got[parameter], value, rtol=0, atol=tolerance)
+
+
+KINDS = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+KINDS += ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+
+
+def write_blocks(folder: Path, name: str) -> tuple[Path, np.ndarray]:
+    """A file whose embedding is of random blocks of this kind; and their bytes."""
+    hf = write_tiny_llama(folder / "hf", hidden_size=256, head_dim=64, num_hidden_layers=1)
+    kind = Kind[name]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    draws = np.random.default_rng(0)
+    codes = draws.integers(0, 256, (320, 256 // block, size), dtype=np.uint8)
+    codes[..., 1::2] &= 0x3F  # whichever bytes are a float16, it is finite
+    blocks = codes.reshape(320, -1)
+    path = write_gguf(hf, folder / "model.gguf", replaced={"token_embd.weight": (blocks, kind)})
+    return path, blocks
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_blocks_are_what_transformers_makes_of_them(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, blocks = write_blocks(tmp_path, name)
+    found = np.asarray(load_pretrained(path).decoder.embedding[...])
+    if name in ("Q5_0", "Q5_1"):  # which transformers leaves to the package
+        expected = torch.tensor(gguf.dequantize(blocks, Kind[name]))
+    elif name in ("F16", "BF16"):
+        dtype = torch.float16 if name == "F16" else torch.bfloat16
+        expected = torch.tensor(blocks).view(dtype).float()
+    else:
+        from transformers.integrations.gguf.dequant import GGML_NAME
+        from transformers.integrations.gguf.kernels import dequantize_blocks
+
+        number = next(number for number, one in GGML_NAME.items() if one.upper() == name)
+        expected = dequantize_blocks(torch.tensor(blocks), number, 320, 256, torch.float32)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_transformers_reads_the_same_tokens_template_and_weights(tmp_path, caplog):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf = write_tiny_llama(tmp_path / "hf")
+    path = write_gguf(hf, tmp_path / "model.gguf", Kind.Q8_0)
+    ours = load_pretrained(path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    for text in ("Jane has 12 apples.", " Who?\n\n naïve 日本", "a<|eos|>b", ""):
+        assert ours.tokenizer(text).input_ids == theirs(text).input_ids
+    assert ours.tokenizer.chat_template == theirs.chat_template
+    assert ours.encode("Jane has 2 apples.") == load_pretrained(hf).encode("Jane has 2 apples.")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
+    state = model.state_dict()
+    layer = ours.decoder.layers[1]
+    for name, value in (("q_proj", layer.attention.query), ("k_proj", layer.attention.key)):
+        wanted = state[f"model.layers.1.self_attn.{name}.weight"].numpy()
+        np.testing.assert_array_equal(np.asarray(value.kernel[...]), wanted)
+    # what it is, in log and inspection
+    [line] = [one.message for one in caplog.records if "de-quantised" in one.message]
+    assert "(GGUF: Q8_0, F32)" in line
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.quantization, checkpoint.dtype) == ("GGUF: Q8_0, F32", "bfloat16")
+    assert checkpoint.nbytes < path.stat().st_size
+    assert read_source_dtype(path) == "bfloat16"
+    assert load_without_weights(path).config == ours.config
+    assert _name_decoder(str(path)) == f"{str(tmp_path)!r}, gguf_file='model.gguf'"
+
+
+def test_a_sentencepiece_vocabulary_is_read_as_transformers_reads_it(tmp_path):
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    words = ["\u2581", "\u2581a", "b", "ab", "\u2581ab", "c", "bc", "\u2581abc", "a"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *words]
+    types = [2, 3, 3, *([6] * 256), *([1] * len(words))]
+    tokens += [f"[PAD{n}]" for n in range(len(tokens), 320)]
+    types += [5] * (320 - len(types))
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [-float(n) for n in range(320)],
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": None,
+        "tokenizer.ggml.add_bos_token": None,
+    }
+    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf", metadata=metadata)
+    ours, theirs = read_tokenizer(path), AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    for text in ("abc ab", "  c", "xé", "a</s>b", ""):
+        ids = ours(text).input_ids
+        assert ids == theirs(text).input_ids
+        assert ids[:1] == [1]  # llama.cpp adds BOS where nothing is said
+        assert ours.decode(ids) == theirs.decode(ids)
+
+
+def test_a_model_of_several_files(tmp_path):
+    hf = write_tiny_llama(tmp_path / "hf")
+    whole = load_pretrained(write_gguf(hf, tmp_path / "whole.gguf"))
+    first, second = (tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    late = "output_norm.weight"
+    total = len(gguf_file.read_gguf(tmp_path / "whole.gguf").tensors)
+    split = {"split.count": 2, "split.tensors.count": total}
+    write_gguf(hf, first, metadata=split, chosen=lambda name: name != late)
+    write_gguf(hf, second, metadata=split, chosen=lambda name: name == late)
+    assert load_pretrained(first).fingerprint == whole.fingerprint
+    with pytest.raises(UserError, match="expected the first, NAME-00001-of-00002.gguf"):
+        load_pretrained(second)
+    second.unlink()
+    with pytest.raises(UserError, match="m-00002-of-00002.gguf: no such file"):
+        load_pretrained(first)
+
+
+def test_frequencies_that_no_known_setting_gives_are_kept(tmp_path):
+    factors = np.array([1.0, 1.5, 4.0, 7.0], np.float32)
+    hf = write_tiny_llama(tmp_path / "hf")
+    path = write_gguf(hf, tmp_path / "m.gguf", extra={"rope_freqs.weight": factors})
+    _, config = read_config(path)
+    rope = config.layer_config(0).rope
+    assert rope is not None and rope.attention_scaling == 1.0
+    plain = 10000.0 ** -(np.arange(0, 8, 2) / 8)
+    np.testing.assert_allclose(rope.frequencies(8), plain / factors, rtol=1e-6)
+    np.testing.assert_allclose(rope.frequencies(8, 10**6), plain / factors, rtol=1e-6)
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
+    content = path.read_bytes()
+    damages = {
+        "it does not begin with GGUF": b"GGML" + content[4:],
+        "version 1": content[:4] + b"\x01" + content[5:],
+        "it is big-endian": content[:4] + b"\x00\x00\x00\x03" + content[8:],
+        "it names": content[:8] + b"\xff" * 8 + content[16:],
+        "cut short: token_embd.weight": content[:-90000],
+    }
+    for said, damaged in damages.items():
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=re.escape(said)) as caught:
+            load_pretrained(path)
+        assert str(path) in str(caught.value) and len(str(caught.value)) < 600
+    for size in (*range(0, 400, 7), 5000, 9000, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match="not readable as GGUF"):
+            load_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"general.architecture": "t5"}, "architecture 't5' is not supported in GGUF"),
+        ({"llama.block_count": 3}, "9 tensors missing"),
+        ({"llama.embedding_length": "wide"}, "embedding_length: 'wide'; expected a size"),
+        ({"llama.attention.head_count": [4, 2]}, "differs between layers"),
+        ({"llama.rope.scaling.type": "spiral"}, "rope.scaling.type 'spiral' is not supported"),
+        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model is 'rwkv'"),
+        ({"tokenizer.ggml.tokens": None}, "no usable tokenizer (none of tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges is missing"),
+        ({"tokenizer.ggml.token_type": [1, 2]}, "2 token_type for 320 tokens"),
+        ({"tokenizer.ggml.eos_token_id": 400}, "eos_token_id 400 is none of 320 tokens"),
+    ],
+)
+def test_what_a_file_says_is_checked(tmp_path, metadata, said):
+    hf = write_tiny_llama(tmp_path / "hf")
+    path = write_gguf(hf, tmp_path / "m.gguf", metadata=metadata)
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        load_pretrained(path)
+    assert len(str(caught.value)) < 900
+
+
+def test_a_tensor_that_is_not_known_is_refused_by_name(tmp_path):
+    hf = write_tiny_llama(tmp_path / "hf")
+    path = write_gguf(hf, tmp_path / "m.gguf", extra={"blk.0.attn_sinks": np.ones(4, np.float32)})
+    with pytest.raises(UserError, match="1 tensor not known to this config: blk.0.attn_sinks"):
+        load_pretrained(path)
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    with pytest.raises(UserError, match=re.escape("pip install adapt-jax[gguf]")):
+        load_pretrained(path)
+
+
+def test_a_folder_with_a_gguf_file_says_how_to_name_it(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=re.escape(f"is named itself: {tmp_path / 'm.gguf'}")):
+        load_pretrained(tmp_path)
