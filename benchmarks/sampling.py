@@ -6,7 +6,7 @@ python -m benchmarks.sampling --decoder path/to/SmolLM2-135M --peer vllm
 Both sides run in turn, each in a process of its own: a warm-up, then the median of three. The last
 line is JSON. transformers is measured in its plain form, from which the ratio is taken, and with
 the prefix's cache computed once per run and reused; vLLM with its prefix caching. tunix and vLLM
-need benchmarks/peers/tunix.sh and vllm.sh first. Last, benchmarks/parts.py says where our time goes.
+need benchmarks/peers/tunix.sh and vllm.sh first. In the end it says where our time goes.
 """
 
 import argparse
