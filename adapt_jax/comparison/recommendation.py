@@ -19,6 +19,7 @@ from adapt_jax.utils.display_text import quote_text
 __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
 
 LEVEL = 0.05  # of significance, over all tests together
+MIN_TESTABLE = 6  # questions: McNemar's test of five right answers against none has p = 0.06
 
 
 def paired_delta(method: str, scores: Sequence[float], other: Sequence[float]) -> PairedDelta:
@@ -58,7 +59,7 @@ def recommend(
     or by a paired bootstrap where scores are graded, and the p-values are corrected for their
     number by Holm's procedure, at the level 0.05. Of no use is a rung none of whose answers can be
     read, or one that is not significantly above the baseline, by the same test and correction over
-    all rungs.
+    all rungs. Without a baseline a rung has to be significantly above no right answer at all.
 
     Args:
         rungs: those that were measured, in the order of the ladder.
@@ -112,18 +113,19 @@ def _find_above_baseline(
     baseline: Baseline | None,
     baseline_scores: Sequence[float],
 ) -> set[str]:
-    """The rungs that are significantly above the baseline; all of them where there is none."""
+    """The rungs that are significantly above the baseline, or above 0 where there is none."""
+    floor = 0.0 if baseline is None else baseline.accuracy
+    above = [rung for rung in rungs if rung.score > floor]
     if baseline is None:
-        return {rung.method for rung in rungs}
+        num_questions = max(len(scores[rung.method]) for rung in rungs)
+        baseline_scores = [0.0] * num_questions
+        if num_questions < MIN_TESTABLE:
+            return {rung.method for rung in above}
     p_values = {
         rung.method: compare_paired(scores[rung.method], baseline_scores).p_value for rung in rungs
     }
     corrected = holm_correction(p_values)
-    return {
-        rung.method
-        for rung in rungs
-        if rung.score > baseline.accuracy and corrected[rung.method] < LEVEL
-    }
+    return {rung.method for rung in above if corrected[rung.method] < LEVEL}
 
 
 def _measure_cost(rung: DoneRung) -> tuple[float, float]:
@@ -144,11 +146,11 @@ def _explain_none(
         is_exact = most_accurate.scorer == DEFAULT_SCORER
         what = "no question was answered right" if is_exact else "every answer scores 0"
         return f"No rung is enough: {what}."
-    if baseline is None or useful:
+    if useful:
         return None
     return (
         f"No rung is enough: the highest {_name_measure(most_accurate)}, the "
-        f"{_format_score(most_accurate)} of {most_accurate.method}, is not significantly above the "
+        f"{_format_score(most_accurate)} of {most_accurate.method}, is not significantly above "
         f"{_describe_baseline(baseline)} ({_name_test(most_accurate)} with Holm's correction over "
         f"{_count(rungs)})."
     )
@@ -163,7 +165,7 @@ def _explain(
     """One sentence: which rung is enough, and why."""
     share, measure = _format_score(enough), _name_measure(enough)
     test_name = _name_test(enough)
-    above = f" significantly above the {_describe_baseline(baseline)}" if baseline else ""
+    above = f" significantly above {_describe_baseline(baseline)}" if baseline else ""
     if enough is not most_accurate:
         [test] = [test for test in tests if test.method == enough.method]
         low, high = (f"{100 * bound:+.1f}" for bound in test.ci95)
@@ -176,7 +178,7 @@ def _explain(
             f"{_count(tests)})."
         )
     if tests:
-        useless = f", or not{above}" if above else " or has no readable answer"
+        useless = f", or not significantly above {_describe_baseline(baseline)}"
         return (
             f"{enough.method} is enough: its {share} is the highest {measure}, and every cheaper "
             f"rung is significantly below it (p < {LEVEL}, {test_name} with Holm's correction "
@@ -200,8 +202,12 @@ def _format_score(rung: DoneRung) -> str:
     return f"{100 * rung.score:.1f}{unit}"
 
 
-def _describe_baseline(baseline: Baseline) -> str:
-    return f"{_format_share(baseline.accuracy)} of always answering {quote_text(baseline.label)}"
+def _describe_baseline(baseline: Baseline | None) -> str:
+    if baseline is None:
+        return "no right answer at all"
+    return (
+        f"the {_format_share(baseline.accuracy)} of always answering {quote_text(baseline.label)}"
+    )
 
 
 def _format_share(share: float) -> str:
