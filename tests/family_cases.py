@@ -58,6 +58,24 @@ HALF_ROTATED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_fac
 FULL, SLIDING = "full_attention", "sliding_attention"
 TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+CORRECTED = {
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+}
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 2.0,
+    "num_local_experts": 5,
+}
 GPT2 = {
     "vocab_size": 320,
     "n_embd": 32,
@@ -137,6 +155,48 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe, not normalized": (
         "qwen3_moe",
         {"head_dim": 8, "use_sliding_window": True, "sliding_window": 9, **EXPERTS},
+    ),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            **EXPERTS,
+            "mlp_only_layers": [1],
+            "shared_expert_intermediate_size": 20,
+            "use_sliding_window": True,
+            "sliding_window": 9,
+        },
+    ),
+    "qwen2_moe, no biases": (
+        "qwen2_moe",
+        {
+            **EXPERTS,
+            "qkv_bias": False,
+            "norm_topk_prob": True,
+            "shared_expert_intermediate_size": 20,
+        },
+    ),
+    "olmoe": ("olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "clip_qkv": 0.9}),
+    "granitemoe": ("granitemoe", {**GRANITE, "attention_bias": True}),
+    "granitemoeshared": ("granitemoeshared", {**GRANITE, "shared_intermediate_size": 20}),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            "head_dim": 8,
+            "sliding_window": 9,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "swiglu_limit": 0.5,
+            "rope_parameters": {**YARN, "truncate": False},
+        },
+    ),
+    "glm4_moe": (
+        "glm4_moe",
+        {**CORRECTED, "head_dim": 16, "use_qk_norm": True, "attention_bias": True},
+    ),
+    "dots1": ("dots1", {**CORRECTED, "sliding_window": 9, "max_window_layers": 1}),
+    "dots1, no groups": (
+        "dots1",
+        {**CORRECTED, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
     ),
     "mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": 9}),
     "gemma": ("gemma", {"head_dim": 16, "num_key_value_heads": 1}),
@@ -315,13 +375,15 @@ OWN_SIZES = {"gpt2": ("n_embd", "n_layer", "n_head"), "gptj": ("n_embd", "n_laye
 OWN_SIZES["gptj"] += ("rotary_dim",)
 OWN_SIZES["gpt_neo"] = ("hidden_size", "num_layers", "num_heads", "attention_types")
 OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads")
+OWN_SIZES["dots1"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
+OWN_SIZES["dots1"] += ("num_attention_heads", "n_routed_experts", "num_experts_per_tok")
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
 
 def sizes_of(model_type: str) -> dict[str, Any]:
     """The sizes that a config of this type has besides the fields of its case."""
-    if model_type in OWN_SIZES:
+    if model_type in OWN_SIZES and model_type != "dots1":
         return {}
     sizes = dict(SIZES)
     if model_type in ("gpt_neox", "persimmon"):
@@ -348,7 +410,7 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
             centre = 1.0 if is_scale else 0.0
             value.copy_(torch.randn(value.shape) * 0.2 + centre)
         for key, value in model.named_buffers():
-            if key.endswith("layer_scalar"):
+            if key.endswith(("layer_scalar", "e_score_correction_bias")):
                 value.copy_(torch.randn(value.shape) * 0.2 + 1.0)
         model.tie_weights()
     model.save_pretrained(folder)

@@ -26,6 +26,7 @@ def attend(
     blocks: list[KVBlock],
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Softmax attention over several blocks of keys, which share **one** softmax.
 
@@ -37,12 +38,13 @@ def attend(
         blocks: keys, values, and a mask, [S] or [B, T, S]. A mask of None hides nothing.
         scale: of the scores; by default 1/sqrt(H).
         softcap: scores x become softcap·tanh(x/softcap) (Gemma 2, 2408.00118, section 2).
+        sinks: a score for each head that joins the softmax and has no value (gpt-oss).
     """
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     *shared, (keys, values, mask) = blocks
     num_queries = queries.shape[1]
     if keys.shape[-2] != num_queries or num_queries <= MIN_QUERIES_PER_CHUNK:
-        return _attend_chunk(queries, blocks, scale, softcap)
+        return _attend_chunk(queries, blocks, scale, softcap, sinks)
     size = max(MIN_QUERIES_PER_CHUNK, -(-num_queries // MAX_QUERY_CHUNKS))
     outputs = []
     for start in range(0, num_queries, size):
@@ -53,12 +55,16 @@ def attend(
             (k, v, m if m is None or m.ndim == 1 else m[:, start:stop]) for k, v, m in shared
         ]
         chunk_blocks.append((keys[:, :, :stop], values[:, :, :stop], visible))
-        outputs.append(_attend_chunk(queries[:, start:stop], chunk_blocks, scale, softcap))
+        outputs.append(_attend_chunk(queries[:, start:stop], chunk_blocks, scale, softcap, sinks))
     return jnp.concatenate(outputs, axis=1)
 
 
 def _attend_chunk(
-    queries: Float[Array, "B T N H"], blocks: list[KVBlock], scale: float, softcap: float | None
+    queries: Float[Array, "B T N H"],
+    blocks: list[KVBlock],
+    scale: float,
+    softcap: float | None,
+    sinks: Float[Array, " N"] | None,
 ) -> Float[Array, "B T N H"]:
     """Attention of some queries to all keys of the blocks.
 
@@ -100,10 +106,15 @@ def _attend_chunk(
     highest = [
         transpose(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)
     ]
+    sink = None
+    if sinks is not None:  # [1, K, G*T], as the queries are grouped
+        sink = jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, group), tokens, axis=1)[None]
+        highest.append(jnp.broadcast_to(sink, highest[0].shape))
     top = jax.lax.stop_gradient(jnp.stack(highest).max(axis=0))
 
     # numerator and denominator of the one softmax, summed over the blocks
-    weighted_values, total = jnp.zeros(()), jnp.zeros(())
+    weighted_values = jnp.zeros(())
+    total = jnp.zeros(()) if sink is None else jnp.exp(sink - top)
     for score, (keys, values, _) in zip(scores, blocks, strict=True):
         weights = jnp.exp(score - transpose(top, keys)[..., None])
         update = multiply("...qs,...sh->...qh", weights.astype(values.dtype), values)

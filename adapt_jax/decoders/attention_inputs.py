@@ -72,6 +72,7 @@ class AttentionInputs:
         window: int | None = None,
         scale: float | None = None,
         softcap: float | None = None,
+        sinks: Float[Array, " N"] | None = None,
     ) -> Float[Array, "B T N H"]:
         """Attention over the prefix, where there is one, and the rows' own keys.
 
@@ -79,7 +80,7 @@ class AttentionInputs:
             own: keys and values [B, K, S, H] of the rows.
             prefix: keys and values [K, P, H] that all rows share.
             window: of the layer.
-            scale, softcap: as in ``attention.attend``.
+            scale, softcap, sinks: as in ``attention.attend``.
         """
         if self.fused_attention is not None:
             return self.fused_attention(
@@ -89,4 +90,4 @@ class AttentionInputs:
         blocks: list[KVBlock] = [(*own, own_mask)]
         if prefix is not None:  # a block of its own
             blocks.insert(0, (*prefix, prefix_mask[0]))
-        return attend(queries, blocks, scale, softcap)
+        return attend(queries, blocks, scale, softcap, sinks)

@@ -127,7 +127,8 @@ class DecoderConfig:
         qk_norm: norm of queries and keys: None, of each "head", of "each_head" with a scale of its
             own, or of the whole "projection".
         qk_norm_after_rope: whether this norm follows the rotation.
-        qkv_clip: queries, keys and values are clipped to this absolute value.
+        qkv_clip: queries, keys and values are clipped to this absolute value, after their norm and
+            before the rotation.
         value_norm: whether each head of values is normed, without a scale.
         pre_norm: whether a norm precedes attention, and another one the feed-forward layer.
         post_norm: whether a norm follows attention, and another one the feed-forward layer.
@@ -138,6 +139,8 @@ class DecoderConfig:
         moe: the mixture of experts, where the decoder has one.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
             whose outputs are added.
+        attention_sinks: whether each head has a learned score that joins the softmax of attention
+            and has no value: attention may go nowhere (2309.17453, gpt-oss).
         attention_scale: of attention scores; None is 1/sqrt(head_dim).
         attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
         llama_4_scaling: (beta, length): queries are multiplied by
@@ -186,6 +189,7 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    attention_sinks: bool = False
     attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None

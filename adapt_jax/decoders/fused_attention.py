@@ -88,10 +88,11 @@ def choose_fused_attention(
 ) -> FusedAttention | None:
     """The kernel for these rows; None where the einsum form is right.
 
-    Each attends to ``prefix_length`` tokens besides. Few scores need no kernel.
+    Each attends to ``prefix_length`` tokens besides. Few scores need no kernel, and no kernel has
+    attention sinks.
     """
     tokens = rows.segments.shape[1]
-    if execution.attention == "einsum" or tokens > MAX_TOKENS:
+    if execution.attention == "einsum" or tokens > MAX_TOKENS or config.attention_sinks:
         return None
     if tokens * (tokens + prefix_length) <= MAX_EINSUM_SCORES:
         return None

@@ -39,7 +39,8 @@ class TensorLayout:
             Mostly it is the parameter alone.
         groups: into how many groups the fused outputs are divided. Each group holds its share of
             every parameter. GPT-NeoX has a group for each head: query, key and value of head 0,
-            then those of head 1, and so on.
+            then those of head 1, and so on. gpt-oss has one for each gate of an expert, so that
+            gates and up projections alternate.
     """
 
     names: tuple[str, ...]
@@ -52,7 +53,7 @@ class TensorLayout:
         shape = list(shapes[self.parameters[0]])
         if not shape:
             return ()
-        axis = _output_axis(len(shape))
+        axis = _output_axis(self.parameters[0], len(shape))
         shape[axis] = sum(shapes[path][axis] for path in self.parameters)
         has_expert_tensors = len(self.names) > 1
         return self._swap_axes(tuple(shape[1:] if has_expert_tensors else shape))
@@ -84,7 +85,7 @@ class TensorLayout:
         """A slice of the parameter out of one tensor."""
         if len(self.parameters) == 1:
             return self._read_slice(tensor, index)
-        axis = _output_axis(len(shapes[path]))
+        axis = _output_axis(path, len(shapes[path]))
         offset, size = self._find_outputs(path, shapes)
         start, stop, _ = index[axis].indices(size)
         tensor_index = list(index)
@@ -94,15 +95,15 @@ class TensorLayout:
             return self._read_slice(tensor, tuple(tensor_index))
         # with groups they are scattered: read all outputs, and choose afterwards
         tensor_index[axis] = slice(None)
-        fused = self._read_slice(tensor, tuple(tensor_index))
-        return self.slice_parameter(path, shapes, fused)[start:stop]
+        fused = np.moveaxis(self._read_slice(tensor, tuple(tensor_index)), axis, 0)
+        return np.moveaxis(self.slice_parameter(path, shapes, fused)[start:stop], 0, axis)
 
     def slice_parameter(
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape], fused: np.ndarray
     ) -> np.ndarray:
         """The outputs of the parameter at ``path`` along the first axis of ``fused``.
 
-        The second axis may have any size: that of a LoRA factor is the rank.
+        The other axes may have any size: that of a LoRA factor is the rank.
         """
         offset, size = self._find_outputs(path, shapes)
         by_group = fused.reshape(self.groups, -1, *fused.shape[1:])
@@ -117,11 +118,13 @@ class TensorLayout:
         ordered = [arrays[path] for path in self.parameters]
         if len(ordered) == 1:
             return ordered[0]
+        axis = _output_axis(self.parameters[0], ordered[0].ndim)
         if self.groups == 1:
-            return np.concatenate(ordered, axis=_output_axis(ordered[0].ndim))
-        by_group = [array.reshape(self.groups, -1, *array.shape[1:]) for array in ordered]
+            return np.concatenate(ordered, axis=axis)
+        outputs_first = [np.moveaxis(array, axis, 0) for array in ordered]
+        by_group = [array.reshape(self.groups, -1, *array.shape[1:]) for array in outputs_first]
         fused = np.concatenate(by_group, axis=1)
-        return fused.reshape(-1, *fused.shape[2:])
+        return np.moveaxis(fused.reshape(-1, *fused.shape[2:]), 0, axis)
 
     def write(self, arrays: Mapping[ParameterPath, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors by name, made of all parameters that lie in them."""
@@ -136,7 +139,7 @@ class TensorLayout:
         self, path: ParameterPath, shapes: Mapping[ParameterPath, Shape]
     ) -> tuple[int, int]:
         """Where the outputs of a parameter begin among the fused ones, and how many they are."""
-        sizes = [shapes[one][_output_axis(len(shapes[one]))] for one in self.parameters]
+        sizes = [shapes[one][_output_axis(one, len(shapes[one]))] for one in self.parameters]
         position = self.parameters.index(path)
         return sum(sizes[:position]), sizes[position]
 
@@ -150,9 +153,9 @@ class TensorLayout:
         return (*axes[:-2], axes[-1], axes[-2]) if self.transposed else axes
 
 
-def _output_axis(ndim: int) -> int:
-    """The output axis of a parameter with this many axes: the first, or of experts the last.
+def _output_axis(path: ParameterPath, ndim: int) -> int:
+    """The output axis of a parameter: the first, or of the kernels and biases of experts the last.
 
-    The latter is negative, so that it also holds for the kernel of a single expert.
+    The latter is negative, so that it also holds for a single expert.
     """
-    return -1 if ndim == 3 else 0
+    return -1 if ndim == 3 or str(path[-1]).endswith("_bias") else 0

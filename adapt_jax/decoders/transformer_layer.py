@@ -38,6 +38,8 @@ class Attention(nnx.Module):
         self.key_norm = _make_qk_norm(config, kv_dim, head_dim, "kv_heads") if has_kv else None
         norms_values = has_kv and config.value_norm
         self.value_norm = Norm(config, head_dim, None, scaled=False) if norms_values else None
+        sinks = jnp.zeros(config.num_heads)
+        self.sinks = nnx.Param(sinks, axes=("heads",)) if config.attention_sinks else None
         self.config, self.layer = config, layer
 
     def __call__(
@@ -45,7 +47,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], KVPair]:
         """The attention output (at ``output_positions``), and the keys and values it used."""
         # queries [B, T, N, H]
-        queries = self._make_heads(self._project(self.query, x), self.query_norm, inputs)
+        queries = self._make_heads(self.query(x), self.query_norm, inputs)
         if inputs.query_scale is not None:
             queries = queries * inputs.query_scale.astype(queries.dtype)
         # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
@@ -58,6 +60,7 @@ class Attention(nnx.Module):
             window=self.layer.window,
             scale=self.config.attention_scale,
             softcap=self.config.attention_softcap,
+            sinks=None if self.sinks is None else self.sinks[...],
         )
         # heads side by side, projected back to [B, T, D]
         attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
@@ -66,18 +69,13 @@ class Attention(nnx.Module):
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
         """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
         assert self.key is not None
-        projected = self._project(self.key, x)
+        projected = self.key(x)
         values = self._split_heads(
-            projected if self.value is None else self._project(self.value, x), self.value_norm
+            projected if self.value is None else self.value(x), self.value_norm
         )
         keys = self._make_heads(projected, self.key_norm, inputs)
         keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
         return inputs.write_to_cache(keys, values)
-
-    def _project(self, projection: Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T N*H"]:
-        """Queries, keys or values, clipped where the decoder does so."""
-        projected, clip = projection(x), self.config.qkv_clip
-        return projected if clip is None else jnp.clip(projected, -clip, clip)
 
     def _make_heads(
         self, projected: Float[Array, "B T N*H"], norm: Norm | None, inputs: AttentionInputs
@@ -98,13 +96,18 @@ class Attention(nnx.Module):
     def _split_heads(
         self, x: Float[Array, "B T N*H"], norm: Norm | None
     ) -> Float[Array, "B T N H"]:
-        """Splits a projection into heads; the norm goes over each head or over all of them."""
-        shape = (*x.shape[:-1], -1, self.layer.head_dim)
-        if norm is None:
-            return x.reshape(shape)
-        if self.config.qk_norm == "projection":
-            return norm(x).reshape(shape)
-        return norm(x.reshape(shape))
+        """Splits a projection into heads; the norm goes over each head or over all of them.
+
+        They are clipped where the decoder does so.
+        """
+        shape, limit = (*x.shape[:-1], -1, self.layer.head_dim), self.config.qkv_clip
+        if norm is not None and self.config.qk_norm == "projection":
+            x = norm(x).reshape(shape)
+        elif norm is not None:
+            x = norm(x.reshape(shape))
+        else:
+            x = x.reshape(shape)
+        return x if limit is None else jnp.clip(x, -limit, limit)
 
 
 def _make_qk_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:

@@ -164,7 +164,7 @@ def _read_index(folder: Path, family: Family, config: DecoderConfig) -> int:
     if (quantization := read_quantization(folder)) is not None:
         names = list_float_names(quantization, names)
     named = {family.canonical_name(name) for name in names}
-    layouts = family.tensor_layouts(config)
+    layouts = family.tensor_layouts(config, named)
     paths = get_parameters(abstract_decoder(config))
     expected = {name for path in paths for name in layouts[path].names}
     tied = set(layouts["output", "kernel"].names) if config.tie_embeddings else set[str]()

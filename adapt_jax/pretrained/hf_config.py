@@ -3,7 +3,7 @@
 A received file may say anything, so types and ranges are checked before any shape is made of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,18 @@ FIELD_CHECKS: dict[str, Check] = {
     "eos_ids": _TOKENS,
     "pad_id": _TOKEN,
 }
+# By the field of MoEConfig that a family reads it into.
+MOE_FIELD_CHECKS: dict[str, Check] = {
+    "num_experts": whole(0, 2**14),
+    "experts_per_token": whole(0, 2**14),
+    "ffn_dim": whole(1, MAX_WIDTH),
+    "shared_ffn_dim": whole(0, MAX_WIDTH),
+    "normalize_weights": FLAG,
+    "num_groups": whole(1, 2**14),
+    "groups_per_token": whole(1, 2**14),
+    "weight_scale": number(-1e9, 1e9),
+    "min_weight_sum": number(0, 1e9),
+}
 # By the name in ``config.json``: what families compute other fields from.
 NAME_CHECKS: dict[str, Check] = {
     "model_type": TEXT,
@@ -154,6 +166,10 @@ NAME_CHECKS: dict[str, Check] = {
     "num_experts_per_tok": whole(0, 2**14),
     "top_k_experts": whole(0, 2**14, nullable=True),
     "moe_intermediate_size": whole(1, MAX_WIDTH, nullable=True),
+    "n_shared_experts": whole(0, 2**14, nullable=True),
+    "first_k_dense_replace": whole(0, MAX_LAYERS),
+    "swiglu_alpha": number(-1e9, 1e9),
+    "swiglu_limit": number(1e-9, 1e9),
     "n_inner": whole(1, MAX_WIDTH, nullable=True),
     "ffn_hidden_size": whole(1, MAX_WIDTH, nullable=True),
     "word_embed_proj_dim": whole(1, MAX_WIDTH, nullable=True),
@@ -293,16 +309,15 @@ def _find_size_problems(family: Family, hf: Mapping[str, Any]) -> list[str]:
     """The fields that are not of the type or in the range that this family needs."""
     values = {**hf, **(hf.get("text_config") or {})}
     problems = []
-    for key, (name, default) in family.fields.items():
-        check = FIELD_CHECKS.get(key)
-        if check is None or name not in values:
+    for check, name, default in _list_field_checks(family):
+        if name not in values:
             continue
         # the value that a family computes for an absent field is also that of null
         check = replace(check, nullable=check.nullable or callable(default) or default is None)
         if problem := check.find_problem(name, values[name]):
             problems.append(problem)
     layers = values.get(family.fields["num_layers"][0], 1)
-    experts = max(values.get(name) or 0 for name in ("num_experts", "num_local_experts"))
+    experts = max((values.get(name) or 0 for name in _name_experts(family)), default=0)
     if not problems and layers * experts > MAX_EXPERT_PARTS:
         problems.append(
             f"num_experts: {experts} in {layers} layers; expected {MAX_EXPERT_PARTS} at most in all"
@@ -315,6 +330,23 @@ def read_quantization(folder: Path) -> Quantization | None:
     if is_gguf(folder) or not (folder / "config.json").is_file():
         return None
     return find_quantization(read_json(folder / "config.json"))
+
+
+def _list_field_checks(family: Family) -> Iterator[tuple[Check, str, Any]]:
+    """The check, name and default of every field that has a check in this family."""
+    for key, (name, default) in family.fields.items():
+        if key in FIELD_CHECKS:
+            yield FIELD_CHECKS[key], name, default
+    for key, (names, default) in family.moe_fields.items():
+        if key in MOE_FIELD_CHECKS:
+            for name in (names,) if isinstance(names, str) else names:
+                yield MOE_FIELD_CHECKS[key], name, default
+
+
+def _name_experts(family: Family) -> tuple[str, ...]:
+    """The fields of ``config.json`` that may count a layer's experts."""
+    names = family.moe_fields.get("num_experts", (("num_experts", "num_local_experts"), 0))[0]
+    return (names,) if isinstance(names, str) else names
 
 
 def add_eos_ids(

@@ -206,8 +206,8 @@ def _load_decoder(
 ) -> Decoder:
     """The decoder of this config, with these tensors for its weights."""
     graphdef, abstract = nnx.split(abstract_decoder(config))
-    layouts = family.tensor_layouts(config)
     tensors = {family.canonical_name(name): tensor for name, tensor in tensors.items()}
+    layouts = family.tensor_layouts(config, tensors)
     shapes = {tuple(key): one.get_value().shape for key, one in nnx.to_flat_state(abstract)}
     placed = (
         None if mesh is None else dict(nnx.to_flat_state(sharding.state_shardings(abstract, mesh)))
@@ -257,10 +257,10 @@ def check_weights(
         tensors: what the files hold; an output that repeats the embedding is taken out.
         damaged: some files could not be read, so nothing is known of what is missing.
     """
-    layouts = family.tensor_layouts(config)
+    found_as = {family.canonical_name(name): name for name in tensors}
+    layouts = family.tensor_layouts(config, found_as)
     held = {path: value.shape for path, value in get_parameters(abstract_decoder(config)).items()}
     shapes = {name: layouts[key].tensor_shape(held) for key in held for name in layouts[key].names}
-    found_as = {family.canonical_name(name): name for name in tensors}
     if config.tie_embeddings:
         output, embedding = layouts["output", "kernel"].names[0], layouts["embedding",].names[0]
         if output in found_as and embedding in found_as:

@@ -30,6 +30,7 @@ INERT = {
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
     *("router_aux_loss_coef", "router_jitter_noise", "no_rope_layer_interval", "ffn_dim"),
+    "num_nextn_predict_layers",  # layers that are not loaded
     *("rope_type",),  # has cases of its own
 }
 # Fields that change nothing: another field decides already, or nothing depends on them.
@@ -38,6 +39,7 @@ SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types decides
     "qwen3_moe": {"use_sliding_window"},  # there is no window
     "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
+    "qwen2_moe, no biases": {"use_sliding_window", "sliding_window", "intermediate_size"},
     "gemma4": {
         "vocab_size_per_layer_input",
         "use_double_wide_mlp",
@@ -125,7 +127,8 @@ def test_no_field_of_the_config_can_be_altered_unnoticed(name: str, made: Any) -
         if differ == ("context_length",):
             continue  # how long a text may be
         kinds = {layer.rope.rope_type for layer in config.layer_configs if layer.rope}
-        key = (*differ, *((path[-1], *sorted(kinds)) if "layer_configs" in differ else ()))
+        inner_fields = (path[-1],) if {"layer_configs", "moe"} & {*differ} else ()
+        key = (*differ, *inner_fields, *(sorted(kinds) if "layer_configs" in differ else ()))
         if differ and key in MOVED:
             continue
         if differ and moves(ours.decoder, config):
@@ -167,6 +170,15 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     ],
     "qwen3": [{**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}],
     "qwen3_moe": [{**THETA, "decoder_sparse_step": 2}, {"mlp_only_layers": [0]}],
+    "qwen2_moe": [
+        {**THETA, "decoder_sparse_step": 2, "use_sliding_window": True, "max_window_layers": 1},
+        {"mlp_only_layers": [0], "num_experts": 4},
+    ],
+    "olmoe": [{**THETA, "clip_qkv": 8.0}],
+    "granitemoe": [{**THETA}],
+    "gpt_oss": [{**THETA, "rope_scaling": YARN}, {"sliding_window": 7, "swiglu_limit": 5.0}],
+    "glm4_moe": [{**THETA, "partial_rotary_factor": 0.25, "n_routed_experts": 16, "n_group": 4}],
+    "dots1": [{**THETA, "sliding_window": None, "n_shared_experts": 2}],
     "gemma": [{**THETA, "hidden_act": "gelu"}],
     "gemma2": [{**THETA, "sliding_window": 9}],
     "gemma3_text": [

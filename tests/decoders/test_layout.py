@@ -13,6 +13,8 @@ SHAPES: dict[ParameterPath, tuple[int, ...]] = {
     ("bias", "key"): (6,),
     ("experts", "up"): (3, 5, 4),
     ("experts", "gate"): (3, 5, 4),
+    ("experts", "up_bias"): (3, 4),
+    ("experts", "gate_bias"): (3, 4),
 }
 QUERY, KEY, VALUE, UP, GATE = (
     ("query",),
@@ -32,6 +34,10 @@ CASES = {
     "by expert": TensorLayout(("0", "1", "2"), True, (UP,)),
     "by expert and fused": TensorLayout(("0", "1", "2"), True, (GATE, UP)),
     "all experts fused": TensorLayout(("t",), True, (GATE, UP)),
+    "all experts alternating": TensorLayout(("t",), False, (GATE, UP), groups=4),
+    "biases of experts alternating": TensorLayout(
+        ("t",), False, (("experts", "gate_bias"), ("experts", "up_bias")), groups=4
+    ),
 }
 
 
@@ -62,3 +68,12 @@ def test_groups_hold_a_share_of_every_part() -> None:
     heads = [(QUERY, slice(0, 4)), (KEY, slice(0, 2)), (VALUE, slice(0, 2)), (QUERY, slice(4, 8))]
     expected = np.concatenate([written[path][rows] for path, rows in heads])
     np.testing.assert_array_equal(tensor[: len(expected)], expected)
+
+
+def test_gates_and_up_projections_of_experts_alternate() -> None:
+    layout = CASES["all experts alternating"]
+    written = draw(layout)
+    tensor = layout.write(written)["t"]
+    assert tensor.shape == (3, 5, 8)
+    np.testing.assert_array_equal(tensor[..., ::2], written[GATE])
+    np.testing.assert_array_equal(tensor[..., 1::2], written[UP])

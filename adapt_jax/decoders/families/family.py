@@ -1,11 +1,11 @@
 """A family: tables that translate ``config.json`` and the names of tensors, both ways."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.config import DecoderConfig, MoEConfig
 from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.rope import MAX_POSITIONS
@@ -32,10 +32,15 @@ class Family:
             Rows of parameters that a decoder lacks, such as biases, are not used.
         tensors_for: more of these rows, for a decoder of this config; they replace earlier ones of
             the same parameter.
+        other_tensors: rows that stand in for those of the same parameters in checkpoints that have
+            a tensor of that name. They are read and never written.
         fields: field of DecoderConfig -> (field of ``config.json``, default). A default that is a
             function of ``config.json`` also replaces null.
         fixed_fields: fields of DecoderConfig that have one value in the whole family.
         computed_fields: fields of DecoderConfig that are computed from ``config.json``.
+        moe_fields: as ``fields``, of MoEConfig, where the family has experts. A field of
+            ``config.json`` may have several names; the first one is written.
+        fixed_moe_fields, computed_moe_fields: as for DecoderConfig.
         extra_hf_fields: the fields of ``config.json`` from which ``computed_fields`` and
             ``layer_rules`` read them again.
         supported_values: field of ``config.json`` -> its supported values, the default first.
@@ -51,8 +56,12 @@ class Family:
     tensors: tuple[TensorRow, ...]
     fields: Mapping[str, tuple[str, Any]]
     tensors_for: Callable[[DecoderConfig], tuple[TensorRow, ...]] = lambda config: ()
+    other_tensors: tuple[TensorRow, ...] = ()
     fixed_fields: Mapping[str, Any] = field(default_factory=dict)
     computed_fields: Callable[[HFConfig], Mapping[str, Any]] = lambda hf: {}
+    moe_fields: Mapping[str, tuple[str | tuple[str, ...], Any]] = field(default_factory=dict)
+    fixed_moe_fields: Mapping[str, Any] = field(default_factory=dict)
+    computed_moe_fields: Callable[[HFConfig], Mapping[str, Any]] = lambda hf: {}
     extra_hf_fields: Callable[[DecoderConfig], Mapping[str, Any]] = lambda config: {}
     supported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     allows_per_layer_config: bool = False
@@ -79,6 +88,8 @@ class Family:
         ropes = [layer.rope for layer in layers if layer.rope is not None]
         lengths = [r.original_max_positions for r in ropes if r.original_max_positions is not None]
         values["context_length"] = min([max_positions, *lengths])
+        if self.moe_fields:
+            values["moe"] = self._read_moe(hf)
         values |= self.computed_fields(hf)
         return DecoderConfig(family=self.architecture, layer_configs=layers, **values)
 
@@ -97,22 +108,28 @@ class Family:
             "architectures": [self.architecture],
             "model_type": self.model_type,
             **hf,
+            **self._write_moe(config.moe),
             **self.layer_rules.to_hf(config),
             **self.extra_hf_fields(config),
         }
 
-    def tensor_layouts(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
+    def tensor_layouts(
+        self, config: DecoderConfig, present: Collection[str] = ()
+    ) -> dict[ParameterPath, TensorLayout]:
         """The path of each parameter -> where it lies in a checkpoint.
 
         The table holds all parameters that the family may have. A decoder without biases, for
         instance, has only some of them.
+
+        Args:
+            present: the names of the checkpoint's tensors, as ``canonical_name`` gives them; none
+                for a checkpoint that is written.
         """
         num_experts = 0 if config.moe is None else config.moe.num_experts
         layouts: dict[ParameterPath, TensorLayout] = {}
-        for name, parameters, transposed, *groups_field in (
-            *self.tensors,
-            *self.tensors_for(config),
-        ):
+        others = [row for row in self.other_tensors if self._has_row(row, config, present)]
+        rows = (*self.tensors, *self.tensors_for(config), *others)
+        for name, parameters, transposed, *groups_field in rows:
             groups = getattr(config, groups_field[0]) if groups_field else 1
             fused = (parameters,) if isinstance(parameters, str) else parameters
             for layer in range(config.num_layers) if "{n}" in name else (0,):
@@ -136,6 +153,13 @@ class Family:
         patterns = (*self.ignored_tensors, *self.ignored_tensors_for(config))
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
+    @staticmethod
+    def _has_row(row: TensorRow, config: DecoderConfig, present: Collection[str]) -> bool:
+        """Whether a tensor of this row is among those present, in any layer."""
+        first_expert = row[0].replace("{e}", "0")
+        layers = range(config.num_layers)
+        return any(first_expert.replace("{n}", str(layer)) in present for layer in layers)
+
     def _check_supported(self, hf: HFConfig) -> None:
         for name, supported in self.supported_values.items():
             if hf.get(name, supported[0]) not in supported:
@@ -144,14 +168,39 @@ class Family:
             raise ValueError(f"per_layer_config is not supported in {self.model_type}")
 
     def _read_fields(self, hf: HFConfig) -> dict[str, Any]:
-        values = {}
-        for key, (name, default) in self.fields.items():
-            value = hf.get(name, default)
-            if value is REQUIRED:
-                raise KeyError(name)
-            is_null = hf.get(name) is None
-            values[key] = default(hf) if callable(default) and is_null else value
-        return values
+        return {key: _read_field(hf, *row) for key, row in self.fields.items()}
+
+    def _read_moe(self, hf: HFConfig) -> MoEConfig | None:
+        """The mixture of experts; None where ``config.json`` says that there are no experts."""
+        values = {key: _read_field(hf, *row) for key, row in self.moe_fields.items()}
+        if values["num_experts"] == 0:
+            return None
+        return MoEConfig(**values | {**self.fixed_moe_fields, **self.computed_moe_fields(hf)})
+
+    def _write_moe(self, moe: MoEConfig | None) -> dict[str, Any]:
+        """The fields of ``config.json`` from which ``_read_moe`` reads this mixture again."""
+        hf: dict[str, Any] = {}
+        for key, (names, default) in self.moe_fields.items():
+            name = names if isinstance(names, str) else names[0]
+            if moe is not None:
+                hf[name] = getattr(moe, key)
+            elif key == "num_experts" or not (callable(default) or default is REQUIRED):
+                hf[name] = 0 if key == "num_experts" else default
+        return hf
+
+
+def _read_field(hf: HFConfig, names: str | tuple[str, ...], default: Any) -> Any:
+    """The value of a field by the first of its names that is given.
+
+    Raises:
+        KeyError: it is absent, and REQUIRED.
+    """
+    names = (names,) if isinstance(names, str) else names
+    name = next((name for name in names if name in hf), names[0])
+    value = hf.get(name, default)
+    if value is REQUIRED:
+        raise KeyError(name)
+    return default(hf) if callable(default) and hf.get(name) is None else value
 
 
 def _select_text_config(hf: HFConfig) -> HFConfig:
