@@ -177,7 +177,7 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "olmoe": [{**THETA, "clip_qkv": 8.0}],
     "granitemoe": [{**THETA}],
     "gpt_oss": [{**THETA, "rope_scaling": YARN}, {"sliding_window": 7, "swiglu_limit": 5.0}],
-    "glm4_moe": [{**THETA, "partial_rotary_factor": 0.25, "n_routed_experts": 16, "n_group": 4}],
+    "glm4_moe": [{**THETA, "partial_rotary_factor": 0.25, "n_routed_experts": 16, "n_group": 2}],
     "dots1": [{**THETA, "sliding_window": None, "n_shared_experts": 2}],
     "gemma": [{**THETA, "hidden_act": "gelu"}],
     "gemma2": [{**THETA, "sliding_window": 9}],
