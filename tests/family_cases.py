@@ -376,7 +376,8 @@ OWN_SIZES["gptj"] += ("rotary_dim",)
 OWN_SIZES["gpt_neo"] = ("hidden_size", "num_layers", "num_heads", "attention_types")
 OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads")
 OWN_SIZES["dots1"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
-OWN_SIZES["dots1"] += ("num_attention_heads", "n_routed_experts", "num_experts_per_tok")
+OWN_SIZES["dots1"] += ("num_attention_heads", "num_key_value_heads")
+OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no defaults
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
