@@ -14,14 +14,19 @@ from typing import Any
 import gguf
 import numpy as np
 
+FFN = ("intermediate_size", "n_inner", "ffn_hidden_size")
+EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 __all__ = ["write_gguf"]
 
 Kind = gguf.GGMLQuantizationType
-PAIRED = ("llama", "mistral3", "smollm3", "granite")
+PAIRED = ("llama", "mistral3", "smollm3", "granite", "olmo", "arcee")
 NAMES = {
     "llama": "llama",
     "mistral": "llama",
     "ministral3": "mistral3",
+    "phi": "phi2",
+    "cohere": "command-r",
+    "hunyuan_v1_dense": "hunyuan-dense",
     "mixtral": "llama",
     "gemma3_text": "gemma3",
     "gpt_neox": "gptneox",
@@ -105,12 +110,12 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
         "block_count": hf.get("num_hidden_layers") or hf["n_layer"],
         "context_length": hf.get("max_position_embeddings") or hf["n_positions"],
         "embedding_length": width,
-        "feed_forward_length": hf.get("intermediate_size") or hf.get("n_inner"),
+        "feed_forward_length": next(hf[n] for n in FFN if hf.get(n)),
         "attention.head_count": heads,
-        "attention.head_count_kv": hf.get("num_key_value_heads"),
+        "attention.head_count_kv": _count_kv_heads(hf),
         "attention.layer_norm_rms_epsilon": hf.get("rms_norm_eps"),
         "attention.layer_norm_epsilon": next(
-            (hf[n] for n in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") if n in hf),
+            (hf[n] for n in EPSILONS if n in hf),
             None,
         ),
         "attention.key_length": hf.get("head_dim"),
@@ -130,6 +135,7 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
         "logit_scale": hf.get("logits_scaling") or hf.get("logit_scale"),
         "attention.temperature_scale": full.get("llama_4_scaling_beta"),
         "rope.scaling.yarn_log_multiplier": full.get("mscale_all_dim"),
+        "attention.clamp_kqv": hf.get("clip_qkv"),
         "use_parallel_residual": hf.get("use_parallel_residual"),
     }
     if full.get("rope_type") in ("linear", "yarn"):
@@ -185,13 +191,12 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
             heads = hf["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             halves = array.reshape(heads, 2, len(array) // heads // 2, *array.shape[1:])
             array = halves.swapaxes(1, 2).reshape(array.shape)
-        if arch.startswith("gemma") and name.endswith("norm.weight"):
+        if arch.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
             array = array + 1
         if arch == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight", name):
             array = array.T
         if "query_key_value" in name:
-            by_head = array.reshape(hf["num_attention_heads"], 3, -1, *array.shape[1:])
-            array = by_head.swapaxes(0, 1).reshape(array.shape)
+            array = _take_apart(array, hf)
         made[name] = array
     for name, experts in stacks.items():
         made[name] = np.stack([experts[number] for number in sorted(experts)])
@@ -202,6 +207,23 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
         if factors := rope.get(f"{length}_factor"):
             made[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)
     return made
+
+
+def _count_kv_heads(hf: dict[str, Any]) -> int | None:
+    """Those of Falcon depend on its architecture."""
+    if hf["model_type"] != "falcon" or hf.get("new_decoder_architecture"):
+        return hf.get("num_key_value_heads") or hf.get("num_kv_heads")
+    return 1 if hf.get("multi_query", True) else int(hf["num_attention_heads"])
+
+
+def _take_apart(array: np.ndarray, hf: dict[str, Any]) -> np.ndarray:
+    """Queries, keys and values of each group as those of all groups."""
+    heads = hf["num_attention_heads"]
+    groups = heads if hf["model_type"] == "gpt_neox" else _count_kv_heads(hf)
+    head_dim = hf["hidden_size"] // heads
+    by_group = array.reshape(groups, -1, head_dim, *array.shape[1:])
+    parts = by_group[:, :-2], by_group[:, -2:-1], by_group[:, -1:]
+    return np.concatenate([part.reshape(-1, *array.shape[1:]) for part in parts])
 
 
 def _compute_factors(rope: dict[str, Any], hf: dict[str, Any]) -> np.ndarray:

@@ -119,6 +119,8 @@ def _read_sizes(file: GGUFFile) -> Fields:
         "layer_norm_eps": epsilon,
         "layer_norm_epsilon": epsilon,
         "norm_epsilon": epsilon,
+        "norm_eps": epsilon,
+        "clip_qkv": _get(file, "attention.clamp_kqv"),
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "num_local_experts": _get(file, "expert_count"),
         "num_experts": _get(file, "expert_count"),
@@ -137,6 +139,7 @@ def _read_sizes(file: GGUFFile) -> Fields:
         "use_qkv_bias": has_attention_bias,
         "use_bias": has_attention_bias,
         "mlp_bias": _has(file, "ffn_up.bias"),
+        "bias": _has(file, "ffn_up.bias"),
     }
 
 
@@ -283,6 +286,19 @@ def _adjust_gptneox(file: GGUFFile, hf: Fields) -> Fields:
     return {"use_parallel_residual": bool(_get(file, "use_parallel_residual", True))}
 
 
+def _adjust_falcon(file: GGUFFile, hf: Fields) -> Fields:
+    """A second norm is in the newer architecture alone."""
+    heads, kv_heads = hf["num_attention_heads"], hf["num_key_value_heads"]
+    has_two_norms = _has(file, "attn_norm_2.weight")
+    return {
+        "new_decoder_architecture": has_two_norms or kv_heads not in (1, heads),
+        "num_ln_in_parallel_attn": 2 if has_two_norms else None,
+        "multi_query": kv_heads == 1,
+        "num_kv_heads": kv_heads,
+        "ffn_hidden_size": hf["intermediate_size"],
+    }
+
+
 def _list_layer_types(file: GGUFFile, hf: Fields) -> Fields:
     """The layers that slide, where the metadata lists them."""
     pattern = _get(file, "attention.sliding_window_pattern")
@@ -349,4 +365,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "exaone4": Architecture("Exaone4ForCausalLM", adjust=_list_layer_types),
     "cohere2": Architecture("Cohere2ForCausalLM"),
     "seed_oss": Architecture("SeedOssForCausalLM"),
+    "phi2": Architecture("PhiForCausalLM"),
+    "falcon": Architecture("FalconForCausalLM", adjust=_adjust_falcon),
+    "command-r": Architecture(
+        "CohereForCausalLM",
+        adjust=lambda file, hf: {"use_qk_norm": _has(file, "attn_q_norm.weight")},
+    ),
+    "nemotron": Architecture("NemotronForCausalLM"),
+    "olmo": Architecture("OlmoForCausalLM", True),
+    "arcee": Architecture("ArceeForCausalLM", True),
+    "ernie4_5": Architecture("Ernie4_5ForCausalLM"),
+    "hunyuan-dense": Architecture("HunYuanDenseV1ForCausalLM"),
 }

@@ -92,10 +92,10 @@ class _Opener:
             start = tensor.start + number * rows * tensor.row_bytes
             tensor = replace(tensor, shape=tensor.shape[1:], start=start)
         read = self.read_rows(tensor)
-        if self.config.norm == "rms_plus_one" and name.endswith("norm.weight"):
+        if self.config.norm.endswith("_plus_one") and name.endswith("norm.weight"):
             return self.make(tensor, _add(read, -1.0))
         if layout.groups > 1:
-            return self.make(tensor, _regroup(read, tensor.shape[0], layout.groups))
+            return self.make(tensor, self.regroup(read, layout.groups))
         heads = {"q_proj": self.config.num_heads, "k_proj": self.config.num_kv_heads}
         part = name.split(".")[-2]
         if ARCHITECTURES[self.file.architecture].pairs_features and part in heads:
@@ -112,6 +112,20 @@ class _Opener:
                 tensor.start,
             )
         return self.make(tensor, read)
+
+    def regroup(self, read: ReadRows, groups: int) -> ReadRows:
+        """Rows of all queries, keys and values as those of one group of heads after the other."""
+        config = self.config
+        sizes = np.array([config.num_heads, config.num_kv_heads, config.num_kv_heads])
+        ends = np.cumsum(sizes * config.head_dim).tolist()
+
+        def read_grouped(first: int, stop: int) -> np.ndarray:
+            fused = read(0, ends[-1])
+            parts = np.split(fused, ends[:-1])
+            by_group = [part.reshape(groups, -1, *fused.shape[1:]) for part in parts]
+            return np.concatenate(by_group, axis=1).reshape(fused.shape)[first:stop]
+
+        return read_grouped
 
     def make(self, tensor: GGUFTensor, read: ReadRows) -> DequantizedTensor:
         """A tensor whose rows are read so."""
@@ -154,14 +168,3 @@ def _separate_pairs(read: ReadRows, size: int) -> ReadRows:
         return rows[first - begin * size : stop - begin * size]
 
     return read_separated
-
-
-def _regroup(read: ReadRows, rows: int, groups: int) -> ReadRows:
-    """Queries, keys and values of all heads as those of one head after the other."""
-
-    def read_grouped(first: int, stop: int) -> np.ndarray:
-        fused = read(0, rows)
-        by_part = fused.reshape(3, groups, -1, *fused.shape[1:])
-        return by_part.swapaxes(0, 1).reshape(fused.shape)[first:stop]
-
-    return read_grouped
