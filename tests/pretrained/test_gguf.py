@@ -220,6 +220,13 @@ def test_a_sentencepiece_vocabulary_is_read_as_transformers_reads_it(tmp_path):
         assert ours.decode(ids) == theirs.decode(ids)
 
 
+def test_a_large_vocabulary_is_not_looked_for_on_the_hub(tmp_path):
+    hf = write_tiny_llama(tmp_path / "hf", vocab_size=100_100, hidden_size=8, head_dim=2)
+    path = write_gguf(hf, tmp_path / "m.gguf")
+    tokenizer = read_tokenizer(path)
+    assert tokenizer("Jane has 2").input_ids == read_tokenizer(hf)("Jane has 2").input_ids
+
+
 def test_a_model_of_several_files(tmp_path):
     hf = write_tiny_llama(tmp_path / "hf")
     whole = load_pretrained(write_gguf(hf, tmp_path / "whole.gguf"))

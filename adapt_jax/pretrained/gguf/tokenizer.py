@@ -74,9 +74,10 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         add_eos_token=bool(metadata.get("tokenizer.ggml.add_eos_token")) and "eos_token" in special,
         clean_up_tokenization_spaces=False,
         chat_template=metadata.get("tokenizer.chat_template"),
-        name_or_path=str(path),
         **special,
     )
+    # only now: while it makes a large vocabulary, transformers looks for a folder of this name
+    tokenizer.name_or_path = str(path)
     return tokenizer
 
 
