@@ -51,12 +51,10 @@ def preview(
     from adapt_jax.utils.progress import new_console
 
     is_folder = Path(source).is_dir()
-    if is_folder and rung is not None:
-        source = str(Path(source) / "adaptations" / rung)
     if decoder is not None and not is_folder:
         top_level = {**top_level, "decoder": decoder}
     shown = make_preview(
-        find_adaptation(source) if is_folder else source,
+        find_adaptation(source, rung) if is_folder else source,
         rung=rung,
         question=question,
         choices=choice,

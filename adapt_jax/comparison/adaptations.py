@@ -25,11 +25,14 @@ def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
     return Adaptation.load(find_adaptation(path), decoder)
 
 
-def find_adaptation(path: str) -> Path:
+def find_adaptation(path: str, rung: str | None = None) -> Path:
     """The folder of an adaptation; of an output folder of tune the one in it, of compare the best.
 
+    Args:
+        rung: of a comparison, instead of the best.
+
     Raises:
-        UserError: there is no such folder, or a damaged comparison.
+        UserError: there is no such folder, a damaged comparison, or no such rung in it.
     """
     from adapt_jax.adaptation.storage import DESCRIPTION
 
@@ -37,11 +40,15 @@ def find_adaptation(path: str) -> Path:
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if (folder / DESCRIPTION).is_file():
+        if rung is not None:
+            raise UserError(f"{folder}: is one adaptation, and has no rung {rung!r:.60}")
         return folder
     if (folder / "adaptation" / DESCRIPTION).is_file():
         return folder / "adaptation"
     from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
 
     if (folder / RESULTS).is_file():
-        return Comparison.load(folder).adaptation_folder()
+        return Comparison.load(folder).adaptation_folder(rung)
+    if rung is not None:
+        return folder / "adaptations" / rung
     return folder  # reading it says what is missing

@@ -11,14 +11,19 @@ from rich.table import Table
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
+from adapt_jax.comparison.climb import ClimbedRung, climb_rung
+from adapt_jax.comparison.earlier_runs import find_finished
 from adapt_jax.comparison.recommendation import recommend
 from adapt_jax.comparison.rung import (
     RungFolder,
     compare_to_previous,
-    load_finished,
-    remove_stale,
-    run_rung,
-    rung_folders,
+    seed_folders,
+)
+from adapt_jax.comparison.seeds import (
+    ScoredRun,
+    SeedPlan,
+    join_runs,
+    plan_seeds,
 )
 from adapt_jax.comparison.setup import (
     RunInputs,
@@ -31,22 +36,23 @@ from adapt_jax.comparison.setup import (
 from adapt_jax.evaluation.baseline import measure_commonest_label, score_label
 from adapt_jax.evaluation.report.files import (
     read_comparison,
-    read_whole_rungs,
     write_comparison,
 )
 from adapt_jax.evaluation.report.picture import save_picture
 from adapt_jax.evaluation.report.table import make_ladder_table
 from adapt_jax.evaluation.report.text import describe_rung
-from adapt_jax.evaluation.results import ComparisonResult, DoneRung, RungResult, SkippedRung
+from adapt_jax.evaluation.results import (
+    ComparisonResult,
+    DoneRung,
+    RungResult,
+    SkippedRung,
+)
 from adapt_jax.methods.base import Method
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.bucket_mirror import mirror
-from adapt_jax.utils.compilations import count_compilations
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
-from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
 from adapt_jax.utils.progress import Display
@@ -55,6 +61,7 @@ __all__ = ["RESULTS", "Comparison", "compare"]
 
 RESULTS = "comparison.json"
 PICTURE = "ladder.png"
+MAX_SEEDS = 30  # letters of the seeds in a title
 SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUESTION")'
 
 
@@ -62,13 +69,14 @@ SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUES
 class Comparison:
     """A climbed ladder and its output folder.
 
-    ``result`` is the content of comparison.json; ``scores`` has by method the score of each
-    question, ``baseline_scores`` those of always giving the commonest label.
+    ``result`` is the content of comparison.json; ``found`` has by method each seed's run
+    with the score of each question, ``baseline_scores`` has those of always giving the commonest
+    label.
     """
 
     output_dir: Path
     result: ComparisonResult
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    found: dict[str, list[ScoredRun]] = field(default_factory=dict)
     baseline_scores: list[float] = field(default_factory=list)
 
     @classmethod
@@ -132,7 +140,9 @@ class Comparison:
                 f"{self.output_dir}: no adaptation, {method} {why}; there are "
                 f"{', '.join(measured) or 'none'}"
             )
-        return self.output_dir / "adaptations" / method
+        rung = self[method]
+        assert isinstance(rung, DoneRung)
+        return self.output_dir / rung.folder / "adaptations" / method
 
     def table(self) -> Table:
         """The ladder as a rich table."""
@@ -143,11 +153,28 @@ class Comparison:
         return make_ladder_table(self.result, self.title, notes=False)
 
     @property
+    def scores(self) -> dict[str, list[float]]:
+        """By method the score of each question, of several seeds the mean over them."""
+        return {
+            name: [sum(one) / len(one) for one in zip(*runs, strict=True)]
+            for name, runs in self.scores_by_seed.items()
+        }
+
+    @property
+    def scores_by_seed(self) -> dict[str, list[list[float]]]:
+        """By method the score of each question under each seed."""
+        return {name: [run.scores for run in runs] for name, runs in self.found.items()}
+
+    @property
     def title(self) -> str:
         """Task, decoder and seed in one line."""
         asked = f"{self.measured_rungs[0].n} test questions, " if self.measured_rungs else ""
         result = self.result
-        return f"{result.task}, {asked}decoder {result.decoder}, seed {result.seed}"
+        seeds = f"seed {result.seed}"
+        if result.seeds is not None:
+            named = ", ".join(map(str, result.seeds))
+            seeds = f"seeds {named}" if len(named) <= MAX_SEEDS else f"{len(result.seeds)} seeds"
+        return f"{result.task}, {asked}decoder {result.decoder}, {seeds}"
 
     def measured_below(self, method: str) -> list[DoneRung]:
         """The measured rungs below a rung, the lowest first."""
@@ -159,7 +186,9 @@ class Comparison:
         by_name = {one.method: one for one in [*self.rungs, rung]}
         rungs = [by_name[name] for name in METHODS if name in by_name]
         measured = [one for one in rungs if isinstance(one, DoneRung)]
-        enough = recommend(measured, self.scores, self.result.baseline, self.baseline_scores)
+        enough = recommend(
+            measured, self.scores_by_seed, self.result.baseline, self.baseline_scores
+        )
         best = enough.method if enough is not None else None
         changed = {"rungs": rungs, "recommendation": enough, "best": best}
         self.result = self.result.model_copy(update=changed)
@@ -181,7 +210,9 @@ def compare(
     """Climbs the ladder on the test split of a task.
 
     Writes ``comparison.json`` (rewritten after every rung), ``ladder.png``,
-    ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder.
+    ``predictions/METHOD.jsonl`` and ``adaptations/METHOD`` into the output folder. With ``seeds``
+    each rung that depends on a seed runs once with each of them; the files of further seeds are in
+    ``seed-N``.
 
     Interrupted at any moment and called again, it continues where it stopped and ends with the same
     files, except for ``seconds``, ``train_seconds``, ``compilations`` and the checksums over these.
@@ -220,40 +251,59 @@ def _run_rungs(
     fresh: bool,
 ) -> Comparison:
     """Runs the rungs one after the other, in a folder that is this process's own."""
-    folders = rung_folders(output, methods, inputs, settings.seed)
-    for one in folders.values():
+    plans = plan_seeds(methods, inputs, settings.seeds or [settings.seed])
+    folders = seed_folders(output, methods, inputs, plans)
+    for one in (run for runs in folders.values() for run in runs):
         files.check_target_file(one.predictions)
         files.check_target_folder(one.adaptation, DESCRIPTION)
     comparison = Comparison(output, _start_result(settings, inputs))
     if (baseline := comparison.result.baseline) is not None:
         comparison.baseline_scores = score_label(inputs.task, baseline.label)
     report_task(inputs.task, display)
-    finished = _keep_finished(comparison, folders, display, fresh)
+    finished = _keep_finished(comparison, folders, plans, display, settings, fresh)
     with display.live(comparison.short_table) as draw:
         draw()
         for name, method in methods.items():
-            if name in finished:
-                rung: RungResult = finished[name]
-            else:
-                rung, scores = _run(folders[name], method, inputs, settings, display)
-                if scores is not None:
-                    comparison.scores[name] = scores
-            if isinstance(rung, DoneRung):
-                below = comparison.measured_below(name)
-                rung = compare_to_previous(rung, below, comparison.scores, settings.reference)
-            comparison.add_rung(rung)
-            draw()
-            agreement.run_on_main("rung", partial(_finish_rung, comparison, folders[name]))
-            if not display.is_live:
-                earlier = " (from an earlier run)" if name in finished else ""
-                display.line(describe_rung(rung) + earlier)
+            known = finished.get(name, {})
+            for climbed in climb_rung(
+                folders[name], plans[name], method, inputs, settings, display, known
+            ):
+                rung = _add_climbed(comparison, climbed, plans[name], settings.reference)
+                draw()
+                agreement.run_on_main("rung", partial(_finish_run, comparison, climbed.folder))
+                if not display.is_live:
+                    display.line(describe_rung(rung) + _describe_progress(climbed, plans[name]))
     if distributed.is_main_process():
         shutil.rmtree(output / "unfinished", ignore_errors=True)
     return comparison
 
 
-def _finish_rung(comparison: Comparison, folder: RungFolder) -> None:
-    """Writes the results so far; what an interrupted rung needs is then no longer needed."""
+def _add_climbed(
+    comparison: Comparison, climbed: ClimbedRung, plan: SeedPlan, reference: str | None
+) -> RungResult:
+    """Puts what is known of a rung into the comparison."""
+    name = climbed.folder.name
+    if not climbed.runs:
+        why = next(iter(climbed.failures.values()))
+        comparison.add_rung(skipped := SkippedRung(method=name, reason=why))
+        return skipped
+    comparison.found[name] = climbed.runs
+    rung = join_runs(name, climbed.runs, plan, climbed.failures)
+    below = comparison.measured_below(name)
+    rung = compare_to_previous(rung, below, comparison.scores_by_seed, reference)
+    comparison.add_rung(rung)
+    return rung
+
+
+def _describe_progress(climbed: ClimbedRung, plan: SeedPlan) -> str:
+    """How much of a rung is new, and how many of its seeds are missing."""
+    done = len(climbed.runs) + len(climbed.failures)
+    progress = f" ({done} of {len(plan.seeds)} seeds)" if done < len(plan.seeds) else ""
+    return progress if climbed.is_new or climbed.failures else " (from an earlier run)"
+
+
+def _finish_run(comparison: Comparison, folder: RungFolder) -> None:
+    """Writes the results so far; what an interrupted run needs is then no longer needed."""
     comparison.save()
     shutil.rmtree(folder.unfinished, ignore_errors=True)
 
@@ -265,6 +315,7 @@ def _start_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResul
         task=task.name,
         decoder=settings.decoder,
         seed=settings.seed,
+        seeds=settings.seeds if settings.seeds and len(settings.seeds) > 1 else None,
         baseline=measure_commonest_label(task),
         warnings=list(task.warnings),
         task_summary=task.summary,
@@ -273,82 +324,19 @@ def _start_result(settings: CompareConfig, inputs: RunInputs) -> ComparisonResul
 
 
 def _keep_finished(
-    comparison: Comparison, folders: Mapping[str, RungFolder], display: Display, fresh: bool
-) -> dict[str, DoneRung]:
-    """Takes over the rungs of an earlier run that would come out the same; removes the others."""
-
-    def keep() -> dict[str, Any]:
-        finished = _clear_folder(comparison.output_dir, folders, display, fresh)
-        return {name: rung.model_dump(mode="json") for name, rung in finished.items()}
-
-    # what process 0 finds there
-    kept = agreement.run_on_main("finished rungs", keep)
-    finished = {name: DoneRung.model_validate(rung) for name, rung in kept.items()}
-    comparison.scores = agreement.run_on_main(
-        "scores", lambda: {name: folders[name].read_scores() for name in finished}
-    )
-    for rung in finished.values():
-        comparison.add_rung(rung)
+    comparison: Comparison,
+    folders: Mapping[str, Sequence[RungFolder]],
+    plans: Mapping[str, SeedPlan],
+    display: Display,
+    settings: CompareConfig,
+    fresh: bool,
+) -> dict[str, dict[int, ScoredRun]]:
+    """Takes over the runs of an earlier comparison that would come out the same; removes others."""
+    results = comparison.output_dir / RESULTS
+    finished = find_finished(results, folders, settings.seed, display, fresh)
+    for name, runs in finished.items():
+        climbed = ClimbedRung(folders[name][0], list(runs.values()))
+        _add_climbed(comparison, climbed, plans[name], settings.reference)
     if finished and distributed.is_main_process():
         comparison.save()
     return finished
-
-
-def _clear_folder(
-    output: Path, folders: Mapping[str, RungFolder], display: Display, fresh: bool
-) -> dict[str, DoneRung]:
-    """The rungs of an earlier run that count; all others are removed."""
-    finished: dict[str, DoneRung] = {}
-    if not fresh:
-        try:
-            whole, changed = read_whole_rungs(output / RESULTS)
-            finished = load_finished(whole, folders)
-            changed += _find_changed(whole, folders, finished)
-            for name in changed:
-                display.line(
-                    f"{display_text(name, 60)}: its results have changed since they were written "
-                    f"(damaged or edited); it is run again"
-                )
-        except UserError:
-            pass  # none there, or a damaged one: every rung runs
-    removed = remove_stale(output, {} if fresh else folders, finished)
-    if removed:
-        display.line(f"{output} held another comparison; replaced: {', '.join(removed)}")
-    if not finished:
-        (output / RESULTS).unlink(missing_ok=True)
-    return finished
-
-
-def _find_changed(
-    rungs: Sequence[DoneRung],
-    folders: Mapping[str, RungFolder],
-    finished: Mapping[str, DoneRung],
-) -> list[str]:
-    """Rungs that would come out the same, but whose files are not those that were written."""
-    return [
-        rung.method
-        for rung in rungs
-        if rung.method not in finished
-        and (folder := folders.get(rung.method)) is not None
-        and rung.identity == folder.identity
-    ]
-
-
-def _run(
-    folder: RungFolder,
-    method: Method,
-    inputs: RunInputs,
-    settings: CompareConfig,
-    display: Display,
-) -> tuple[RungResult, list[float] | None]:
-    """Runs one rung, or says why it cannot run; and the score of each question."""
-    if folder.unfinished.exists():
-        display.line(f"{folder.name}: continues where it stopped")
-    compilations = count_compilations()
-    before = len(compilations)
-    try:
-        rung, scores = run_rung(folder, method, inputs, settings, display)
-    except MethodNotApplicable as reason:
-        return SkippedRung(method=folder.name, reason=str(reason)), None
-    rung.compilations = len(compilations) - before
-    return rung, scores

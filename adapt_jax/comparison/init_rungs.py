@@ -113,15 +113,17 @@ def _choose_options(
 ) -> dict[str, Any]:
     """Options that suit the data, for those that a method has; others keep their defaults."""
     names = kind.model_fields.keys()
-    shows_reasoning = getattr(kind, "shows_reasoning", "training" in names and task.has_reasoning)
+    reasons_on = getattr(kind.model_construct(), "reasons_on", None)  # with its defaults
+    shows_reasoning = reasons_on(task) if reasons_on else "training" in names and task.has_reasoning
     short = lengths.answer[1] + SPARE_TOKENS
     long = (lengths.reasoning or lengths.answer[1]) + 4 * SPARE_TOKENS
     options: dict[str, Any] = {}
     if "demonstrations" in names:
         options["demonstrations"] = 4 if shows_reasoning else 8
-    if "answer_by" in names and not shows_reasoning and _has_few_choices(task):
+    samples = "candidates" in names
+    if "answer_by" in names and not (shows_reasoning or samples) and _has_few_choices(task):
         return options | {"answer_by": "likelihood"}
-    if "candidates" in names:
+    if samples:
         options |= {"candidates": 10, "stop_at": 0.95}
     # an instruction alone does not show how short an answer may be
     is_open = "demonstrations" not in names and "training" not in names

@@ -140,6 +140,13 @@ def _read_config(path: str | Path, rung: str | None, overrides: Overrides | None
             )
         method = methods[name]
     assert isinstance(settings.task, dict)
+    if getattr(method, "bootstrap", None) is not None:
+        command = "tune" if isinstance(settings, TuneConfig) else "compare"
+        raise UserError(
+            f"{where}: {name}: with bootstrap the decoder writes the reasonings that are shown or "
+            f"trained on, and it does so when it runs: there is nothing to show before adapt-jax "
+            f"{command}; preview its output folder then"
+        )
     load = load_pretrained if _needs_weights(method) else load_without_weights
     model = load(settings.decoder, context_length=settings.context_length)
     task = load_task(settings.task, place.folder, place.name)

@@ -5,6 +5,7 @@ Scores are compared: of the scorer `exact` their mean is the accuracy.
 
 from collections.abc import Mapping, Sequence
 
+from adapt_jax.evaluation.over_seeds import Runs, compare_runs
 from adapt_jax.evaluation.results import (
     Baseline,
     DoneRung,
@@ -13,7 +14,7 @@ from adapt_jax.evaluation.results import (
     RungTest,
 )
 from adapt_jax.evaluation.scorers import DEFAULT_SCORER
-from adapt_jax.evaluation.significance import compare_paired, holm_correction
+from adapt_jax.evaluation.significance import holm_correction
 from adapt_jax.utils.display_text import quote_text
 
 __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
@@ -22,13 +23,13 @@ LEVEL = 0.05  # of significance, over all tests together
 MIN_TESTABLE = 6  # questions: McNemar's test of five right answers against none has p = 0.06
 
 
-def paired_delta(method: str, scores: Sequence[float], other: Sequence[float]) -> PairedDelta:
-    """A rung against the rung ``method``, whose scores are ``other``.
+def paired_delta(method: str, scores: Runs, other: Runs) -> PairedDelta:
+    """A rung against the rung ``method``, whose scores are ``other``, each under its seeds.
 
     Raises:
         ValueError: the two did not answer the same number of questions.
     """
-    found = compare_paired(scores, other)
+    found = compare_runs(scores, other)
     return PairedDelta(
         method=method,
         difference=found.difference,
@@ -48,7 +49,7 @@ def find_reference(rungs: Sequence[DoneRung], named: str | None) -> str | None:
 
 def recommend(
     rungs: Sequence[DoneRung],
-    scores: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Runs],
     baseline: Baseline | None = None,
     baseline_scores: Sequence[float] = (),
 ) -> Recommendation | None:
@@ -56,14 +57,15 @@ def recommend(
 
     Cheaper is a rung that trains fewer parameters; of equals, one that spends fewer tokens on a
     question. Each cheaper rung is tested against the most accurate one by McNemar's exact test,
-    or by a paired bootstrap where scores are graded, and the p-values are corrected for their
-    number by Holm's procedure, at the level 0.05. Of no use is a rung none of whose answers can be
-    read, or one that is not significantly above the baseline, by the same test and correction over
-    all rungs. Without a baseline a rung has to be significantly above no right answer at all.
+    by a paired bootstrap where scores are graded, or by Student's t over several seeds, and the
+    p-values are corrected for their number by Holm's procedure, at the level 0.05. Of no use is a
+    rung none of whose answers can be read, or one that is not significantly above the baseline, by
+    the same test and correction over all rungs. Without a baseline a rung has to be significantly
+    above no right answer at all.
 
     Args:
         rungs: those that were measured, in the order of the ladder.
-        scores: by method, of each question.
+        scores: by method, of each question under each seed.
         baseline: what a program reaches that always gives the same answer. Where no rung is
             significantly better, the sentence says that none is enough.
         baseline_scores: of that answer to each question.
@@ -103,13 +105,13 @@ def recommend(
         method=enough.method,
         most_accurate=most_accurate.method,
         tests=tests,
-        sentence=sentence or _explain(enough, most_accurate, tests, baseline),
+        sentence=sentence or _explain(rungs, enough, most_accurate, tests, baseline),
     )
 
 
 def _find_above_baseline(
     rungs: Sequence[DoneRung],
-    scores: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Runs],
     baseline: Baseline | None,
     baseline_scores: Sequence[float],
 ) -> set[str]:
@@ -117,12 +119,12 @@ def _find_above_baseline(
     floor = 0.0 if baseline is None else baseline.accuracy
     above = [rung for rung in rungs if rung.score > floor]
     if baseline is None:
-        num_questions = max(len(scores[rung.method]) for rung in rungs)
+        num_questions = max(len(scores[rung.method][0]) for rung in rungs)
         baseline_scores = [0.0] * num_questions
         if num_questions < MIN_TESTABLE:
             return {rung.method for rung in above}
     p_values = {
-        rung.method: compare_paired(scores[rung.method], baseline_scores).p_value for rung in rungs
+        rung.method: compare_runs(scores[rung.method], [baseline_scores]).p_value for rung in rungs
     }
     corrected = holm_correction(p_values)
     return {rung.method for rung in above if corrected[rung.method] < LEVEL}
@@ -151,12 +153,13 @@ def _explain_none(
     return (
         f"No rung is enough: the highest {_name_measure(most_accurate)}, the "
         f"{_format_score(most_accurate)} of {most_accurate.method}, is not significantly above "
-        f"{_describe_baseline(baseline)} ({_name_test(most_accurate)} with Holm's correction over "
+        f"{_describe_baseline(baseline)} ({_name_test(rungs)} with Holm's correction over "
         f"{_count(rungs)})."
     )
 
 
 def _explain(
+    rungs: Sequence[DoneRung],
     enough: DoneRung,
     most_accurate: DoneRung,
     tests: Sequence[RungTest],
@@ -164,7 +167,7 @@ def _explain(
 ) -> str:
     """One sentence: which rung is enough, and why."""
     share, measure = _format_score(enough), _name_measure(enough)
-    test_name = _name_test(enough)
+    test_name = _name_test(rungs)
     above = f" significantly above {_describe_baseline(baseline)}" if baseline else ""
     if enough is not most_accurate:
         [test] = [test for test in tests if test.method == enough.method]
@@ -192,8 +195,9 @@ def _name_measure(rung: DoneRung) -> str:
     return "accuracy" if rung.scorer == DEFAULT_SCORER else f"mean {rung.scorer}"
 
 
-def _name_test(rung: DoneRung) -> str:
-    return "McNemar's test" if rung.scorer == DEFAULT_SCORER else "paired test"
+def _name_test(rungs: Sequence[DoneRung]) -> str:
+    is_mcnemar = all(one.scorer == DEFAULT_SCORER and one.runs is None for one in rungs)
+    return "McNemar's test" if is_mcnemar else "paired test"
 
 
 def _format_score(rung: DoneRung) -> str:

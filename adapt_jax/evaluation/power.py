@@ -7,7 +7,9 @@ __all__ = ["detectable_difference", "questions_needed"]
 POWER = 0.8  # the chance to find the observed difference significant, if it is the true one
 
 
-def questions_needed(difference: float, variance: float, *, level: float = 0.05) -> int | None:
+def questions_needed(
+    difference: float, variance: float, *, level: float = 0.05, fixed_variance: float = 0.0
+) -> int | None:
     """The questions with which the observed difference is significant with a chance of 80 %.
 
     The normal approximation for paired differences, n = ((z_a s_0 + z_b s_1) / d)^2. s_1^2 is the
@@ -20,15 +22,17 @@ def questions_needed(difference: float, variance: float, *, level: float = 0.05)
         difference: of the means, as observed.
         variance: of the paired differences, as observed, times the design effect of clusters.
         level: of significance, two-sided.
+        fixed_variance: of the mean difference, whatever the number of questions: that of the seeds.
 
     Returns:
-        None where no difference was observed.
+        None where no difference was observed, or no number of questions is enough.
     """
-    if not difference:
+    left = difference**2 - (_z(1 - level / 2) + _z(POWER)) ** 2 * fixed_variance
+    if not difference or left <= 0:
         return None
     squared = difference**2
     root = _z(1 - level / 2) * math.sqrt(variance + squared) + _z(POWER) * math.sqrt(variance)
-    return max(1, math.ceil(root**2 / squared - 1e-9))
+    return max(1, math.ceil(root**2 / left - 1e-9))
 
 
 def detectable_difference(variance: float, questions: int, *, level: float = 0.05) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "Recommendation",
     "RungResult",
     "RungTest",
+    "SeedRun",
     "SkippedRung",
 ]
 
@@ -41,6 +42,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 MethodName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # also the name of a folder
 AtK = dict[str, Share]  # by the number of candidates that vote
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Result(Strict):
@@ -130,8 +135,10 @@ class PairedDelta(Result):
         description="95 % interval of the difference: Newcombe 1998 (method 10), or bootstrap"
     )
     p_value: Share = Field(description="two-sided, by `test`")
-    test: Literal["mcnemar", "paired_bootstrap"] = Field(
-        "mcnemar", description="exact McNemar test where scores are 0 or 1, else paired bootstrap"
+    test: Literal["mcnemar", "paired_bootstrap", "t_over_seeds"] = Field(
+        "mcnemar",
+        description="exact McNemar test where scores are 0 or 1, else paired bootstrap; over "
+        "several seeds Student's t with the variance of questions and seeds",
     )
 
 
@@ -157,20 +164,10 @@ class _RungHead(Result):
     crc32: Count | None = Field(None, description="checksum of the rung's other fields")
 
 
-class DoneRung(EvaluationResult, _RungHead):
-    """A rung that was measured."""
+class _Run(EvaluationResult):
+    """What was measured, what it depends on, and what it cost."""
 
-    status: Literal["done"] = "done"
-    reason: None = None
     identity: str = Field(description="16 hex digits over all that the result depends on")
-    p_value_vs_previous: Share | None = Field(
-        None, description="exact McNemar test against the rung below"
-    )
-    vs_previous: PairedDelta | None = Field(None, description="against the rung below")
-    vs_reference: PairedDelta | None = Field(
-        None, description="against the reference rung: `reference` of the configuration, by "
-        "default the highest rung below that trains nothing"
-    )  # fmt: skip
     trainable_parameters: Count
     train_seconds: Quantity
     training: dict[str, JsonValue] = Field(
@@ -184,10 +181,63 @@ class DoneRung(EvaluationResult, _RungHead):
         None, description="checksum of predictions/METHOD.jsonl"
     )
 
+
+class SeedRun(_Run):
+    """A rung under one seed."""
+
+    seed: Count
+    folder: Annotated[str, Field(pattern=r"^(\.|seed-\d+)$")] = Field(
+        ".", description="where predictions/METHOD.jsonl and adaptations/METHOD lie"
+    )
+    development_score: Share | None = Field(
+        None,
+        description="mean score on the development split, where the choice among the adaptations "
+        "of several seeds needs it",
+    )
+
+
+class DoneRung(_Run, _RungHead):
+    """A rung that was measured.
+
+    Of several seeds each share and quantity is the mean over them, and the intervals are those of
+    a mean over questions and seeds.
+    """
+
+    status: Literal["done"] = "done"
+    reason: None = None
+    p_value_vs_previous: Share | None = Field(
+        None, description="exact McNemar test against the rung below"
+    )
+    vs_previous: PairedDelta | None = Field(None, description="against the rung below")
+    vs_reference: PairedDelta | None = Field(
+        None, description="against the reference rung: `reference` of the configuration, by "
+        "default the highest rung below that trains nothing"
+    )  # fmt: skip
+    runs: list[SeedRun] | None = Field(
+        None, description="each seed's own run, of a comparison with `seeds`", exclude_if=_is_none
+    )
+    score_deviation: Quantity | None = Field(
+        None, description="standard deviation of the score over seeds", exclude_if=_is_none
+    )
+    adaptation_seed: Count | None = Field(
+        None,
+        description="the seed whose adaptation stands for the rung, where each seed has its own: "
+        "that with the highest development score, or the first",
+        exclude_if=_is_none,
+    )
+
     @property
     def tokens(self) -> float:
         """Tokens per question, prompt and generated."""
         return self.prompt_tokens + self.generated_tokens
+
+    @property
+    def folder(self) -> str:
+        """Where, in the output folder, its adaptation and predictions lie."""
+        for run in self.runs or ():
+            if run.seed == self.adaptation_seed:
+                return run.folder
+        return "."
 
 
 class SkippedRung(_RungHead):
@@ -244,6 +294,9 @@ class ComparisonResult(Result):
     task: str
     decoder: str
     seed: Count
+    seeds: list[Count] | None = Field(
+        None, description="where several were asked for", exclude_if=_is_none
+    )
     best: MethodName | None = Field(
         None, description="the rung that is enough; ask, predict and export take it"
     )

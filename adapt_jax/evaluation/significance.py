@@ -64,14 +64,17 @@ class PairedTest:
     low: float
     high: float
     p_value: float
-    test: Literal["mcnemar", "paired_bootstrap"]
+    test: Literal["mcnemar", "paired_bootstrap", "t_over_seeds"]
 
 
-def compare_paired(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+def compare_paired(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTest:
     """Compares the scores of two methods on the same questions.
 
     Verdicts (0 and 1) by Newcombe's interval and McNemar's exact test, graded scores by a paired
     bootstrap.
+
+    Args:
+        seed: of the bootstrap.
 
     Raises:
         ValueError: the two do not hold the same number of questions.
@@ -80,7 +83,7 @@ def compare_paired(first: Sequence[float], second: Sequence[float]) -> PairedTes
         one, other = list(map(bool, first)), list(map(bool, second))
         return PairedTest(*paired_difference(one, other), paired_p_value(one, other), "mcnemar")
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    found = compare_by_bootstrap(differences)
+    found = compare_by_bootstrap(differences, seed=seed)
     return PairedTest(found.difference, found.low, found.high, found.p_value, "paired_bootstrap")
 
 

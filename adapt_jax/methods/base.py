@@ -11,9 +11,9 @@ contract and knows no method by its name. ``registry.py`` says how a method is r
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -51,8 +51,12 @@ __all__ = [
     "MethodResult",
     "PromptingMethod",
     "RunOptions",
+    "SeedEffect",
     "TuningMethod",
 ]
+
+
+SeedEffect = Literal["adaptation", "answers", "none"]
 
 
 class MethodResult(BaseModel):
@@ -93,6 +97,10 @@ class Method(Strict, ABC):
     def list_inputs(self) -> list[Any]:
         """What the result depends on besides the options, the task and the decoder."""
         return []
+
+    def seed_effect(self, model: PretrainedDecoder, task: Task, seeds: Sequence[int]) -> SeedEffect:
+        """What these seeds change: the adaptation, the answers of one adaptation, or nothing."""
+        return "adaptation"
 
     @abstractmethod
     def adapt(
@@ -139,6 +147,18 @@ class PromptingMethod(Method):
     def stops_early(self) -> bool:
         """Whether a question may be decided before all of its candidates are drawn."""
         return False
+
+    def seed_effect(self, model: PretrainedDecoder, task: Task, seeds: Sequence[int]) -> SeedEffect:
+        """The seed may choose what is shown; otherwise it counts where candidates are sampled."""
+        if getattr(self, "bootstrap", None) is not None:
+            return "adaptation"  # the decoder writes what is shown
+        try:
+            first, *others = (self.build_prompt(model, task, seed) for seed in seeds)
+        except MethodNotApplicable:
+            return "none"  # one run says so
+        if any(prompt != first for prompt in others):
+            return "adaptation"
+        return "answers" if first.generation_config.temperature > 0 else "none"
 
     def adapt(
         self, model: PretrainedDecoder, task: Task, run: RunOptions = DEFAULT_RUN
@@ -371,13 +391,9 @@ class TuningMethod(Method):
                 soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
             now = replace(model, decoder=tuned.decoder)
             adaptation = Adaptation(self.name, prompt, now, soft_prompt)
-            evaluation = evaluate(
-                adaptation,
-                task,
-                task.development,
-                seed=run.seed,
-                max_concurrent_sequences=run.max_concurrent_sequences,
-            )
-            return evaluation.accuracy
+            limit = run.max_concurrent_sequences
+            return evaluate(
+                adaptation, task, task.development, seed=run.seed, max_concurrent_sequences=limit
+            ).accuracy
 
         return accuracy

@@ -8,6 +8,7 @@ votes early.
 Paper: 2203.11171.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.scorers import score_candidates
-from adapt_jax.methods.base import DEFAULT_RUN, MethodResult, RunOptions
+from adapt_jax.methods.base import DEFAULT_RUN, MethodResult, RunOptions, SeedEffect
 from adapt_jax.methods.chain_of_thought import ChainOfThought
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -92,6 +93,10 @@ class SelfConsistency(ChainOfThought):
     def stops_early(self) -> bool:
         """Whether a question may be decided before all of its candidates are drawn."""
         return self.stop_at is not None
+
+    def seed_effect(self, model: PretrainedDecoder, task: Task, seeds: Sequence[int]) -> SeedEffect:
+        """With ``vote: auto`` the seed may choose the rule, too."""
+        return "adaptation" if self.vote == AUTO else super().seed_effect(model, task, seeds)
 
     def generation_config(self, stop: tuple[str, ...] = ()) -> GenerationConfig:
         """Many candidates, drawn at random."""

@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -108,6 +108,26 @@ class CompareConfig(RunConfig):
         description="the rung that those above it are compared with, besides the one just below; "
         "null: the highest rung below that trains nothing",
     )
+    seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="runs each rung that depends on a seed once with each of these, instead of "
+        "`seed`, and compares the means",
+    )
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> "CompareConfig":
+        if self.seeds is None:
+            return self
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} names a seed twice")
+        if "seed" in self.model_fields_set and self.seed != self.seeds[0]:
+            raise ValueError(
+                f"seeds begins with {self.seeds[0]}, but seed is {self.seed}: leave out one of them"
+            )
+        self.seed = self.seeds[0]
+        return self
 
 
 class TuneConfig(RunConfig):

@@ -334,6 +334,18 @@ def test_files_that_are_there_are_kept_unless_forced(
     assert task_file.read_text() != "mine"
 
 
+def test_rungs_of_long_answers_without_reasoning_show_none(tmp_path: Path) -> None:
+    """Self-consistency then samples answers, so it shows as many as few-shot, which are as long."""
+    pytest.importorskip("rouge_score")
+    rows = [{"article": f"Text {n}.", "summary": f"Words of {n}. " * 20} for n in range(60)]
+    (tmp_path / "news.jsonl").write_text(jsonl(rows))
+    init(str(tmp_path / "news.jsonl"), output=tmp_path / "out")
+    rungs = load_config(CompareConfig, tmp_path / "out_compare.yaml")[0].methods
+    few, sampled = rungs["few_shot"], rungs["self_consistency"]
+    assert sampled["demonstrations"] == few["demonstrations"] == 8
+    assert sampled["max_new_tokens"] == few["max_new_tokens"]
+
+
 def test_long_answers_are_scored_by_rouge_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

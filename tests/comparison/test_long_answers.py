@@ -140,10 +140,10 @@ def test_graded_scores_decide_by_a_paired_bootstrap():
         )
     ]
     scores = {"zero_shot": worse, "few_shot": same, "lora": better}
-    found = recommend(rungs, scores)
+    found = recommend(rungs, {name: [one] for name, one in scores.items()})
     assert found.most_accurate in ("lora", "few_shot") and found.method == "few_shot"
     assert "mean rougeL" in found.sentence and "McNemar" not in found.sentence
-    delta = paired_delta("zero_shot", better, worse)
+    delta = paired_delta("zero_shot", [better], [worse])
     assert (delta.test, round(delta.difference, 6)) == ("paired_bootstrap", 0.05)
     assert delta.ci95[0] > 0 and delta.p_value < 0.001
-    assert paired_delta("zero_shot", [1.0, 0.0], [0.0, 0.0]).test == "mcnemar"
+    assert paired_delta("zero_shot", [[1.0, 0.0]], [[0.0, 0.0]]).test == "mcnemar"

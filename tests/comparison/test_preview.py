@@ -130,6 +130,15 @@ def test_a_saved_adaptation_is_shown_without_its_weights(
     assert main(["preview", str(tmp_path / "run"), "--rung", "lora", "--question", "?"]) == 2
 
 
+@pytest.mark.parametrize("rung", ["chain_of_thought", "self_consistency", "lora"])
+def test_reasonings_that_are_not_yet_written_are_not_shown(config: Path, rung: str) -> None:
+    """The prompt would be another one than that of the run."""
+    with pytest.raises(UserError) as refused:
+        preview(config, rung=rung, overrides={f"methods.{rung}.bootstrap": {"questions": 5}})
+    assert f"{rung}: with bootstrap the decoder writes the reasonings" in str(refused.value)
+    assert "nothing to show before adapt-jax compare" in str(refused.value)
+
+
 def test_what_is_printed_marks_tokens_where_there_are_no_colours(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,9 +5,20 @@ import random
 import pytest
 from made_results import done_rung
 
-from adapt_jax.comparison.recommendation import find_reference, paired_delta, recommend
+from adapt_jax.comparison import recommendation
+from adapt_jax.comparison.recommendation import find_reference
 from adapt_jax.evaluation.results import Baseline
 from adapt_jax.evaluation.significance import paired_p_value
+
+
+def recommend(rungs, correct, *baseline):
+    """The recommendation among rungs of one seed."""
+    by_seed = {name: [scores] for name, scores in correct.items()}
+    return recommendation.recommend(rungs, by_seed, *baseline)
+
+
+def paired_delta(method, scores, other):
+    return recommendation.paired_delta(method, [scores], [other])
 
 
 def answers(accuracy: float, n: int = 200, seed: int = 0) -> list[bool]:

@@ -18,6 +18,7 @@ from recorded_results import (
 
 from adapt_jax.cli.main import main
 from adapt_jax.evaluation.judging.judge import judge
+from adapt_jax.evaluation.over_seeds import compare_runs, runs_interval
 from adapt_jax.evaluation.report.files import write_comparison
 from adapt_jax.evaluation.results import ComparisonResult
 from adapt_jax.evaluation.significance import mcnemar, paired_difference
@@ -131,12 +132,35 @@ def test_several_runs_and_epochs_are_mean_and_interval(tmp_path: Path):
     side = result.sides[0]
     assert side.run_means == pytest.approx([sum(right) / 40 for right in runs])
     assert side.n == 40 and side.ci95_over_runs[0] < side.mean < side.ci95_over_runs[1]
-    assert result.comparisons[0].test == "paired_bootstrap"
+    assert result.comparisons[0].test == "t_over_seeds"
+    assert side.ci95 == runs_interval(runs)
+    expected = compare_runs(runs, [POOR])
+    assert result.comparisons[0].p_value == expected.p_value
+    assert result.comparisons[0].ci95 == (expected.low, expected.high)
     epochs = inspect_log(["C" if one else "I" for one in GOOD], epochs=3)
     epochs["samples"][0]["scores"]["match"]["value"] = "C"  # one epoch of question 1
     log = write_inspect(tmp_path / "epochs.json", epochs)
     side = judge([str(log), str(other)]).result.sides[0]
     assert len(side.run_means) == 3 and side.mean == pytest.approx((30 + 1 / 3) / 40)
+
+
+def test_runs_that_differ_more_than_questions_can_settle_ask_for_more_runs(tmp_path: Path):
+    for seed, share in enumerate((1.0, 0.4, 0.7)):
+        right = [n < share * 40 for n in range(40)]
+        write_lines(tmp_path / f"seed{seed}.jsonl", prediction_rows(right))
+    other = write_lines(tmp_path / "other.jsonl", prediction_rows([n < 24 for n in range(40)]))
+    found = judge([str(tmp_path / "seed*.jsonl"), str(other)]).result.comparisons[0]
+    assert found.difference == pytest.approx(0.1) and found.better is None
+    assert found.questions_needed is None is found.more_questions
+    assert found.sentence.endswith("more runs (seeds) may.")
+
+
+def test_runs_of_different_questions_are_compared_by_their_means(tmp_path: Path):
+    write_lines(tmp_path / "seed0.jsonl", prediction_rows(GOOD))
+    write_lines(tmp_path / "seed1.jsonl", prediction_rows(GOOD)[:30])
+    other = write_lines(tmp_path / "other.jsonl", prediction_rows(POOR))
+    result = judge([str(tmp_path / "seed*.jsonl"), str(other)]).result
+    assert result.comparisons[0].test == "paired_bootstrap"
 
 
 def test_metrics_and_filters_of_lm_eval_are_chosen_by_name(tmp_path: Path):

@@ -23,11 +23,12 @@ from adapt_jax.evaluation.judging.reading import expand_comparison, read_runs
 from adapt_jax.evaluation.judging.results import JudgedPair, JudgedSide, Judgement
 from adapt_jax.evaluation.judging.scored import ReadOptions
 from adapt_jax.evaluation.judging.wording import describe_pair
+from adapt_jax.evaluation.over_seeds import compare_runs, runs_interval, seed_variance
 from adapt_jax.evaluation.power import detectable_difference, questions_needed
 from adapt_jax.evaluation.significance import (
+    PairedTest,
+    compare_paired,
     holm_correction,
-    mcnemar,
-    paired_difference,
     wilson_interval,
 )
 from adapt_jax.utils.errors import UserError
@@ -57,9 +58,9 @@ def judge(
 ) -> Judged:
     """Compares the first side with each of the others, on the questions that both answered.
 
-    Verdicts (0 and 1) are tested by McNemar's exact test. Graded scores, means over several runs,
-    and clustered questions are tested by a paired bootstrap. The p-values of several comparisons
-    are corrected by Holm's procedure, at the level 0.05.
+    Verdicts (0 and 1) are tested by McNemar's exact test, graded scores and clustered questions by
+    a paired bootstrap, several runs by Student's t over questions and runs. The p-values of several
+    comparisons are corrected by Holm's procedure, at the level 0.05.
 
     Args:
         sides: paths, patterns, or paths joined by commas (several runs); a lone comparison folder
@@ -100,8 +101,11 @@ def judge(
 
 def _describe_side(side: Side, seed: int) -> JudgedSide:
     scores = side.scores
+    by_run = _list_runs(side.questions)
     if side.is_verdict and not side.run_means:
         interval = wilson_interval(round(sum(scores)), len(scores))
+    elif len(by_run) > 1:
+        interval = runs_interval(by_run)
     else:
         interval = bootstrap_interval(scores, seed=seed)
     return JudgedSide(
@@ -125,16 +129,9 @@ def _compare(
     differences = scores[:, 0] - scores[:, 1]
     above, below = int((differences > 0).sum()), int((differences < 0).sum())
     clusters = _find_clusters(pairing, cluster)
-    is_verdict = bool(np.isin(scores, (0.0, 1.0)).all())
-    if is_verdict and clusters is None and not (first.run_means or second.run_means):
-        test, p_value = "mcnemar", mcnemar(above, below)
-        right = scores.astype(bool)
-        difference, *interval = paired_difference(right[:, 0].tolist(), right[:, 1].tolist())
-    else:
-        test = "paired_bootstrap" if clusters is None else "cluster_bootstrap"
-        found = compare_by_bootstrap(differences.tolist(), clusters, seed=seed)
-        difference, p_value, interval = found.difference, found.p_value, [found.low, found.high]
-    error = clustered_standard_error(differences.tolist(), clusters)
+    has_runs = bool(first.run_means or second.run_means)
+    tested, fixed = _test(pairing, clusters, has_runs, seed)
+    error = math.hypot(clustered_standard_error(differences.tolist(), clusters), math.sqrt(fixed))
     variance, mean_square = _measure_spread(differences, error, clusters)
     return JudgedPair(
         first=first.name,
@@ -147,21 +144,47 @@ def _compare(
         mean_second=float(scores[:, 1].mean()),
         first_is_better=above,
         second_is_better=below,
-        difference=difference,
-        ci95=(interval[0], interval[1]),
+        difference=tested.difference,
+        ci95=(tested.low, tested.high),
         standard_error=error if math.isfinite(error) else None,
-        test=test,
+        test=tested.test if clusters is None else "cluster_bootstrap",
         clusters=len(set(clusters)) if clusters else None,
-        p_value=p_value,
-        p_value_holm=p_value,
+        p_value=tested.p_value,
+        p_value_holm=tested.p_value,
         better=None,
-        questions_needed=questions_needed(difference, variance, level=level),
+        questions_needed=questions_needed(
+            tested.difference, variance, level=level, fixed_variance=fixed
+        ),
         more_questions=None,
         detectable_difference=detectable_difference(mean_square, len(differences), level=level)
         if mean_square
         else None,
         sentence="",
     )
+
+
+def _test(
+    pairing: Pairing, clusters: Sequence[Hashable] | None, has_runs: bool, seed: int
+) -> tuple[PairedTest, float]:
+    """The paired test, and the variance that more questions would not lower."""
+    by_run = [_list_runs([pair[side] for pair in pairing.pairs]) for side in (0, 1)]
+    scores = [[question.score for question in side] for side in zip(*pairing.pairs, strict=True)]
+    if clusters is None and len(by_run[0]) + len(by_run[1]) > 2:
+        return compare_runs(*by_run), seed_variance(*by_run)
+    if clusters is None and not has_runs:
+        return compare_paired(*scores, seed=seed), 0.0
+    differences = [one - other for one, other in zip(*scores, strict=True)]
+    found = compare_by_bootstrap(differences, clusters, seed=seed)
+    tested = PairedTest(found.difference, found.low, found.high, found.p_value, "paired_bootstrap")
+    return tested, 0.0
+
+
+def _list_runs(questions: Sequence[Question]) -> list[list[float]]:
+    """The score of each question in each run; of their means where a run lacks a question."""
+    by_run = [question.by_run for question in questions]
+    if not all(by_run):
+        return [[question.score for question in questions]]
+    return [list(run) for run in zip(*by_run, strict=True)]
 
 
 def _measure_spread(

@@ -18,10 +18,15 @@ Key = Callable[["Question"], str]
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a side: the mean score over its runs and epochs, and its first answer."""
+    """One question of a side: the mean score over its runs and epochs, and its first answer.
+
+    Attributes:
+        by_run: the score in each run or epoch; empty where there is one, or where one is missing.
+    """
 
     score: float
     first: ScoredAnswer
+    by_run: tuple[float, ...] = ()
 
     @property
     def id(self) -> str:
@@ -80,7 +85,7 @@ def gather_side(name: str, runs: Sequence[Run]) -> Side:
         metrics = ", ".join(sorted({run.metric for run in runs}))
         raise UserError(f"{name}: runs with different metrics ({metrics}); name one by --metric")
     groups: dict[str, list[ScoredAnswer]] = {}
-    repeats: dict[tuple[int, str], list[float]] = {}
+    repeats: dict[tuple[int, str], dict[str, float]] = {}
     for number, run in enumerate(runs):
         seen: dict[tuple[str, str], ScoredAnswer] = {}
         for answer in run.answers:
@@ -98,14 +103,22 @@ def gather_side(name: str, runs: Sequence[Run]) -> Side:
                     f"{group[0].where}; runs of one side answer the same questions"
                 )
             group.append(answer)
-            repeats.setdefault((number, answer.repeat), []).append(answer.score)
-    questions = [
-        Question(float(np.mean([one.score for one in group])), group[0])
-        for group in groups.values()
-    ]
+            repeats.setdefault((number, answer.repeat), {})[key] = answer.score
     # a label of one answer each, such as a seed for each question, is no run
     is_repeated = len(repeats) > 1 and any(len(group) > 1 for group in groups.values())
-    means = [float(np.mean(scores)) for scores in repeats.values()] if is_repeated else []
+    questions = []
+    for key, group in groups.items():
+        by_run = [scores[key] for scores in repeats.values() if key in scores]
+        is_whole = is_repeated and len(by_run) == len(repeats)
+        questions.append(
+            Question(
+                float(np.mean([one.score for one in group])),
+                group[0],
+                tuple(by_run) if is_whole else (),
+            )
+        )
+    means = [float(np.mean([*scores.values()])) for scores in repeats.values()]
+    means = means if is_repeated else []
     return Side(name, runs, questions, means)
 
 

@@ -36,7 +36,7 @@ def read_runs(side: str, options: ReadOptions) -> list[Run]:
     Raises:
         UserError: there is no such file, or it is nothing that is known.
     """
-    runs = [_read_path(path, options) for path in _find_paths(side)]
+    runs = [run for path in _find_paths(side) for run in _read_runs(path, options)]
     for run in runs:
         if not run.answers:
             raise UserError(f"{run.path}: holds no scored answer")
@@ -44,7 +44,7 @@ def read_runs(side: str, options: ReadOptions) -> list[Run]:
 
 
 def expand_comparison(path: str) -> list[str] | None:
-    """The predictions of all rungs of a comparison folder, the recommended one first.
+    """All rungs of a comparison folder as sides, the recommended one first.
 
     None where it is no such folder.
     """
@@ -52,9 +52,17 @@ def expand_comparison(path: str) -> list[str] | None:
     if not (folder / COMPARISON).is_file():
         return None
     comparison = read_comparison(folder / COMPARISON)
-    names = [one.method for one in comparison.rungs if isinstance(one, DoneRung)]
-    names.sort(key=lambda name: name != comparison.best)
-    return [str(folder / "predictions" / f"{name}.jsonl") for name in names]
+    rungs = [one for one in comparison.rungs if isinstance(one, DoneRung)]
+    rungs.sort(key=lambda rung: rung.method != comparison.best)
+    # the folder of an adaptation stands for all seeds of its rung
+    return [
+        str(folder / "adaptations" / one.method if one.runs else _predictions(folder, one.method))
+        for one in rungs
+    ]
+
+
+def _predictions(folder: Path, method: str) -> Path:
+    return folder / "predictions" / f"{method}.jsonl"
 
 
 def _find_paths(side: str) -> list[Path]:
@@ -70,6 +78,34 @@ def _find_paths(side: str) -> list[Path]:
             raise UserError(f"{part}: no such file or folder{nearest(Path(part).name, names)}")
         found += map(Path, matches)
     return found
+
+
+def _read_runs(path: Path, options: ReadOptions) -> list[Run]:
+    """The runs of one file or folder: of a rung of several seeds, one for each."""
+    if path.name == COMPARISON:
+        path = path.parent
+    found = _find_rung(path)
+    if found is None:
+        return [_read_path(path, options)]
+    folder, method, note = found
+    rung = next(one for one in read_comparison(folder / COMPARISON).rungs if one.method == method)
+    places = [run.folder for run in (isinstance(rung, DoneRung) and rung.runs) or ()] or ["."]
+    runs = [_read_path(_predictions(folder / one, method), options) for one in places]
+    return [replace(run, notes=(*note, *run.notes)) for run in runs]
+
+
+def _find_rung(path: Path) -> tuple[Path, str, tuple[str, ...]] | None:
+    """The comparison folder, the rung that a path in it means, and what the reader should know."""
+    if (path / COMPARISON).is_file():
+        best = read_comparison(path / COMPARISON).best
+        if best is None:
+            raise UserError(f"{path}: every rung of this comparison was skipped")
+        return path, best, (f"{path}: its recommended rung, {best}",)
+    folder = path.parent.parent
+    if path.parent.name != "adaptations" or not (folder / COMPARISON).is_file():
+        return None
+    known = [one.method for one in read_comparison(folder / COMPARISON).rungs]
+    return (folder, path.name, ()) if path.name in known else None
 
 
 def _read_path(path: Path, options: ReadOptions) -> Run:
@@ -103,7 +139,7 @@ def _read_json_file(path: Path, options: ReadOptions) -> Run:
     content: Any = read_json(path, constants=NON_FINITE)
     if is_inspect_log(content):
         return read_inspect_log(path, content, options)
-    if path.name in (COMPARISON, EVALUATION):
+    if path.name == EVALUATION:
         return _read_folder(path.parent, options)
     if isinstance(content, dict) and {"results", "configs"} <= content.keys():  # of lm-eval
         date = path.stem.partition("_")[2]
@@ -119,16 +155,10 @@ def _read_json_file(path: Path, options: ReadOptions) -> Run:
 
 def _read_folder(folder: Path, options: ReadOptions) -> Run:
     """The one result that a folder holds."""
-    if (folder / COMPARISON).is_file():
-        best = read_comparison(folder / COMPARISON).best
-        if best is None:
-            raise UserError(f"{folder}: every rung of this comparison was skipped")
-        run = _read_path(folder / "predictions" / f"{best}.jsonl", options)
-        return replace(run, notes=(f"{folder}: its recommended rung, {best}", *run.notes))
     if (folder / EVALUATION).is_file() or (folder / PREDICTIONS).is_file():
         return _read_path(folder / PREDICTIONS, options)
     if folder.parent.name == "adaptations":
-        rung = folder.parent.parent / "predictions" / f"{folder.name}.jsonl"
+        rung = _predictions(folder.parent.parent, folder.name)
         if rung.is_file():
             return _read_path(rung, options)
     samples, notes = find_samples(folder)

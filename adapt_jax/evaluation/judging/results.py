@@ -21,7 +21,9 @@ class JudgedSide(Result):
     n: PositiveCount = Field(description="questions with a score")
     unscored: Count = Field(description="answers without a score, which are left out")
     mean: float = Field(description="mean score; of several runs, of each question's mean")
-    ci95: Interval = Field(description="95 % interval: Wilson's of verdicts, else bootstrap")
+    ci95: Interval = Field(
+        description="95 % interval: Wilson's of verdicts, over runs and questions, or bootstrap"
+    )
     run_means: list[float] = Field(
         default=[], description="mean of each run or epoch, where there are several"
     )
@@ -49,7 +51,7 @@ class JudgedPair(Result):
         "bootstrap"
     )
     standard_error: float | None = Field(description="of the difference, clustered with clusters")
-    test: Literal["mcnemar", "paired_bootstrap", "cluster_bootstrap"]
+    test: Literal["mcnemar", "paired_bootstrap", "t_over_seeds", "cluster_bootstrap"]
     clusters: PositiveCount | None = Field(None, description="how many, with --cluster")
     p_value: Share
     p_value_holm: Share = Field(description="corrected for the number of comparisons (Holm 1979)")
@@ -58,7 +60,7 @@ class JudgedPair(Result):
     )
     questions_needed: PositiveCount | None = Field(
         description="questions that show the observed difference with 80 % power; null where none "
-        "was observed"
+        "was observed, or where the runs of a side differ too much for any number of questions"
     )
     more_questions: Count | None = Field(
         description="how many more than now; 0 where it is settled"

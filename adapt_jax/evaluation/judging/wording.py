@@ -27,6 +27,7 @@ __all__ = [
 TESTS = {
     "mcnemar": "McNemar's exact test",
     "paired_bootstrap": "paired bootstrap",
+    "t_over_seeds": "Student's t over questions and runs",
     "cluster_bootstrap": "bootstrap of clusters",
 }
 MAX_NAME = 60  # letters of a side's name
@@ -44,6 +45,11 @@ def describe_pair(pair: JudgedPair) -> str:
         return (
             f"Not settled: {first} against {second}. If the true difference is the observed one, "
             f"about {pair.more_questions:,} more questions would show it (80 % power)."
+        )
+    if pair.difference:
+        return (
+            f"Not settled: {first} against {second}. The runs of a side differ too much for more "
+            "questions to show the observed difference; more runs (seeds) may."
         )
     sentence = f"Not settled: {first} against {second}, no difference on {pair.n:,} questions."
     if pair.detectable_difference is not None:

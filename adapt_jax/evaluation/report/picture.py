@@ -50,6 +50,9 @@ def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResul
     axes.barh(places, shares, color=_choose_colors(rungs), height=0.62)
     axes.errorbar(shares, places, xerr=(below, above), fmt="none", ecolor="#222", capsize=3)
     for place, rung in zip(places, rungs, strict=True):
+        seeds = [100 * run.score for run in rung.runs or ()]
+        if seeds:
+            axes.plot(seeds, [place] * len(seeds), "o", color="#222", markersize=3, alpha=0.6)
         right = 100 * rung.score_ci95[1] + 1.5
         axes.text(right, place, f"{100 * rung.score:.1f}", va="center", fontsize=9)
     if result.baseline is not None:
@@ -59,6 +62,7 @@ def _draw_accuracy(axes: Any, rungs: Sequence[DoneRung], result: ComparisonResul
     axes.set_xticks(range(0, 101, 20))
     measure = f"mean {rungs[0].scorer}, 0 to 100" if is_graded(rungs[0]) else "accuracy in %"
     label = f"{display_text(measure, 40)}, with 95 % interval"
+    label += "; points: seeds" * any(rung.runs for rung in rungs)
     axes.set_xlabel(label + "; dotted: the commonest label" * (result.baseline is not None))
 
 

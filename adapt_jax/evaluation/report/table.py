@@ -12,6 +12,7 @@ from adapt_jax.evaluation.report.text import (
     format_p_value,
     has_no_answers,
     shows_score,
+    shows_seeds,
 )
 from adapt_jax.evaluation.results import ComparisonResult, DoneRung, SkippedRung
 from adapt_jax.utils.display_text import display_text
@@ -62,7 +63,9 @@ def _make_columns(result: ComparisonResult) -> dict[str, Cell]:
         "vs rung\nbelow": _format_delta,
         "p": _format_p_value,
     }
-    if graded:
+    if shows_seeds(result):
+        columns["seeds"] = _format_seeds
+    elif graded:
         columns["correct"] = lambda rung: f"{100 * rung.accuracy:.1f} %"
     else:
         columns["seconds"] = lambda rung: f"{rung.seconds:.3g}"
@@ -76,6 +79,14 @@ def _format_interval(rung: DoneRung) -> str:
         return "–"
     low, high = rung.score_ci95
     return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _format_seeds(rung: DoneRung) -> str:
+    """The lowest and the highest score over the seeds."""
+    if len(rung.runs or ()) < 2 or has_no_answers(rung):
+        return "–"
+    scores = [100 * run.score for run in rung.runs or ()]
+    return f"{min(scores):.1f}–{max(scores):.1f}"
 
 
 def _format_delta(rung: DoneRung) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "has_no_answers",
     "is_graded",
     "shows_score",
+    "shows_seeds",
 ]
 
 MAX_NAMED = 12  # numbers of one metric that are printed, such as those of labels
@@ -46,6 +47,11 @@ def has_no_answers(result: EvaluationResult) -> bool:
 def shows_score(result: ComparisonResult) -> bool:
     """Whether the scorer says more than right and wrong, so that the table shows its mean."""
     return any(isinstance(one, DoneRung) and is_graded(one) for one in result.rungs)
+
+
+def shows_seeds(result: ComparisonResult) -> bool:
+    """Whether a rung was run with several seeds, so that the table shows how they differ."""
+    return any(isinstance(one, DoneRung) and len(one.runs or ()) > 1 for one in result.rungs)
 
 
 def is_graded(result: EvaluationResult) -> bool:
@@ -94,7 +100,13 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
         if shows_score(result):
             scorers = {one.scorer for one in result.rungs if isinstance(one, DoneRung)}
             names = ", ".join(sorted(scorers))
-            yield f"score: mean of {names}, 0 to 100; correct: share that counts as right"
+            meaning = f"score: mean of {names}, 0 to 100"
+            if not shows_seeds(result):
+                meaning += "; correct: share that counts as right"
+            yield meaning
+            costs = "tokens"
+        if shows_seeds(result):
+            yield "seeds: lowest and highest score; all else is a mean over seeds, and its interval"
             costs = "tokens"
         yield f"{costs}: per question; trained: parameters; p: {_name_tests(result)}"
     if result.baseline is not None:
@@ -103,6 +115,8 @@ def describe_notes(result: ComparisonResult) -> Iterator[str]:
         if isinstance(rung, SkippedRung):
             yield describe_rung(rung)
             continue
+        if len(rung.runs or ()) > 1:
+            yield _describe_seeds(rung)
         if rung.accuracy_majority is not None and not is_graded(rung):
             yield _describe_votes(rung)
         if rung.unseen_categories:
@@ -120,13 +134,33 @@ def _name_tests(result: ComparisonResult) -> str:
     """The tests behind the column of p-values."""
     deltas = [one.vs_previous for one in result.rungs if isinstance(one, DoneRung)]
     tests = {delta.test for delta in deltas if delta is not None}
-    names = {"mcnemar": "McNemar's exact test", "paired_bootstrap": "paired bootstrap"}
+    names = {
+        "mcnemar": "McNemar's exact test",
+        "paired_bootstrap": "paired bootstrap",
+        "t_over_seeds": "Student's t over questions and seeds",
+    }
     return " or ".join(names[test] for test in sorted(tests)) or names["mcnemar"]
 
 
 def _describe_baseline(baseline: Baseline) -> str:
     """The accuracy of always giving the commonest label, in words."""
     return f"always {quote_text(baseline.label, 40)}: {_format_percent(baseline.accuracy)}"
+
+
+def _describe_seeds(rung: DoneRung) -> str:
+    """The score of each seed, and whose adaptation stands for the rung."""
+    runs = rung.runs or []
+    each = ", ".join(f"{_format_score(rung, run.score)} (seed {run.seed})" for run in runs)
+    line = f"{rung.method}: {each}"
+    if rung.adaptation_seed is None:
+        return f"{line}; the adaptation is the same"
+    [chosen] = [run for run in runs if run.seed == rung.adaptation_seed]
+    if chosen.development_score is None:
+        why = "the first, as the task has no development split"
+    else:
+        score = _format_score(rung, chosen.development_score)
+        why = f"the best on the development split ({score})"
+    return f"{line}; the adaptation is that of seed {chosen.seed}, {why}"
 
 
 def _describe_votes(rung: DoneRung) -> str:
