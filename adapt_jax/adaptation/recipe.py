@@ -12,6 +12,7 @@ from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
+from adapt_jax.tasks.answers import shorten_parser_name
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.wordings import is_jinja
 from adapt_jax.utils.display_text import display_text
@@ -46,9 +47,10 @@ def build_readme(adaptation: Adaptation, format: str, notes: Sequence[str] = ())
             "adapt_jax chooses among the given choices by their log-likelihood; the code below "
             "generates an answer instead."
         )
+    parser = _quote(shorten_parser_name(prompt.parser))
     about.append(
-        f"The answer is read from the text by the parser {_quote(prompt.parser)}; prompt.json "
-        "holds the whole prompt."
+        f"The answer is read from the text by the parser {parser}; prompt.json holds the whole "
+        "prompt."
     )
     about += notes
     # the code holds foreign text as Python literals without line breaks, which close no fence

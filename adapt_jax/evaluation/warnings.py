@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt_jax.evaluation.metrics import ScoredPrediction
+from adapt_jax.tasks.answers import shorten_parser_name
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.display_text import quote_text
 
@@ -23,7 +24,9 @@ def describe_problems(
         measured: what METRICS measures on the rows, by name.
     """
     found = {
-        name: sentence.format(share=f"{100 * measured[name]:.1f} %", parser=task.parser)
+        name: sentence.format(
+            share=f"{100 * measured[name]:.1f} %", parser=shorten_parser_name(task.parser)
+        )
         for name, sentence in _SENTENCES.items()
         if (measured[name] or 0) > MIN_SHARE
     }

@@ -12,8 +12,8 @@ A new parser is a function of a text and the question's choices:
     def last_word(text, choices):
         return text.split()[-1] if text.split() else None
 
-An ``AnswerParser`` also says how golds, unmarked texts and equality are read. ``regex:PATTERN`` and
-``json:FIELD`` are parsers that are made by what follows the colon.
+An ``AnswerParser`` also says how golds, unmarked texts and equality are read. ``regex:PATTERN``,
+``json:FIELD`` and ``json_schema:{...}`` are parsers that are made by what follows the colon.
 """
 
 import functools
@@ -32,8 +32,9 @@ from adapt_jax.tasks.choices import (
 )
 from adapt_jax.tasks.date_answers import read_date, read_gold_date
 from adapt_jax.tasks.harness_answers import read_flexible, read_harness_gold, read_strict
+from adapt_jax.tasks.json_answers import SCHEMA_KIND, make_json_readers, make_schema_readers
 from adapt_jax.tasks.letters import LETTERS
-from adapt_jax.tasks.made_parsers import make_json_readers, make_regex_readers
+from adapt_jax.tasks.made_parsers import make_regex_readers
 from adapt_jax.tasks.math_answers import (
     MATH_CONTINUATIONS,
     find_math_version,
@@ -70,6 +71,7 @@ __all__ = [
     "find_parser",
     "read_answer",
     "read_gold",
+    "shorten_parser_name",
 ]
 
 PARSER_VERSION = 10  # raised when a parser reads some text in another way; enters identities
@@ -149,14 +151,31 @@ class _Parsers(Registry[Any]):
         return super().describe_unknown(name) + "".join(f", {kind}:..." for kind in MADE_PARSERS)
 
 
-MADE_PARSERS = {"regex": make_regex_readers, "json": make_json_readers}
+MADE_PARSERS = {
+    "regex": make_regex_readers,
+    "json": make_json_readers,
+    SCHEMA_KIND: make_schema_readers,
+}
 PARSERS: Registry[Any] = _Parsers("answer parser")  # of AnswerParser or Reader
 
 
 @lru_cache(maxsize=256)
 def _make_by(kind: str, argument: str) -> "AnswerParser":
     read, read_gold = MADE_PARSERS[kind](argument)
-    return AnswerParser(read, read_gold=read_gold)
+    if kind == "regex":
+        return AnswerParser(read, read_gold=read_gold)
+    # an object or list that ends is complete, whatever follows
+    return AnswerParser(
+        read,
+        read_gold=read_gold,
+        list_continuations=lambda choices: [" {"],
+        version=f"{PARSER_VERSION}, json 2",
+    )
+
+
+def shorten_parser_name(name: str) -> str:
+    """The name of a parser in messages: of a schema its kind alone."""
+    return SCHEMA_KIND if name.startswith(f"{SCHEMA_KIND}:") else name
 
 
 def find_parser(name: str) -> AnswerParser:

@@ -5,6 +5,7 @@ Structured values are addressed by a dotted path (``choices.text``) or refused. 
 read strictly.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,10 +13,11 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import BeforeValidator
 
-from adapt_jax.tasks.answers import read_gold
+from adapt_jax.tasks.answers import read_gold, shorten_parser_name
 from adapt_jax.tasks.choices import name_option
 from adapt_jax.tasks.conversations import read_conversation
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.json_answers import SCHEMA_KIND
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
 from adapt_jax.tasks.row_fields import list_paths, read_row_fields
@@ -125,6 +127,11 @@ class ExampleReader:
             for key, pattern in patterns.items()
             if pattern
         }
+
+    @property
+    def _reads_schema(self) -> bool:
+        """Whether an answer may be an object, which the parser reads as JSON."""
+        return shorten_parser_name(self.parser) == SCHEMA_KIND
 
     def read(self, row: Row | Example, split: str) -> Example:
         """The row as an example of a split ("all" before the division).
@@ -249,6 +256,8 @@ class ExampleReader:
             found: list[Any] = [read_required(row, self.fields.answer)]
         else:
             value = to_plain_value(read_value(row, self.fields.answer))
+            if isinstance(value, dict) and self._reads_schema:
+                value = json.dumps(value, ensure_ascii=False)
             if is_scores(value):
                 return self._read_scores(value, choices, row.where)
             found = list(value) if isinstance(value, list | tuple) else [value]
@@ -335,7 +344,8 @@ class ExampleReader:
         elif self.parser == "text" and "\n" in answer:
             hint = "; it has several lines, which answer_parser: free_text reads"
         raise UserError(
-            f"{where}: the answer {answer!r:.100} cannot be read as {self.parser!r}{hint}"
+            f"{where}: the answer {answer!r:.100} cannot be read as "
+            f"{shorten_parser_name(self.parser)!r}{hint}"
         )
 
     def _cut(self, key: str, text: str, where: str) -> str:

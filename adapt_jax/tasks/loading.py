@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from adapt_jax.tasks.answers import PARSERS, find_parser, read_gold
+from adapt_jax.tasks.answers import PARSERS, find_parser, read_gold, shorten_parser_name
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields import ExampleReader, Fields, InlineExample, Text
 from adapt_jax.tasks.loading_rows import read_examples
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.readers import FileOptions, find_duplicate
 from adapt_jax.tasks.row_fields import check_row_fields
+from adapt_jax.tasks.schema_parser import load_parser
 from adapt_jax.tasks.shapes import detect_shape, guess_parser, peek_rows
 from adapt_jax.tasks.sources import (
     SOURCES,
@@ -51,7 +52,7 @@ class TaskConfig(Strict):
             each words otherwise than ``template``.
         choices: fixed choices of every question: a list, or a JSON file that holds one;
             ``{choices}`` in the instruction names them all.
-        answer_parser: name of the answer parser.
+        answer_parser: name of the answer parser, or ``{name: json_schema, schema, field}``.
         answer_index: the number of the first choice, 0 or 1, where answers are indices of
             choices; ``none`` where they are texts though they look like indices.
         reasoning_pattern, answer_pattern: expressions with one group that cut the reasoning and
@@ -266,8 +267,10 @@ def _read_settings(
     if not isinstance(config, Mapping):
         where, folder = name or str(config), folder or to_path(config).parent
         config = read_yaml(config)
-    settings = validate(TaskConfig, config, where)
     folder = to_path(folder or ".")
+    if isinstance(parser := config.get("answer_parser"), Mapping):
+        config = {**config, "answer_parser": load_parser(parser, folder, where)}
+    settings = validate(TaskConfig, config, where)
     source = normalize_source(settings.source, where, folder)
     SOURCES.find(str(source["name"]), f"{where}: source.name")
     PARSERS.find(settings.answer_parser, f"{where}: answer_parser")
@@ -281,8 +284,9 @@ def _check_tolerance(settings: TaskConfig, where: str) -> None:
     for key in ("relative_tolerance", "absolute_tolerance"):
         if getattr(settings, key):
             raise UserError(
-                f"{where}: {key}: the answer parser {settings.answer_parser!r} compares texts, "
-                "which are equal or not; number and math have a tolerance"
+                f"{where}: {key}: the answer parser "
+                f"{shorten_parser_name(settings.answer_parser)!r} compares texts, which are equal "
+                "or not; number and math have a tolerance"
             )
 
 

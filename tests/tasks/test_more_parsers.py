@@ -109,6 +109,9 @@ def test_a_field_of_json_is_read():
     assert read("json:value", '{broken, {"value": true}') == "true"
     assert read("json:value", '{"value": NaN}') is None
     assert read("json:value", "[" * 100_000) is None
+    # what is cut off, or no JSON, counts as one thing: an inner object is not the answer
+    assert read("json:value", '{"a": {"value": 3}, "b": ') is None
+    assert read("json:value", '{"a": {"value": 3}, oops}') is None
     assert read_gold("json:value", '{"value": 18}') == "18" == read_gold("json:value", "18.0")
     assert read_gold("json:value", "Saint Louis") == "Saint Louis"
     assert answers_match("json:value", "18", ["18.0"])
