@@ -135,10 +135,11 @@ def load_task(
     if settings.answer_parser == "label" and not reader.choices:
         _check_labels(examples, where)
 
+    check_ids(examples, read.places, where)
+
     # divide them
     stratified = _has_labels(settings, reader.choices, examples)
     divided = divide(examples, sizes, settings.seed, stratified, where)
-    check_ids(divided, read.places, where)
     divided["train"] = reader.read_inline(settings.inline_examples) + divided["train"]
     before = sum(map(len, divided.values()))
     overlaps = resolve_overlaps(divided, examples, settings.allow_overlap, read.places, where)

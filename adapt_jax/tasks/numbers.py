@@ -35,6 +35,7 @@ __all__ = [
 MAX_DIGITS = 700  # 1e-300 has 316 digits
 MAX_EXPONENT = 330
 MAX_ANSWER_LENGTH = 10_000  # characters in which an answer is looked for
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # ESC[0m, a colour, is no 0
 MAX_GOLD_LENGTH = 1_000
 FLOAT_DIGITS = 15  # significant digits that a 64-bit float keeps; further ones are rounding noise
 FLOAT_NOISE = 1e-9  # relative difference that decimals of one value may have
@@ -168,7 +169,7 @@ def read_gold_number(text: str) -> str | None:
     A currency, a percent sign or a unit may be beside it, but no digit and no word of
     number. A gold in words is refused.
     """
-    if len(text) > MAX_GOLD_LENGTH:
+    if len(text) > MAX_GOLD_LENGTH or _CONTROL.search(text):
         return None
     text = _prepare(text).strip()
     numbers = list(islice(_find_values(text), 2))

@@ -127,18 +127,19 @@ def _order(examples: Sequence[Example], seed: int, stratified: bool) -> list[Exa
     return [ordered[index] for index in order]
 
 
-def check_ids(divided: Mapping[str, list[Example]], places: Mapping[int, str], where: str) -> None:
+def check_ids(examples: Mapping[str, list[Example]], places: Mapping[int, str], where: str) -> None:
     """Checks that no two examples have one id: draws and predictions belong to ids.
 
     Args:
+        examples: by split.
         places: file and line of an example, by its ``id(...)`` in Python.
 
     Raises:
         UserError: naming both lines.
     """
     seen: dict[str, Example] = {}
-    for split in SPLITS:
-        for example in divided[split]:
+    for split in examples.values():
+        for example in split:
             other = seen.setdefault(example.id, example)
             if other is not example:
                 here, there = (places.get(id(one), where) for one in (example, other))

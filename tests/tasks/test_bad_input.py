@@ -55,6 +55,18 @@ CASES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         {"fields": {"id": "id"}},
         r"a\.jsonl, line [37]: fields\.id: the id 'q2' is that of .*a\.jsonl, line [37]",
     ),
+    "duplicate ids in rows of which one is used": (
+        "a.jsonl",
+        lines({"id": 1, "question": "a?", "answer": 1}, {"id": "1", "question": "b?", "answer": 2}),
+        {"fields": {"id": "id"}, "splits": {"test": 1, "train": 0}},
+        r"a\.jsonl, line 2: fields\.id: the id '1' is that of .*a\.jsonl, line 1",
+    ),
+    "a number in a control sequence": (
+        "a.jsonl",
+        lines(*GOOD[:2], {"question": "c?", "answer": "no number\x1b[0m"}),
+        {},
+        r"a\.jsonl, line 3: the answer .* cannot be read as 'number'",
+    ),
     "a line of 10 MB": (
         "a.jsonl",
         lines(*GOOD[:2], {"question": "x" * 10_000_000, "answer": 1}),
