@@ -164,13 +164,12 @@ def _make_by(kind: str, argument: str) -> "AnswerParser":
     read, read_gold = MADE_PARSERS[kind](argument)
     if kind == "regex":
         return AnswerParser(read, read_gold=read_gold)
-    # an object or list that ends is complete, whatever follows
-    return AnswerParser(
-        read,
-        read_gold=read_gold,
-        list_continuations=lambda choices: [" {"],
-        version=f"{PARSER_VERSION}, json 2",
-    )
+    version = f"{PARSER_VERSION}, json 2"
+
+    def go_on(choices: Sequence[str]) -> list[str]:
+        return [" {"]  # an object or list that ends is complete, whatever follows
+
+    return AnswerParser(read, read_gold=read_gold, list_continuations=go_on, version=version)
 
 
 def shorten_parser_name(name: str) -> str:
