@@ -111,6 +111,15 @@ GEMMA4 = {
         SLIDING: {"rope_type": "default", "rope_theta": 50.0},
     },
 }
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 6,
+}
+MSCALE = {**YARN, "mscale": 0.5, "mscale_all_dim": 1.5}
 # name -> (model type, fields beside SIZES)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-3}),
@@ -290,6 +299,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": [SLIDING, FULL],
             "logit_scale": 0.25,
             "attention_bias": True,
+        },
+    ),
+    "minicpm3": ("minicpm3", {**LATENT, "scale_depth": 1.3, "dim_model_base": 20}),
+    "minicpm3, yarn, biases": (
+        "minicpm3",
+        {
+            **LATENT,
+            "q_lora_rank": None,
+            "v_head_dim": 24,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": MSCALE,
         },
     ),
     "gpt2": ("gpt2", GPT2),

@@ -123,8 +123,8 @@ def _attend_chunk(
     out = (weighted_values / total[..., None]).astype(queries.dtype)
 
     # back to [B, T, N, H]
-    out = out.reshape(rows, kv_heads, group, tokens, size)
-    return out.transpose(0, 3, 1, 2, 4).reshape(queries.shape)
+    out = out.reshape(rows, kv_heads, group, tokens, -1)
+    return out.transpose(0, 3, 1, 2, 4).reshape(rows, tokens, heads, -1)
 
 
 def sliding_window_masks(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
 from adapt_jax.decoders.rope import Rope
 
-__all__ = ["DecoderConfig", "LayerConfig", "MoEConfig"]
+__all__ = ["DecoderConfig", "LatentAttentionConfig", "LayerConfig", "MoEConfig"]
 
 NORMS = ("rms", "rms_plus_one", "layer", "layer_plus_one")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
@@ -36,6 +36,26 @@ class LayerConfig:
     ffn_dim: int = 0
     attention_k_eq_v: bool = False
     kv_shared_with: int | None = None
+
+
+@dataclass(frozen=True)
+class LatentAttentionConfig:
+    """Multi-head latent attention (2405.04434, section 2.1): all heads share one latent per token.
+
+    Attributes:
+        kv_rank: the size of the latent from which keys and values of all heads are projected.
+        query_rank: the size of the latent of queries; None where they are projected directly.
+        nope_dim: the size of a head's queries and keys without positions. A rotary part of
+            ``head_dim`` features follows; that of the keys is the same for all heads.
+        value_dim: the size of a head's values.
+        norm_eps: of the norms of both latents.
+    """
+
+    kv_rank: int
+    query_rank: int | None
+    nope_dim: int
+    value_dim: int
+    norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,8 @@ class DecoderConfig:
             or "parallel_shared" (they share its norm, too).
         activation: a name in ACTIVATIONS, or "xielu", which has parameters.
         gated: whether the activation is multiplied by a second projection (2002.05202).
+        latent_attention: the sizes of multi-head latent attention, where the decoder has that.
+            ``head_dim`` is then the rotary part of queries and keys.
         moe: the mixture of experts, where the decoder has one.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
             whose outputs are added.
@@ -185,6 +207,7 @@ class DecoderConfig:
     residual: str = "sequential"
     activation: str = "silu"
     gated: bool = True
+    latent_attention: LatentAttentionConfig | None = None
     moe: MoEConfig | None = None
     qkv_bias: bool = False
     output_bias: bool = False
@@ -241,6 +264,11 @@ class DecoderConfig:
                 f"num_attention_heads {self.num_heads} is not a multiple of "
                 f"num_key_value_heads {layer.num_kv_heads}"
             )
+        if self.latent_attention is not None and layer.num_kv_heads != self.num_heads:
+            raise ValueError(
+                f"num_key_value_heads {layer.num_kv_heads}: expected {self.num_heads}, the number "
+                "of heads, with multi-head latent attention"
+            )
         if layer.rope is not None:
             if layer.head_dim % 2:
                 raise ValueError(f"head_dim {layer.head_dim} is odd; rotary embeddings need pairs")
@@ -259,6 +287,21 @@ class DecoderConfig:
             num_kv_heads=layer.num_kv_heads or self.num_kv_heads,
             ffn_dim=layer.ffn_dim or self.ffn_dim,
         )
+
+    def kv_cache_sizes(self, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Number and size of the heads of a layer's keys in caches, and of its values.
+
+        A layer with latent attention keeps its latents as the keys of one head, and no values.
+        """
+        layer, latent = self.layer_config(index), self.latent_attention
+        if latent is not None:
+            return (1, latent.kv_rank + layer.head_dim), (1, 0)
+        return ((layer.num_kv_heads, layer.head_dim),) * 2
+
+    def query_head_dim(self, index: int) -> int:
+        """The size of a head's queries and keys in attention."""
+        latent = self.latent_attention
+        return self.layer_config(index).head_dim + (0 if latent is None else latent.nope_dim)
 
     @property
     def layers_with_kv_cache(self) -> list[int]:

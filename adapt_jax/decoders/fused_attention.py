@@ -64,9 +64,28 @@ class FusedAttention:
         """
         scale = queries.shape[-1] ** -0.5 if scale is None else scale
         if prefix is None:
-            empty = jnp.zeros((keys.shape[1], 0, keys.shape[3]), keys.dtype)
-            prefix = (empty, empty)
+            empty_keys, empty_values = (
+                jnp.zeros((x.shape[1], 0, x.shape[3]), x.dtype) for x in (keys, values)
+            )
+            prefix = empty_keys, empty_values
         prefix = prefix[0].astype(keys.dtype), prefix[1].astype(values.dtype)
+        # the kernels know one head size: the smaller of two gets features of 0
+        size, value_dim = max(keys.shape[-1], values.shape[-1]), values.shape[-1]
+        prefix = _widen(prefix[0], size), _widen(prefix[1], size)
+        queries, keys, values = (_widen(x, size) for x in (queries, keys, values))
+        attended = self._run_kernel(queries, keys, values, prefix, window, scale, softcap)
+        return attended if value_dim == size else attended[..., :value_dim]
+
+    def _run_kernel(
+        self,
+        queries: Float[Array, "B T N H"],
+        keys: Float[Array, "B K T H"],
+        values: Float[Array, "B K T H"],
+        prefix: KVPair,
+        window: int | None,
+        scale: float,
+        softcap: float | None,
+    ) -> Float[Array, "B T N H"]:
         visible = VisibleKeys(prefix[0].shape[1], window)
         codes = encode_queries(self.starts)
         if self.execution.attention == "cudnn":
@@ -77,6 +96,12 @@ class FusedAttention:
         splash = partial(splash_attention, visible, softcap, self.execution.interprets_kernels)
         run = _share_over_devices(splash, self.execution.mesh, queries.shape, keys.shape[1])
         return run(queries * scale, keys, values, *prefix, codes)
+
+
+def _widen(x: Float[Array, "*B H"], size: int) -> Float[Array, "*B size"]:
+    """The same with features of 0 after its own."""
+    missing = size - x.shape[-1]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
 
 
 def choose_fused_attention(
@@ -104,7 +129,7 @@ def choose_fused_attention(
 def _fits_cudnn(execution: Execution, config: DecoderConfig, dtype: Any) -> bool:
     """Whether cuDNN can attend: it has no soft-capping, computes in 16 bits, needs an Ampere GPU
     or later, and knows head sizes that are multiples of 8."""
-    sizes = {config.layer_config(index).head_dim for index in range(config.num_layers)}
+    sizes = {config.query_head_dim(index) for index in range(config.num_layers)}
     mesh = execution.mesh
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     capability = float(getattr(device, "compute_capability", 0))

@@ -46,6 +46,11 @@ class Linear(nnx.Module):
             y = y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x)
 
+    def effective_kernel(self, dtype: Any) -> Float[Array, "O I"]:
+        """W with the update of LoRA, which has ``make_update``, added."""
+        kernel = self.kernel[...].astype(dtype)
+        return kernel if self.lora is None else kernel + self.lora.make_update().astype(dtype)
+
 
 @jax.custom_vjp
 def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array, "*B O"]:

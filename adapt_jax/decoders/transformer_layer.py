@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
+from adapt_jax.decoders.latent_attention import LatentAttention
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
@@ -129,7 +130,8 @@ class TransformerLayer(nnx.Module):
             return Norm(config, config.embed_dim) if needed else None
 
         self.attention_norm = make_norm(config.pre_norm)
-        self.attention = Attention(config, layer, rngs)
+        latent = config.latent_attention is not None
+        self.attention = (LatentAttention if latent else Attention)(config, layer, rngs)
         self.attention_post_norm = make_norm(config.post_norm)
         self.ffn_norm = make_norm(config.pre_norm and config.residual != "parallel_shared")
         self.ffn = MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)

@@ -31,8 +31,11 @@ from adapt_jax.utils.errors import UserError
 
 __all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
 
-Module = Literal["query", "key", "value", "output", "gate", "up", "down"]
-FFN_MODULES = ("gate", "up", "down")  # the others belong to the attention
+Module = Literal[
+    "query", "key", "value", "output", "gate", "up", "down",
+    "query_down", "query_up", "kv_down", "kv_up",
+]  # fmt: skip
+FFN_MODULES = ("gate", "up", "down")  # the others belong to the attention, the last to a latent one
 
 
 class LoRA(nnx.Module):
@@ -53,6 +56,10 @@ class LoRA(nnx.Module):
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         low_rank = x.astype(jnp.float32) @ self.a[...].T * self.scale
         return matmul(low_rank, self.b[...]).astype(x.dtype)
+
+    def make_update(self) -> Float[Array, "O I"]:
+        """scale · B A, what is added to the kernel."""
+        return self.b[...] @ self.a[...] * self.scale
 
 
 @METHODS.register("lora")

@@ -328,7 +328,9 @@ class Engine:
 
         cache = []
         for index in config.layers_with_kv_cache:
-            layer = config.layer_config(index)
-            shape = (num_slots, layer.num_kv_heads, cache_length, layer.head_dim)
-            cache.append((place(jnp.zeros(shape, self.dtype)), place(jnp.zeros(shape, self.dtype))))
+            keys, values = (
+                place(jnp.zeros((num_slots, heads, cache_length, size), self.dtype))
+                for heads, size in config.kv_cache_sizes(index)
+            )
+            cache.append((keys, values))
         return cache, jax.tree.map(place, SlotState.idle(num_slots, self._seen_size))

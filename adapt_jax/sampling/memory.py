@@ -17,9 +17,8 @@ MAX_SHARE = 0.8  # of the free memory
 
 def count_slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
     """Bytes of one slot: its keys and values, and its row of logits while a token is drawn."""
-    kinds = [config.layer_config(index) for index in config.layers_with_kv_cache]
-    heads = sum(kind.num_kv_heads * kind.head_dim for kind in kinds)
-    cache = 2 * heads * cache_length * itemsize
+    sizes = [size for n in config.layers_with_kv_cache for size in config.kv_cache_sizes(n)]
+    cache = sum(heads * size for heads, size in sizes) * cache_length * itemsize
     return cache + 4 * config.vocab_size * 4  # logits, truncated logits, exponentials, seen tokens
 
 

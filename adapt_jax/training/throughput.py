@@ -22,7 +22,7 @@ PEAKS = {
     "A100": 312e12,
 }
 LAYER = re.compile(r"\.layers\.(\d+)\.")
-BEFORE_ATTENTION = re.compile(r"\.attention\.(query|key|value)\.")
+BEFORE_ATTENTION = re.compile(r"\.attention\.((query|kv)(_down|_up)?|key|value)\.")
 MATRIX_SIZE = 1024  # of the matrices that are multiplied where the peak is not known
 
 

@@ -32,9 +32,12 @@ INERT = {
     *("router_aux_loss_coef", "router_jitter_noise", "no_rope_layer_interval", "ffn_dim"),
     "num_nextn_predict_layers",  # layers that are not loaded
     *("rope_type",),  # has cases of its own
+    *("qk_head_dim",),  # of latent attention, the sum of two other fields
 }
 # Fields that change nothing: another field decides already, or nothing depends on them.
 DECIDED_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern", "sliding_window_pattern"}
+# Families with multi-head latent attention, whose heads have no size in a field of its own.
+LATENT = ("minicpm3", "deepseek", "glm4_moe_lite")
 SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types decides
     "qwen3_moe": {"use_sliding_window"},  # there is no window
@@ -53,6 +56,7 @@ SILENT = {
     "falcon, two norms": {"multi_query"},  # the newer architecture says how many
     "falcon, one norm": {"multi_query"},
     "hunyuan_v1_dense": {"rope_parameters.factor"},  # alpha decides
+    **dict.fromkeys((name for name in CASES if name.startswith(LATENT)), {"head_dim"}),
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
@@ -226,6 +230,10 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     ],
     "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
     "ministral3": [{}],
+    "minicpm3": [
+        {**THETA, "q_lora_rank": None, "v_head_dim": None, "scale_depth": None},
+        {"rope_scaling": {**YARN, "mscale_all_dim": 0.7}, "dim_model_base": None},
+    ],
 }
 
 

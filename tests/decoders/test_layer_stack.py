@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from adapt_jax.decoders.attention import PackedRows
-from adapt_jax.decoders.config import DecoderConfig, LayerConfig, MoEConfig
+from adapt_jax.decoders.config import DecoderConfig, LatentAttentionConfig, LayerConfig, MoEConfig
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import Execution
 from adapt_jax.decoders.layer_stack import Span, find_spans
@@ -42,6 +42,9 @@ CONFIGS = {
         per_layer_embedding_dim=4,
         per_layer_embedding_vocab=40,
         layer_scale=True,
+    ),
+    "latent attention": DecoderConfig(
+        **SHAPE | {"num_kv_heads": 2}, latent_attention=LatentAttentionConfig(10, None, 6, 5)
     ),
     "experts": DecoderConfig(
         **SHAPE, layer_configs=(LayerConfig(is_moe=True),), moe=MoEConfig(4, 2, 12)
@@ -118,6 +121,7 @@ FILTERS = {
         ("a pattern of three, and some more", "all", "layers"),
         ("shared keys and values", "all", "none"),
         ("experts", "soft prompt", "layers"),
+        ("latent attention", "all", "layers"),
     ],
 )
 def test_a_scan_has_the_output_and_gradients_of_unrolled_layers(config, filter, remat):
@@ -125,8 +129,9 @@ def test_a_scan_has_the_output_and_gradients_of_unrolled_layers(config, filter, 
     assert_equal(run(Execution(scan_layers=True, remat=remat)), run(Execution()))
 
 
-def test_a_scan_with_splash_attention_has_the_gradients_of_unrolled_layers():
-    run = partial(output_and_gradients, CONFIGS["equal layers"], nnx.Param, tokens=260)
+@pytest.mark.parametrize("config", ["equal layers", "latent attention"])
+def test_a_scan_with_splash_attention_has_the_gradients_of_unrolled_layers(config):
+    run = partial(output_and_gradients, CONFIGS[config], nnx.Param, tokens=260)
     fused = Execution("splash", scan_layers=True, remat="layers")
     assert_equal(run(fused), run(Execution()))
 
