@@ -128,17 +128,19 @@ def _attend_chunk(
 
 
 def sliding_window_masks(
-    window: int,
+    window: int | Int[Array, "B T"],
     blocks: Sequence[tuple[Int[Array, "*B S"], Array | None]],
     positions: Int[Array, "B T"],
 ) -> list[Bool[Array, "B T S"]]:
     """Each block's mask, which also hides keys that lie ``window`` or more tokens back.
 
     Args:
+        window: of all queries, or of each one.
         blocks: the positions of each block's keys ([S], or [B, S] for own ones), and its mask.
         positions: of the queries.
     """
     masks = []
+    window = window if isinstance(window, int) else window[:, :, None]
     for key_positions, mask in blocks:
         if key_positions.ndim == 2:
             key_positions = key_positions[:, None]

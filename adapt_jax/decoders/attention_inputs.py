@@ -11,10 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from adapt_jax.decoders.attention import KVBlock, KVPair, attend
+from adapt_jax.decoders.config import LayerConfig
 from adapt_jax.decoders.fused_attention import FusedAttention
 from adapt_jax.decoders.rope import CosSin, Rope
 
-__all__ = ["AttentionInputs"]
+__all__ = ["AttentionInputs", "QueryScaling", "Reach"]
+
+Reach = tuple[int | None, int | None]  # how far a token sees: its window, and its chunk
+QueryScaling = tuple[float, int, int]  # as in LayerConfig
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,10 @@ class AttentionInputs:
 
     Attributes:
         cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
-        query_scale: [B, T, 1, 1], queries are multiplied by it.
-        masks: for each window, the masks of the blocks (prefix where there is one, own keys).
+        query_scales: for each ``query_scaling`` of the layers, what multiplies queries,
+            [B, T, 1, 1].
+        masks: for each (window, chunk), the masks of the blocks (prefix where there is one, own
+            keys).
         write_at: [B], as in ``Decoder.__call__``.
         prefix, cache: as in ``Decoder.__call__``, the entries of this layer.
         shared_kv: keys and values of the layer that this one shares them with.
@@ -33,8 +39,8 @@ class AttentionInputs:
     """
 
     cos_sin: Mapping[tuple[Rope, int], CosSin]
-    query_scale: Array | None
-    masks: Mapping[int | None, list[Array | None]]
+    query_scales: Mapping[QueryScaling, Array]
+    masks: Mapping[Reach, list[Array | None]]
     write_at: Array | None
     prefix: KVBlock | None = None
     cache: KVPair | None = None
@@ -47,6 +53,14 @@ class AttentionInputs:
         if self.output_positions is None:
             return x
         return x.reshape(1, -1, x.shape[-1])[:, self.output_positions]
+
+    def scale_queries(
+        self, queries: Float[Array, "B T N H"], layer: LayerConfig
+    ) -> Float[Array, "B T N H"]:
+        """Queries scaled by their positions, where the layer scales them."""
+        if layer.query_scaling is None:
+            return queries
+        return queries * self.query_scales[layer.query_scaling].astype(queries.dtype)
 
     def write_to_cache(
         self, keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"]
@@ -68,8 +82,7 @@ class AttentionInputs:
         queries: Float[Array, "B T N H"],
         own: KVPair,
         prefix: KVPair | None,
-        *,
-        window: int | None = None,
+        layer: LayerConfig,
         scale: float | None = None,
         softcap: float | None = None,
         sinks: Float[Array, " N"] | None = None,
@@ -79,14 +92,14 @@ class AttentionInputs:
         Args:
             own: keys and values [B, K, S, H] of the rows.
             prefix: keys and values [K, P, H] that all rows share.
-            window: of the layer.
+            layer: its window and chunk say how far a token sees.
             scale, softcap, sinks: as in ``attention.attend``.
         """
         if self.fused_attention is not None:
             return self.fused_attention(
-                queries, *own, prefix, window=window, scale=scale, softcap=softcap
+                queries, *own, prefix, window=layer.window, scale=scale, softcap=softcap
             )
-        *prefix_mask, own_mask = self.masks[window]
+        *prefix_mask, own_mask = self.masks[layer.window, layer.chunk]
         blocks: list[KVBlock] = [(*own, own_mask)]
         if prefix is not None:  # a block of its own
             blocks.insert(0, (*prefix, prefix_mask[0]))

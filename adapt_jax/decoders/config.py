@@ -10,7 +10,7 @@ __all__ = ["DecoderConfig", "LatentAttentionConfig", "LayerConfig", "MoEConfig"]
 NORMS = ("rms", "rms_plus_one", "layer", "layer_plus_one")
 RESIDUALS = ("sequential", "parallel", "parallel_shared")
 ROUTER_SCORES = ("softmax", "sigmoid")
-QK_NORMS = (None, "head", "each_head", "projection")
+QK_NORMS = (None, "head", "each_head", "projection", "unscaled")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class LayerConfig:
     Attributes:
         rope: rotary positions of queries and keys; None for a layer without positions.
         window: how many tokens a token attends to, itself included; None for full attention.
+        chunk: texts are divided into chunks of so many tokens, and a token attends to those of its
+            own chunk; None for one chunk.
+        query_scaling: (beta, length, offset): queries are multiplied by
+            1 + beta·log(1 + floor((position + offset) / length)) (2501.19399).
         is_moe: whether the feed-forward layer is a mixture of experts.
         head_dim, num_kv_heads, ffn_dim: sizes of this layer; 0 stands for the decoder's.
         attention_k_eq_v: whether there is no value projection. The values are then the keys before
@@ -30,6 +34,8 @@ class LayerConfig:
 
     rope: Rope | None = Rope()
     window: int | None = None
+    chunk: int | None = None
+    query_scaling: tuple[float, int, int] | None = None
     is_moe: bool = False
     head_dim: int = 0
     num_kv_heads: int = 0
@@ -145,7 +151,8 @@ class DecoderConfig:
         norm_scale: whether norms multiply by a learned scale.
         norm_bias: whether norms add a bias.
         qk_norm: norm of queries and keys: None, of each "head", of "each_head" with a scale of its
-            own, or of the whole "projection".
+            own, of the whole "projection", or of each head "unscaled", in layers with rotary
+            positions.
         qk_norm_after_rope: whether this norm follows the rotation.
         qkv_clip: queries, keys and values are clipped to this absolute value, after their norm and
             before the rotation.
@@ -165,8 +172,6 @@ class DecoderConfig:
             and has no value: attention may go nowhere (2309.17453, gpt-oss).
         attention_scale: of attention scores; None is 1/sqrt(head_dim).
         attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
-        llama_4_scaling: (beta, length): queries are multiplied by
-            1 + beta·log(1 + floor(position / length)).
         embedding_scale: of token embeddings. ``Decoder.embed`` applies it, so soft prompts are
             compared with embeddings after it.
         input_scale: of all input embeddings, soft prompts included.
@@ -216,7 +221,6 @@ class DecoderConfig:
     attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
-    llama_4_scaling: tuple[float, int] | None = None
     embedding_scale: float = 1.0
     input_scale: float = 1.0
     residual_scale: float = 1.0
@@ -275,6 +279,8 @@ class DecoderConfig:
             layer.rope.frequencies(layer.head_dim)  # raises where a number does not fit
         if layer.window is not None and layer.window < 1:
             raise ValueError(f"sliding_window {layer.window}; expected at least 1")
+        if layer.chunk is not None and layer.chunk < 1:
+            raise ValueError(f"attention_chunk_size {layer.chunk}; expected at least 1")
         if layer.is_moe and self.moe is None:
             raise ValueError("a layer has experts, but their number is not given")
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
-from adapt_jax.decoders.attention_inputs import AttentionInputs
+from adapt_jax.decoders.attention_inputs import AttentionInputs, QueryScaling, Reach
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.fused_attention import FusedAttention, choose_fused_attention
@@ -118,7 +118,7 @@ class Decoder(nnx.Module):
         alone = prefix is None and cache is None
         shared_inputs = AttentionInputs(
             self._compute_cos_sin(layers, positions, mask, alone),
-            self._compute_query_scale(positions),
+            _compute_query_scales(layers, positions),
             self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at)
             if fused is None
             else {},
@@ -183,12 +183,6 @@ class Decoder(nnx.Module):
             cos_sin[rope, head_dim] = rope.cos_sin(positions, head_dim, length)
         return cos_sin
 
-    def _compute_query_scale(self, positions: Int[Array, "B T"]) -> Float[Array, "B T 1 1"] | None:
-        if self.config.llama_4_scaling is None:
-            return None
-        beta, length = self.config.llama_4_scaling
-        return 1 + beta * jnp.log1p(positions // length)[:, :, None, None]
-
     def _make_masks(
         self,
         layers: set[LayerConfig],
@@ -198,8 +192,8 @@ class Decoder(nnx.Module):
         prefix_positions: Int[Array, " P"] | None,
         cache: list[KVPair] | None,
         write_at: Int[Array, " B"] | None,
-    ) -> dict[int | None, list[Array | None]]:
-        """For each window of the layers, the masks of the prefix (if any) and of own keys."""
+    ) -> dict[Reach, list[Array | None]]:
+        """For each reach of the layers, the masks of the prefix (if any) and of own keys."""
         full = [mask] if prefix is None else [prefix[0][2], mask]
         # positions of the own keys: of the tokens, or of the cache's slots
         own = positions
@@ -211,13 +205,18 @@ class Decoder(nnx.Module):
             default = jnp.arange(prefix[0][0].shape[1])
             key_positions.insert(0, default if prefix_positions is None else prefix_positions)
         num_keys = sum(block.shape[-1] for block in key_positions)
-        masks: dict[int | None, list[Array | None]] = {}
-        for window in {layer.window for layer in layers}:
-            if window is None or window >= num_keys:  # every key lies within the window
-                masks[window] = full
-            else:
-                blocks = list(zip(key_positions, full, strict=True))
-                masks[window] = [*sliding_window_masks(window, blocks, positions)]
+        masks: dict[Reach, list[Array | None]] = {}
+        for window, chunk in {(layer.window, layer.chunk) for layer in layers}:
+            reached: list[Array | None] = full
+            # nothing is hidden where all keys lie within the window, and in the first chunk
+            if window is not None and window < num_keys:
+                blocks = list(zip(key_positions, reached, strict=True))
+                reached = [*sliding_window_masks(window, blocks, positions)]
+            if chunk is not None and chunk < num_keys:
+                # back to the beginning of its chunk is as far as a token sees
+                blocks = list(zip(key_positions, reached, strict=True))
+                reached = [*sliding_window_masks(positions % chunk + 1, blocks, positions)]
+            masks[window, chunk] = reached
         return masks
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -232,3 +231,14 @@ class Decoder(nnx.Module):
         if (cap := self.config.logit_softcap) is not None:
             logits = cap * jnp.tanh(logits / cap)
         return logits
+
+
+def _compute_query_scales(
+    layers: set[LayerConfig], positions: Int[Array, "B T"]
+) -> dict[QueryScaling, Float[Array, "B T 1 1"]]:
+    """What multiplies the queries of layers that scale them, for each scaling."""
+    scales = {}
+    for scaling in {layer.query_scaling for layer in layers if layer.query_scaling is not None}:
+        beta, length, offset = scaling
+        scales[scaling] = 1 + beta * jnp.log1p((positions + offset) // length)[:, :, None, None]
+    return scales

@@ -113,13 +113,16 @@ def choose_fused_attention(
 ) -> FusedAttention | None:
     """The kernel for these rows; None where the einsum form is right.
 
-    Each attends to ``prefix_length`` tokens besides. Few scores need no kernel, and no kernel has
-    attention sinks.
+    Each attends to ``prefix_length`` tokens besides. Few scores need no kernel. No kernel has
+    attention sinks or chunks; texts may lie in the first chunk.
     """
     tokens = rows.segments.shape[1]
     if execution.attention == "einsum" or tokens > MAX_TOKENS or config.attention_sinks:
         return None
     if tokens * (tokens + prefix_length) <= MAX_EINSUM_SCORES:
+        return None
+    chunks = {config.layer_config(index).chunk for index in range(config.num_layers)}
+    if any(chunk is not None and chunk < tokens + prefix_length for chunk in chunks):
         return None
     if execution.attention == "cudnn" and not _fits_cudnn(execution, config, dtype):
         return None

@@ -111,7 +111,7 @@ class LatentAttention(nnx.Module):
             queries,
             own,
             prefix,
-            window=self.layer.window,
+            self.layer,
             scale=scale,
             softcap=self.config.attention_softcap,
         )
@@ -126,9 +126,7 @@ class LatentAttention(nnx.Module):
             projected = self.query(x)
         queries = projected.reshape(*x.shape[:2], self.config.num_heads, -1)
         queries = self._rotate_after(self.latent.nope_dim, queries, inputs)
-        if inputs.query_scale is not None:
-            queries = queries * inputs.query_scale.astype(queries.dtype)
-        return queries
+        return inputs.scale_queries(queries, self.layer)
 
     def _compute_latents(
         self, x: Float[Array, "B T D"], inputs: AttentionInputs

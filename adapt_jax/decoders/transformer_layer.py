@@ -35,8 +35,8 @@ class Attention(nnx.Module):
         self.key = make_kv_projection(has_kv)
         self.value = make_kv_projection(has_kv and not layer.attention_k_eq_v)
         self.output = Linear(rngs, query_dim, embed, ("heads", "embed"), config.output_bias)
-        self.query_norm = _make_qk_norm(config, query_dim, head_dim, "heads")
-        self.key_norm = _make_qk_norm(config, kv_dim, head_dim, "kv_heads") if has_kv else None
+        self.query_norm = _make_qk_norm(config, layer, query_dim, "heads")
+        self.key_norm = _make_qk_norm(config, layer, kv_dim, "kv_heads") if has_kv else None
         norms_values = has_kv and config.value_norm
         self.value_norm = Norm(config, head_dim, None, scaled=False) if norms_values else None
         sinks = jnp.zeros(config.num_heads)
@@ -49,8 +49,7 @@ class Attention(nnx.Module):
         """The attention output (at ``output_positions``), and the keys and values it used."""
         # queries [B, T, N, H]
         queries = self._make_heads(self.query(x), self.query_norm, inputs)
-        if inputs.query_scale is not None:
-            queries = queries * inputs.query_scale.astype(queries.dtype)
+        queries = inputs.scale_queries(queries, self.layer)
         # keys and values [B, K, S, H]: of this layer, or of the one it shares them with
         shared = inputs.shared_kv
         keys, values = self._compute_kv(x, inputs) if shared is None else shared
@@ -58,7 +57,7 @@ class Attention(nnx.Module):
             queries,
             (keys, values),
             None if inputs.prefix is None else inputs.prefix[:2],
-            window=self.layer.window,
+            self.layer,
             scale=self.config.attention_scale,
             softcap=self.config.attention_softcap,
             sinks=None if self.sinks is None else self.sinks[...],
@@ -111,12 +110,15 @@ class Attention(nnx.Module):
         return x if limit is None else jnp.clip(x, -limit, limit)
 
 
-def _make_qk_norm(config: DecoderConfig, size: int, head_dim: int, axis: str) -> Norm | None:
+def _make_qk_norm(config: DecoderConfig, layer: LayerConfig, size: int, axis: str) -> Norm | None:
     """The norm of queries or keys: of each head, or of a whole projection of this size."""
+    head_dim = layer.head_dim
     if config.qk_norm is None:
         return None
     if config.qk_norm == "head":
         return Norm(config, head_dim, None)
+    if config.qk_norm == "unscaled":
+        return None if layer.rope is None else Norm(config, head_dim, None, scaled=False)
     return Norm(
         config, size if config.qk_norm == "projection" else (size // head_dim, head_dim), axis
     )

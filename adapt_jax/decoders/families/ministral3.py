@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families import mistral
 from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.rope import ORIGINAL_MAX_POSITIONS, Rope
@@ -16,30 +16,29 @@ YARN = {
     "mscale_all_dim": 1.0,
     ORIGINAL_MAX_POSITIONS: 16384,
 }
+
+
+def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+    """Scales queries; the fields for it are among those of the rotary positions."""
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {**YARN, BETA: 0.1}
+    if rope.get(BETA) is None:
+        return layer
+    original = rope.get(ORIGINAL_MAX_POSITIONS) or hf.get("max_position_embeddings", 262144)
+    return replace(layer, query_scaling=(float(rope[BETA]), int(original), 0))
+
+
 LAYER_RULES = LayerRules(
     rope=Rope("yarn", theta=1e6, params=tuple(sorted(YARN.items()))),
     window=lambda hf: hf.get("sliding_window"),
+    adjust=_adjust_layer,
 )
-
-
-def _computed_fields(hf: HFConfig) -> HFConfig:
-    """The scaling of queries, whose fields are among those of the rotary positions."""
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {**YARN, BETA: 0.1}
-    if rope.get(BETA) is None:
-        return {}
-    original = rope.get(ORIGINAL_MAX_POSITIONS) or hf.get("max_position_embeddings", 262144)
-    return {"llama_4_scaling": (float(rope[BETA]), int(original))}
 
 
 def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
     """The rotary positions, with the scaling of queries among them."""
     rope = LAYER_RULES.to_hf(config)["rope_parameters"]
-    if config.llama_4_scaling is not None:
-        rope = {
-            **rope,
-            BETA: config.llama_4_scaling[0],
-            ORIGINAL_MAX_POSITIONS: config.llama_4_scaling[1],
-        }
+    if (scaling := config.layer_config(0).query_scaling) is not None:
+        rope = {**rope, BETA: scaling[0], ORIGINAL_MAX_POSITIONS: scaling[1]}
     return {"rope_parameters": rope, "rope_scaling": rope}
 
 
@@ -54,7 +53,6 @@ FAMILY = replace(
         "norm_eps": ("rms_norm_eps", 1e-5),
         "pad_id": ("pad_token_id", 11),
     },
-    computed_fields=_computed_fields,
     extra_hf_fields=_extra_hf_fields,
     layer_rules=LAYER_RULES,
 )
