@@ -120,6 +120,15 @@ LATENT = {
     "v_head_dim": 6,
 }
 MSCALE = {**YARN, "mscale": 0.5, "mscale_all_dim": 1.5}
+ROUTED = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 1.7,
+}
 # name -> (model type, fields beside SIZES)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-3}),
@@ -311,6 +320,73 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
             "mlp_bias": True,
             "rope_parameters": MSCALE,
+        },
+    ),
+    "deepseek_v2": (
+        "deepseek_v2",
+        {
+            **LATENT,
+            **ROUTED,
+            "first_k_dense_replace": 1,
+            "topk_method": "group_limited_greedy",
+            "n_shared_experts": 2,
+        },
+    ),
+    "deepseek_v2, greedy, yarn, biases": (
+        "deepseek_v2",
+        {
+            **LATENT,
+            **ROUTED,
+            "q_lora_rank": None,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": MSCALE,
+        },
+    ),
+    "deepseek_v3": ("deepseek_v3", {**LATENT, **ROUTED, "first_k_dense_replace": 1}),
+    "deepseek_v3, pairs half a head apart, yarn, biases": (
+        "deepseek_v3",
+        {
+            **LATENT,
+            **ROUTED,
+            "q_lora_rank": None,
+            "first_k_dense_replace": 0,
+            "norm_topk_prob": False,
+            "rope_interleave": False,
+            "attention_bias": True,
+            "rope_parameters": MSCALE,
+        },
+    ),
+    "glm4_moe_lite": (
+        "glm4_moe_lite",
+        {**LATENT, **ROUTED, "v_head_dim": 24, "mlp_layer_types": ["sparse", "dense"]},
+    ),
+    "llama4": (
+        "llama4_text",
+        {
+            "head_dim": 16,
+            "intermediate_size_mlp": 40,
+            "num_local_experts": 4,
+            "moe_layers": [0],
+            "no_rope_layers": [1, 0],
+            "attention_chunk_size": 9,
+            "floor_scale": 30,
+            "attn_scale": 0.4,
+        },
+    ),
+    "llama4, two experts, no norm, biases": (
+        "llama4_text",
+        {
+            "head_dim": 8,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "no_rope_layers": [0, 1],
+            "attention_chunk_size": None,
+            "attn_temperature_tuning": False,
+            "floor_scale": 30,
+            "use_qk_norm": False,
+            "attention_bias": True,
+            "rope_parameters": LLAMA3,
         },
     ),
     "gpt2": ("gpt2", GPT2),

@@ -196,7 +196,8 @@ def _llama3_frequencies(params: Params, size: int, length: Any) -> np.ndarray:
     low, high = params["low_freq_factor"], params["high_freq_factor"]
     wavelength = 2 * np.pi / frequencies
     # 0: stretched by the factor; 1: as it was
-    smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
+    with np.errstate(divide="ignore"):  # Llama 4 Scout has no range between both
+        smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
     return ((1 - smooth) * frequencies / factor + smooth * frequencies).astype(np.float32)
 
 

@@ -40,7 +40,10 @@ OUTER_MODEL_TYPES = {
     "Gemma4ForConditionalGeneration": "gemma4",
     "Gemma4UnifiedForConditionalGeneration": "gemma4_unified",
     "Mistral3ForConditionalGeneration": "mistral3",
+    "Llama4ForConditionalGeneration": "llama4",
 }
+# Other names that files have for the ``model_type`` of an architecture.
+MODEL_TYPE_ALIASES = {"kimi_k2": "deepseek_v3"}
 
 
 def _is_layer(value: Any) -> bool:
@@ -175,6 +178,16 @@ NAME_CHECKS: dict[str, Check] = {
     "qk_nope_head_dim": whole(1, 2**14),
     "qk_rope_head_dim": whole(1, 2**14),
     "v_head_dim": whole(1, 2**14, nullable=True),
+    "n_group": whole(1, 2**14, nullable=True),
+    "topk_group": whole(1, 2**14, nullable=True),
+    "mlp_layer_types": list_of("texts", lambda value: isinstance(value, str)),
+    "moe_layers": list_of("layers", _is_layer),
+    "interleave_moe_layer_step": whole(1, MAX_LAYERS),
+    "attention_chunk_size": whole(1, MAX_LENGTH, nullable=True),
+    "floor_scale": whole(1, MAX_LENGTH),
+    "attn_scale": number(-1e9, 1e9),
+    # the first files of Llama 4 have a number, which stands for true
+    "attn_temperature_tuning": Check("true or false", lambda value: isinstance(value, bool | int)),
     "scale_depth": number(-1e9, 1e9, nullable=True),
     "dim_model_base": whole(1, MAX_WIDTH, nullable=True),
     "n_inner": whole(1, MAX_WIDTH, nullable=True),
@@ -200,6 +213,7 @@ NAME_CHECKS: dict[str, Check] = {
                 "multi_query",
                 "parallel_attn",
                 "use_qk_norm",
+                "rope_interleave",
             ),
         ),
         FLAG,
@@ -294,6 +308,8 @@ def _find_architecture_problem(hf: Mapping[str, Any]) -> str:
         known = ", ".join(FAMILIES)
         return f"architecture {architecture!r} is not supported{own}; supported: {known}"
     model_type = hf.get("model_type")
+    if isinstance(model_type, str):
+        model_type = MODEL_TYPE_ALIASES.get(model_type, model_type)
     expected = OUTER_MODEL_TYPES.get(architecture, FAMILIES[architecture].model_type)
     if model_type is not None and model_type != expected:
         shown = repr(model_type)[:80]

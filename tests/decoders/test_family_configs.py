@@ -33,9 +33,15 @@ INERT = {
     "num_nextn_predict_layers",  # layers that are not loaded
     *("rope_type",),  # has cases of its own
     *("qk_head_dim",),  # of latent attention, the sum of two other fields
+    *("num_nextn_predict_layers",),  # layers that are not loaded
 }
 # Fields that change nothing: another field decides already, or nothing depends on them.
-DECIDED_ELSEWHERE = {"max_window_layers", "_sliding_window_pattern", "sliding_window_pattern"}
+DECIDED_ELSEWHERE = {
+    "interleave_moe_layer_step",
+    "max_window_layers",
+    "_sliding_window_pattern",
+    "sliding_window_pattern",
+}
 # Families with multi-head latent attention, whose heads have no size in a field of its own.
 LATENT = ("minicpm3", "deepseek", "glm4_moe_lite")
 SILENT = {
@@ -57,10 +63,17 @@ SILENT = {
     "falcon, one norm": {"multi_query"},
     "hunyuan_v1_dense": {"rope_parameters.factor"},  # alpha decides
     **dict.fromkeys((name for name in CASES if name.startswith(LATENT)), {"head_dim"}),
+    "deepseek_v2, greedy, yarn, biases": {"head_dim", "n_group", "topk_group"},
+    "llama4, two experts, no norm, biases": {
+        *("intermediate_size_mlp",),  # no layer is dense
+        *("floor_scale", "attn_scale"),  # no query is scaled
+    },
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
 OTHER: dict[str, Any] = {
+    "first_k_dense_replace": lambda count: count + 1,
+    "moe_layers": lambda layers: [0, 1] if layers != [0, 1] else [0],
     "hidden_act": "relu",
     "hidden_activation": "relu",
     "activation_function": lambda name: "gelu" if name == "relu" else "relu",
@@ -230,6 +243,18 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     ],
     "gpt_neox": [{"rotary_emb_base": 777, "rotary_pct": 0.5}, {**LINEAR, "rotary_pct": 1.0}],
     "ministral3": [{}],
+    "deepseek_v2": [
+        {**THETA, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+        {**THETA, "norm_topk_prob": False, "n_shared_experts": 3},
+    ],
+    "deepseek_v3": [
+        {"rope_scaling": {**YARN, "mscale_all_dim": 0.7}, "first_k_dense_replace": 1, "n_group": 4},
+    ],
+    "glm4_moe_lite": [{**THETA, "rope_interleave": False}],
+    "llama4_text": [
+        {**THETA, "no_rope_layer_interval": 2, "interleave_moe_layer_step": 2},
+        {"no_rope_layers": [0, 1], "attention_chunk_size": 5, "rope_scaling": LLAMA3},
+    ],
     "minicpm3": [
         {**THETA, "q_lora_rank": None, "v_head_dim": None, "scale_depth": None},
         {"rope_scaling": {**YARN, "mscale_all_dim": 0.7}, "dim_model_base": None},
@@ -253,6 +278,8 @@ def test_absent_fields_and_older_spellings_mean_what_they_mean_in_transformers(
     sizes = next({**SIZES, **fields} for kind, fields in CASES.values() if kind == model_type)
     wanted = OWN_SIZES.get(model_type, SIZE_FIELDS)
     sizes = {"vocab_size": 320, **{name: sizes[name] for name in wanted}}
+    if model_type == "deepseek_v2":  # of which there is no default
+        sizes["num_experts_per_tok"] = 3
     given = {**sizes, **older}
     theirs = CONFIG_MAPPING[model_type](**copy.deepcopy(given)).to_dict()
     family = next(one for one in FAMILIES.values() if one.model_type == model_type)

@@ -29,6 +29,8 @@ PLAIN: list[dict[str, Any]] = [
     {"rope_type": "dynamic", "factor": 4.0},
     {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     | {ORIGINAL: 1024, "rope_theta": 500000.0},
+    {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0}
+    | {ORIGINAL: 1024, "rope_theta": 500000.0},
     YARN,
     YARN | {"attention_factor": 1.3, "rope_theta": 1e6},
     YARN | {"mscale": 0.7, "mscale_all_dim": 1.2},

@@ -37,7 +37,7 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     assert load_pretrained(tmp_path).config == ours.config
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "mistral3"])
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "mistral3", "llama4"])
 def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_path: Path) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
@@ -46,6 +46,7 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
         "gemma3": ("gemma3", "siglip_vision_model"),
         "gemma4": ("gemma4, per-layer embeddings", "gemma4_vision"),
         "mistral3": ("ministral3", "pixtral"),
+        "llama4": ("llama4", "llama4_vision_model"),
     }
     text_case, vision_type = inner[kind]
     model_type, changes = CASES[text_case]
@@ -53,6 +54,9 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     vision |= {"num_attention_heads": 2, "num_key_value_heads": 2, "patch_size": 14}
     vision |= {"image_size": 28} if kind != "gemma4" else {"position_embedding_size": 16}
+    if kind == "llama4":
+        vision |= dict.fromkeys(("vision_output_dim", "projector_input_dim"), 16)
+        vision["projector_output_dim"] = 16
     config = CONFIG_MAPPING[kind](
         text_config=text.to_dict(),
         vision_config={"model_type": vision_type, **vision},

@@ -30,7 +30,7 @@ def test_updates_of_fused_parts_leave_as_one_block(name: str, made: Any, tmp_pat
         np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", [*FUSED, "minicpm3"])
 def test_adapters_of_fused_modules_come_in(name: str, made: Any, tmp_path: Path) -> None:
     folder, _, model = made(name)
     peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
@@ -41,6 +41,15 @@ def test_adapters_of_fused_modules_come_in(name: str, made: Any, tmp_path: Path)
     first, second = (load_file(tmp_path / one / ADAPTER_WEIGHTS) for one in ("in", "out"))
     assert first.keys() == second.keys()  # what came in as one block leaves as that block
     assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def test_factors_of_latent_attention_leave_and_come_in(made: Any, tmp_path: Path) -> None:
+    folder, _, model = made("deepseek_v3")
+    added = updates(model, "query_down", "query_up", "kv_down", "kv_up", "output")
+    write_lora(tmp_path, added, model)
+    assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
+    again = read_adapter(tmp_path, model).lora_weights
+    assert again is not None and again.factors.keys() == added.factors.keys()
 
 
 @pytest.mark.parametrize("name", ["gemma", "gpt2"])

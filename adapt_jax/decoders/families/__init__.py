@@ -8,6 +8,7 @@ from adapt_jax.decoders.families import (
     arcee,
     cohere,
     cohere2,
+    deepseek,
     dots1,
     ernie4_5,
     exaone4,
@@ -19,6 +20,7 @@ from adapt_jax.decoders.families import (
     glm,
     glm4,
     glm4_moe,
+    glm4_moe_lite,
     gpt2,
     gpt_neo,
     gpt_neox,
@@ -30,6 +32,7 @@ from adapt_jax.decoders.families import (
     hunyuan_v1_dense,
     jais2,
     llama,
+    llama4,
     minicpm3,
     ministral3,
     mistral,
@@ -67,6 +70,10 @@ for _family in (
     ministral3.FAMILY,
     mixtral.FAMILY,
     minicpm3.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    glm4_moe_lite.FAMILY,
+    llama4.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
@@ -120,6 +127,7 @@ FAMILIES.register("Gemma3ForConditionalGeneration")(gemma3.FAMILY)
 FAMILIES.register("Gemma4ForConditionalGeneration")(gemma4.FAMILY)
 FAMILIES.register("Gemma4UnifiedForConditionalGeneration")(gemma4.UNIFIED)
 FAMILIES.register("Mistral3ForConditionalGeneration")(mistral.FAMILY)
+FAMILIES.register("Llama4ForConditionalGeneration")(llama4.FAMILY)
 
 
 def find_family(architecture: str, hf: Mapping[str, Any]) -> Family:
