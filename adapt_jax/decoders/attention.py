@@ -15,7 +15,9 @@ from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
 
 __all__ = ["KVBlock", "KVPair", "PackedRows", "attend", "causal_mask", "sliding_window_masks"]
 
-KVPair = tuple[Array, Array]  # keys and values of one layer: [B, K, S, H], or [K, P, H] shared
+# Keys and values of one layer: [B, K, S, H], or [K, P, H] shared. With latent attention the keys are
+# latents, and the values are empty.
+KVPair = tuple[Array, Array]
 KVBlock = tuple[Array, Array, Array | None]  # keys, values, and the mask of who attends to them
 
 MASKED_SCORE = -1e30  # finite: a row of padding alone would yield NaN from infinities
