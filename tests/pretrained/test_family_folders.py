@@ -76,7 +76,9 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
     assert ours.config.eos_ids == (7,)
     ids = tokens(2, 40)
     with torch.no_grad():
-        expected = model(input_ids=torch.tensor(ids)).logits.numpy()
+        # the whole model of Llama 4 fails without images in transformers 5.24
+        reference = model.language_model if kind == "llama4" else model
+        expected = reference(input_ids=torch.tensor(ids)).logits.numpy()
     found = run(ours.decoder, ids)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
