@@ -151,11 +151,8 @@ class _Parsers(Registry[Any]):
         return super().describe_unknown(name) + "".join(f", {kind}:..." for kind in MADE_PARSERS)
 
 
-MADE_PARSERS = {
-    "regex": make_regex_readers,
-    "json": make_json_readers,
-    SCHEMA_KIND: make_schema_readers,
-}
+MADE_PARSERS = {"regex": make_regex_readers, "json": make_json_readers}
+MADE_PARSERS[SCHEMA_KIND] = make_schema_readers
 PARSERS: Registry[Any] = _Parsers("answer parser")  # of AnswerParser or Reader
 
 

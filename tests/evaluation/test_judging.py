@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,58 @@ def test_runs_of_different_questions_are_compared_by_their_means(tmp_path: Path)
     other = write_lines(tmp_path / "other.jsonl", prediction_rows(POOR))
     result = judge([str(tmp_path / "seed*.jsonl"), str(other)]).result
     assert result.comparisons[0].test == "paired_bootstrap"
+
+
+def test_logs_of_inspect_ai_of_other_versions_are_read_as_a_whole(tmp_path: Path):
+    """Ids with slashes, samples written twice, attachments, one score without a name, no header."""
+    poor = write_lines(tmp_path / "other.jsonl", prediction_rows(POOR))
+    log = inspect_log(["C" if one else "I" for one in GOOD])
+    for n, sample in enumerate(log["samples"]):
+        sample["id"] = f"maths/apples/{n}"
+        text = sample["input"][1]["content"]
+        sample["attachments"] = {"0f": text}
+        sample["input"][1]["content"] = "attachment://0f"
+    slashes = write_inspect(tmp_path / "slashes.eval", log)
+    found = judge([str(slashes), str(poor)]).result
+    assert found.sides[0].n == 40 and found.comparisons[0].paired_by == "question"
+    assert found.comparisons[0].n == 40 and found.sides[0].mean == 0.75
+    # a sample that was asked again
+    first = log["samples"][0]
+    again = {**first, "scores": {"match": {"value": "C"}}}
+    with zipfile.ZipFile(slashes, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
+        packed.writestr(f"samples/{first['id']}_epoch_1.json", json.dumps(again))
+    assert judge([str(slashes), str(poor)]).result.sides[0].mean == 31 / 40
+    # the first versions
+    for sample in log["samples"]:
+        sample["score"] = sample.pop("scores")["match"]
+    (tmp_path / "first.json").write_text(json.dumps(log))
+    side = judge([str(tmp_path / "first.json"), str(poor)]).result.sides[0]
+    assert (side.mean, side.metric) == (0.75, "score")
+    with zipfile.ZipFile(tmp_path / "2024.eval", "w") as packed:
+        packed.writestr("start.json", json.dumps({"version": 2, "eval": log["eval"]}))
+        for sample in log["samples"]:
+            packed.writestr(f"samples/{sample['id']}_epoch_1.json", json.dumps(sample))
+        packed.writestr("results.json", json.dumps({"status": "error"}))
+    result = judge([str(tmp_path / "2024.eval"), str(poor)]).result
+    assert result.sides[0].mean == 0.75 and "the status of this log is 'error'" in result.notes[0]
+
+
+def test_results_of_lm_eval_with_their_samples_and_verdicts_as_texts(tmp_path: Path):
+    rows = sample_rows(GOOD)
+    for row in rows:  # as old versions write NumPy's booleans
+        row |= {"acc": str(bool(row.pop("exact_match"))), "metrics": ["acc"], "prompt_hash": "1"}
+    samples = write_lines(tmp_path / "samples_apples_2025-01-01T00-00-00.5.jsonl", rows)
+    poor = write_lines(tmp_path / "other.jsonl", prediction_rows(POOR))
+    found = judge([str(samples), str(poor)]).result
+    assert found.sides[0].mean == 0.75 and found.sides[0].metric == "acc"
+    whole = {"results": {}, "configs": {}, "samples": {"apples": sample_rows(GOOD)}}
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    found = judge([str(tmp_path / "whole.json"), str(poor)]).result
+    assert (found.sides[0].mean, found.comparisons[0].n) == (0.75, 40)
+    whole["samples"]["pears"] = sample_rows(POOR)
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    side = judge([str(tmp_path / "whole.json"), str(tmp_path / "whole.json")]).result.sides[0]
+    assert side.n == 80 and side.mean == (30 + sum(POOR)) / 80
 
 
 def test_metrics_and_filters_of_lm_eval_are_chosen_by_name(tmp_path: Path):

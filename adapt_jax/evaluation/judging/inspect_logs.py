@@ -28,7 +28,9 @@ __all__ = ["NON_FINITE", "is_inspect_log", "read_inspect_log", "read_inspect_zip
 NON_FINITE = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_SAMPLE_BYTES = 256 * 2**20  # of one sample's JSON in a zip file
 MAX_LOG_BYTES = 8 * 2**30  # of all of them
-SAMPLE_NAME = re.compile(r"samples/[^/]+(?:_epoch_\d+)?\.json|samples/[^/]+/sample\.json")
+# an id may hold slashes
+SAMPLE_NAME = re.compile(r"samples/(?:[^/]+\.json|.+_epoch_\d+\.json|.+/sample\.json)", re.DOTALL)
+ATTACHMENT = "attachment://"  # begins what stands for a long text
 
 
 def is_inspect_log(content: Any) -> bool:
@@ -44,11 +46,16 @@ def read_inspect_zip(path: Path, options: ReadOptions) -> Run:
     """
     try:
         with zipfile.ZipFile(path) as log:
-            names = [one for one in log.infolist() if SAMPLE_NAME.fullmatch(one.filename)]
-            if sum(one.file_size for one in names) > MAX_LOG_BYTES:
+            # a sample that was written again has two entries, of which the last one counts
+            sizes = {one.filename: one.file_size for one in log.infolist()}
+            names = [one for one in sizes if SAMPLE_NAME.fullmatch(one)]
+            if sum(sizes[one] for one in names) > MAX_LOG_BYTES:
                 raise UserError(f"{path}: more than {MAX_LOG_BYTES >> 30} GiB of samples")
-            header = _read_member(path, log, "header.json")
-            samples = [_read_member(path, log, one.filename) for one in names]
+            parts = ["start.json", "results.json"]  # of versions of 2024
+            if "header.json" in sizes or not all(one in sizes for one in parts):
+                parts = ["header.json"]
+            header = {k: v for one in parts for k, v in _read_member(path, log, one).items()}
+            samples = [_read_member(path, log, one) for one in names]
     except NotImplementedError:
         raise UserError(
             f"{path}: compressed in a way that Python's zipfile cannot read; convert it by "
@@ -106,17 +113,25 @@ def read_inspect_log(path: Path, content: Mapping[str, Any], options: ReadOption
 def _list_scores(sample: Mapping[str, Any]) -> list[str]:
     """The names of a sample's scores; a score of several values gives NAME.KEY of each."""
     names = []
-    for name, score in (sample.get("scores") or {}).items():
+    for name, score in _find_scores(sample).items():
         value = score.get("value") if isinstance(score, dict) else None
         names += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
     return names
+
+
+def _find_scores(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scores by name; the first versions wrote one without a name."""
+    scores = sample.get("scores")
+    if isinstance(scores, dict):
+        return scores
+    return {"score": sample["score"]} if isinstance(sample.get("score"), dict) else {}
 
 
 def _read_sample(
     where: str, sample: Mapping[str, Any], metric: str, options: ReadOptions
 ) -> ScoredAnswer | None:
     """The sample's answer; None where it has no score, as after an error."""
-    for name, score in (sample.get("scores") or {}).items():
+    for name, score in _find_scores(sample).items():
         if not isinstance(score, dict):
             continue
         value = score.get("value")
@@ -130,7 +145,7 @@ def _read_sample(
         return ScoredAnswer(
             id=str(sample["id"]),
             score=number,
-            question=_find_input(sample.get("input")),
+            question=_resolve(_find_input(sample.get("input")), sample),
             answer=str(score.get("answer") or ""),
             expected=_join(sample.get("target")),
             cluster=find_cluster([metadata, sample], options.cluster),
@@ -138,6 +153,14 @@ def _read_sample(
             where=where,
         )
     return None
+
+
+def _resolve(text: str, sample: Mapping[str, Any]) -> str:
+    """The text; of an attachment that of the sample's attachments."""
+    attachments = sample.get("attachments")
+    if text.startswith(ATTACHMENT) and isinstance(attachments, dict):
+        return str(attachments.get(text.removeprefix(ATTACHMENT), text))
+    return text
 
 
 def _find_input(value: Any) -> str:

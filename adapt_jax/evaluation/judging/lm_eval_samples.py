@@ -107,15 +107,23 @@ def _choose_filter(path: Path, rows: Sequence[Row], options: ReadOptions) -> tup
 def _list_metrics(rows: Sequence[Row]) -> list[str]:
     """The metrics with a number for each question; those of a whole corpus have pairs of texts."""
     listed = rows[0].values.get("metrics")
+    is_listed = isinstance(listed, list)
     names = listed if isinstance(listed, list) else [*rows[0].values]
     own = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
     return [
         name
         for name in map(str, names)
         if name not in own
-        and all(isinstance(row.values.get(name), bool | int | float | None) for row in rows)
+        and all(_is_score(row.values.get(name), is_listed) for row in rows)
         and any(row.values.get(name) is not None for row in rows)
     ]
+
+
+def _is_score(value: Any, is_metric: bool) -> bool:
+    """Whether a value is a number; old versions write a metric that NumPy computes as "True"."""
+    if is_metric and isinstance(value, str):
+        return value in ("True", "False")
+    return isinstance(value, bool | int | float | None)
 
 
 def _read_row(row: Row, metric: str, task: str, options: ReadOptions) -> ScoredAnswer | None:

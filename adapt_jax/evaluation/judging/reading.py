@@ -142,6 +142,8 @@ def _read_json_file(path: Path, options: ReadOptions) -> Run:
     if path.name == EVALUATION:
         return _read_folder(path.parent, options)
     if isinstance(content, dict) and {"results", "configs"} <= content.keys():  # of lm-eval
+        if isinstance(content.get("samples"), dict) and content["samples"]:
+            return read_samples(_list_samples(path, content["samples"]), options)
         date = path.stem.partition("_")[2]
         beside = sorted(path.parent.glob(f"samples_*_{date}.jsonl")) if date else []
         if not beside:
@@ -151,6 +153,26 @@ def _read_json_file(path: Path, options: ReadOptions) -> Run:
             )
         return read_samples([(one, read_rows(one)) for one in beside], options)
     return _read_rows(path, read_rows(path), options)
+
+
+def _list_samples(path: Path, samples: dict[str, Any]) -> list[tuple[Path, list[Row]]]:
+    """The samples of each task in what ``lm_eval.simple_evaluate`` returns.
+
+    Raises:
+        UserError: they are not in the form of the harness.
+    """
+    found = []
+    for task, values in samples.items():
+        where = f"{path}, samples.{task}"
+        rows = []
+        for number, one in enumerate(values if isinstance(values, list) else [], start=1):
+            if not isinstance(one, dict) or not is_samples(one):
+                raise UserError(f"{where}, {number}: expected doc_id, doc and target")
+            rows.append(Row(f"{where}, {number}", number, one))
+        if not rows:
+            raise UserError(f"{where}: expected a list of samples")
+        found.append((path / f"{task}.jsonl", rows))
+    return found
 
 
 def _read_folder(folder: Path, options: ReadOptions) -> Run:
