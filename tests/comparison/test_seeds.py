@@ -22,6 +22,8 @@ from adapt_jax.comparison.compare import Comparison, compare
 from adapt_jax.evaluation.judging.judge import judge
 from adapt_jax.evaluation.over_seeds import compare_runs, runs_interval
 from adapt_jax.evaluation.report.text import describe_notes, describe_rung
+from adapt_jax.methods.few_shot import FewShot
+from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.tasks.loading import load_task
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
@@ -289,11 +291,39 @@ def test_a_rung_that_cannot_run_is_skipped_once(shallow_folder, tmp_path):
     )
 
 
+def test_a_seed_under_which_a_rung_cannot_run_is_named(shallow_folder, tmp_path, monkeypatch):
+    """As bootstrapped reasoning may find nothing under one seed."""
+    config = make_config(tmp_path, shallow_folder, seeds=[0, 1])
+    config["methods"] = {"few_shot": METHODS["few_shot"]}
+    adapt = FewShot.adapt
+
+    def refuse(self, model, task, run):
+        if run.seed in refused:
+            raise MethodNotApplicable("nothing was found")
+        return adapt(self, model, task, run)
+
+    monkeypatch.setattr(FewShot, "adapt", refuse)
+    refused = {0}
+    with decoder(config["task"], lambda *_: 0.5):
+        result = compare(config, tmp_path / "run", progress=False)
+    [rung] = result.measured_rungs
+    assert [run.seed for run in rung.runs] == [1] and rung.score == rung.runs[0].score
+    assert rung.warnings == ["seed 0: cannot run, nothing was found"]
+    assert result.adaptation_folder().parent.parent.name == "seed-1"
+    # it is tried again, and what there is stays
+    refused = set()
+    with decoder(config["task"], lambda *_: 0.5) as asked:
+        again = compare(config, tmp_path / "run", progress=False)
+    assert {seed for _, seed, _ in asked} == {0}
+    assert [run.seed for run in again["few_shot"].runs] == [0, 1]
+    assert again["few_shot"].warnings == []
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"seeds": [1, 1]}, "seeds: [1, 1] names a seed twice"),
-        ({"seed": 7, "seeds": [1, 2]}, "seeds begins with 1, but seed is 7: leave out one"),
+        ({"seed": 7, "seeds": [1, 2]}, "seeds begins with 1, but seed is 7: leave out seed"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [-1]}, "seeds.0"),
         ({"seeds": 3}, "seeds"),
