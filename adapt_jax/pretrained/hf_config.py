@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import FAMILIES, Family, find_family
+from adapt_jax.decoders.families.multimodal import REFUSED, TEXT_DECODERS
 from adapt_jax.pretrained.chat import find_end_of_turn
 from adapt_jax.pretrained.field_checks import (
     FLAG,
@@ -34,14 +35,6 @@ __all__ = ["add_eos_ids", "read_config", "read_quantization"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
 MAX_EXPERT_PARTS = 100_000  # layers times experts: this many tensors a decoder may have
-# The ``model_type`` that goes with these architectures; the others have that of their family.
-OUTER_MODEL_TYPES = {
-    "Gemma3ForConditionalGeneration": "gemma3",
-    "Gemma4ForConditionalGeneration": "gemma4",
-    "Gemma4UnifiedForConditionalGeneration": "gemma4_unified",
-    "Mistral3ForConditionalGeneration": "mistral3",
-    "Llama4ForConditionalGeneration": "llama4",
-}
 # Other names that files have for the ``model_type`` of an architecture.
 MODEL_TYPE_ALIASES = {"kimi_k2": "deepseek_v3"}
 
@@ -303,14 +296,17 @@ def _find_architecture_problem(hf: Mapping[str, Any]) -> str:
     if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
         named = []
     architecture = named[0][:80] if named else "none"
+    if architecture in REFUSED:
+        why = REFUSED[architecture]
+        return f"architecture {architecture!r} is not supported: {why}; expected a text decoder"
     if architecture not in FAMILIES:
         own = "; its own code (auto_map) is never run" if "auto_map" in hf else ""
-        known = ", ".join(FAMILIES)
+        known = f"the {len(FAMILIES)} architectures that docs/your_decoder.md lists"
         return f"architecture {architecture!r} is not supported{own}; supported: {known}"
     model_type = hf.get("model_type")
     if isinstance(model_type, str):
         model_type = MODEL_TYPE_ALIASES.get(model_type, model_type)
-    expected = OUTER_MODEL_TYPES.get(architecture, FAMILIES[architecture].model_type)
+    expected, _ = TEXT_DECODERS.get(architecture, (FAMILIES[architecture].model_type, ""))
     if model_type is not None and model_type != expected:
         shown = repr(model_type)[:80]
         return (

@@ -232,6 +232,12 @@ OLDER: dict[str, list[dict[str, Any]]] = {
         {"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}, "head_dim": 16},
         {**THETA, "rope_scaling": {"type": "dynamic", "factor": 3.0}, "head_dim": 16},
     ],
+    "qwen2_vl_text": [
+        {},
+        {**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ],
+    "qwen3_vl_text": [{}, THETA],
+    "glm4v_text": [{}, {**THETA, "partial_rotary_factor": 0.25}],
     "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
     "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],
     "vaultgemma": [{**THETA, "sliding_window": 9}],
@@ -275,7 +281,8 @@ def test_absent_fields_and_older_spellings_mean_what_they_mean_in_transformers(
 ) -> None:
     from transformers import CONFIG_MAPPING
 
-    sizes = next({**SIZES, **fields} for kind, fields in CASES.values() if kind == model_type)
+    cases = (fields for kind, fields in CASES.values() if kind == model_type)
+    sizes = {**SIZES, **next(cases, {})}
     wanted = OWN_SIZES.get(model_type, SIZE_FIELDS)
     sizes = {"vocab_size": 320, **{name: sizes[name] for name in wanted}}
     if model_type == "deepseek_v2":  # of which there is no default

@@ -11,6 +11,9 @@ import pytest
 from family_cases import CASES, SIZES, run, tokens
 from tiny_llama import tiny_tokenizer
 
+from adapt_jax.decoders.families import find_family
+from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, TEXT_SIZES
+from adapt_jax.decoders.rope import Rope
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
@@ -37,29 +40,115 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     assert load_pretrained(tmp_path).config == ours.config
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "mistral3", "llama4"])
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+VISION |= {"num_attention_heads": 2, "num_key_value_heads": 2, "patch_size": 14, "image_size": 28}
+QWEN_VISION = {"depth": 1, "num_heads": 2, "hidden_size": 32, "embed_dim": 16}
+QWEN_VISION |= {"intermediate_size": 16, "out_hidden_size": 32}
+MROPE = {"rope_type": "default", "rope_theta": 300.0, "mrope_section": [1, 1, 2]}
+# outer model type: its text part (a case, or a model type with fields), and its vision part
+INSIDE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gemma3": ("gemma3", {"model_type": "siglip_vision_model", **VISION}),
+    "gemma4": (
+        "gemma4, per-layer embeddings",
+        {"model_type": "gemma4_vision", **VISION, "position_embedding_size": 16},
+    ),
+    "mistral3": ("ministral3", {"model_type": "pixtral", **VISION}),
+    "llama4": (
+        "llama4",
+        {"model_type": "llama4_vision_model", **VISION}
+        | dict.fromkeys(("vision_output_dim", "projector_input_dim", "projector_output_dim"), 16),
+    ),
+    "llava": ("llama, llama3", {"model_type": "clip_vision_model", **VISION}),
+    "llava_next": ("granite", {"model_type": "clip_vision_model", **VISION}),
+    "llava_onevision": ("qwen2", {"model_type": "siglip_vision_model", **VISION}),
+    "internvl": ("qwen3", {"model_type": "internvl_vision", **VISION}),
+    "aya_vision": ("cohere2", {"model_type": "siglip_vision_model", **VISION}),
+    "smolvlm": ("llama, linear", {"model_type": "smolvlm_vision", **VISION}),
+    "idefics3": ("mistral", {"model_type": "idefics3_vision", **VISION}),
+    "qwen2_vl": (("qwen2_vl_text", {"rope_parameters": MROPE}), QWEN_VISION),
+    "qwen2_5_vl": (
+        (
+            "qwen2_5_vl_text",
+            {"rope_parameters": MROPE, "use_sliding_window": True, "sliding_window": 9}
+            | {"max_window_layers": 1},
+        ),
+        QWEN_VISION,
+    ),
+    "qwen3_vl": (
+        ("qwen3_vl_text", {"rope_parameters": {**MROPE, "mrope_interleaved": True}, "head_dim": 8}),
+        {**QWEN_VISION, "deepstack_visual_indexes": [0]},
+    ),
+    "glm4v": (
+        (
+            "glm4v_text",
+            {
+                "rope_parameters": {
+                    **MROPE,
+                    "partial_rotary_factor": 0.75,
+                    "mrope_section": [1, 1, 1],
+                }
+            },
+        ),
+        QWEN_VISION,
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", TEXT_SIZES)
+def test_sizes_that_a_text_part_leaves_out_are_those_of_transformers(model_type: str) -> None:
+    """The real LLaVA 1.5 and Gemma 3 4B leave out several."""
+    from transformers import CONFIG_MAPPING
+
+    theirs = CONFIG_MAPPING[model_type]()
+    assert {key: getattr(theirs, key) for key in TEXT_SIZES[model_type]} == TEXT_SIZES[model_type]
+    outer = next(name for name, (_, text) in TEXT_DECODERS.items() if text == model_type)
+    hf = {
+        "architectures": [outer],
+        "text_config": {"model_type": model_type, "intermediate_size": 64},
+    }
+    config = find_family(outer, hf).to_config(hf)
+    assert config.ffn_dim == 64 and config.num_layers == theirs.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_flat_files_of_qwen_with_images_mean_the_same(kind: str) -> None:
+    """As they are on the hub: the fields of the text decoder stand beside those of images."""
+    from transformers import CONFIG_MAPPING
+
+    sizes = {key: value for key, value in SIZES.items() if "eos" not in key}
+    flat = {**sizes, "rope_theta": 777.0, "rope_scaling": {"type": "mrope", "mrope_section": [2]}}
+    outer = next(name for name, (one, _) in TEXT_DECODERS.items() if one == kind)
+    theirs = CONFIG_MAPPING[kind](**copy.deepcopy(flat)).to_dict()
+    found, expected = (find_family(outer, hf).to_config(hf) for hf in (flat, theirs))
+    assert found == expected and found.layer_configs[0].rope == Rope(theta=777.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("MllamaForConditionalGeneration", "attend to images"),
+        ("PaliGemmaForConditionalGeneration", "both"),
+    ],
+)
+def test_text_decoders_that_need_more_are_refused_with_the_reason(
+    architecture: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    with pytest.raises(UserError, match=f"{architecture}' is not supported: .*{why}"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
 def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_path: Path) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
-    inner = {
-        "gemma3": ("gemma3", "siglip_vision_model"),
-        "gemma4": ("gemma4, per-layer embeddings", "gemma4_vision"),
-        "mistral3": ("ministral3", "pixtral"),
-        "llama4": ("llama4", "llama4_vision_model"),
-    }
-    text_case, vision_type = inner[kind]
-    model_type, changes = CASES[text_case]
-    text = CONFIG_MAPPING[model_type](**copy.deepcopy({**SIZES, **changes}))
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
-    vision |= {"num_attention_heads": 2, "num_key_value_heads": 2, "patch_size": 14}
-    vision |= {"image_size": 28} if kind != "gemma4" else {"position_embedding_size": 16}
-    if kind == "llama4":
-        vision |= dict.fromkeys(("vision_output_dim", "projector_input_dim"), 16)
-        vision["projector_output_dim"] = 16
+    text, vision = INSIDE[kind]
+    model_type, changes = CASES[text] if isinstance(text, str) else text
+    text_config = CONFIG_MAPPING[model_type](**copy.deepcopy({**SIZES, **changes}))
     config = CONFIG_MAPPING[kind](
-        text_config=text.to_dict(),
-        vision_config={"model_type": vision_type, **vision},
+        text_config=text_config.to_dict(),
+        vision_config=vision,
         tie_word_embeddings=kind == "gemma4",
         eos_token_id=7,
     )
@@ -79,8 +168,12 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
         # the whole model of Llama 4 fails without images in transformers 5.24
         reference = model.language_model if kind == "llama4" else model
         expected = reference(input_ids=torch.tensor(ids)).logits.numpy()
+    # around a text decoder, transformers leaves out by what its logits are divided
+    expected = expected / ours.config.logit_divisor
     found = run(ours.decoder, ids)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    save_pretrained(ours, tmp_path / "text")  # as the text decoder alone
+    assert load_pretrained(tmp_path / "text").fingerprint == ours.fingerprint
 
 
 def test_mistral_with_layer_types_is_read_as_ministral(made: Any, tmp_path: Path) -> None:

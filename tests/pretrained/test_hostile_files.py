@@ -16,7 +16,8 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import FAMILIES
-from adapt_jax.pretrained.hf_config import FIELD_CHECKS, OUTER_MODEL_TYPES, read_config
+from adapt_jax.decoders.families.multimodal import TEXT_DECODERS
+from adapt_jax.pretrained.hf_config import FIELD_CHECKS, read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import read_adapter
@@ -106,12 +107,12 @@ def test_architectures_and_model_type_agree_or_are_refused(tmp_path: Path) -> No
     folder = write_tiny_llama(tmp_path)
     hf = json.loads((folder / "config.json").read_text())
     for architecture, family in FAMILIES.items():
-        own = OUTER_MODEL_TYPES.get(architecture, family.model_type)
+        own, _ = TEXT_DECODERS.get(architecture, (family.model_type, ""))
         for model_type in {own, "llama", "cohere", "ernie4_5"}:
             changed = hf | {"architectures": [architecture], "model_type": model_type}
             said = refusal_or_nothing(read_config, written_config(folder, changed))
             assert ("and model_type says" in said) == (model_type != own), (architecture, said)
-    for near in ("CohereForCausalLM", "Ernie4_5ForCausalLM", "LlamaForCausalML", "Qwen2Model"):
+    for near in ("Cohere3ForCausalLM", "Ernie5ForCausalLM", "LlamaForCausalML", "Qwen2Model"):
         said = refusal_or_nothing(
             read_config, written_config(folder, hf | {"architectures": [near]})
         )

@@ -57,6 +57,7 @@ from adapt_jax.decoders.families import (
     vaultgemma,
 )
 from adapt_jax.decoders.families.family import Family
+from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, read_inside
 from adapt_jax.utils.registry import Registry
 
 __all__ = ["FAMILIES", "Family", "find_family"]
@@ -122,12 +123,14 @@ for _family in (
 ):
     FAMILIES.register(_family.architecture)(_family)
 
-# Multimodal checkpoints, read as the text decoders inside; ``find_family`` finds which one it is.
-FAMILIES.register("Gemma3ForConditionalGeneration")(gemma3.FAMILY)
-FAMILIES.register("Gemma4ForConditionalGeneration")(gemma4.FAMILY)
-FAMILIES.register("Gemma4UnifiedForConditionalGeneration")(gemma4.UNIFIED)
-FAMILIES.register("Mistral3ForConditionalGeneration")(mistral.FAMILY)
-FAMILIES.register("Llama4ForConditionalGeneration")(llama4.FAMILY)
+# Multimodal checkpoints have the family of their usual text decoder; ``find_family`` finds which
+# one it is. Some text decoders are of model types that only such checkpoints have.
+_TEXT_FAMILIES = {
+    family.model_type: family
+    for family in (*FAMILIES.values(), qwen2.VL, qwen2.VL_2_5, qwen3.VL, glm4.VL)
+}
+for _architecture, (_, _text_type) in TEXT_DECODERS.items():
+    FAMILIES.register(_architecture)(read_inside(_TEXT_FAMILIES[_text_type]))
 
 
 def find_family(architecture: str, hf: Mapping[str, Any]) -> Family:
@@ -138,12 +141,11 @@ def find_family(architecture: str, hf: Mapping[str, Any]) -> Family:
     """
     if architecture == "MistralForCausalLM" and "layer_types" in hf:
         return mistral.MINISTRAL  # Ministral 8B names this architecture; transformers knows it, too
-    family = FAMILIES[architecture]
-    text = hf.get("text_config")
-    if not isinstance(text, Mapping) or family.architecture == architecture:
+    family, text = FAMILIES[architecture], hf.get("text_config")
+    if architecture not in TEXT_DECODERS or not isinstance(text, Mapping):
         return family
-    by_model_type = {one.model_type: one for one in FAMILIES.values()}
     model_type = text.get("model_type", family.model_type)
+    by_model_type = {one.model_type: one for one in FAMILIES.values()}
     if model_type not in by_model_type:
         raise ValueError(f"text_config: model_type {model_type!r} is not supported")
-    return by_model_type[model_type]
+    return read_inside(by_model_type[model_type])

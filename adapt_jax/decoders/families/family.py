@@ -48,6 +48,7 @@ class Family:
         layer_rules: how ``config.json`` describes the layers.
         ignored_tensors: patterns of tensor names that are not loaded.
         ignored_tensors_for: more of these patterns, for a decoder of this config.
+        text_sizes: fields that the text part of a multimodal ``config.json`` may leave out.
         prefix_aliases: (prefix of tensor names in some checkpoints, prefix in ``tensors``).
     """
 
@@ -68,6 +69,7 @@ class Family:
     layer_rules: LayerRules = LayerRules()
     ignored_tensors: tuple[str, ...] = ("*rotary_emb.inv_freq",)
     ignored_tensors_for: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
+    text_sizes: Mapping[str, Any] = field(default_factory=dict)
     prefix_aliases: tuple[tuple[str, str], ...] = BARE_PREFIXES
 
     def to_config(self, hf: HFConfig) -> DecoderConfig:
@@ -77,7 +79,7 @@ class Family:
             KeyError: a field without a default is absent.
             ValueError: a field has a value that this decoder does not implement.
         """
-        hf = _select_text_config(hf)
+        hf = _select_text_config(hf, self.text_sizes)
         self._check_supported(hf)
         values = {**self.fixed_fields, **self._read_fields(hf)}
         eos = values["eos_ids"]
@@ -203,12 +205,16 @@ def _read_field(hf: HFConfig, names: str | tuple[str, ...], default: Any) -> Any
     return default(hf) if callable(default) and hf.get(name) is None else value
 
 
-def _select_text_config(hf: HFConfig) -> HFConfig:
-    """The text part of a multimodal ``config.json``, where it is one, with the fields around it."""
+def _select_text_config(hf: HFConfig, sizes: HFConfig) -> HFConfig:
+    """The text part of a multimodal ``config.json``, where it is one, with the fields around it.
+
+    Args:
+        sizes: of the text part, where it leaves them out.
+    """
     if not isinstance(text := hf.get("text_config"), Mapping):
         return hf
     outer = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
-    return {**text, **{name: hf[name] for name in outer if hf.get(name) is not None}}
+    return {**sizes, **text, **{name: hf[name] for name in outer if hf.get(name) is not None}}
 
 
 def _parse_path(text: str, layer: int) -> ParameterPath:

@@ -1,4 +1,9 @@
-"""GLM-4 (0414): pre- and post-norms, half of each head rotated, neighbouring features as pairs."""
+"""GLM-4 (0414): pre- and post-norms, half of each head rotated, neighbouring features as pairs.
+
+The text decoder inside GLM-4.1V (2507.01006) has other defaults.
+"""
+
+from dataclasses import replace
 
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layer_rules import LayerRules
@@ -9,6 +14,7 @@ from adapt_jax.decoders.families.tables import (
     HF_LAYER,
     LAYER,
     PRE_NORMS,
+    default_head_dim,
     norm,
 )
 from adapt_jax.decoders.rope import Rope
@@ -44,5 +50,23 @@ FAMILY = Family(
     layer_rules=LayerRules(
         rope=Rope(partial_rotary_factor=0.5, interleaved=True),
         partial_rotary_field="partial_rotary_factor",
+    ),
+)
+VL = replace(
+    FAMILY,
+    model_type="glm4v_text",
+    fields={
+        **{key: FAMILY.fields[key] for key in FAMILY.fields if key != "qkv_bias"},
+        "head_dim": ("head_dim", default_head_dim),
+        "context_length": ("max_position_embeddings", 32768),
+        "norm_eps": ("rms_norm_eps", 1e-5),
+        "eos_ids": ("eos_token_id", None),
+        "pad_id": ("pad_token_id", None),
+    },
+    fixed_fields={"post_norm": True, "qkv_bias": True},
+    layer_rules=LayerRules(
+        rope=Rope(interleaved=True),
+        partial_rotary_field="partial_rotary_factor",
+        rope_type_aliases={"mrope": "default"},
     ),
 )
