@@ -19,12 +19,15 @@ EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 __all__ = ["write_gguf"]
 
 Kind = gguf.GGMLQuantizationType
-PAIRED = ("llama", "mistral3", "smollm3", "granite", "olmo", "arcee")
+PAIRED = ("llama", "granitemoe", "mistral3", "smollm3", "granite", "olmo", "arcee")
 NAMES = {
     "llama": "llama",
     "mistral": "llama",
     "ministral3": "mistral3",
     "phi": "phi2",
+    "qwen2_moe": "qwen2moe",
+    "gpt_oss": "gpt-oss",
+    "granitemoeshared": "granitemoe",
     "cohere": "command-r",
     "hunyuan_v1_dense": "hunyuan-dense",
     "mixtral": "llama",
@@ -128,6 +131,8 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
         "rope.freq_base_swa": rope.get("sliding_attention", {}).get("rope_theta"),
         "expert_count": hf.get("num_local_experts") or hf.get("num_experts"),
         "expert_used_count": hf.get("num_experts_per_tok"),
+        "expert_shared_feed_forward_length": hf.get("shared_expert_intermediate_size")
+        or hf.get("shared_intermediate_size"),
         "expert_feed_forward_length": hf.get("moe_intermediate_size"),
         "attention.scale": hf.get("attention_multiplier"),
         "embedding_scale": hf.get("embedding_multiplier"),
@@ -198,6 +203,9 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
         if "query_key_value" in name:
             array = _take_apart(array, hf)
         made[name] = array
+        if parts := _split_experts(name, array, arch):
+            del made[name]
+            made |= parts
     for name, experts in stacks.items():
         made[name] = np.stack([experts[number] for number in sorted(experts)])
     rope = hf.get("rope_parameters") or {}
@@ -207,6 +215,30 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
         if factors := rope.get(f"{length}_factor"):
             made[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)
     return made
+
+
+def _split_experts(name: str, array: np.ndarray, arch: str) -> dict[str, np.ndarray]:
+    """What llama.cpp keeps of the fused experts of a layer; empty for another tensor."""
+    if not (match := re.fullmatch(r"model\.layers\.(\d+)\.(.*)", name)):
+        return {}
+    layer, rest = match[1], match[2]
+    place = f"blk.{layer}.ffn_"
+    if rest.startswith("self_attn.sinks"):
+        return {f"blk.{layer}.attn_sinks.weight": array}
+    if arch == "gpt-oss" and "experts." in rest:
+        end = "bias" if rest.endswith("_bias") else "weight"
+        outputs = array if end == "bias" else array.swapaxes(1, 2)
+        if "down_proj" in rest:
+            return {f"{place}down_exps.{end}": outputs}
+        both = {"gate": outputs[:, ::2], "up": outputs[:, 1::2]}
+        return {f"{place}{part}_exps.{end}": half for part, half in both.items()}
+    if rest.endswith("input_linear.weight"):
+        kind, axis = ("shexp", 0) if "shared" in rest else ("exps", 1)
+        gate, up = np.split(array, 2, axis=axis)
+        return {f"{place}gate_{kind}.weight": gate, f"{place}up_{kind}.weight": up}
+    if rest.endswith("output_linear.weight"):
+        return {f"{place}down_{'shexp' if 'shared' in rest else 'exps'}.weight": array}
+    return {}
 
 
 def _count_kv_heads(hf: dict[str, Any]) -> int | None:

@@ -97,9 +97,12 @@ def _read_sizes(file: GGUFFile) -> Fields:
             )
     head_dim, ffn_dim = _get(file, "attention.key_length"), _get_one(file, "feed_forward_length")
     if (down := file.tensors.get("blk.0.ffn_down.weight")) is not None:
-        ffn_dim = down.shape[-1]  # some converters write another one
+        ffn_dim = down.shape[-1]  # some converters write another number, here and below
     if head_dim != _get(file, "attention.value_length", head_dim):
         raise UserError(f"{file.path}: attention.value_length differs from attention.key_length")
+    kv_heads = _get_one(file, "attention.head_count_kv") or heads
+    if (key := file.tensors.get("blk.0.attn_k.weight")) is not None:
+        kv_heads = key.shape[0] // (head_dim or width // heads)
     length, layers = _get(file, "context_length"), _get(file, "block_count")
     epsilon = _get(file, "attention.layer_norm_epsilon")
     hf = {
@@ -107,7 +110,7 @@ def _read_sizes(file: GGUFFile) -> Fields:
         "n_embd": width,
         "num_attention_heads": heads,
         "n_head": heads,
-        "num_key_value_heads": _get_one(file, "attention.head_count_kv") or heads,
+        "num_key_value_heads": kv_heads,
         "head_dim": head_dim or width // heads,
         "intermediate_size": ffn_dim,
         "n_inner": ffn_dim,
@@ -126,6 +129,8 @@ def _read_sizes(file: GGUFFile) -> Fields:
         "num_experts": _get(file, "expert_count"),
         "num_experts_per_tok": _get(file, "expert_used_count"),
         "moe_intermediate_size": _get(file, "expert_feed_forward_length"),
+        "shared_expert_intermediate_size": _get(file, "expert_shared_feed_forward_length"),
+        "shared_intermediate_size": _get(file, "expert_shared_feed_forward_length"),
         "logit_scale": _get(file, "logit_scale"),
         "final_logit_softcapping": _get(file, "final_logit_softcapping"),
         "attn_logit_softcapping": _get(file, "attn_logit_softcapping"),
@@ -299,6 +304,21 @@ def _adjust_falcon(file: GGUFFile, hf: Fields) -> Fields:
     }
 
 
+def _adjust_gpt_oss(file: GGUFFile, hf: Fields) -> Fields:
+    """The range of pairs that YaRN blends is not rounded to whole pairs."""
+    width = _get(file, "expert_feed_forward_length") or hf["intermediate_size"]
+    return {"rope_scaling": {**(hf["rope_scaling"] or {}), "truncate": False}} | (
+        {"intermediate_size": width}
+    )
+
+
+def _adjust_granitemoe(file: GGUFFile, hf: Fields) -> Fields:
+    """With a shared expert it is another architecture."""
+    has_shared = _has(file, "ffn_up_shexp.weight")
+    name = "GraniteMoeSharedForCausalLM" if has_shared else "GraniteMoeForCausalLM"
+    return {"architectures": [name]} | _adjust_granite(file, hf)
+
+
 def _list_layer_types(file: GGUFFile, hf: Fields) -> Fields:
     """The layers that slide, where the metadata lists them."""
     pattern = _get(file, "attention.sliding_window_pattern")
@@ -350,6 +370,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3moe": Architecture(
         "Qwen3MoeForCausalLM", adjust=lambda file, hf: {"norm_topk_prob": True}
     ),
+    "qwen2moe": Architecture(
+        "Qwen2MoeForCausalLM", adjust=lambda file, hf: {"norm_topk_prob": False}
+    ),
+    "olmoe": Architecture("OlmoeForCausalLM", adjust=lambda file, hf: {"norm_topk_prob": False}),
+    "gpt-oss": Architecture("GptOssForCausalLM", adjust=_adjust_gpt_oss),
+    "granitemoe": Architecture("GraniteMoeForCausalLM", True, _adjust_granitemoe),
     "gemma": Architecture("GemmaForCausalLM"),
     "gemma2": Architecture("Gemma2ForCausalLM", adjust=_adjust_gemma2),
     "gemma3": Architecture("Gemma3ForCausalLM", adjust=_adjust_gemma3),

@@ -29,6 +29,7 @@ __all__ = ["open_gguf_tensors"]
 
 # Read with the config, or computed from it.
 NOT_LOADED = ("rope_freqs.weight", "rope_factors_*.weight", "blk.*.attn_rot_embd.weight")
+EXPERT_PARTS, BIASES = ("gate", "up", "down"), ("gate_bias", "up_bias", "down_bias")
 ReadRows = Callable[[int, int], np.ndarray]
 
 
@@ -48,6 +49,10 @@ def open_gguf_tensors(
     tensors: dict[str, Tensor] = {}
     found = set[str]()
     for layout in dict.fromkeys(family.tensor_layouts(config).values()):
+        if parts := opener.find_parts(layout):
+            tensors[layout.names[0]] = opener.fuse(parts, layout)
+            found.update(parts)
+            continue
         for number, name in enumerate(layout.names):
             own = opener.find_name(name)
             if own in opener.file.tensors:
@@ -77,7 +82,46 @@ class _Opener:
         """The name in the file; experts share a tensor. Empty: llama.cpp knows no such tensor."""
         name = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         name = re.sub(r"^model\.(.*)\.block_sparse_moe\.experts", r"\1.feed_forward.experts", name)
-        return self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
+        own = self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
+        return own + ".weight" if own + ".weight" in self.file.tensors else own
+
+    def find_parts(self, layout: TensorLayout) -> list[str]:
+        """The names of what llama.cpp keeps apart of one tensor; empty where it does not."""
+        *_, part = path = layout.parameters[0]
+        kind, end = str(part).removesuffix("_bias"), "bias" if part in BIASES else "weight"
+        is_shared = "shared" in path and part == "kernel"
+        if len(layout.names) > 1 or not (kind in EXPERT_PARTS or is_shared):
+            return []
+        which = "exps" if kind in EXPERT_PARTS else "shexp"
+        inner = [str(one[-1 if kind in EXPERT_PARTS else -2]) for one in layout.parameters]
+        names = [f"blk.{path[1]}.ffn_{one.removesuffix('_bias')}_{which}.{end}" for one in inner]
+        return names if all(name in self.file.tensors for name in names) else []
+
+    def fuse(self, parts: list[str], layout: TensorLayout) -> Tensor:
+        """One tensor of these: those of all experts, or the gate and up projection of a shared one.
+
+        Gates and up projections alternate, or follow one another.
+        """
+        infos = [self.file.tensors[name] for name in parts]
+        opened = [self.make(info, self.read_rows(info)) for info in infos]
+        axis = 0 if "shexp" in parts[0] else 1
+        shape = list(infos[0].shape)
+        shape[axis] = sum(info.shape[axis] for info in infos)
+        turns = len(shape) == 3 and not layout.transposed  # inputs first, in a checkpoint
+
+        def read(first: int, stop: int) -> np.ndarray:
+            if axis == 0:  # of the shared expert, whose rows are few
+                return np.concatenate([one.read(0, one.shape[0]) for one in opened])[first:stop]
+            arrays = [one.read(first, stop) for one in opened]
+            if layout.groups > 1:
+                fused = np.stack(arrays, axis=2).reshape(stop - first, *shape[1:])
+            else:
+                fused = np.concatenate(arrays, axis=1)
+            return fused.swapaxes(1, 2) if turns else fused
+
+        size = sum(info.nbytes for info in infos)
+        final = (shape[0], shape[2], shape[1]) if turns else tuple(shape)
+        return DequantizedTensor(infos[0].file, final, read, self.kept_as, size)
 
     def open(self, name: str, own: str, layout: TensorLayout, number: int) -> Tensor:
         """The tensor ``name`` of a checkpoint, with what llama.cpp changed of it undone.
@@ -92,6 +136,11 @@ class _Opener:
             start = tensor.start + number * rows * tensor.row_bytes
             tensor = replace(tensor, shape=tensor.shape[1:], start=start)
         read = self.read_rows(tensor)
+        if name.endswith("shared_expert_gate.weight") and len(tensor.shape) == 1:
+            return self.make(
+                replace(tensor, shape=(1, *tensor.shape)),
+                lambda first, stop: read(0, tensor.shape[0])[None][first:stop],
+            )
         if self.config.norm.endswith("_plus_one") and name.endswith("norm.weight"):
             return self.make(tensor, _add(read, -1.0))
         if layout.groups > 1:
@@ -147,7 +196,9 @@ class _Opener:
         def read(first: int, stop: int) -> np.ndarray:
             if len(tensor.shape) == 1:  # one row, of which a range of numbers is asked for
                 return np.asarray(gguf.dequantize(raw[:1, :], kind))[0, first:stop]
-            found = np.asarray(gguf.dequantize(raw[first:stop, :], kind))
+            # of three axes, the first is that of experts
+            each = math.prod(tensor.shape[1:-1])
+            found = np.asarray(gguf.dequantize(raw[first * each : stop * each, :], kind))
             return found.reshape(-1, *tensor.shape[1:])
 
         return read
