@@ -408,3 +408,27 @@ def test_parts_that_do_not_go_together_are_one_line(tmp_path, change, said):
     with pytest.raises(UserError, match=re.escape(said)) as caught:
         load_pretrained(folder)
     assert len(str(caught.value)) < 600
+
+
+def test_gpt_oss_with_mxfp4_experts_is_the_decoder_of_its_floats(tmp_path):
+    from family_cases import make
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    plain, quantized = tmp_path / "plain", tmp_path / "mxfp4"
+    for folder in (plain, quantized):
+        make(folder, "gpt_oss", intermediate_size=64)
+    floats = load_file(plain / "model.safetensors")
+    stored = dict(floats)
+    for name in [one for one in floats if one.endswith(("gate_up_proj", "down_proj"))]:
+        count, inputs, outputs = stored.pop(name).shape
+        blocks = integers(0, 256, count, outputs, inputs // 32, 16, dtype=torch.uint8)
+        scales = integers(120, 126, count, outputs, inputs // 32, dtype=torch.uint8)
+        stored |= {name + "_blocks": blocks, name + "_scales": scales}
+        floats[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+    save_file(floats, plain / "model.safetensors", metadata={"format": "pt"})
+    save_file(stored, quantized / "model.safetensors", metadata={"format": "pt"})
+    hf = json.loads((quantized / "config.json").read_text())
+    hf["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (quantized / "config.json").write_text(json.dumps(hf))
+    assert load_pretrained(quantized).fingerprint == load_pretrained(plain).fingerprint

@@ -74,6 +74,27 @@ class GGUFFile:
         """As llama.cpp names it, such as "qwen3"."""
         return str(self.metadata.get("general.architecture", ""))
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of the architecture's own metadata."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def get_one(self, key: str) -> Any:
+        """A value that may be listed for each layer.
+
+        Raises:
+            UserError: it is not the same in all of them.
+        """
+        value = self.get(key)
+        if not isinstance(value, list):
+            return value
+        if len(set(value)) != 1:
+            raise UserError(f"{self.path}: {key} differs between layers, which is not supported")
+        return value[0]
+
+    def has(self, name: str) -> bool:
+        """Whether the first layer has a tensor of this name."""
+        return f"blk.0.{name}" in self.tensors
+
 
 class _DamageError(Exception):
     """What is wrong with a file."""

@@ -21,7 +21,8 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import TensorLayout
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor, Tensor
-from adapt_jax.pretrained.gguf.config import ARCHITECTURES, find_kept_dtype
+from adapt_jax.pretrained.gguf.architectures import ARCHITECTURES
+from adapt_jax.pretrained.gguf.config import find_kept_dtype
 from adapt_jax.pretrained.gguf.file import GGUFFile, GGUFTensor, import_gguf, read_gguf
 from adapt_jax.pretrained.safetensors_io import DTYPE_NAMES, FileTensor
 
