@@ -136,7 +136,7 @@ def _write_files(adaptation: AdaptationContent, folder: Path) -> None:
     description = SavedAdaptation(
         format=FORMAT_VERSION,
         method=adaptation.method,
-        decoder=str(path.resolve()) if path.is_dir() else model.path,
+        decoder=str(path.resolve()) if path.exists() else model.path,
         fingerprint=base,
         tokenizer=_hash_tokenizer(model),
         context_length=model.config.context_length,

@@ -137,7 +137,7 @@ def _minutes(seconds: float) -> str:
 def _format_compare_file(result: InitResult) -> str:
     """The comparison: rungs that can run with their times, the others as comments."""
     decoder, folder = result.decoder, result.compare_file.parent
-    if Path(decoder).expanduser().is_dir():
+    if Path(decoder).expanduser().exists():
         decoder = os.path.relpath(Path(decoder).expanduser(), folder)
     total = _sum_seconds(result)
     lines = [

@@ -67,13 +67,16 @@ def load_pretrained(
     mesh: Mesh | None = None,
     context_length: int | None = None,
 ) -> Model:
-    """Reads a Hugging Face folder: config files, safetensors, tokenizer.
+    """Reads a Hugging Face folder (config files, safetensors, tokenizer), or a GGUF file.
+
+    Quantised weights become floats as they are read.
 
     Args:
-        path: a folder; "embedded", the decoder that comes with this package; or a model on the
+        path: a folder; a GGUF file (extra ``[gguf]``); "embedded", the decoder that comes with this package; or a model on the
             hub, ``owner/name`` or ``owner/name@revision``, fetched where it is not there yet.
         revision: a branch, tag or commit on the hub, where the path names none.
-        dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds.
+        dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds; of
+            quantised weights the dtype that its config names, or bfloat16.
         mesh: where the weights go (sharding.make_mesh); each device reads only its own part.
         context_length: tokens of the longest text, the prefix counted, if it is not what
             ``config.json`` says. Decoders whose rotary positions depend on the length of the whole
@@ -81,8 +84,8 @@ def load_pretrained(
 
     Raises:
         UserError: with all that is wrong at once: the folder, its weights, its config or its
-            tokenizer is missing, damaged, of an unknown architecture or quantised, or tensors and
-            config disagree.
+            tokenizer is missing, damaged, of an unknown architecture or quantised in a way that is
+            not read, or tensors and config disagree.
     """
     return Model.of(
         loading.load_pretrained(

@@ -81,7 +81,7 @@ class MeshConfig(Strict):
 class RunConfig(Strict):
     """The keys of every run: a decoder, a task, a seed, a place for the results."""
 
-    decoder: str = Field("embedded", description="a Hugging Face folder, or `embedded`")
+    decoder: str = Field("embedded", description="a Hugging Face folder, a GGUF file, or `embedded`")
     task: str | dict[str, Any] = Field(description="a task file, or its contents")
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="of demonstrations, initialisation, order and sampling"
@@ -270,7 +270,7 @@ def _exists(path: Path) -> bool:
 
 
 def find_decoder(name: str, folder: Path) -> str:
-    """The folder of a decoder as ``find_path`` finds it, or else the name as it is written."""
+    """The folder or file of a decoder as ``find_path`` finds it, or else the name as it is written."""
     found = find_path(name, folder)
     return str(found) if _exists(found) else name
 

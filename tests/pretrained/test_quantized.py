@@ -193,6 +193,19 @@ def test_bitsandbytes_4_bits(tmp_path, kind, nested, shape):
         check(weight, whole)
 
 
+def test_modelopt_nvfp4(tmp_path):
+    codes = integers(0, 256, 37, 24, dtype=torch.uint8)
+    scales, outer = floats(37, 3).abs().to(torch.float8_e4m3fn), torch.tensor(0.25)
+    values = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    table = torch.tensor([*values, *(-value for value in values)])
+    numbers = table[torch.stack([codes & 15, codes >> 4], dim=-1).long()].reshape(37, 48)
+    expected = numbers * (scales.float() * outer).repeat_interleave(16, dim=1)
+    parts = {NAME + "weight": codes, NAME + "weight_scale": scales, NAME + "input_scale": outer}
+    parts[NAME + "weight_scale_2"] = outer
+    with ExitStack() as stack:
+        check(open_weight(tmp_path, parts, "modelopt", stack, quant_algo="NVFP4"), expected)
+
+
 def test_bitsandbytes_8_bits(tmp_path):
     codes, largest = integers(-127, 128, 37, 21, dtype=torch.int8), floats(37).abs()
     expected = codes.float() * (largest / 127)[:, None]
@@ -357,6 +370,18 @@ def test_a_quantised_folder_is_the_decoder_of_its_floats(tmp_path, caplog):
     assert (found.quantization, found.dtype) == ("fp8", "bfloat16")
 
 
+def test_an_index_of_quantised_tensors_is_that_of_the_decoder(tmp_path):
+    """Where weights are not there, inspection reads the index."""
+    _, quantized = write_fp8_llama(tmp_path)
+    with (quantized / "model.safetensors").open("rb") as opened:
+        names = list(read_header(quantized / "model.safetensors", opened.fileno()))
+    index = {"metadata": {"total_size": 1000}, "weight_map": dict.fromkeys(names, "a.safetensors")}
+    (quantized / "model.safetensors").unlink()
+    (quantized / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = read_checkpoint(quantized)
+    assert (found.quantization, found.nbytes, found.missing) == ("fp8", 1000, ("a.safetensors",))
+
+
 def test_an_adapter_names_the_quantised_decoder(tmp_path):
     _, quantized = write_fp8_llama(tmp_path)
     model = load_pretrained(quantized)
@@ -376,6 +401,7 @@ def test_an_adapter_names_the_quantised_decoder(tmp_path):
         ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "int4"}, "'int4'; expected nf4"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo 'W4A8_AWQ'"),
     ],
 )
 def test_what_is_not_read_is_refused_by_name(tmp_path, options, said):

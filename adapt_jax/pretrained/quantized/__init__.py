@@ -21,6 +21,7 @@ from adapt_jax.pretrained.quantized.compressed_tensors import (
 )
 from adapt_jax.pretrained.quantized.fp8 import check_fp8, dequantize_fp8
 from adapt_jax.pretrained.quantized.gptq import check_gptq, dequantize_gptq
+from adapt_jax.pretrained.quantized.modelopt import check_modelopt, dequantize_modelopt
 from adapt_jax.pretrained.quantized.mxfp4 import dequantize_mxfp4
 from adapt_jax.pretrained.quantized.weight import DamagedWeightError, QuantizedWeight
 from adapt_jax.pretrained.safetensors_io import FileTensor
@@ -84,6 +85,15 @@ QUANTIZATIONS: Mapping[str, Format] = {
         weight="",
         dequantize=dequantize_compressed_tensors,
         check=check_compressed_tensors,
+        ignored=ACTIVATIONS,
+    ),
+    "modelopt": Format(
+        codes=("",),
+        marks=("_scale",),
+        others=("_scale_2",),
+        weight="",
+        dequantize=dequantize_modelopt,
+        check=check_modelopt,
         ignored=ACTIVATIONS,
     ),
     "mxfp4": Format(

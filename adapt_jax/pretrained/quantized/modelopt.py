@@ -1,0 +1,53 @@
+"""NVIDIA's Model Optimizer: 8-bit floats with one scale, and NVFP4.
+
+NVFP4 holds two 4-bit floats in a byte of ``weight``, the lower half first; ``weight_scale`` is
+F8_E4M3 [O, I / 16], one for each group of 16 inputs, and ``weight_scale_2`` multiplies all of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.quantized.fp8 import FP8_DTYPES, dequantize_fp8
+from adapt_jax.pretrained.quantized.mxfp4 import unpack_fp4
+from adapt_jax.pretrained.quantized.weight import (
+    DamagedWeightError,
+    QuantizedWeight,
+    read_whole,
+    to_float32,
+)
+
+__all__ = ["check_modelopt", "dequantize_modelopt"]
+
+ALGORITHMS = ("FP8", "NVFP4")
+GROUP = 16
+
+
+def check_modelopt(options: Mapping[str, Any]) -> str:
+    """What of these options is not read; empty: nothing."""
+    algorithm = options.get("quant_algo")
+    if algorithm in ALGORITHMS:
+        return ""
+    return f"quant_algo {str(algorithm)[:40]!r}; expected one of {', '.join(ALGORITHMS)}"
+
+
+def dequantize_modelopt(weight: QuantizedWeight) -> DequantizedTensor:
+    """The weight of floats, read along its outputs."""
+    codes = weight.get("", *FP8_DTYPES, "U8", axes=2)
+    if codes.dtype != "U8":
+        return dequantize_fp8(weight)
+    rows, columns = codes.shape[0], codes.shape[1] * 2
+    scales = weight.get("_scale", "F8_E4M3", axes=2)
+    weight.check_shape("_scale", (rows, columns // GROUP))
+    weight.get("_scale_2", "F32")
+    outer = read_whole(weight.parts["_scale_2"]).reshape(-1)
+    if len(outer) != 1:
+        raise DamagedWeightError(f"{weight.name}: _scale_2 holds {len(outer)} numbers, expected 1")
+
+    def read(first: int, stop: int) -> np.ndarray:
+        own = to_float32(scales[first:stop, :]) * outer[0]
+        return unpack_fp4(codes[first:stop, :]) * np.repeat(own, GROUP, axis=1)
+
+    return weight.make((rows, columns), read)
