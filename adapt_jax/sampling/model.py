@@ -72,8 +72,9 @@ def load_pretrained(
     Quantised weights become floats as they are read.
 
     Args:
-        path: a folder; a GGUF file (extra ``[gguf]``); "embedded", the decoder that comes with this package; or a model on the
-            hub, ``owner/name`` or ``owner/name@revision``, fetched where it is not there yet.
+        path: a folder; a GGUF file (extra ``[gguf]``); "embedded", the decoder that comes with
+            this package; or a model on the hub, ``owner/name`` or ``owner/name@revision``, fetched
+            where it is not there yet.
         revision: a branch, tag or commit on the hub, where the path names none.
         dtype: of the weights. By default float32 on CPU, elsewhere what the checkpoint holds; of
             quantised weights the dtype that its config names, or bfloat16.
