@@ -81,7 +81,9 @@ class MeshConfig(Strict):
 class RunConfig(Strict):
     """The keys of every run: a decoder, a task, a seed, a place for the results."""
 
-    decoder: str = Field("embedded", description="a Hugging Face folder, a GGUF file, or `embedded`")
+    decoder: str = Field(
+        "embedded", description="a Hugging Face folder, a GGUF file, or `embedded`"
+    )
     task: str | dict[str, Any] = Field(description="a task file, or its contents")
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="of demonstrations, initialisation, order and sampling"

@@ -312,6 +312,25 @@ def test_a_tensor_that_is_not_known_is_refused_by_name(tmp_path):
         load_pretrained(path)
 
 
+def test_a_type_of_numbers_that_is_not_read_is_refused_by_name(tmp_path):
+    hf = write_tiny_llama(tmp_path / "hf", hidden_size=256, head_dim=64, num_hidden_layers=1)
+    blocks = np.zeros((320, gguf.GGML_QUANT_SIZES[Kind.Q8_K][1]), np.uint8)
+    path = write_gguf(hf, tmp_path / "m.gguf", replaced={"token_embd.weight": (blocks, Kind.Q8_K)})
+    with pytest.raises(UserError, match="token_embd.weight is Q8_K"):
+        load_pretrained(path)
+
+
+def test_experts_of_two_shapes_are_refused(tmp_path):
+    pytest.importorskip("torch")
+    make(tmp_path / "hf", "gpt_oss")
+    wrong = (np.zeros((5, 40, 32), np.float32), Kind.F32)
+    path = write_gguf(
+        tmp_path / "hf", tmp_path / "m.gguf", replaced={"blk.0.ffn_up_exps.weight": wrong}
+    )
+    with pytest.raises(UserError, match=re.escape("ffn_up_exps.weight [5, 40, 32]")):
+        load_pretrained(path)
+
+
 def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
     path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)

@@ -25,6 +25,7 @@ from adapt_jax.pretrained.gguf.architectures import ARCHITECTURES
 from adapt_jax.pretrained.gguf.config import find_kept_dtype
 from adapt_jax.pretrained.gguf.file import GGUFFile, GGUFTensor, import_gguf, read_gguf
 from adapt_jax.pretrained.safetensors_io import DTYPE_NAMES, FileTensor
+from adapt_jax.utils.errors import UserError
 
 __all__ = ["open_gguf_tensors"]
 
@@ -75,6 +76,7 @@ class _Opener:
         self.descriptors = {
             path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in paths
         }
+        _check_kinds(file)
         self.kept_as = DTYPE_NAMES[jnp.dtype(find_kept_dtype(file))]
         known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
         self.names = gguf.get_tensor_name_map(known[file.architecture], config.num_layers)
@@ -104,6 +106,9 @@ class _Opener:
         Gates and up projections alternate, or follow one another.
         """
         infos = [self.file.tensors[name] for name in parts]
+        if len({info.shape for info in infos}) > 1 or len(infos[0].shape) < 2:
+            listed = ", ".join(f"{n} {list(i.shape)}" for n, i in zip(parts, infos, strict=True))
+            raise UserError(f"{self.file.path}: expected tensors of one shape, found {listed}")
         opened = [self.make(info, self.read_rows(info)) for info in infos]
         axis = 0 if "shexp" in parts[0] else 1
         shape = list(infos[0].shape)
@@ -203,6 +208,20 @@ class _Opener:
             return found.reshape(-1, *tensor.shape[1:])
 
         return read
+
+
+def _check_kinds(file: GGUFFile) -> None:
+    """Raises UserError for a type of numbers that the package gguf does not de-quantise."""
+    gguf = import_gguf()
+    for name, tensor in {one.kind: (name, one) for name, one in file.tensors.items()}.values():
+        kind = gguf.GGMLQuantizationType[tensor.kind]
+        try:
+            gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError:
+            raise UserError(
+                f"{file.path}: {name} is {tensor.kind}, which the package gguf does not "
+                "de-quantise; expected a file of another type, such as Q8_0 or Q4_K"
+            ) from None
 
 
 def _add(read: ReadRows, number: float) -> ReadRows:
