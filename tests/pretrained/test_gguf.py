@@ -225,6 +225,48 @@ def test_a_sentencepiece_vocabulary_is_read_as_transformers_reads_it(tmp_path):
         assert ours.decode(ids) == theirs.decode(ids)
 
 
+def read_words(folder: Path, name: str | None, text: str) -> list[str]:
+    """The words that a tokenizer with this ``tokenizer.ggml.pre`` divides a text into."""
+    hf = write_tiny_llama(folder / "hf")
+    path = write_gguf(hf, folder / "m.gguf", metadata={"tokenizer.ggml.pre": name})
+    splits = read_tokenizer(path).backend_tokenizer.pre_tokenizer
+    return [text[begin:end] for _, (begin, end) in splits.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpt-2", ["a", " (", "b", ")", " 12345", "\n"]),
+        ("smollm", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
+        ("llama-bpe", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
+        ("glm4", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
+        ("qwen2", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
+        ("stablelm2", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
+        ("seed-coder", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
+        ("deepseek-v3", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
+        ("falcon", ["a", " ", "(", "b", ")", " ", "123", "45", "\n"]),
+    ],
+)
+def test_text_is_divided_into_words_as_the_vocabulary_was_learned(tmp_path, name, words, caplog):
+    assert read_words(tmp_path, name, "a (b) 12345\n") == words
+    assert "tokenizer.ggml.pre" not in caplog.text
+
+
+@pytest.mark.parametrize("name", [None, "default", "newest"])
+def test_an_unknown_way_of_dividing_text_is_said(tmp_path, name, caplog):
+    assert read_words(tmp_path, name, "a 12") == ["a", " 12"]
+    assert f"tokenizer.ggml.pre {name or 'default'!r} is not known" in caplog.text
+
+
+def test_llama_3_begins_with_bos_and_takes_whole_words(tmp_path):
+    """Where a file says nothing of BOS, llama.cpp adds it."""
+    metadata = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None}
+    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf", metadata=metadata)
+    tokenizer = read_tokenizer(path)
+    assert tokenizer("Jane").input_ids[0] == tokenizer.bos_token_id
+    assert tokenizer.backend_tokenizer.model.ignore_merges
+
+
 def test_a_large_vocabulary_is_not_looked_for_on_the_hub(tmp_path):
     hf = write_tiny_llama(tmp_path / "hf", vocab_size=100_100, hidden_size=8, head_dim=2)
     path = write_gguf(hf, tmp_path / "m.gguf")

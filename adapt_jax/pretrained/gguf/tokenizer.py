@@ -1,17 +1,27 @@
 """The tokenizer and chat template of a GGUF file, built by transformers from its metadata."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.pretrained.gguf.file import read_gguf
+from adapt_jax.pretrained.gguf.word_splits import (
+    ADDS_BOS,
+    ALIASES,
+    LIKE_GPT2,
+    WHOLE_WORDS,
+    build_word_splits,
+)
 from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["VOCABULARY", "build_tokenizer", "has_vocabulary"]
 
+log = logging.getLogger("adapt_jax")
 MODEL, VOCABULARY = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
 SPECIAL_TOKENS = {
     "bos_token": "bos_token_id",
@@ -41,6 +51,7 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_PRE_TOKENIZER_SPLITS,
         GGUF_TOKENIZER_MAPPING,
         GGUF_TOKENIZER_TYPES,
         convert_gguf_tokenizer,
@@ -60,14 +71,20 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()
         if f"tokenizer.{key}" in metadata
     }
+    name = str(parts.get("pre_tokenizer_type", "default"))
+    parts["pre_tokenizer_type"] = ALIASES.get(name, name)
     backend, _ = convert_gguf_tokenizer(file.architecture, parts)
+    if kind == "gpt2":
+        is_known = parts["pre_tokenizer_type"] in GGUF_PRE_TOKENIZER_SPLITS
+        _split_words(path, backend, name, is_known)
     special = {
         name: tokens[number]
         for name, key in SPECIAL_TOKENS.items()
         if (number := metadata.get(f"tokenizer.ggml.{key}")) is not None
     }
-    # llama.cpp adds BOS to a SentencePiece vocabulary that does not say otherwise
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")
+    # llama.cpp adds BOS to some vocabularies that do not say otherwise
+    by_default = kind == "llama" or (kind == "gpt2" and name in ADDS_BOS)
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", by_default)
     tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         add_bos_token=bool(adds_bos) and "bos_token" in special,
@@ -79,6 +96,26 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     # only now: while it makes a large vocabulary, transformers looks for a folder of this name
     tokenizer.name_or_path = str(path)
     return tokenizer
+
+
+def _split_words(path: Path, backend: "Tokenizer", name: str, is_known: bool) -> None:
+    """Has a byte-level tokenizer divide text into words as its vocabulary was learned.
+
+    Args:
+        name: ``tokenizer.ggml.pre``.
+        is_known: whether transformers has done so.
+    """
+    if (splits := build_word_splits(name)) is not None:
+        backend.pre_tokenizer = splits
+    elif not is_known and name not in LIKE_GPT2:
+        log.warning(
+            "%s: tokenizer.ggml.pre %r is not known: text is divided into words as by GPT-2, and "
+            "some tokens may not be those of the model",
+            path,
+            name[:40],
+        )
+    if name in WHOLE_WORDS:
+        backend.model.ignore_merges = True
 
 
 def _check_lists(path: Path, metadata: Mapping[str, Any], kind: str, count: int) -> None:

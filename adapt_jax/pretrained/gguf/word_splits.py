@@ -1,0 +1,65 @@
+"""How byte-level tokenizers divide text into words, by the names that llama.cpp gives to it.
+
+``tokenizer.ggml.pre`` names the expressions that the vocabulary was learned with. transformers
+knows some of these names; here are others, as the tokenizer.json of their models has them.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
+
+__all__ = ["ADDS_BOS", "ALIASES", "LIKE_GPT2", "WHOLE_WORDS", "build_word_splits"]
+
+# name -> the name of the same expressions in transformers
+ALIASES = {
+    **dict.fromkeys(("glm4", "glm5", "chatglm-bpe"), "llama3"),
+    **dict.fromkeys(("stablelm2", "hunyuan", "solar-open", "grok-2"), "qwen2"),
+}
+# as GPT-2, which transformers does by default
+LIKE_GPT2 = (
+    *("gpt-2", "phi-2", "olmo", "mpt", "jais", "exaone4", "trillion", "gigachat", "a.x-4.0"),
+    "mellum",
+)
+# as GPT-2, with every digit alone
+SINGLE_DIGITS = (
+    *("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    "mellum2",
+)
+LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
+# A word that is a token is one, whether merges lead to it or not.
+WHOLE_WORDS = (*LLAMA3, "tekken", "glm4", "glm5")
+ADDS_BOS = (*LLAMA3, "tekken")  # where the file does not say
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+EXPRESSIONS = {
+    "deepseek-v3": _DEEPSEEK,
+    "hunyuan-dense": _DEEPSEEK,
+    "seed-coder": (
+        _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+",
+    ),
+}
+
+
+def build_word_splits(name: str) -> "PreTokenizer | None":
+    """What divides text into words under this name; None: transformers or nobody here knows it."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Punctuation, Sequence, Split
+
+    if name in SINGLE_DIGITS:
+        return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    if name == "falcon":
+        threes = Split(Regex("[0-9][0-9][0-9]"), "isolated")
+        words = [Punctuation("contiguous"), ByteLevel(add_prefix_space=False)]
+        return Sequence([*words, Digits(individual_digits=False), threes])
+    if name not in EXPRESSIONS:
+        return None
+    splits = [Split(Regex(one), "isolated") for one in EXPRESSIONS[name]]
+    return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
