@@ -43,7 +43,7 @@ def find_adaptation(path: str, rung: str | None = None) -> Path:
         if rung is not None:
             raise UserError(f"{folder}: is one adaptation, and has no rung {rung!r:.60}")
         return folder
-    if (folder / "adaptation" / DESCRIPTION).is_file():
+    if rung is None and (folder / "adaptation" / DESCRIPTION).is_file():
         return folder / "adaptation"
     from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
 

@@ -126,8 +126,8 @@ class CompareConfig(RunConfig):
             raise ValueError(f"seeds: {self.seeds} names a seed twice")
         if "seed" in self.model_fields_set and self.seed != self.seeds[0]:
             raise ValueError(
-                f"seeds begins with {self.seeds[0]}, but seed is {self.seed}: leave out seed, or set "
-                f"it to {self.seeds[0]}"
+                f"seeds begins with {self.seeds[0]}, but seed is {self.seed}: leave out seed, or "
+                f"set it to {self.seeds[0]}"
             )
         self.seed = self.seeds[0]
         return self
