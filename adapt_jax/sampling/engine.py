@@ -300,7 +300,8 @@ class Engine:
         if self.mesh is not None:
             devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         wanted = self.max_concurrent_sequences
-        each = count_slot_bytes(self.model.config, cache_length, np.dtype(self.dtype).itemsize)
+        itemsize = np.dtype(self.dtype).itemsize
+        each = count_slot_bytes(self.model.config, cache_length, itemsize, self.mesh)
         fitting = count_fitting_slots(each, devices)
         if wanted is not None and wanted > fitting:
             raise UserError(

@@ -5,21 +5,31 @@ import socket
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.utils import distributed
 
-__all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "free_bytes", "count_slot_bytes"]
+__all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "count_slot_bytes", "free_bytes"]
 
 MAX_USEFUL_SLOTS = 128  # with more, a step only takes longer
 MAX_SHARE = 0.8  # of the free memory
 
 
-def count_slot_bytes(config: DecoderConfig, cache_length: int, itemsize: int) -> int:
-    """Bytes of one slot: its keys and values, and its row of logits while a token is drawn."""
+def count_slot_bytes(
+    config: DecoderConfig, cache_length: int, itemsize: int, mesh: Mesh | None = None
+) -> int:
+    """Bytes of one slot on a device: its keys and values, and its row of logits.
+
+    Devices of the mesh's ``tensor`` axis hold a part of the heads each, where they divide them
+    (see ``sharding.cache_sharding``).
+    """
+    parts = 1 if mesh is None or _share_one_memory() else mesh.shape["tensor"]
     sizes = [size for n in config.layers_with_kv_cache for size in config.kv_cache_sizes(n)]
-    cache = sum(heads * size for heads, size in sizes) * cache_length * itemsize
-    return cache + 4 * config.vocab_size * 4  # logits, truncated logits, exponentials, seen tokens
+    heads = [count if count % parts else count // parts for count, _ in sizes]
+    numbers = sum(count * size for count, (_, size) in zip(heads, sizes, strict=True))
+    # while a token is drawn: logits, truncated logits, exponentials, seen tokens
+    return numbers * cache_length * itemsize + 4 * config.vocab_size * 4
 
 
 def free_bytes() -> int:
@@ -40,17 +50,21 @@ def free_bytes() -> int:
     return max(free, 0)
 
 
-def count_fitting_slots(bytes_per_slot: int, num_devices: int) -> int:
-    """How many slots fit, spread over the devices."""
-    # simulated devices of a CPU share one memory
-    memories = 1 if jax.default_backend() == "cpu" else num_devices
+def count_fitting_slots(bytes_per_slot: int, num_shares: int) -> int:
+    """How many slots fit, if so many devices hold different ones."""
+    memories = 1 if _share_one_memory() else num_shares
     free = _agree_on_free_bytes() if distributed.shares_questions() else free_bytes()
     return int(free * MAX_SHARE) * memories // bytes_per_slot
+
+
+def _share_one_memory() -> bool:
+    """Whether all devices are simulated by one CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def _agree_on_free_bytes() -> int:
     """What every process has: they need the same number of slots. Those of a host share it."""
     hosts = distributed.gather("host", socket.gethostname())
     free = distributed.gather("free bytes", free_bytes())
-    shares = [hosts.count(host) if jax.default_backend() == "cpu" else 1 for host in hosts]
+    shares = [hosts.count(host) if _share_one_memory() else 1 for host in hosts]
     return min(one // share for one, share in zip(free, shares, strict=True))

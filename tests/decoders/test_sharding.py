@@ -1,5 +1,7 @@
 """Eight simulated devices give what one gives, and the table of axes is obeyed."""
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,31 @@ def test_an_axis_that_does_not_divide_is_replicated() -> None:
     mesh = make_mesh(data=1, fsdp=2, tensor=4)
     spec = array_sharding(("vocab", "embed"), (321, 32), mesh).spec
     assert spec == PartitionSpec(None, ("fsdp",))
+
+
+@pytest.mark.parametrize(
+    "sizes", [dict(fsdp=64, data=1), dict(data=8, fsdp=8), dict(data=2, fsdp=32), dict(tensor=8)]
+)
+def test_any_sizes_fit_a_slice_of_4_x_4_x_4_chips(sizes: dict[str, int]) -> None:
+    """Also those that are no whole axes of the slice, such as 8 x 8."""
+
+    @dataclass(frozen=True)
+    class Chip:
+        """What a mesh asks of a chip of TPU v5p."""
+
+        id: int
+        coords: tuple[int, ...]
+        platform: str = "tpu"
+        device_kind: str = "TPU v5"
+        core_on_chip: int = 0
+        process_index: int = 0
+        slice_index: int = 0
+
+    chips = [Chip(n, place) for n, place in enumerate(itertools.product(range(4), repeat=3))]
+    mesh = make_mesh(**sizes, devices=chips)
+    expected = {"data": 64 // 8 if "tensor" in sizes else 1, "fsdp": 1, "tensor": 1} | sizes
+    assert dict(mesh.shape) == expected
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(64))
 
 
 def test_cached_keys_are_divided_by_rows_and_by_heads_that_divide() -> None:

@@ -200,8 +200,24 @@ def test_the_repetition_penalty_counts_prefix_question_and_what_was_generated(ti
     assert list(found.token_ids) == text[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 2, 2)])
-def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
+@pytest.mark.parametrize(
+    ("sizes", "heads"), [((2, 1, 1), 2), ((2, 2, 2), 1), ((1, 1, 2), 1), ((1, 1, 4), 2)]
+)
+def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, monkeypatch, sizes, heads):
+    """Also where ``tensor`` divides the two heads of the cache, or is too large for that."""
+    held = set()  # heads of a device, before and after each chunk
+
+    def decode_chunk(engine, cache, slots):
+        decoded = decode(engine, cache, slots)
+        if engine.mesh is not None:
+            held.update(
+                array.sharding.shard_shape(array.shape)[1]
+                for array in jax.tree.leaves((cache, decoded[0]))
+            )
+        return decoded
+
+    decode = Engine._decode_chunk
+    monkeypatch.setattr(Engine, "_decode_chunk", decode_chunk)
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     model = adapt_jax.load_pretrained(tiny_folder, mesh=mesh)
     requests = [Request(str(i), draws(5 + i, i)) for i in range(4)]
@@ -211,6 +227,7 @@ def test_the_texts_are_the_same_on_several_devices(tiny_folder, tiny, sizes):
         engine = Engine(one, Prefix((draws(20, 7),)), generation_config, seed=0, mesh=where)
         found[where] = {key[:2]: key[2].token_ids for key in engine.run(requests)}
     assert len(found[mesh]) == 8 and found[mesh] == found[None]
+    assert held == {heads}
 
 
 def test_slots_are_filled_again_without_compiling_again(tiny):

@@ -1,11 +1,13 @@
 """What the engine refuses, and how a request ends at the edge of the context."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from engine_cases import draws, greedy
 
 import adapt_jax
 from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.sampling import memory
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.types import GenerationConfig, Request
@@ -29,6 +31,22 @@ def test_slots_that_do_not_fit_are_refused_with_how_many_would(tiny, monkeypatch
     assert (
         engine._count_slots(10_000, 64) < memory.MAX_USEFUL_SLOTS
     )  # left to the engine: what fits
+
+
+def test_more_slots_fit_where_tensor_divides_the_heads_of_the_cache(tiny, monkeypatch):
+    def count(tensor: int) -> int:
+        mesh = make_mesh(data=1, tensor=tensor, devices=jax.devices()[:tensor])
+        return memory.count_slot_bytes(tiny.config, 1024, 4, mesh)
+
+    logits, cache = 4 * 320 * 4, 2 * 2 * 2 * 8 * 1024 * 4  # two layers of two heads of eight
+    assert count(2) == cache + logits  # simulated devices share the memory of one machine
+    monkeypatch.setattr(memory, "_share_one_memory", lambda: False)
+    assert memory.count_slot_bytes(tiny.config, 1024, 4) == count(1) == cache + logits
+    assert count(2) == cache // 2 + logits
+    assert count(4) == cache + logits  # four devices do not divide two heads
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10 * (cache // 2 + logits))
+    assert memory.count_fitting_slots(count(2), 1) == 8
+    assert memory.count_fitting_slots(count(2), 4) == 32
 
 
 @pytest.mark.parametrize(
