@@ -34,7 +34,13 @@ from adapt_jax.utils import distributed
 from adapt_jax.utils.cpu import choose_platform, collect_garbage_less_often
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.interruption import RESTART_EXIT_CODE, Interrupted, interruptible
+from adapt_jax.utils.interruption import (
+    RESTART_EXIT_CODE,
+    STANDARD_ERROR,
+    STANDARD_OUTPUT,
+    Interrupted,
+    interruptible,
+)
 from adapt_jax.utils.registry import load_entry_points, load_plugin
 
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
@@ -108,12 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     everywhere = False
     try:
-        # the harness reads all of its arguments itself, --help too
+        arguments, options = take_process_options(arguments)
         asks_help = bool(HELP & set(arguments))
         if arguments[:1] == ["lm-eval"] and (is_harness_installed() or not asks_help):
-            load_entry_points()
-            return run_harness(arguments[1:])
-        arguments, options = take_process_options(arguments)
+            return distributed.finish(_run_harness(arguments[1:], options, asks_help))
         tokens, plugins = rewrite_overrides(arguments)
         if tokens[:1] and tokens[0] in COMMANDS and not HELP & set(tokens):
             _start_processes(options)
@@ -143,12 +147,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return distributed.finish(code, f"error: {display_text(line, MAX_ERROR)}")
 
 
+def _run_harness(
+    arguments: Sequence[str], options: distributed.ProcessOptions, asks_help: bool
+) -> int:
+    """Runs lm-evaluation-harness, which reads its own arguments, and returns its exit code."""
+    if not asks_help:
+        _start_processes(options)
+    load_entry_points()
+    with distributed.leave_all_to_main() as is_mine:
+        return run_harness(arguments) if is_mine else 0
+
+
 def _start_processes(options: distributed.ProcessOptions) -> None:
-    """Meets the other processes, where there are any. Of several, process 0 alone prints."""
-    if distributed.start(options):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        if not distributed.is_main_process():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+    """Meets the other processes, where there are any. Of several, process 0 alone prints.
+
+    What compiled code prints past Python, as gloo does, is no result: it goes to standard error.
+    """
+    before = sys.stdout
+    if not distributed.start(options):
+        return
+    if distributed.is_main_process():
+        own, rest = os.dup(STANDARD_OUTPUT), STANDARD_ERROR
+    else:
+        own = rest = os.open(os.devnull, os.O_WRONLY)
+    sys.stdout = open(  # noqa: SIM115 (until the process ends)
+        own, "w", buffering=1, encoding=before.encoding, errors=before.errors
+    )
+    os.dup2(rest, STANDARD_OUTPUT)
 
 
 def _run(tokens: Sequence[str]) -> None:

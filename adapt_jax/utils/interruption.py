@@ -12,6 +12,8 @@ from adapt_jax.utils import distributed
 
 __all__ = [
     "RESTART_EXIT_CODE",
+    "STANDARD_ERROR",
+    "STANDARD_OUTPUT",
     "Interrupted",
     "agree_to_stop",
     "end_at_once",

@@ -57,12 +57,35 @@ def test_a_mesh_that_does_not_fit_the_devices_is_one_line_of_process_0(place: Pa
     assert "does not fit 2 devices" in line and error_lines(second) == []
 
 
+def test_standard_output_holds_the_results_of_process_0_alone(place: Path):
+    """Not what gloo prints when the processes compute together."""
+    training = {"steps": 1, "batch_size": 3, "learning_rate": 0.01}
+    method = {"name": "lora", "max_new_tokens": 4, "training": training}
+    ladder = yaml.safe_load((place / "ladder.yaml").read_text())
+    tuning = {key: ladder[key] for key in ("decoder", "task")} | {"method": method}
+    (place / "tune.yaml").write_text(yaml.safe_dump(tuning))
+    command = ["tune", place / "tune.yaml", "--output-dir", place / "tuned", "--quiet"]
+    first, second = run(command, command)
+    assert (first.code, second.code) == (0, 0), first.error[-2000:]
+    assert first.out.startswith("lora: ") and first.out.endswith("tuned/adaptation\n")
+    assert not second.out
+
+
 def test_one_process_answers_and_prints_once(place: Path):
     command = ["ask", place / "adaptation", "What is 1 + 1?"]
     first, second = run(command, command)
     assert (first.code, second.code) == (0, 0), first.error[-2000:]
     assert first.out.strip() and not second.out
     assert Adaptation.load(place / "adaptation").method == "zero_shot"
+
+
+def test_the_harness_runs_on_one_process_whose_exit_code_all_take(place: Path):
+    pytest.importorskip("lm_eval", reason="the eval extra brings the harness")
+    command = ["lm-eval", "run", "--nope"]
+    first, second = run(command, command)
+    assert (first.code, second.code) == (2, 2), first.error[-2000:]
+    assert "unrecognized arguments: --nope" in first.error
+    assert "unrecognized" not in second.error and not second.out
 
 
 def test_a_process_that_does_not_come_is_named_with_the_coordinator(place: Path):
