@@ -67,8 +67,7 @@ def test_standard_output_holds_the_results_of_process_0_alone(place: Path):
     command = ["tune", place / "tune.yaml", "--output-dir", place / "tuned", "--quiet"]
     first, second = run(command, command)
     assert (first.code, second.code) == (0, 0), first.error[-2000:]
-    assert first.out.startswith("lora: ") and first.out.endswith("tuned/adaptation\n")
-    assert not second.out
+    assert first.out == f"saved: {place / 'tuned/adaptation'}\n" and not second.out
 
 
 def test_one_process_answers_and_prints_once(place: Path):
