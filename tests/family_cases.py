@@ -55,6 +55,7 @@ LONG = {
     "partial_rotary_factor": 0.75,
 }
 HALF_ROTATED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
+THETA_300 = {"rope_type": "default", "rope_theta": 300.0}
 FULL, SLIDING = "full_attention", "sliding_attention"
 TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
@@ -128,6 +129,26 @@ ROUTED = {
     "moe_intermediate_size": 24,
     "n_shared_experts": 1,
     "routed_scaling_factor": 1.7,
+}
+MAMBA = {
+    "layer_types": ["linear_attention", FULL],
+    "mamba_n_heads": 4,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 6,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 16,
+    "shared_intermediate_size": 40,
+    "tie_word_embeddings": True,
+}
+DELTA_NET = {
+    "layer_types": ["linear_attention", FULL],
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 3,
+    "rope_parameters": HALF_ROTATED,
 }
 # name -> (model type, fields beside SIZES)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -389,6 +410,54 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": LLAMA3,
         },
     ),
+    "lfm2": (
+        "lfm2",
+        {"layer_types": ["conv", FULL], "block_multiple_of": 5, "rope_parameters": THETA_300},
+    ),
+    "lfm2, biases": (
+        "lfm2",
+        {
+            "layer_types": ["conv", FULL, "conv"],
+            "num_hidden_layers": 3,
+            "conv_bias": True,
+            "conv_L_cache": 4,
+            "block_auto_adjust_ff_dim": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "qwen3_5": ("qwen3_5_text", {**DELTA_NET, "attention_bias": True}),
+    "mamba2": (
+        "mamba2",
+        {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 6, "conv_kernel": 3}
+        | {"use_bias": True, "chunk_size": 16},
+    ),
+    "qwen3_next": (
+        "qwen3_next",
+        {**DELTA_NET, **EXPERTS, "shared_expert_intermediate_size": 20, "norm_topk_prob": False}
+        | {"num_hidden_layers": 3, "mlp_only_layers": [1]}
+        | {"layer_types": ["linear_attention", FULL, "linear_attention"]},
+    ),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        {**DELTA_NET, **EXPERTS, "shared_expert_intermediate_size": 20},
+    ),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {**MAMBA, "num_local_experts": 5, "num_experts_per_tok": 2, "embedding_multiplier": 3.0},
+    ),
+    "granitemoehybrid, no experts": (
+        "granitemoehybrid",
+        {
+            **MAMBA,
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "mamba_conv_bias": False,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+            "attention_bias": True,
+        },
+    ),
     "gpt2": ("gpt2", GPT2),
     "gpt_neo": (
         "gpt_neo",
@@ -475,6 +544,18 @@ OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attentio
 OWN_SIZES["dots1"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
 OWN_SIZES["dots1"] += ("num_attention_heads", "num_key_value_heads")
 OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no defaults
+OWN_SIZES["granitemoehybrid"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
+OWN_SIZES["granitemoehybrid"] += ("num_attention_heads", "num_key_value_heads", "mamba_n_heads")
+WITH_STATE = [
+    "lfm2",
+    "lfm2, biases",
+    "qwen3_5",
+    "qwen3_next",
+    "granitemoehybrid",
+    "mamba2",
+]  # layers that keep a state
+# Where transformers lets padding on the left change a state: a projection adds its bias to it.
+LEAKS = {"lfm2, biases", "mamba2", "llama4"}
 ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 

@@ -14,6 +14,7 @@ from adapt_jax.decoders.attention import KVBlock, KVPair, attend
 from adapt_jax.decoders.config import LayerConfig
 from adapt_jax.decoders.fused_attention import FusedAttention
 from adapt_jax.decoders.rope import CosSin, Rope
+from adapt_jax.decoders.states import LayerState, TextStarts
 
 __all__ = ["AttentionInputs", "QueryScaling", "Reach"]
 
@@ -23,7 +24,7 @@ QueryScaling = tuple[float, int, int]  # as in LayerConfig
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """The inputs of attention besides the hidden states.
+    """The inputs of attention, or of a mixer in its place, besides the hidden states.
 
     Attributes:
         cos_sin: for each (rope, head size), cosine and sine of the tokens' angles.
@@ -36,6 +37,8 @@ class AttentionInputs:
         shared_kv: keys and values of the layer that this one shares them with.
         output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
         fused_attention: the kernel that attends, in place of the einsum form and its masks.
+        starts: where texts begin in the rows; None where no layer keeps a state.
+        state: of this layer, from the cache or the prefix; None before the first token.
     """
 
     cos_sin: Mapping[tuple[Rope, int], CosSin]
@@ -47,6 +50,8 @@ class AttentionInputs:
     shared_kv: KVPair | None = None
     output_positions: Array | None = None
     fused_attention: FusedAttention | None = None
+    starts: TextStarts | None = None
+    state: LayerState | None = None
 
     def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """The tokens at ``output_positions`` as one row [1, M, D], or all tokens."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
+from adapt_jax.decoders.mixer_config import MixerConfig
 from adapt_jax.decoders.rope import Rope
 
 __all__ = ["DecoderConfig", "LatentAttentionConfig", "LayerConfig", "MoEConfig"]
@@ -30,6 +31,9 @@ class LayerConfig:
             their norm and rotation.
         kv_shared_with: the index of an earlier layer whose keys and values this layer attends to.
             It computes none of its own.
+        has_attention: whether the layer attends.
+        has_state: whether it has the decoder's ``mixer``, which keeps a state.
+        has_ffn: whether it has a feed-forward layer, or experts.
     """
 
     rope: Rope | None = Rope()
@@ -42,6 +46,9 @@ class LayerConfig:
     ffn_dim: int = 0
     attention_k_eq_v: bool = False
     kv_shared_with: int | None = None
+    has_attention: bool = True
+    has_state: bool = False
+    has_ffn: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,11 +173,14 @@ class DecoderConfig:
         latent_attention: the sizes of multi-head latent attention, where the decoder has that.
             ``head_dim`` is then the rotary part of queries and keys.
         moe: the mixture of experts, where the decoder has one.
+        mixer: of layers that keep a state, where the decoder has them.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
             whose outputs are added.
         attention_sinks: whether each head has a learned score that joins the softmax of attention
             and has no value: attention may go nowhere (2309.17453, gpt-oss).
         attention_scale: of attention scores; None is 1/sqrt(head_dim).
+        attention_gate: whether what a head attends to is multiplied by the sigmoid of a projection
+            (2505.06708).
         attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
         embedding_scale: of token embeddings. ``Decoder.embed`` applies it, so soft prompts are
             compared with embeddings after it.
@@ -214,11 +224,13 @@ class DecoderConfig:
     gated: bool = True
     latent_attention: LatentAttentionConfig | None = None
     moe: MoEConfig | None = None
+    mixer: MixerConfig | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     attention_sinks: bool = False
     attention_scale: float | None = None
+    attention_gate: bool = False
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     embedding_scale: float = 1.0
@@ -263,6 +275,12 @@ class DecoderConfig:
             raise ValueError("tie_word_embeddings True is not supported where logits have a bias")
 
     def _check_layer(self, layer: LayerConfig) -> None:
+        if layer.has_state and self.mixer is None:
+            raise ValueError("a layer keeps a state, but its mixer is not given")
+        if layer.is_moe and self.moe is None:
+            raise ValueError("a layer has experts, but their number is not given")
+        if not layer.has_attention:
+            return
         if self.num_heads % layer.num_kv_heads:
             raise ValueError(
                 f"num_attention_heads {self.num_heads} is not a multiple of "
@@ -281,8 +299,6 @@ class DecoderConfig:
             raise ValueError(f"sliding_window {layer.window}; expected at least 1")
         if layer.chunk is not None and layer.chunk < 1:
             raise ValueError(f"attention_chunk_size {layer.chunk}; expected at least 1")
-        if layer.is_moe and self.moe is None:
-            raise ValueError("a layer has experts, but their number is not given")
 
     def layer_config(self, index: int) -> LayerConfig:
         """The config of one layer, counted from 0, with its sizes filled in."""
@@ -312,8 +328,13 @@ class DecoderConfig:
     @property
     def layers_with_kv_cache(self) -> list[int]:
         """The layers that compute keys and values; prefixes and caches have one entry for each."""
-        layers = range(self.num_layers)
-        return [index for index in layers if self.layer_config(index).kv_shared_with is None]
+        layers = ((index, self.layer_config(index)) for index in range(self.num_layers))
+        return [n for n, one in layers if one.has_attention and one.kv_shared_with is None]
+
+    @property
+    def layers_with_state(self) -> list[int]:
+        """The layers that keep a state; its entries in prefixes and caches follow the others."""
+        return [n for n in range(self.num_layers) if self.layer_config(n).has_state]
 
     def with_context_length(self, context_length: int) -> "DecoderConfig":
         """The same decoder for texts of up to this many tokens, prefix included.

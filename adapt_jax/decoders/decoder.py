@@ -19,6 +19,7 @@ from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import Linear, Norm
 from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
 from adapt_jax.decoders.rope import CosSin, Rope
+from adapt_jax.decoders.states import TextStarts
 from adapt_jax.decoders.transformer_layer import TransformerLayer
 
 __all__ = ["Decoder"]
@@ -76,15 +77,15 @@ class Decoder(nnx.Module):
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"] | PackedRows | None,
         *,
-        prefix: list[KVBlock] | None = None,
+        prefix: list[Any] | None = None,
         prefix_positions: Int[Array, " P"] | None = None,
-        cache: list[KVPair] | None = None,
+        cache: list[Any] | None = None,
         write_at: Int[Array, " B"] | None = None,
         output_positions: Int[Array, " M"] | None = None,
         keep_kv: bool = True,
         execution: Execution = UNROLLED,
-    ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[KVPair]]:
-        """Hidden states after the last norm, and the keys and values of each layer.
+    ) -> tuple[Float[Array, "B T D"] | Float[Array, "M D"], list[Any]]:
+        """Hidden states after the last norm, and what the layers keep of the tokens.
 
         Args:
             embeddings: input embeddings of the rows, made by ``embed`` from token ids or by
@@ -95,41 +96,48 @@ class Decoder(nnx.Module):
                 rows without a cache PackedRows, with which an accelerator needs no mask.
             prefix: keys, values and mask of a prefix that all rows share (PrefixCache.blocks).
                 Like ``cache`` and the returned list, it has one entry for each of
-                ``DecoderConfig.layers_with_kv_cache``.
+                ``DecoderConfig.layers_with_kv_cache``, and then a LayerState for each of
+                ``DecoderConfig.layers_with_state``. Every text in the rows begins with that.
             prefix_positions: of the prefix's keys; by default 0, 1, 2 and so on.
             cache: keys and values [B, K, S, H]. New ones are written to it, and the updated cache
                 is returned. Without a cache the new keys and values are returned, [B, K, T, H].
+                Layers with a state continue from that in the cache, and all tokens are real.
             write_at: the first slot of the cache for each row's new keys.
             output_positions: indices into the B·T tokens in row-major order. Only their hidden
                 states are returned, [M, D], and the last layer computes little for the others.
-            keep_kv: whether keys and values are returned. Otherwise the list may be empty.
+            keep_kv: whether keys, values and states are returned. Otherwise the list is empty.
             execution: how the layers run on the platform.
         """
         config = self.config
         x, per_layer = self._prepare_input(embeddings, positions)
+        starts = None
+        if config.layers_with_state:
+            starts = TextStarts() if cache is not None else TextStarts.of_rows(mask)
+        layers = {config.layer_config(index) for index in range(config.num_layers)}
+        layers = {layer for layer in layers if layer.has_attention}
         # packed rows go to the accelerator's kernel where one fits, else through a mask
         fused = None
         if isinstance(mask, PackedRows):
-            if prefix_positions is None:
+            if prefix_positions is None and layers:
                 fused = self._choose_fused_attention(mask, prefix, x.dtype, execution)
             mask = mask.mask
         # inputs that are the same in all layers
-        layers = {config.layer_config(index) for index in range(config.num_layers)}
         alone = prefix is None and cache is None
         shared_inputs = AttentionInputs(
             self._compute_cos_sin(layers, positions, mask, alone),
             _compute_query_scales(layers, positions),
             self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at)
-            if fused is None
+            if fused is None and layers
             else {},
             write_at,
             fused_attention=fused,
+            starts=starts,
         )
         stack = LayerStack(
             config, execution, shared_inputs, per_layer, prefix, cache, output_positions, keep_kv
         )
-        x, all_kv = stack.run(self.layers, x)
-        return self.norm(x if output_positions is None else x[0]), all_kv
+        x, kept = stack.run(self.layers, x)
+        return self.norm(x if output_positions is None else x[0]), kept
 
     def _choose_fused_attention(
         self, rows: PackedRows, prefix: list[KVBlock] | None, dtype: Any, execution: Execution

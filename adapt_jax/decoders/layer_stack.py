@@ -22,7 +22,8 @@ from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.execution import REMAT_POLICIES, Execution, ParameterPath
 from adapt_jax.decoders.sharding import array_sharding
-from adapt_jax.decoders.transformer_layer import TransformerLayer
+from adapt_jax.decoders.states import LayerState
+from adapt_jax.decoders.transformer_layer import Kept, TransformerLayer
 
 __all__ = ["LayerStack", "Span", "find_spans"]
 
@@ -73,34 +74,37 @@ class LayerStack:
         inputs: what is the same in all layers.
         per_layer_embeddings: [B, T, E] for each layer; None where the decoder has none.
         prefix, cache, output_positions: as in ``Decoder.__call__``.
-        keep_kv: whether keys and values are returned.
+        keep_kv: whether keys, values and states are returned.
     """
 
     config: DecoderConfig
     execution: Execution
     inputs: AttentionInputs
     per_layer_embeddings: Sequence[Array | None]
-    prefix: list[KVBlock] | None = None
-    cache: list[KVPair] | None = None
+    prefix: list[Any] | None = None
+    cache: list[Any] | None = None
     output_positions: Int[Array, " M"] | None = None
     keep_kv: bool = True
 
     def run(
         self, layers: Sequence[TransformerLayer], x: Float[Array, "B T D"]
-    ) -> tuple[Float[Array, "B T D"], list[KVPair]]:
-        """The output of the last layer, and the keys and values of each layer that has its own.
+    ) -> tuple[Float[Array, "B T D"], list[Any]]:
+        """The output of the last layer, and what the layers keep, as ``Decoder.__call__``.
 
-        The list is empty where they are not kept.
+        The list is empty where it is not asked for.
         """
-        kv: dict[int, KVPair] = {}  # by layer
+        kept: dict[int, Kept] = {}  # by layer
         for span in self._choose_spans(layers):
             if span.repeats > 1:
-                x, span_kv = self._scan(span, layers, x, kv)
-                kv |= span_kv
+                x, of_span = self._scan(span, layers, x, kept)
+                kept |= of_span
                 continue
             for index in range(span.start, span.stop):
-                x, kv[index] = self._apply(index, layers[index], x, kv)
-        return x, [kv[index] for index in self.config.layers_with_kv_cache if self.keep_kv]
+                x, kept[index] = self._apply(index, layers[index], x, kept)
+        if not self.keep_kv:
+            return x, []
+        kv = [kept[index].kv for index in self.config.layers_with_kv_cache]
+        return x, [*kv, *(kept[index].state for index in self.config.layers_with_state)]
 
     def _choose_spans(self, layers: Sequence[TransformerLayer]) -> list[Span]:
         """Single layers, or repeating patterns. A last layer that computes less is apart."""
@@ -112,23 +116,24 @@ class LayerStack:
         return [*find_spans(kinds), *(Span(index, 1, 1) for index in range(equal, count))]
 
     def _apply(
-        self, index: int, layer: TransformerLayer, x: Array, kv: dict[int, KVPair]
-    ) -> tuple[Array, KVPair]:
+        self, index: int, layer: TransformerLayer, x: Array, kept: dict[int, Kept]
+    ) -> tuple[Array, Kept]:
         """One layer by itself."""
         source, entry = self._source(index), self._entry(index)
         is_last = index == self.config.num_layers - 1
         inputs = replace(
             self.inputs,
-            prefix=None if self.prefix is None else self.prefix[entry],
-            cache=None if self.cache is None else self.cache[entry],
-            shared_kv=None if source is None else kv[source],
+            prefix=None if self.prefix is None or entry is None else self.prefix[entry],
+            cache=None if self.cache is None or entry is None else self.cache[entry],
+            shared_kv=None if source is None else kept[source].kv,
+            state=self._find_state(index, x.shape[0]),
             output_positions=self.output_positions if is_last else None,
         )
         embedding = self.per_layer_embeddings[index]
         run: Callable[..., Any] = partial(layer, inputs=inputs, per_layer_embedding=embedding)
         if self.execution.remat != "none":
             run = jax.checkpoint(run, policy=REMAT_POLICIES[self.execution.remat])
-        found: tuple[Array, KVPair] = run(x)
+        found: tuple[Array, Kept] = run(x)
         return found
 
     def _scan(
@@ -136,34 +141,36 @@ class LayerStack:
         span: Span,
         layers: Sequence[TransformerLayer],
         x: Array,
-        kv: dict[int, KVPair],
-    ) -> tuple[Array, dict[int, KVPair]]:
-        """The layers of a span in one loop, a pattern at a time; their output, keys and values."""
+        kept: dict[int, Kept],
+    ) -> tuple[Array, dict[int, Kept]]:
+        """The layers of a span in one loop, a pattern at a time; their output, what they keep."""
         columns = [range(span.start + n, span.stop, span.period) for n in range(span.period)]
         weights = [
             _ScannedWeights.collect(layers, column, self.execution, x.dtype) for column in columns
         ]
-        is_kept = [any(map(self._is_kv_needed, column)) for column in columns]
+        is_needed = [any(map(self._is_needed, column)) for column in columns]
 
-        def apply_pattern(x: Array, looped: Any) -> tuple[Array, list[KVPair | None]]:
-            step, stacked, prefixes, embeddings = looped
-            found: list[KVPair | None] = []
+        def apply_pattern(x: Array, looped: Any) -> tuple[Array, list[Kept]]:
+            step, stacked, prefixes, states, embeddings = looped
+            found: list[Kept] = []
             for n, column in enumerate(columns):
                 source = self._source(column[0])
                 inputs = replace(
                     self.inputs,
                     prefix=self._read_prefix(column[0], prefixes[n]),
-                    shared_kv=None if source is None else kv[source],
+                    shared_kv=None if source is None else kept[source].kv,
+                    state=states[n],
                 )
                 layer = weights[n].make_layer(step, stacked[n])
-                x, pair = layer(x, inputs, embeddings[n])
-                found.append(pair if is_kept[n] else None)
+                x, of_layer = layer(x, inputs, embeddings[n])
+                found.append(of_layer if is_needed[n] else Kept())
             return x, found
 
         looped = (
             jnp.arange(span.repeats),
             [one.stacked for one in weights],
             [self._stack_prefix(column) for column in columns],
+            [self._stack_states(column, x.shape[0]) for column in columns],
             [_stack([self.per_layer_embeddings[index] for index in column]) for column in columns],
         )
         # what the loop reads from frozen weights is read again in the backward pass
@@ -175,39 +182,66 @@ class LayerStack:
         body = jax.checkpoint(apply_pattern, policy=policy, prevent_cse=False)
         x, found = jax.lax.scan(body, x, looped)
         by_layer = {
-            index: (pair[0][step], pair[1][step])
-            for column, pair in zip(columns, found, strict=True)
-            if pair is not None
+            index: jax.tree.map(lambda stacked, step=step: stacked[step], of_column)
+            for column, of_column in zip(columns, found, strict=True)
             for step, index in enumerate(column)
         }
         return x, by_layer
 
-    def _is_kv_needed(self, index: int) -> bool:
-        """Whether a layer has keys and values that are returned, or that later layers share."""
+    def _is_needed(self, index: int) -> bool:
+        """Whether what a layer keeps is returned, or shared by later layers."""
         is_shared = any(self._source(n) == index for n in range(self.config.num_layers))
         return self._source(index) is None and (self.keep_kv or is_shared)
 
     def _stack_prefix(self, column: range) -> KVPair | None:
         """The prefix's keys and values of layers that have their own."""
-        if self.prefix is None or self._source(column[0]) is not None:
+        has_own = self._source(column[0]) is None and self._entry(column[0]) is not None
+        if self.prefix is None or not has_own:
             return None
-        entries = [self.prefix[self._entry(index)] for index in column]
+        entries = [self._get_block(index) for index in column]
         return jnp.stack([one[0] for one in entries]), jnp.stack([one[1] for one in entries])
 
     def _read_prefix(self, index: int, pair: KVPair | None) -> KVBlock | None:
         """The prefix of a layer in a loop; ``pair`` are its own keys and values, if any."""
-        if self.prefix is None:
+        if self.prefix is None or self._entry(index) is None:
             return None
-        block = self.prefix[self._entry(index)]
+        block = self._get_block(index)
         return block if pair is None else (*pair, block[2])
+
+    def _get_block(self, index: int) -> KVBlock:
+        """The prefix's keys, values and mask of a layer that attends."""
+        entry = self._entry(index)
+        assert self.prefix is not None and entry is not None
+        block: KVBlock = self.prefix[entry]
+        return block
+
+    def _stack_states(self, column: range, rows: int) -> LayerState | None:
+        """The states with which the layers of a column begin."""
+        states = [self._find_state(index, rows) for index in column]
+        if states[0] is None:
+            return None
+        stacked: LayerState = jax.tree.map(lambda *arrays: jnp.stack(arrays), *states)
+        return stacked
+
+    def _find_state(self, index: int, rows: int) -> LayerState | None:
+        """The state with which a layer begins: of the cache, or else of the prefix."""
+        entries = self.prefix if self.cache is None else self.cache
+        if entries is None or not self.config.layer_config(index).has_state:
+            return None
+        config = self.config
+        place = len(config.layers_with_kv_cache) + config.layers_with_state.index(index)
+        state: LayerState = entries[place]
+        return state.repeat(rows) if state.convolution.ndim == 2 else state
 
     def _source(self, index: int) -> int | None:
         """The layer whose keys and values this one shares."""
         return self.config.layer_config(index).kv_shared_with
 
-    def _entry(self, index: int) -> int:
-        """Where prefixes and caches have the keys and values that this layer attends to."""
+    def _entry(self, index: int) -> int | None:
+        """Where prefixes and caches have the keys and values that this layer attends to, if any."""
         source = self._source(index)
+        if not self.config.layer_config(index).has_attention:
+            return None
         return self.config.layers_with_kv_cache.index(index if source is None else source)
 
 

@@ -22,6 +22,7 @@ Index = tuple[slice, ...]  # one slice for each axis
 PARAMETER_KINDS = {
     "embedding": r"^(per_layer_embeddings\.)?embedding$",
     "attention": r"\.attention\.",
+    "mixer": r"\.mixer\.",
     "ffn": r"\.(ffn|dense_with_moe\.experts)\.",
     "norm": r"(^|\.|_)norm\.",
     "output": r"^output\.",

@@ -3,14 +3,14 @@
 Prompt tuning, few-shot prompting and chain of thought differ only in the prefix (2104.08691,
 section 2; 2005.14165; 2201.11903). With causal attention a prefix sees nothing of what follows it,
 so sharing its keys and values is exact: logits and gradients are those of repeating it in every
-row.
+row. For a layer that keeps a state, the prefix is this state, with which every text begins.
 
 Axes: B rows, T tokens, P prefix tokens, K key/value heads, H head size, D embedding,
 N members of an ensemble, M prefixes side by side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,9 +19,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows
+from adapt_jax.decoders.attention import KVPair, PackedRows
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import UNROLLED, Execution
+from adapt_jax.decoders.states import LayerState
 
 __all__ = ["Prefix", "PrefixCache", "PrefixCaches", "SoftPrompt", "encode_prefix", "round_up"]
 
@@ -87,26 +88,37 @@ class Prefix:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a prefix.
+    """What the layers of a decoder keep of a prefix.
 
     Attributes:
-        layers: [K, P, H] each, one entry for each of ``DecoderConfig.layers_with_kv_cache``.
-        length: how many of the P tokens are real; the others are padding.
+        layers: keys and values, [K, P, H] each, of ``DecoderConfig.layers_with_kv_cache``; then
+            the states of ``DecoderConfig.layers_with_state``.
+        real_tokens: how many of the P tokens are real, the others being padding; None: all.
         padded: P, or 0 where there is no prefix.
     """
 
-    layers: list[KVPair]
-    length: Int[Array, ""] | int
+    layers: list[KVPair | LayerState]
+    real_tokens: Int[Array, ""] | int | None
     padded: int = field(metadata={"static": True})
 
     @property
-    def blocks(self) -> list[KVBlock] | None:
+    def length(self) -> Int[Array, ""] | int:
+        """The number of real tokens."""
+        return self.padded if self.real_tokens is None else self.real_tokens
+
+    @property
+    def blocks(self) -> list[Any] | None:
         """The ``prefix`` argument of ``Decoder.__call__``; None where there is no prefix."""
         if self.padded == 0:
             return None
         is_full = isinstance(self.length, int) and self.length == self.padded
         mask = None if is_full else jnp.arange(self.padded) < self.length
-        return [(keys, values, mask) for keys, values in self.layers]
+        return _add_masks(self.layers, mask)
+
+
+def _add_masks(layers: Sequence[KVPair | LayerState], mask: Array | None) -> list[Any]:
+    """Keys and values with the mask of who attends to them; states as they are."""
+    return [one if isinstance(one, LayerState) else (*one, mask) for one in layers]
 
 
 @jax.tree_util.register_dataclass
@@ -118,45 +130,65 @@ class PrefixCaches:
     and a mask hides those that are not theirs.
 
     Attributes:
-        layers: keys and values [K, P, H] as in PrefixCache, P over all prefixes.
+        layers: keys and values [K, P, H] as in PrefixCache, P over all prefixes; and states with
+            M as their first axis.
         lengths: of each of the M prefixes.
         owner: the prefix that each of the P tokens belongs to; -1 is padding.
         positions: of each of the P tokens in its prefix.
     """
 
-    layers: list[KVPair]
+    layers: list[KVPair | LayerState]
     lengths: Int[Array, " M"]
     owner: Int[Array, " P"]
     positions: Int[Array, " P"]
+
+    @staticmethod
+    def of_one(cache: PrefixCache) -> "PrefixCaches":
+        """A single prefix, with its padding."""
+        columns = jnp.arange(cache.padded)
+        layers = [
+            jax.tree.map(lambda x: x[None], one) if isinstance(one, LayerState) else one
+            for one in cache.layers
+        ]
+        real = jnp.asarray(cache.length, jnp.int32)[None]
+        return PrefixCaches(layers, real, jnp.where(columns < cache.length, 0, -1), columns)
 
     @staticmethod
     def concatenate(caches: Sequence[PrefixCache]) -> "PrefixCaches":
         """Puts these prefixes side by side; their lengths must be known (not traced)."""
         lengths = [int(cache.length) for cache in caches]
         if len(caches) == 1:
-            columns = jnp.arange(caches[0].padded)
-            owner = jnp.where(columns < lengths[0], 0, -1)
-            real = jnp.asarray(lengths, jnp.int32)
-            return PrefixCaches(caches[0].layers, real, owner, columns)
+            return PrefixCaches.of_one(replace(caches[0], real_tokens=lengths[0]))
         # real tokens only, then padding up to the bucket
         padding = round_up(sum(lengths)) - sum(lengths)
         owner_ids = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.concatenate([np.arange(length) for length in lengths])
         nonempty = [cache for cache in caches if cache.padded]
 
-        def concatenate_arrays(layer: int, key_or_value: int) -> Array:
-            arrays = [one.layers[layer][key_or_value][:, : int(one.length)] for one in nonempty]
-            return jnp.pad(jnp.concatenate(arrays, axis=1), ((0, 0), (0, padding), (0, 0)))
+        def concatenate_tokens(*arrays: Array) -> Array:
+            real = [x[:, : int(one.length)] for x, one in zip(arrays, nonempty, strict=True)]
+            return jnp.pad(jnp.concatenate(real, axis=1), ((0, 0), (0, padding), (0, 0)))
 
-        num_layers = len(nonempty[0].layers) if nonempty else 0
+        def stack_states(*arrays: Array) -> Array:
+            # rows behind an empty prefix begin with a state of zeros
+            states, empty = iter(arrays), jnp.zeros_like(arrays[0])
+            return jnp.stack([next(states) if cache.padded else empty for cache in caches])
+
+        layers = [
+            jax.tree.map(
+                stack_states if isinstance(of_layer[0], LayerState) else concatenate_tokens,
+                *of_layer,
+            )
+            for of_layer in zip(*(cache.layers for cache in nonempty), strict=True)
+        ]
         return PrefixCaches(
-            [(concatenate_arrays(n, 0), concatenate_arrays(n, 1)) for n in range(num_layers)],
+            layers,
             jnp.asarray(lengths, jnp.int32),
             jnp.asarray(np.pad(owner_ids, (0, padding), constant_values=-1), jnp.int32),
             jnp.asarray(np.pad(positions, (0, padding)), jnp.int32),
         )
 
-    def blocks(self, which: Int[Array, " B"], tokens: int) -> list[KVBlock] | None:
+    def blocks(self, which: Int[Array, " B"], tokens: int) -> list[Any] | None:
         """The ``prefix`` argument of ``Decoder.__call__``; None where there is no prefix.
 
         Args:
@@ -168,7 +200,11 @@ class PrefixCaches:
         mask = self.owner == 0
         if self.lengths.shape[0] > 1:
             mask = jnp.repeat((self.owner == which[:, None])[:, None], tokens, axis=1)
-        return [(keys, values, mask) for keys, values in self.layers]
+        layers = [
+            jax.tree.map(lambda x: x[which], one) if isinstance(one, LayerState) else one
+            for one in self.layers
+        ]
+        return _add_masks(layers, mask)
 
 
 def encode_prefix(
@@ -186,14 +222,13 @@ def encode_prefix(
     """
     padded = embeddings.shape[0]
     if padded == 0:
-        return PrefixCache([], 0, 0)
+        return PrefixCache([], None, 0)
     positions = jnp.arange(padded)[None]
     # causal, and padding attends to nothing
     real = jnp.arange(padded) < (padded if length is None else length)
     rows = PackedRows(real[None].astype(jnp.int32))
-    _, kv = decoder(embeddings[None], positions, rows, execution=execution)
-    layers = [(keys[0], values[0]) for keys, values in kv]
-    return PrefixCache(layers, padded if length is None else length, padded)
+    _, kept = decoder(embeddings[None], positions, rows, execution=execution)
+    return PrefixCache(jax.tree.map(lambda x: x[0], kept), length, padded)
 
 
 def round_up(length: int, multiple: int = PREFIX_BUCKET) -> int:

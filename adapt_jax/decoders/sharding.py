@@ -128,8 +128,12 @@ def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
 
 
 def cache_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """The sharding of cached keys or values [B, K, S, H]: rows and, where they divide, heads."""
-    return array_sharding(("rows", "kv_heads", None, None), shape, mesh)
+    """The sharding of cached keys or values [B, K, S, H], and of states, which begin with rows.
+
+    Rows are split and, where they divide, heads.
+    """
+    heads = "kv_heads" if len(shape) == 4 else None
+    return array_sharding(("rows", heads, *(None for _ in shape[2:])), shape, mesh)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,9 +1,12 @@
-"""The transformer layer: attention and feed-forward layer with their norms and residuals.
+"""The transformer layer: attention or a mixer, and a feed-forward layer, with norms and residuals.
 
 Axes: B rows, T tokens, S keys (cache slots), M tokens whose output is wanted, D embedding,
 N query heads, K key/value heads, H head size, E per-layer embedding.
 """
 
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,11 +16,13 @@ from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.latent_attention import LatentAttention
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
+from adapt_jax.decoders.mixers import begin_state, make_mixer
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
 from adapt_jax.decoders.rope import apply_rope
+from adapt_jax.decoders.states import LayerState
 
-__all__ = ["Attention", "TransformerLayer"]
+__all__ = ["Attention", "Kept", "TransformerLayer"]
 
 
 class Attention(nnx.Module):
@@ -35,6 +40,11 @@ class Attention(nnx.Module):
         self.key = make_kv_projection(has_kv)
         self.value = make_kv_projection(has_kv and not layer.attention_k_eq_v)
         self.output = Linear(rngs, query_dim, embed, ("heads", "embed"), config.output_bias)
+        self.output_gate = (
+            Linear(rngs, embed, query_dim, ("embed", "heads"), bias)
+            if config.attention_gate
+            else None
+        )
         self.query_norm = _make_qk_norm(config, layer, query_dim, "heads")
         self.key_norm = _make_qk_norm(config, layer, kv_dim, "kv_heads") if has_kv else None
         norms_values = has_kv and config.value_norm
@@ -64,6 +74,8 @@ class Attention(nnx.Module):
         )
         # heads side by side, projected back to [B, T, D]
         attended = inputs.select_outputs(attended.reshape(*x.shape[:2], -1))
+        if self.output_gate is not None:
+            attended = attended * jax.nn.sigmoid(self.output_gate(inputs.select_outputs(x)))
         return self.output(attended), (keys, values)
 
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
@@ -124,42 +136,69 @@ def _make_qk_norm(config: DecoderConfig, layer: LayerConfig, size: int, axis: st
     )
 
 
+def _make_ffn(config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs) -> Any:
+    """The feed-forward layer, or the experts, of a layer that has them."""
+    if not layer.has_ffn:
+        return None
+    return MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
+
+
+class Kept(NamedTuple):
+    """What a layer keeps of the tokens it has read: keys and values, or a state.
+
+    Attributes:
+        kv: that its attention used.
+        state: after each row.
+    """
+
+    kv: KVPair | None = None
+    state: LayerState | None = None
+
+
 class TransformerLayer(nnx.Module):
-    """A transformer layer: attention, then a feed-forward layer, each added to its input."""
+    """A transformer layer: attention, then a feed-forward layer, each added to its input.
+
+    Some layers have a mixer that keeps a state in place of attention.
+    """
 
     def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
         def make_norm(needed: bool) -> Norm | None:
             return Norm(config, config.embed_dim) if needed else None
 
         self.attention_norm = make_norm(config.pre_norm)
-        latent = config.latent_attention is not None
-        self.attention = (LatentAttention if latent else Attention)(config, layer, rngs)
+        kind = LatentAttention if config.latent_attention is not None else Attention
+        self.attention = kind(config, layer, rngs) if layer.has_attention else None
+        self.mixer = make_mixer(config, rngs) if layer.has_state else None
         self.attention_post_norm = make_norm(config.post_norm)
-        self.ffn_norm = make_norm(config.pre_norm and config.residual != "parallel_shared")
-        self.ffn = MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
+        has_ffn_norm = config.pre_norm and config.residual != "parallel_shared"
+        self.ffn_norm = make_norm(layer.has_ffn and has_ffn_norm)
+        self.ffn = _make_ffn(config, layer, rngs)
         self.dense_with_moe = DenseWithMoE(config, rngs) if config.dense_with_moe else None
-        self.ffn_post_norm = make_norm(config.post_norm)
+        self.ffn_post_norm = make_norm(layer.has_ffn and config.post_norm)
         has_gate = bool(config.per_layer_embedding_dim)
         self.per_layer_gate = PerLayerGate(config, rngs) if has_gate else None
         self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
+        self.config = config
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
         inputs: AttentionInputs,
         per_layer_embedding: Float[Array, "B T E"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVPair]:
-        """The layer's output, and the keys and values that its attention used.
+    ) -> tuple[Float[Array, "B T D"], Kept]:
+        """The layer's output, and what it keeps.
 
         With ``inputs.output_positions`` all that follows attention is computed for these tokens
         alone, and the output is [1, M, D].
         """
-        # attention
+        # attention, or what is in its place
         normed = x if self.attention_norm is None else self.attention_norm(x)
-        update, kv = self.attention(normed, inputs)
+        update, kept = self._mix_tokens(normed, inputs)
         x, normed = inputs.select_outputs(x), inputs.select_outputs(normed)
         after_attention = self._add(x, update, self.attention_post_norm)
+        if self.ffn is None:
+            return after_attention, kept
         # feed-forward; with parallel residuals it reads what attention read
         if self.residual == "sequential":
             x = after_attention
@@ -172,7 +211,21 @@ class TransformerLayer(nnx.Module):
         # the end of a layer in some families
         if self.per_layer_gate is not None and per_layer_embedding is not None:
             x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
-        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kv
+        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kept
+
+    def _mix_tokens(
+        self, x: Float[Array, "B T D"], inputs: AttentionInputs
+    ) -> tuple[Float[Array, "B T D"], Kept]:
+        """The output of attention or mixer (at ``output_positions``), and what it keeps."""
+        if self.attention is not None:
+            update, kv = self.attention(x, inputs)
+            return update, Kept(kv=kv)
+        assert self.mixer is not None and inputs.starts is not None
+        state = inputs.state
+        if state is None:
+            state = begin_state(self.config, x.dtype).repeat(x.shape[0])
+        mixed, state = self.mixer(x, state, inputs.starts)
+        return self.mixer.output(inputs.select_outputs(mixed)), Kept(state=state)
 
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None

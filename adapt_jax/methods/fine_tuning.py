@@ -30,8 +30,8 @@ class FineTuning(TuningMethod):
     """Trains ``all`` parameters, or those of chosen parts; the loss is on the answer only.
 
     Attributes:
-        trainable: a part or a list of them: embedding, attention, ffn, norm, output, ``layers.N``,
-            or a regular expression that is searched in the parameters' paths.
+        trainable: a part or a list of them: embedding, attention, mixer, ffn, norm, output,
+            ``layers.N``, or a regular expression that is searched in the parameters' paths.
     """
 
     training: TrainingConfig = TrainingConfig(learning_rate=1e-3)

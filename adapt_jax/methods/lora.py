@@ -34,8 +34,9 @@ __all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
 Module = Literal[
     "query", "key", "value", "output", "gate", "up", "down",
     "query_down", "query_up", "kv_down", "kv_up",
+    "output_gate", "input", "strength", "decay",
 ]  # fmt: skip
-FFN_MODULES = ("gate", "up", "down")  # the others belong to the attention, the last to a latent one
+FFN_MODULES = ("gate", "up", "down")  # the others belong to attention, or to what is in its place
 
 
 class LoRA(nnx.Module):
@@ -70,7 +71,7 @@ class LoRAConfig(TuningMethod):
         alpha: the updates are scaled by alpha / rank.
         rank_stabilized: scales by alpha / sqrt(rank) instead, so that a higher rank does not learn
             more slowly (rsLoRA: 2312.03732).
-        modules: "all" projections of attention and feed-forward network, or a list of them.
+        modules: "all" projections of the layers, or a list of them.
     """
 
     training: TrainingConfig = TrainingConfig(learning_rate=3e-3)
@@ -122,11 +123,11 @@ def attach_lora(
     found = set()
     for layer in decoder.layers:
         for name in wanted:
-            block = layer.ffn if name in FFN_MODULES else layer.attention
-            linear = getattr(block, name, None)
-            if isinstance(linear, Linear):
-                linear.lora = LoRA(linear, rank, scale, rngs)
-                found.add(name)
+            blocks = (layer.ffn,) if name in FFN_MODULES else (layer.attention, layer.mixer)
+            for linear in (getattr(block, name, None) for block in blocks):
+                if isinstance(linear, Linear):
+                    linear.lora = LoRA(linear, rank, scale, rngs)
+                    found.add(name)
     if lacking := [name for name in wanted if name not in found and modules != "all"]:
         has = ", ".join(name for name in get_args(Module) if name in found)
         raise UserError(

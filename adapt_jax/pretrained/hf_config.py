@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["add_eos_ids", "read_config", "read_quantization"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
+MAX_TAPS = 64  # of a convolution
 MAX_EXPERT_PARTS = 100_000  # layers times experts: this many tensors a decoder may have
 # Other names that files have for the ``model_type`` of an architecture.
 MODEL_TYPE_ALIASES = {"kimi_k2": "deepseek_v3"}
@@ -183,6 +184,35 @@ NAME_CHECKS: dict[str, Check] = {
     "attn_temperature_tuning": Check("true or false", lambda value: isinstance(value, bool | int)),
     "scale_depth": number(-1e9, 1e9, nullable=True),
     "dim_model_base": whole(1, MAX_WIDTH, nullable=True),
+    "conv_L_cache": whole(1, MAX_TAPS),
+    "block_ff_dim": whole(1, MAX_WIDTH),
+    "block_multiple_of": whole(1, MAX_WIDTH),
+    "block_ffn_dim_multiplier": number(1e-9, 1e3, nullable=True),
+    "full_attn_idxs": list_of("layers", _is_layer),
+    "full_attention_interval": whole(1, MAX_LAYERS),
+    "layers_block_type": list_of("texts", lambda value: isinstance(value, str)),
+    "n_groups": whole(1, 2**14),
+    "state_size": whole(1, 2**16),
+    "conv_kernel": whole(1, MAX_TAPS),
+    "expand": whole(1, 2**10),
+    "mamba_n_heads": whole(1, 2**14),
+    "mamba_n_groups": whole(1, 2**14),
+    "mamba_d_state": whole(1, 2**16),
+    "mamba_d_head": Check(
+        "auto, or a whole number", lambda value: value == "auto" or is_whole(value, 1, 2**16)
+    ),
+    "mamba_d_conv": whole(1, MAX_TAPS),
+    "mamba_expand": whole(1, 2**10),
+    "shared_intermediate_size": whole(1, MAX_WIDTH),
+    "shared_expert_intermediate_size": whole(1, MAX_WIDTH),
+    "time_step_limit": Check(
+        "two numbers", lambda value: isinstance(value, list) and len(value) == 2, nullable=True
+    ),
+    "linear_num_key_heads": whole(1, 2**14),
+    "linear_num_value_heads": whole(1, 2**14),
+    "linear_key_head_dim": whole(1, 2**14),
+    "linear_value_head_dim": whole(1, 2**14),
+    "linear_conv_kernel_dim": whole(1, MAX_TAPS),
     "n_inner": whole(1, MAX_WIDTH, nullable=True),
     "ffn_hidden_size": whole(1, MAX_WIDTH, nullable=True),
     "word_embed_proj_dim": whole(1, MAX_WIDTH, nullable=True),
@@ -208,6 +238,8 @@ NAME_CHECKS: dict[str, Check] = {
                 "use_qk_norm",
                 "rope_interleave",
             ),
+            *("conv_bias", "block_auto_adjust_ff_dim", "tie_embedding"),
+            *("mamba_proj_bias", "mamba_conv_bias", "use_bias", "use_conv_bias"),
         ),
         FLAG,
     ),

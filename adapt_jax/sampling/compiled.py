@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import PrefixCache, PrefixCaches, encode_prefix
+from adapt_jax.decoders.states import LayerState
 from adapt_jax.sampling.logits import (
     SamplingParams,
     apply_repetition_penalty,
@@ -39,7 +40,9 @@ __all__ = [
 
 CHUNK = 8  # decoding steps on the device before the host looks at the tokens
 
-Cache = list[KVPair]  # keys and values [B, K, S, H] of each layer, without those of the prefix
+# Keys and values [B, K, S, H] of each layer that attends, without those of the prefix; and the
+# state of each other layer, which the prefix is part of.
+Cache = list[KVPair | LayerState]
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +50,8 @@ Cache = list[KVPair]  # keys and values [B, K, S, H] of each layer, without thos
 class SlotState:
     """The state of each of B slots on the device, besides its cache.
 
-    The keys and values of ``token`` are not in the cache yet; they go to column ``length``.
+    The keys and values of ``token`` are not in the cache yet; they go to column ``length``. Nor has
+    any state read it.
 
     Attributes:
         token: the newest one.
@@ -85,7 +89,7 @@ class SlotState:
 def encode_prompt_prefix(
     graph: Any, weights: Any, embeddings: Float[Array, "P D"], length: Int[Array, ""]
 ) -> PrefixCache:
-    """Keys and values of the prefix, of which the first ``length`` embeddings are no padding."""
+    """What layers keep of the prefix, of which the first ``length`` embeddings are no padding."""
     return encode_prefix(nnx.merge(graph, weights), embeddings, length)
 
 
@@ -98,7 +102,7 @@ def encode_questions(
     tokens: Int[Array, "R T"],
     lengths: Int[Array, " R"],
 ) -> Cache:
-    """Keys and values [R, K, T, H] of each row's first ``lengths`` tokens, after its prefix."""
+    """What layers keep of each row's first ``lengths`` tokens, which follow its prefix."""
     decoder = nnx.merge(graph, weights)
     columns = jnp.arange(tokens.shape[1])
     segments = (columns < lengths[:, None]).astype(jnp.int32)
@@ -143,16 +147,19 @@ def insert_into_slots(
 
 @partial(jax.jit, donate_argnums=0)
 def _insert_into_layer(
-    cache: KVPair,
+    cache: KVPair | LayerState,
     where: Int[Array | np.ndarray, " B"],
-    encoded: KVPair,
+    encoded: KVPair | LayerState,
     rows: Int[Array | np.ndarray, " B"],
-) -> KVPair:
+) -> KVPair | LayerState:
     def insert(old: Array, fresh: Array) -> Array:
+        if isinstance(cache, LayerState):  # whole: nothing of what the slot held before remains
+            return old.at[where].set(fresh[rows], mode="drop")
         columns = min(old.shape[2], fresh.shape[2])  # the padded question may be longer
         return old.at[where, :, :columns].set(fresh[rows, :, :columns], mode="drop")
 
-    return insert(cache[0], encoded[0]), insert(cache[1], encoded[1])
+    inserted: KVPair | LayerState = jax.tree.map(insert, cache, encoded)
+    return inserted
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -160,6 +167,11 @@ def _insert_into_state(
     slots: SlotState, where: Int[Array | np.ndarray, " B"], new: SlotState
 ) -> SlotState:
     return jax.tree.map(lambda old, fresh: old.at[where].set(fresh, mode="drop"), slots, new)
+
+
+def _count_columns(cache: Cache) -> int:
+    """How many tokens the cache has room for; 0 where no layer attends."""
+    return 0 if not cache or isinstance(cache[0], LayerState) else cache[0][0].shape[2]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(5, 6))
@@ -179,7 +191,7 @@ def decode_chunk(
         the cache, the slots, the new tokens, and their log-probabilities under the decoder.
     """
     decoder = nnx.merge(graph, weights)
-    columns = jnp.arange(cache[0][0].shape[2])
+    columns = jnp.arange(_count_columns(cache))
     blocks, prefix_lengths = prefix.blocks(slots.prefix, 1), prefix.lengths[slots.prefix]
 
     def step(

@@ -1,9 +1,9 @@
 """The sampling engine: many candidates for the price of one prompt.
 
-The prefix is encoded once, and all slots attend to it. A question is encoded once, and its keys and
-values are copied into the slots of its candidates. Slots decode in chunks of steps on the device;
-between chunks the host looks for stop strings, takes finished candidates out and puts waiting ones
-in. Shapes do not change during a run, so nothing compiles twice.
+The prefix is encoded once, and all slots attend to it. A question is encoded once, and its keys,
+values and states are copied into the slots of its candidates. Slots decode in chunks of steps on
+the device; between chunks the host looks for stop strings, takes finished candidates out and puts
+waiting ones in. Shapes do not change during a run, so nothing compiles twice.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,6 +16,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders import sharding
+from adapt_jax.decoders.mixers import begin_state
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.candidates import NonFiniteLogitsError
@@ -322,16 +323,19 @@ class Engine:
             if self.mesh is None:
                 # bound to a device, as decoding returns it: decoding would compile twice else
                 return jax.device_put(x, device)
-            if x.ndim == 4:
+            if x.ndim >= 3:
                 return jax.device_put(x, sharding.cache_sharding(x.shape, self.mesh))
             axes = ["rows", *(None for _ in x.shape[1:])]
             return jax.device_put(x, sharding.array_sharding(axes, x.shape, self.mesh))
 
-        cache = []
+        cache: Cache = []
         for index in config.layers_with_kv_cache:
             keys, values = (
                 place(jnp.zeros((num_slots, heads, cache_length, size), self.dtype))
                 for heads, size in config.kv_cache_sizes(index)
             )
             cache.append((keys, values))
+        for _ in config.layers_with_state:
+            state = begin_state(config, self.dtype).repeat(num_slots)
+            cache.append(jax.tree.map(place, state))
         return cache, jax.tree.map(place, SlotState.idle(num_slots, self._seen_size))

@@ -3,7 +3,8 @@
 A context and several continuations of it share one row: every continuation attends to the prefix,
 the context and itself, at the positions that it would have alone. So the context is read once, and
 logits exist only where a token of a continuation is predicted. This is exact. Where there are many
-continuations, they are spread over several rows, so memory does not grow with their number.
+continuations, they are spread over several rows, so memory does not grow with their number. Where
+layers keep a state, which a row has but one of, every continuation has a row of its own.
 """
 
 from collections import Counter, defaultdict
@@ -75,12 +76,17 @@ class MultipleChoiceRequest:
         """Tokens that are predicted."""
         return sum(self.num_scored)
 
-    def split(self) -> "list[MultipleChoiceRequest]":
-        """The same as requests of at most MAX_ROW_TARGETS predicted tokens, in order."""
+    def split(self, max_continuations: int | None = None) -> "list[MultipleChoiceRequest]":
+        """The same as requests of at most MAX_ROW_TARGETS predicted tokens, in order.
+
+        Args:
+            max_continuations: how many continuations a request has at most; None: any number.
+        """
         counts = self.num_scored
         starts, in_part = [0], 0
         for at, count in enumerate(counts):
-            if in_part and in_part + count > MAX_ROW_TARGETS:
+            is_full = at - starts[-1] == max_continuations
+            if in_part and (is_full or in_part + count > MAX_ROW_TARGETS):
                 starts.append(at)
                 in_part = 0
             in_part += count
@@ -140,7 +146,8 @@ def score_continuations(
     """
     graph, weights = nnx.split(model.decoder)
     encoded = encoded_prefix or encode_scoring_prefix(model, prefix)
-    rows = [(index, part) for index, one in enumerate(requests) for part in one.split()]
+    most = 1 if model.config.layers_with_state else None
+    rows = [(index, part) for index, one in enumerate(requests) for part in one.split(most)]
     num_missing = Counter(index for index, _ in rows)
     found: dict[int, dict[int, list[LogLikelihood]]] = defaultdict(dict)
     row_multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
@@ -166,7 +173,7 @@ def score_continuations(
 
 
 def encode_scoring_prefix(model: PretrainedDecoder, prefix: Prefix) -> PrefixCache:
-    """Keys and values of a prefix, padded as scoring takes it."""
+    """What layers keep of a prefix, padded as scoring takes it."""
     graph, weights = nnx.split(model.decoder)
     padding = ((0, round_up(len(prefix)) - len(prefix)), (0, 0))
     dtype = model.decoder.embedding[...].dtype

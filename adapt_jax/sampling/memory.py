@@ -5,9 +5,11 @@ import socket
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.mixers import begin_state
 from adapt_jax.utils import distributed
 
 __all__ = ["MAX_USEFUL_SLOTS", "count_fitting_slots", "count_slot_bytes", "free_bytes"]
@@ -19,7 +21,7 @@ MAX_SHARE = 0.8  # of the free memory
 def count_slot_bytes(
     config: DecoderConfig, cache_length: int, itemsize: int, mesh: Mesh | None = None
 ) -> int:
-    """Bytes of one slot on a device: its keys and values, and its row of logits.
+    """Bytes of one slot on a device: its keys, values and states, and its row of logits.
 
     Devices of the mesh's ``tensor`` axis hold a part of the heads each, where they divide them
     (see ``sharding.cache_sharding``).
@@ -28,8 +30,22 @@ def count_slot_bytes(
     sizes = [size for n in config.layers_with_kv_cache for size in config.kv_cache_sizes(n)]
     heads = [count if count % parts else count // parts for count, _ in sizes]
     numbers = sum(count * size for count, (_, size) in zip(heads, sizes, strict=True))
+    cache = numbers * cache_length * itemsize + _count_state_bytes(config, itemsize, parts)
     # while a token is drawn: logits, truncated logits, exponentials, seen tokens
-    return numbers * cache_length * itemsize + 4 * config.vocab_size * 4
+    return cache + 4 * config.vocab_size * 4
+
+
+def _count_state_bytes(config: DecoderConfig, itemsize: int, parts: int) -> int:
+    """Bytes of the states of all layers, whose heads are divided among so many devices."""
+    if not config.layers_with_state:
+        return 0
+    dtype = jnp.bfloat16 if itemsize == 2 else jnp.float32
+    state = jax.eval_shape(lambda: begin_state(config, dtype))
+    each = state.convolution.size * itemsize
+    if (recurrent := state.recurrent) is not None:
+        count = recurrent.size * recurrent.dtype.itemsize
+        each += count if recurrent.shape[0] % parts else count // parts
+    return int(each) * len(config.layers_with_state)
 
 
 def free_bytes() -> int:

@@ -11,8 +11,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.execution import Execution, ParameterPath, choose_execution
+from adapt_jax.decoders.prefix import PrefixCache
 from adapt_jax.training.chunk_loss import Objective
 from adapt_jax.training.config import TrainingConfig, compute_dtype
 from adapt_jax.training.packing import Batch
@@ -61,7 +61,7 @@ def make_step(
     def execution_for(trainable: Any) -> Execution:
         return choose_execution(mesh, config.remat, find_trained_paths(trainable))
 
-    def encode(prompt_prefix: jax.Array, frozen: Any, trainable: Any) -> list[KVPair]:
+    def encode(prompt_prefix: jax.Array, frozen: Any, trainable: Any) -> PrefixCache:
         model: TunedDecoder = nnx.merge(graph, trainable, frozen)
         return model.prefix(prompt_prefix, dtype, execution_for(trainable))
 
@@ -85,7 +85,7 @@ def make_step(
         (nats, accuracy), (gradients, cotangent) = _sum_over_microbatches(differentiate, batch)
 
         # What reaches the trainable state through the prefix.
-        if prefix:
+        if prefix.padded:
             cotangent = jax.tree.map(lambda sum, one: sum.astype(one.dtype), cotangent, prefix)
             gradients = jax.tree.map(jnp.add, gradients, *back_propagate(cotangent))
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from adapt_jax.decoders.attention import KVPair, PackedRows
+from adapt_jax.decoders.attention import PackedRows
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, SoftPrompt, encode_prefix
@@ -38,8 +38,8 @@ class TunedDecoder(nnx.Module):
         prompt_prefix: Int[Array, " F"],
         dtype: DTypeLike = jnp.float32,
         execution: Execution = UNROLLED,
-    ) -> list[KVPair]:
-        """Keys and values [K, P, H] of each layer that has its own, for what all rows share.
+    ) -> PrefixCache:
+        """What layers keep of the prefix that all rows share.
 
         That is the soft prompt and the token ids ``prompt_prefix``; nothing, where P is 0.
         """
@@ -48,12 +48,12 @@ class TunedDecoder(nnx.Module):
             cut = int(not self.soft_prompt.before_bos)
             prefix = Prefix((prompt_prefix[:cut], self.soft_prompt, prompt_prefix[cut:]))
         embeddings = prefix.embeddings(self.decoder, dtype)
-        return encode_prefix(self.decoder, embeddings, execution=execution).layers
+        return encode_prefix(self.decoder, embeddings, execution=execution)
 
     def loss(
         self,
         batch: Batch,
-        prefix: list[KVPair],
+        prefix: PrefixCache,
         dtype: DTypeLike = jnp.float32,
         *,
         count: Float[Array, ""] | None = None,
@@ -62,7 +62,7 @@ class TunedDecoder(nnx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Mean cross-entropy in nats per target token, and the share of targets ranked first.
 
-        Every segment attends to ``prefix``. Logits, and what the last layer computes after its
+        Every segment follows ``prefix``. Logits, and what the last layer computes after its
         attention, exist at target positions only.
 
         Args:
@@ -73,16 +73,15 @@ class TunedDecoder(nnx.Module):
             execution: how the layers run on the platform.
         """
         decoder = self.decoder
-        length = prefix[0][0].shape[1] if prefix else 0
         ids, weights, mesh = batch.target_id, batch.target_weight, None
         positions: Array | None = batch.target_index
         if execution.local_targets:  # the targets of a device's rows stay on the device
             (ids, weights), positions, mesh = spread_targets(batch), None, execution.mesh
         hidden, _ = decoder(
             decoder.embed(batch.tokens, dtype),
-            batch.positions + length,
+            batch.positions + prefix.length,
             PackedRows(batch.segments),
-            prefix=PrefixCache(prefix, length, length).blocks,
+            prefix=prefix.blocks,
             output_positions=positions,
             keep_kv=False,
             execution=execution,

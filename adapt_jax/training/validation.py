@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.execution import UNROLLED, Execution
+from adapt_jax.decoders.prefix import PrefixCache
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.training.metrics_log import Row
 from adapt_jax.training.packing import Batch, BatchShape, TrainingExample, pack
@@ -92,11 +92,11 @@ class Validator:
             for batch in _pack_all(examples, shape, config)
         ]
 
-        def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> list[KVPair]:
+        def prefix(trainable: Any, frozen: Any, prompt_prefix: jax.Array) -> PrefixCache:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
             return model.prefix(prompt_prefix, execution=execution)
 
-        def loss(trainable: Any, prefix: list[KVPair], frozen: Any, batch: Batch) -> jax.Array:
+        def loss(trainable: Any, prefix: PrefixCache, frozen: Any, batch: Batch) -> jax.Array:
             model: TunedDecoder = nnx.merge(graph, trainable, frozen)
             return model.loss(batch, prefix, execution=execution)[0]
 

@@ -56,6 +56,7 @@ SILENT = {
     "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
     "gemma4, unified": {"use_double_wide_mlp"},
     "gemma2, full": {"sliding_window"},  # no layer slides
+    "lfm2, biases": {"block_ffn_dim_multiplier", "block_multiple_of"},  # the size is given
     "cohere2": {"head_dim"},  # heads always share out the hidden size
     "falcon": {"num_kv_heads"},  # one, or as many as heads, in the older architecture
     "falcon, sequential": {"num_kv_heads"},
@@ -71,13 +72,18 @@ SILENT = {
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
+STATEFUL = {"conv", "linear_attention"}  # types of layers that keep a state
 OTHER: dict[str, Any] = {
     "first_k_dense_replace": lambda count: count + 1,
     "moe_layers": lambda layers: [0, 1] if layers != [0, 1] else [0],
     "hidden_act": "relu",
     "hidden_activation": "relu",
     "activation_function": lambda name: "gelu" if name == "relu" else "relu",
-    "layer_types": lambda types: [FULL if name == SLIDING else SLIDING for name in types],
+    "layer_types": lambda types: (
+        [*types[1:], types[0]]
+        if STATEFUL & {*types}
+        else [FULL if name == SLIDING else SLIDING for name in types]
+    ),
     "no_rope_layers": lambda layers: [1 - layer for layer in layers],
     "mlp_only_layers": lambda layers: [0] if layers != [0] else [],
     "attn_logit_softcapping": lambda cap: 1.0 if cap is None else cap / 2,
@@ -87,6 +93,7 @@ OTHER: dict[str, Any] = {
     "truncate": lambda told: not told,
     "partial_rotary_factor": lambda share: share / 2,
     "rms_norm_eps": 0.3,
+    "norm_eps": 0.3,
     "layer_norm_eps": 0.3,
     "layer_norm_epsilon": 0.3,
     "num_experts_per_tok": lambda count: count - 1,
@@ -265,6 +272,12 @@ OLDER: dict[str, list[dict[str, Any]]] = {
         {**THETA, "q_lora_rank": None, "v_head_dim": None, "scale_depth": None},
         {"rope_scaling": {**YARN, "mscale_all_dim": 0.7}, "dim_model_base": None},
     ],
+    "lfm2": [
+        {**THETA, "full_attn_idxs": [1], "tie_embedding": False},
+        {"block_ff_dim": 96, "block_auto_adjust_ff_dim": False},
+    ],
+    "qwen3_5_text": [{**THETA, "full_attention_interval": 2}],
+    "granitemoehybrid": [{**THETA, "layers_block_type": ["linear_attention", FULL]}],
 }
 
 
@@ -354,6 +367,10 @@ def test_the_context_length_fixes_the_frequencies_before_any_text_is_read(
         ("gemma4_text", {"vocab_size_per_layer_input": 300}, "expected at least 320"),
         ("exaone4", {"layer_types": [FULL] * 6}, "full_attention alone beside sliding_window"),
         ("stablelm", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ("lfm2", {"layer_types": ["conv"] * 5}, "layer_types has 5 entries for 6 layers"),
+        ("lfm2", {"layer_types": [SLIDING] * 6}, "layer_types 'sliding_attention' is not"),
+        ("qwen3_5_text", {"layer_types": ["conv"] * 6}, "layer_types 'conv' is not supported"),
+        ("qwen3_5_text", {"linear_num_value_heads": 24}, "24 is not a multiple of linear_num_key"),
         ("phi", {"tie_word_embeddings": True}, "tie_word_embeddings True is not supported where"),
         ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim 16 is not supported"),
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before False is not supported"),

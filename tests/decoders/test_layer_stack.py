@@ -15,7 +15,7 @@ from adapt_jax.decoders.config import DecoderConfig, LatentAttentionConfig, Laye
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import Execution
 from adapt_jax.decoders.layer_stack import Span, find_spans
-from adapt_jax.decoders.prefix import PrefixCache, SoftPrompt
+from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.decoders.rope import Rope
 from adapt_jax.methods.lora import attach_lora
 from adapt_jax.training.tuned_decoder import TunedDecoder
@@ -82,7 +82,7 @@ def output_and_gradients(
             model.decoder.embed(ids),
             jnp.arange(tokens) - rows.starts + 9,
             rows,
-            prefix=PrefixCache(prefix, 9, 9).blocks,
+            prefix=prefix.blocks,
             output_positions=wanted,
             keep_kv=False,
             execution=execution,

@@ -14,7 +14,7 @@ from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.utils.errors import UserError
 
-FUSED = ("phi3", "gpt2", "gpt_neox", "falcon, two norms")
+FUSED = ("phi3", "gpt2", "gpt_neox", "falcon, two norms", "qwen3_5")
 
 
 @pytest.mark.parametrize("name", FUSED)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig, MoEConfig
@@ -28,7 +29,8 @@ class Family:
         tensors: one row per tensor, (name, parameter, transposed). In the names ``{n}`` stands for
             the layer, and ``{e}`` for the expert: the tensors of all experts are stacked in the
             parameter. A tensor of several fused parameters names them all, in order; with groups
-            (TensorLayout.groups) a fourth entry names the field of DecoderConfig that counts them.
+            (TensorLayout.groups) a fourth entry names the field of DecoderConfig that counts them,
+            such as ``num_heads`` or ``mixer.num_key_heads``.
             Rows of parameters that a decoder lacks, such as biases, are not used.
         tensors_for: more of these rows, for a decoder of this config; they replace earlier ones of
             the same parameter.
@@ -132,7 +134,7 @@ class Family:
         others = [row for row in self.other_tensors if self._has_row(row, config, present)]
         rows = (*self.tensors, *self.tensors_for(config), *others)
         for name, parameters, transposed, *groups_field in rows:
-            groups = getattr(config, groups_field[0]) if groups_field else 1
+            groups = attrgetter(groups_field[0])(config) if groups_field else 1
             fused = (parameters,) if isinstance(parameters, str) else parameters
             for layer in range(config.num_layers) if "{n}" in name else (0,):
                 of_layer = name.replace("{n}", str(layer))

@@ -17,6 +17,11 @@ from adapt_jax.decoders.families.tables import (
 
 MOE, FFN = HF_LAYER + "block_sparse_moe.", LAYER + "ffn."
 SHARED_GATE_UP = (FFN + "shared.gate.kernel", FFN + "shared.up.kernel")
+EXPERTS = (
+    (MOE + "router.layer.weight", FFN + "router", False),
+    (MOE + "input_linear.weight", (FFN + "gate", FFN + "up"), True),
+    (MOE + "output_linear.weight", FFN + "down", True),
+)
 GRANITE = {key: row for key, row in granite.FAMILY.fields.items() if key != "mlp_bias"}
 
 FAMILY = Family(
@@ -26,9 +31,7 @@ FAMILY = Family(
         *EMBEDDING_AND_OUTPUT,
         *ATTENTION,
         *PRE_NORMS,
-        (MOE + "router.layer.weight", FFN + "router", False),
-        (MOE + "input_linear.weight", (FFN + "gate", FFN + "up"), True),
-        (MOE + "output_linear.weight", FFN + "down", True),
+        *EXPERTS,
         (HF_LAYER + "shared_mlp.input_linear.weight", SHARED_GATE_UP, False),
         (HF_LAYER + "shared_mlp.output_linear.weight", FFN + "shared.down.kernel", False),
     ),

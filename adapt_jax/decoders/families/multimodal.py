@@ -30,6 +30,8 @@ TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
     "Qwen2VLForConditionalGeneration": ("qwen2_vl", "qwen2_vl_text"),
     "Qwen2_5_VLForConditionalGeneration": ("qwen2_5_vl", "qwen2_5_vl_text"),
     "Qwen3VLForConditionalGeneration": ("qwen3_vl", "qwen3_vl_text"),
+    "Qwen3_5ForConditionalGeneration": ("qwen3_5", "qwen3_5_text"),
+    "Qwen3_5MoeForConditionalGeneration": ("qwen3_5_moe", "qwen3_5_moe_text"),
     "SmolVLMForConditionalGeneration": ("smolvlm", "llama"),
 }
 # Architecture -> why its text decoder is none that can be read alone.

@@ -1,0 +1,109 @@
+"""Mamba 2 layers (2405.21060): a state space whose parameters depend on the tokens.
+
+Axes: B rows, T tokens, D embedding, N heads, V size of a head, G groups of heads, K size of the
+state, W taps of the convolution, C its channels.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from adapt_jax.decoders.activations import apply_activation
+from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.convolution import CausalConvolution
+from adapt_jax.decoders.delta_rule import DeltaInputs, apply_delta_rule
+from adapt_jax.decoders.layers import Linear
+from adapt_jax.decoders.mixer_config import Mamba2Config
+from adapt_jax.decoders.states import LayerState, TextStarts
+
+__all__ = ["Mamba2"]
+
+
+class GroupNorm(nnx.Module):
+    """x · silu(gate), then the root mean square norm of each group of features."""
+
+    def __init__(self, size: int, groups: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(size), axes=(None,))
+        self.groups, self.eps = groups, eps
+
+    def __call__(
+        self, x: Float[Array, "*B N*V"], gate: Float[Array, "*B N*V"]
+    ) -> Float[Array, "*B N*V"]:
+        gated = x.astype(jnp.float32) * jax.nn.silu(gate.astype(jnp.float32))
+        wide = gated.reshape(*x.shape[:-1], self.groups, -1)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide.reshape(x.shape) * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Mamba2(nnx.Module):
+    """Values, keys and queries (x, B and C in the paper) behind a convolution; the state; a norm.
+
+    A token's time step scales what it writes, and how much of the state it forgets.
+    """
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        mixer, embed = config.mixer, config.embed_dim
+        assert isinstance(mixer, Mamba2Config)
+
+        def make_projection(size: int) -> Linear:
+            return Linear(rngs, embed, size, ("embed", None), mixer.bias)
+
+        self.output_gate = make_projection(mixer.value_size)
+        self.value = make_projection(mixer.value_size)
+        self.key = make_projection(mixer.key_size)
+        self.query = make_projection(mixer.key_size)
+        self.time_step = make_projection(mixer.num_heads)
+        channels = mixer.value_size + 2 * mixer.key_size
+        self.convolution = CausalConvolution(channels, mixer.taps, mixer.convolution_bias, rngs)
+        # the decay of a head is exp(-exp(decay_log) · softplus(projection + time_step_bias))
+        self.decay_log = nnx.Param(jnp.zeros(mixer.num_heads), axes=(None,))
+        self.time_step_bias = nnx.Param(jnp.ones(mixer.num_heads), axes=(None,))
+        self.skip = nnx.Param(jnp.ones(mixer.num_heads), axes=(None,))
+        self.norm = GroupNorm(mixer.value_size, mixer.num_groups, config.norm_eps)
+        self.output = Linear(rngs, mixer.value_size, embed, (None, "embed"), mixer.bias)
+        self.mixer, self.activation = mixer, config.activation
+
+    def __call__(
+        self, x: Float[Array, "B T D"], state: LayerState, starts: TextStarts
+    ) -> tuple[Float[Array, "B T N*V"], LayerState]:
+        """What ``output`` reads, and the state after each row."""
+        assert state.recurrent is not None
+        mixer = self.mixer
+        rows, tokens, _ = x.shape
+        # values, keys and queries of the last few tokens
+        channels = jnp.concatenate([self.value(x), self.key(x), self.query(x)], axis=-1)
+        channels, last = self.convolution(starts.zero_padding(channels), state.convolution, starts)
+        channels = apply_activation(self.activation, channels).astype(jnp.float32)
+        sizes = [mixer.value_size, mixer.value_size + mixer.key_size]
+        value, key, query = (
+            one.reshape(rows, tokens, heads, -1)
+            for one, heads in zip(
+                jnp.split(channels, sizes, axis=-1),
+                (mixer.num_heads, mixer.num_groups, mixer.num_groups),
+                strict=True,
+            )
+        )
+        group = mixer.num_heads // mixer.num_groups
+        query, key = (jnp.repeat(one, group, axis=2) for one in (query, key))
+        # the time step of each head; that of padding is 0
+        bias = self.time_step_bias[...].astype(jnp.float32)
+        step = jax.nn.softplus(self.time_step(x).astype(jnp.float32) + bias)
+        step = starts.zero_padding(step)
+        decay = -jnp.exp(self.decay_log[...].astype(jnp.float32)) * step
+        inputs = DeltaInputs(query, key, value * step[..., None], decay)
+        mixed, recurrent = apply_delta_rule(inputs, state.recurrent, starts.begins)
+        mixed = mixed + value * self.skip[...].astype(jnp.float32)[:, None]
+        mixed = mixed.reshape(rows, tokens, -1).astype(x.dtype)
+        return self.norm(mixed, self.output_gate(x)), LayerState(last, recurrent)
+
+    @staticmethod
+    def begin(config: DecoderConfig, dtype: jax.typing.DTypeLike) -> LayerState:
+        """The state of a row before its first token."""
+        mixer = config.mixer
+        assert isinstance(mixer, Mamba2Config)
+        channels = mixer.value_size + 2 * mixer.key_size
+        return LayerState(
+            jnp.zeros((mixer.taps - 1, channels), dtype),
+            jnp.zeros((mixer.num_heads, mixer.state_dim, mixer.head_dim), jnp.float32),
+        )
