@@ -414,6 +414,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "lfm2",
         {"layer_types": ["conv", FULL], "block_multiple_of": 5, "rope_parameters": THETA_300},
     ),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {**EXPERTS, "layer_types": ["conv", FULL], "num_dense_layers": 1}
+        | {"routed_scaling_factor": 1.5},
+    ),
     "lfm2, biases": (
         "lfm2",
         {
@@ -430,6 +435,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "mamba2",
         {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 6, "conv_kernel": 3}
         | {"use_bias": True, "chunk_size": 16},
+    ),
+    "nemotron_h": (
+        "nemotron_h",
+        {"layers_block_type": ["linear_attention", "mlp", FULL, "mlp"], "num_hidden_layers": 4}
+        | {"mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2, "ssm_state_size": 6}
+        | {"conv_kernel": 3, "chunk_size": 16, "head_dim": 8, "mlp_bias": True},
     ),
     "qwen3_next": (
         "qwen3_next",
@@ -546,6 +557,8 @@ OWN_SIZES["dots1"] += ("num_attention_heads", "num_key_value_heads")
 OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no defaults
 OWN_SIZES["granitemoehybrid"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
 OWN_SIZES["granitemoehybrid"] += ("num_attention_heads", "num_key_value_heads", "mamba_n_heads")
+OWN_SIZES["mamba2"] = ("hidden_size", "num_hidden_layers", "num_heads", "head_dim", "n_groups")
+OWN_SIZES["nemotron_h"] = ("hidden_size", "intermediate_size", "layers_block_type")
 WITH_STATE = [
     "lfm2",
     "lfm2, biases",
@@ -562,7 +575,7 @@ PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
 def sizes_of(model_type: str) -> dict[str, Any]:
     """The sizes that a config of this type has besides the fields of its case."""
-    if model_type in OWN_SIZES and model_type != "dots1":
+    if model_type in ("gpt2", "gptj", "gpt_neo", "opt"):
         return {}
     sizes = dict(SIZES)
     if model_type in ("gpt_neox", "persimmon"):
@@ -589,7 +602,7 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
             centre = 1.0 if is_scale else 0.0
             value.copy_(torch.randn(value.shape) * 0.2 + centre)
         for key, value in model.named_buffers():
-            if key.endswith(("layer_scalar", "e_score_correction_bias")):
+            if key.endswith(("layer_scalar", "e_score_correction_bias", ".expert_bias")):
                 value.copy_(torch.randn(value.shape) * 0.2 + 1.0)
         model.tie_weights()
     model.save_pretrained(folder)

@@ -90,6 +90,7 @@ class MoEConfig:
             section 2.2.2).
         scores_per_group: a group is as good as its so many best scores together.
         min_weight_sum: weights are normalized by their sum or this, whichever is more.
+        weight_sum_offset: is added to this sum.
         weight_scale: the weights are multiplied by it.
         scale_inputs: whether weights multiply the inputs of experts instead of their outputs.
         router_bias: whether the router adds a bias to its logits.
@@ -110,6 +111,7 @@ class MoEConfig:
     groups_per_token: int = 1
     scores_per_group: int = 1
     min_weight_sum: float = 0.0
+    weight_sum_offset: float = 0.0
     weight_scale: float = 1.0
     scale_inputs: bool = False
     router_bias: bool = False

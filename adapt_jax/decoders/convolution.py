@@ -30,16 +30,17 @@ class CausalConvolution(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T C"], before: Float[Array, "B W-1 C"], starts: TextStarts
     ) -> tuple[Float[Array, "B T C"], Float[Array, "B W-1 C"]]:
-        """The outputs, and the last inputs of each row.
+        """The outputs, and the last inputs of each row. Sums are float32.
 
         Args:
             x: 0 where there is padding.
             before: the inputs before each row, and before each text that begins in it.
         """
         rows, tokens, _ = x.shape
-        kernel = self.taps[...].astype(x.dtype)[:, 0].T  # [W, C]
+        inputs, x = x, x.astype(jnp.float32)
+        kernel = self.taps[...].astype(jnp.float32)[:, 0].T  # [W, C]
         taps = kernel.shape[0]
-        before = before.astype(x.dtype)
+        before = before.astype(jnp.float32)
         first = starts.find_starts(rows, tokens)
         offset = jnp.arange(tokens) - first  # of each token in its text
         # 1. inputs of the text itself
@@ -54,8 +55,9 @@ class CausalConvolution(nnx.Module):
             update = jnp.einsum("bwc,wc->bc", reached, kernel[: taps - 1 - place])
             y = y + jnp.where((offset == place)[..., None], update[:, None], 0)
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
-        return y, self._keep_last(x, before, first, starts)
+            y = y + self.bias[...].astype(jnp.float32)
+        last = self._keep_last(x, before, first, starts)
+        return y.astype(inputs.dtype), last.astype(inputs.dtype)
 
     def _keep_last(
         self, x: Array, before: Array, first: Array, starts: TextStarts

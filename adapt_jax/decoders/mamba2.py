@@ -62,7 +62,7 @@ class Mamba2(nnx.Module):
         self.skip = nnx.Param(jnp.ones(mixer.num_heads), axes=(None,))
         self.norm = GroupNorm(mixer.value_size, mixer.num_groups, config.norm_eps)
         self.output = Linear(rngs, mixer.value_size, embed, (None, "embed"), mixer.bias)
-        self.mixer, self.activation = mixer, config.activation
+        self.mixer, self.activation = mixer, mixer.activation or config.activation
 
     def __call__(
         self, x: Float[Array, "B T D"], state: LayerState, starts: TextStarts

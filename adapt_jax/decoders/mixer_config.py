@@ -71,6 +71,9 @@ class Mamba2Config:
         state_dim: size of keys and queries.
         taps: how many tokens the convolution before it reads, the newest included.
         bias, convolution_bias: whether projections, and the convolution, have biases.
+        activation: after the convolution; "" stands for the decoder's.
+        chunk_length: tokens that transformers takes at a time. It changes no more than rounding,
+            and is kept for export.
     """
 
     num_heads: int
@@ -80,6 +83,8 @@ class Mamba2Config:
     taps: int
     bias: bool = False
     convolution_bias: bool = True
+    activation: str = ""
+    chunk_length: int = 256
 
     def __post_init__(self) -> None:
         sizes = ("num_heads", "head_dim", "num_groups", "state_dim", "taps")

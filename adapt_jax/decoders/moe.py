@@ -102,6 +102,7 @@ class MoE(nnx.Module):
         # scale
         if moe.normalize_weights:
             total = weights.sum(axis=-1, keepdims=True)
+            total = total + moe.weight_sum_offset if moe.weight_sum_offset else total
             least = moe.min_weight_sum
             weights = weights / (jnp.maximum(total, least) if least else total)
         if moe.weight_scale != 1:

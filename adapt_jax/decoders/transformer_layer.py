@@ -165,7 +165,8 @@ class TransformerLayer(nnx.Module):
         def make_norm(needed: bool) -> Norm | None:
             return Norm(config, config.embed_dim) if needed else None
 
-        self.attention_norm = make_norm(config.pre_norm)
+        mixes_tokens = layer.has_attention or layer.has_state
+        self.attention_norm = make_norm(mixes_tokens and config.pre_norm)
         kind = LatentAttention if config.latent_attention is not None else Attention
         self.attention = kind(config, layer, rngs) if layer.has_attention else None
         self.mixer = make_mixer(config, rngs) if layer.has_state else None
@@ -196,7 +197,7 @@ class TransformerLayer(nnx.Module):
         normed = x if self.attention_norm is None else self.attention_norm(x)
         update, kept = self._mix_tokens(normed, inputs)
         x, normed = inputs.select_outputs(x), inputs.select_outputs(normed)
-        after_attention = self._add(x, update, self.attention_post_norm)
+        after_attention = x if update is None else self._add(x, update, self.attention_post_norm)
         if self.ffn is None:
             return after_attention, kept
         # feed-forward; with parallel residuals it reads what attention read
@@ -215,12 +216,17 @@ class TransformerLayer(nnx.Module):
 
     def _mix_tokens(
         self, x: Float[Array, "B T D"], inputs: AttentionInputs
-    ) -> tuple[Float[Array, "B T D"], Kept]:
-        """The output of attention or mixer (at ``output_positions``), and what it keeps."""
+    ) -> tuple[Float[Array, "B T D"] | None, Kept]:
+        """The output of attention or mixer (at ``output_positions``), and what it keeps.
+
+        None where the layer has only a feed-forward layer.
+        """
         if self.attention is not None:
             update, kv = self.attention(x, inputs)
             return update, Kept(kv=kv)
-        assert self.mixer is not None and inputs.starts is not None
+        if self.mixer is None:
+            return None, Kept()
+        assert inputs.starts is not None
         state = inputs.state
         if state is None:
             state = begin_state(self.config, x.dtype).repeat(x.shape[0])

@@ -34,7 +34,7 @@ __all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
 Module = Literal[
     "query", "key", "value", "output", "gate", "up", "down",
     "query_down", "query_up", "kv_down", "kv_up",
-    "output_gate", "input", "strength", "decay",
+    "output_gate", "input", "strength", "decay", "time_step",
 ]  # fmt: skip
 FFN_MODULES = ("gate", "up", "down")  # the others belong to attention, or to what is in its place
 

@@ -56,6 +56,17 @@ SILENT = {
     "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
     "gemma4, unified": {"use_double_wide_mlp"},
     "gemma2, full": {"sliding_window"},  # no layer slides
+    "mamba2": {"num_key_value_heads", "intermediate_size", "num_attention_heads"},
+    "nemotron_h": {
+        *("attention_bias", "mamba_proj_bias", "expand"),  # there are none; the heads decide
+        *("n_routed_experts", "n_shared_experts", "moe_intermediate_size", "n_group", "topk_group"),
+        *("moe_shared_expert_intermediate_size", "moe_shared_expert_overlap", "norm_topk_prob"),
+        *("num_experts_per_tok", "routed_scaling_factor", "mtp_layers_block_type"),
+    },
+    "granitemoehybrid": {"rope_parameters.rope_theta"},  # no layer has positions
+    "granitemoehybrid, no experts": {
+        *("intermediate_size", "num_local_experts", "num_experts_per_tok"),
+    },
     "lfm2, biases": {"block_ffn_dim_multiplier", "block_multiple_of"},  # the size is given
     "cohere2": {"head_dim"},  # heads always share out the hidden size
     "falcon": {"num_kv_heads"},  # one, or as many as heads, in the older architecture
@@ -72,6 +83,9 @@ SILENT = {
     "phi3": {"original_max_position_embeddings"},  # no LongRoPE
     "phi3, longrope": {"rope_parameters.original_max_position_embeddings"},
 }
+INERT |= {"chunk_size", "mamba_chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype"}
+INERT |= {"time_step_rank", "time_step_min", "time_step_max", "time_step_floor"}  # for new weights
+INERT |= {"rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep"}
 STATEFUL = {"conv", "linear_attention"}  # types of layers that keep a state
 OTHER: dict[str, Any] = {
     "first_k_dense_replace": lambda count: count + 1,
@@ -94,6 +108,7 @@ OTHER: dict[str, Any] = {
     "partial_rotary_factor": lambda share: share / 2,
     "rms_norm_eps": 0.3,
     "norm_eps": 0.3,
+    "time_step_limit": [0.001, 0.1],
     "layer_norm_eps": 0.3,
     "layer_norm_epsilon": 0.3,
     "num_experts_per_tok": lambda count: count - 1,

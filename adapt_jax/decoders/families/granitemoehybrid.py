@@ -96,6 +96,7 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
         taps=hf.get("mamba_d_conv", 4),
         bias=hf.get("mamba_proj_bias", False),
         convolution_bias=hf.get("mamba_conv_bias", True),
+        chunk_length=hf.get("mamba_chunk_size", 256),
     )
     if hf.get("num_local_experts", 8):
         return {"mixer": mixer}
@@ -118,6 +119,7 @@ def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
         "mamba_d_conv": mixer.taps,
         "mamba_proj_bias": mixer.bias,
         "mamba_conv_bias": mixer.convolution_bias,
+        "mamba_chunk_size": mixer.chunk_length,
         "shared_intermediate_size": config.ffn_dim if moe is None else moe.shared_ffn_dim,
     }
 

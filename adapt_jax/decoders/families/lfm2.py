@@ -1,4 +1,4 @@
-"""LFM2 (2511.23404): short convolutions in most layers, attention in the others."""
+"""LFM2 (2511.23404): short convolutions in most layers, attention in the others; and experts."""
 
 from dataclasses import replace
 
@@ -38,8 +38,12 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
         factor, multiple = hf.get("block_ffn_dim_multiplier", 1.0), hf.get("block_multiple_of", 256)
         if factor is not None:
             size = -(-int(factor * size) // multiple) * multiple
+    return {"ffn_dim": size, **_read_mixer(hf)}
+
+
+def _read_mixer(hf: HFConfig) -> HFConfig:
+    """The convolution, and whether embeddings are tied."""
     return {
-        "ffn_dim": size,
         "mixer": ConvolutionConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
         "tie_embeddings": hf.get("tie_embedding", hf.get("tie_word_embeddings", True)),
     }
@@ -96,4 +100,50 @@ FAMILY = Family(
     prefix_aliases=(
         *((part, f"model.{part}") for part in ("embed_tokens.", "layers.", "embedding_norm.")),
     ),
+)
+
+
+def _adjust_moe_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+    """All layers but the first few have experts."""
+    layer = _adjust_layer(hf, index, layer)
+    return replace(layer, is_moe=index >= hf.get("num_dense_layers", 2))
+
+
+def _write_moe_layers(config: DecoderConfig) -> HFConfig:
+    layers = [config.layer_config(index).is_moe for index in range(config.num_layers)]
+    hf = {name: value for name, value in _extra_hf_fields(config).items() if "block" not in name}
+    bias = config.moe is not None and config.moe.correction_bias
+    return {**hf, "num_dense_layers": layers.count(False), "use_expert_bias": bias}
+
+
+HF_FFN, FFN = HF_LAYER + "feed_forward.", LAYER + "ffn."
+MOE = replace(
+    FAMILY,
+    architecture="Lfm2MoeForCausalLM",
+    model_type="lfm2_moe",
+    tensors=(
+        *FAMILY.tensors,
+        (HF_FFN + "gate.weight", FFN + "router", False),
+        (HF_FFN + "expert_bias", FFN + "correction_bias", False),
+        (HF_FFN + "experts.{e}.w1.weight", FFN + "gate", True),
+        (HF_FFN + "experts.{e}.w3.weight", FFN + "up", True),
+        (HF_FFN + "experts.{e}.w2.weight", FFN + "down", True),
+    ),
+    other_tensors=(
+        (HF_FFN + "experts.gate_up_proj", (FFN + "gate", FFN + "up"), True),
+        (HF_FFN + "experts.down_proj", FFN + "down", True),
+    ),
+    fields={**FAMILY.fields, "ffn_dim": ("intermediate_size", 7168)},
+    moe_fields={
+        "num_experts": ("num_experts", 32),
+        "experts_per_token": ("num_experts_per_tok", 4),
+        "ffn_dim": ("moe_intermediate_size", 1792),
+        "normalize_weights": ("norm_topk_prob", True),
+        "weight_scale": ("routed_scaling_factor", 1.0),
+    },
+    fixed_moe_fields={"scores": "sigmoid", "weight_sum_offset": 1e-6},
+    computed_moe_fields=lambda hf: {"correction_bias": hf.get("use_expert_bias", True)},
+    computed_fields=_read_mixer,
+    extra_hf_fields=_write_moe_layers,
+    layer_rules=replace(FAMILY.layer_rules, adjust=_adjust_moe_layer),
 )

@@ -37,6 +37,7 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
             taps=hf.get("conv_kernel", 4),
             bias=hf.get("use_bias", False),
             convolution_bias=hf.get("use_conv_bias", True),
+            chunk_length=hf.get("chunk_size", 256),
         )
     }
 
@@ -53,6 +54,7 @@ def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
         "conv_kernel": mixer.taps,
         "use_bias": mixer.bias,
         "use_conv_bias": mixer.convolution_bias,
+        "chunk_size": mixer.chunk_length,
     }
 
 
