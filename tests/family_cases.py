@@ -563,7 +563,6 @@ WITH_STATE = [
     "lfm2",
     "lfm2, biases",
     "qwen3_5",
-    "qwen3_next",
     "granitemoehybrid",
     "mamba2",
 ]  # layers that keep a state
