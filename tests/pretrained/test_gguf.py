@@ -380,6 +380,13 @@ def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
         load_pretrained(path)
 
 
+def test_an_old_package_is_named(tmp_path, monkeypatch):
+    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
+    monkeypatch.setattr(gguf, "MODEL_ARCH_NAMES", {})
+    with pytest.raises(UserError, match="does not know the architecture 'llama': pip install -U"):
+        load_pretrained(path)
+
+
 def test_a_folder_with_a_gguf_file_says_how_to_name_it(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=re.escape(f"is named itself: {tmp_path / 'm.gguf'}")):

@@ -79,6 +79,11 @@ class _Opener:
         _check_kinds(file)
         self.kept_as = DTYPE_NAMES[jnp.dtype(find_kept_dtype(file))]
         known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+        if file.architecture not in known:
+            raise UserError(
+                f"{file.path}: this version of the package gguf does not know the architecture "
+                f"{file.architecture!r}: pip install -U gguf"
+            )
         self.names = gguf.get_tensor_name_map(known[file.architecture], config.num_layers)
 
     def find_name(self, name: str) -> str:
