@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 
 FFN = ("intermediate_size", "n_inner", "ffn_hidden_size")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 __all__ = ["write_gguf"]
 
@@ -26,6 +27,7 @@ NAMES = {
     "ministral3": "mistral3",
     "phi": "phi2",
     "qwen2_moe": "qwen2moe",
+    "glm4_moe": "glm4moe",
     "gpt_oss": "gpt-oss",
     "granitemoeshared": "granitemoe",
     "cohere": "command-r",
@@ -71,6 +73,7 @@ def write_gguf(
     names = gguf.get_tensor_name_map(number, layers)
     state = load_file(folder / "model.safetensors")
     for name, array in {**_convert(state, hf, arch), **(extra or {})}.items():
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         own = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         if not chosen(own):
             continue
@@ -129,10 +132,16 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
         "rope.dimension_count": int(head_dim * full.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": full.get("rope_theta"),
         "rope.freq_base_swa": rope.get("sliding_attention", {}).get("rope_theta"),
-        "expert_count": hf.get("num_local_experts") or hf.get("num_experts"),
+        "expert_count": next((hf[n] for n in EXPERTS if hf.get(n)), None),
         "expert_used_count": hf.get("num_experts_per_tok"),
         "expert_shared_feed_forward_length": hf.get("shared_expert_intermediate_size")
         or hf.get("shared_intermediate_size"),
+        "expert_shared_count": hf.get("n_shared_experts"),
+        "expert_group_count": hf.get("n_group"),
+        "expert_group_used_count": hf.get("topk_group"),
+        "expert_weights_scale": hf.get("routed_scaling_factor"),
+        "expert_weights_norm": hf.get("norm_topk_prob"),
+        "leading_dense_block_count": hf.get("first_k_dense_replace"),
         "expert_feed_forward_length": hf.get("moe_intermediate_size"),
         "attention.scale": hf.get("attention_multiplier"),
         "embedding_scale": hf.get("embedding_multiplier"),

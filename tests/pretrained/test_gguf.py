@@ -65,6 +65,8 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"mlp_only_layers": []},
     "qwen2_moe": {"mlp_only_layers": [], "use_sliding_window": False},
     "olmoe": {},
+    "glm4_moe": HALF,
+    "dots1": {"sliding_window": None},
     "granitemoe": {},
     "granitemoeshared": {},
     "gpt_oss": {"swiglu_limit": 7.0},

@@ -177,8 +177,38 @@ def test_awq(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("nested", [True, False])
-@pytest.mark.parametrize("shape", [(37, 21), (48, 64)])
+@pytest.mark.parametrize("shape", [(37, 21), (48, 64), (300, 64)])
 def test_bitsandbytes_4_bits(tmp_path, kind, nested, shape):
+    """In closed form: a value for each code, times the scale of its block."""
+    count = shape[0] * shape[1]
+    blocks = -(-count // 64)
+    codes = integers(0, 256, -(-count // 2), 1, dtype=torch.uint8)
+    values, absmax = floats(16), floats(blocks, seed=1).abs()
+    state = {"quant_type": kind, "blocksize": 64, "dtype": "float16", "shape": list(shape)}
+    parts = {"weight": codes, "weight.quant_map": values}
+    if nested:
+        outer, table = floats(-(-blocks // 256), seed=2).abs(), floats(256, seed=3)
+        small = integers(0, 256, blocks, dtype=torch.uint8, seed=4)
+        state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.25}
+        parts |= {"weight.nested_absmax": outer, "weight.nested_quant_map": table}
+        absmax = table[small.long()] * outer.repeat_interleave(256)[:blocks] + 0.25
+        parts["weight.absmax"] = small
+    else:
+        parts["weight.absmax"] = absmax
+    text = json.dumps(state).encode()
+    parts[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(list(text), dtype=torch.uint8)
+    numbers = torch.stack([codes >> 4, codes & 15], dim=-1).reshape(-1)[:count]
+    expected = values[numbers.long()] * absmax.repeat_interleave(64)[:count]
+    with ExitStack() as stack:
+        named = {NAME + name: part for name, part in parts.items()}
+        weight = open_weight(tmp_path, named, "bitsandbytes", stack, load_in_4bit=True)
+        check(weight, expected.reshape(shape))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("shape", [(37, 21), (48, 64)])
+def test_bitsandbytes_reads_the_same_4_bits(tmp_path, kind, nested, shape):
     library = pytest.importorskip("bitsandbytes.functional")
     codes, state = library.quantize_4bit(
         floats(*shape), blocksize=64, compress_statistics=nested, quant_type=kind

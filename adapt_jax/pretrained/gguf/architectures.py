@@ -87,6 +87,22 @@ def _adjust_granitemoe(file: GGUFFile, hf: Fields) -> Fields:
     return {"architectures": [name]} | _adjust_granite(file, hf)
 
 
+def _adjust_corrected_experts(file: GGUFFile, hf: Fields) -> Fields:
+    """Sigmoid scores with a correction, groups, shared experts; layers that predict further tokens
+    come last and are left out."""
+    return {
+        "num_hidden_layers": hf["num_hidden_layers"] - (file.get("nextn_predict_layers") or 0),
+        "n_routed_experts": hf.get("num_experts", 0),
+        "n_shared_experts": file.get("expert_shared_count", 0),
+        "n_group": file.get("expert_group_count", 1),
+        "topk_group": file.get("expert_group_used_count", 1),
+        "routed_scaling_factor": file.get("expert_weights_scale", 1.0),
+        "norm_topk_prob": bool(file.get("expert_weights_norm", False)),
+        "first_k_dense_replace": file.get("leading_dense_block_count", 0),
+        "use_qk_norm": file.has("attn_q_norm.weight"),
+    }
+
+
 def _list_layer_types(file: GGUFFile, hf: Fields) -> Fields:
     """The layers that slide, where the metadata lists them."""
     pattern = file.get("attention.sliding_window_pattern")
@@ -142,6 +158,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "Qwen2MoeForCausalLM", adjust=lambda file, hf: {"norm_topk_prob": False}
     ),
     "olmoe": Architecture("OlmoeForCausalLM", adjust=lambda file, hf: {"norm_topk_prob": False}),
+    "glm4moe": Architecture("Glm4MoeForCausalLM", adjust=_adjust_corrected_experts),
+    "dots1": Architecture("Dots1ForCausalLM", adjust=_adjust_corrected_experts),
     "gpt-oss": Architecture("GptOssForCausalLM", adjust=_adjust_gpt_oss),
     "granitemoe": Architecture("GraniteMoeForCausalLM", True, _adjust_granitemoe),
     "gemma": Architecture("GemmaForCausalLM"),

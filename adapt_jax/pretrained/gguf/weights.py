@@ -61,7 +61,7 @@ def open_gguf_tensors(
                 tensors[name] = opener.open(name, own, layout, number)
                 found.add(own)
     for own, tensor in opener.file.tensors.items():
-        if own not in found and not any(fnmatchcase(own, pattern) for pattern in NOT_LOADED):
+        if own not in found and not opener.leaves_out(own):
             tensors[own] = opener.make(tensor, opener.read_rows(tensor))
     return tensors
 
@@ -90,8 +90,17 @@ class _Opener:
         """The name in the file; experts share a tensor. Empty: llama.cpp knows no such tensor."""
         name = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         name = re.sub(r"^model\.(.*)\.block_sparse_moe\.experts", r"\1.feed_forward.experts", name)
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         own = self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
         return own + ".weight" if own + ".weight" in self.file.tensors else own
+
+    def leaves_out(self, own: str) -> bool:
+        """Whether a tensor is not loaded: it is read elsewhere, or predicts further tokens."""
+        layer = re.match(r"blk\.(\d+)\.", own)
+        is_extra = layer is not None and int(layer[1]) >= self.config.num_layers
+        if is_extra and self.file.get("nextn_predict_layers"):
+            return True
+        return any(fnmatchcase(own, pattern) for pattern in NOT_LOADED)
 
     def find_parts(self, layout: TensorLayout) -> list[str]:
         """The names of what llama.cpp keeps apart of one tensor; empty where it does not."""
