@@ -15,8 +15,8 @@ from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
 
 __all__ = ["KVBlock", "KVPair", "PackedRows", "attend", "causal_mask", "sliding_window_masks"]
 
-# Keys and values of one layer: [B, K, S, H], or [K, P, H] shared. With latent attention the keys are
-# latents, and the values are empty.
+# Keys and values of one layer: [B, K, S, H], or [K, P, H] shared. With latent attention the keys
+# are latents, and the values are empty.
 KVPair = tuple[Array, Array]
 KVBlock = tuple[Array, Array, Array | None]  # keys, values, and the mask of who attends to them
 
