@@ -538,6 +538,7 @@ ALIKE = (
     "arcee",
     "ernie4_5",
     "glm",
+    "glm4_moe_lite",
     "helium",
     "jais2",
     "nemotron",

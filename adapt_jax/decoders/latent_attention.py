@@ -87,15 +87,20 @@ class LatentAttention(nnx.Module):
         prefix: Float[Array, "1 P R+r"] | None,
         inputs: AttentionInputs,
     ) -> Float[Array, "B T N V"]:
-        """Attention to the latents: q · (W l) is (Wᵀ q) · l, and Σ a W l is W (Σ a l)."""
-        key_part, value_part = self._split_up_projection(queries)
+        """Attention to the latents: q · (W l) is (Wᵀ q) · l, and Σ a W l is W (Σ a l).
+
+        A slice of the kernel or of the cache would be a copy in every step. So the kernel also
+        multiplies zeros in place of values, and what is not wanted of the sums is dropped.
+        """
         nope_dim, kv_rank = self.latent.nope_dim, self.latent.kv_rank
-        nope = jnp.einsum("btnh,nhr->btnr", queries[..., :nope_dim], key_part)
+        kernel = self.kv_up.effective_kernel(queries.dtype)
+        kernel = kernel.reshape(self.config.num_heads, -1, kv_rank)  # [N, h + V, R]
+        zeros = ((0, 0), (0, 0), (0, 0), (0, self.latent.value_dim))
+        nope = jnp.einsum("btnu,nur->btnr", jnp.pad(queries[..., :nope_dim], zeros), kernel)
         queries = jnp.concatenate([nope, queries[..., nope_dim:]], axis=-1)
-        # the rotary part of the sums is computed too, and dropped: a slice of the cache is a copy
         shared = None if prefix is None else (prefix, prefix)
         attended = self._attend(queries, (latents, latents), shared, inputs)[..., :kv_rank]
-        return jnp.einsum("btnr,nvr->btnv", attended, value_part)
+        return jnp.einsum("btnr,nur->btnu", attended, kernel)[..., nope_dim:]
 
     def _attend(
         self,
@@ -146,14 +151,6 @@ class LatentAttention(nnx.Module):
             latents[..., kv_rank:], (*up.shape[:-1], latents.shape[-1] - kv_rank)
         )
         return jnp.concatenate([up[..., :nope_dim], rotary], axis=-1), up[..., nope_dim:]
-
-    def _split_up_projection(
-        self, like: Array
-    ) -> tuple[Float[Array, "N h R"], Float[Array, "N V R"]]:
-        """The kernel from latents to keys, and the one to values, in the dtype of ``like``."""
-        kernel = self.kv_up.effective_kernel(like.dtype)
-        kernel = kernel.reshape(self.config.num_heads, -1, self.latent.kv_rank)
-        return kernel[:, : self.latent.nope_dim], kernel[:, self.latent.nope_dim :]
 
     def _rotate_after(
         self, start: int, x: Float[Array, "B T N H"], inputs: AttentionInputs
