@@ -5,8 +5,10 @@ H head size, D embedding, M tokens whose output is wanted.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -109,3 +111,23 @@ class AttentionInputs:
         if prefix is not None:  # a block of its own
             blocks.insert(0, (*prefix, prefix_mask[0]))
         return attend(queries, blocks, scale, softcap, sinks)
+
+
+def _flatten(inputs: AttentionInputs) -> tuple[list[Any], Any]:
+    """The arrays of all fields, and apart from them the keys of its mappings."""
+    values = [getattr(inputs, field.name) for field in fields(AttentionInputs)]
+    keys = [tuple(one) if isinstance(one, Mapping) else None for one in values]
+    arrays = [[*one.values()] if isinstance(one, Mapping) else one for one in values]
+    return arrays, tuple(keys)
+
+
+def _unflatten(keys: Any, arrays: Any) -> AttentionInputs:
+    values = [
+        one if names is None else dict(zip(names, one, strict=True))
+        for names, one in zip(keys, arrays, strict=True)
+    ]
+    return AttentionInputs(*values)
+
+
+# JAX sorts the keys of a dict, and ropes have no order; so each mapping's keys go beside the arrays
+jax.tree_util.register_pytree_node(AttentionInputs, _flatten, _unflatten)

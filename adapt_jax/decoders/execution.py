@@ -7,7 +7,14 @@ from jax.sharding import Mesh
 
 from adapt_jax.decoders.sharding import LOGICAL_AXIS_RULES, platform_of
 
-__all__ = ["REMAT_POLICIES", "UNROLLED", "Execution", "ParameterPath", "choose_execution"]
+__all__ = [
+    "INFERENCE",
+    "REMAT_POLICIES",
+    "UNROLLED",
+    "Execution",
+    "ParameterPath",
+    "choose_execution",
+]
 
 ParameterPath = tuple[object, ...]
 
@@ -31,6 +38,8 @@ class Execution:
         mesh: the devices that share the arrays; None for one device.
         local_targets: whether each device computes the loss of its own rows, wherever their targets
             are. XLA by itself would gather the hidden states of all targets on every device.
+        traces_once: whether equal layers are traced and lowered once. What is compiled is the same,
+            as XLA inlines the calls; it starts sooner, and gradients are not taken through it.
         trained: paths of the decoder's parameters that have gradients; None stands for all. It
             decides how a scan reads them, not what is computed.
     """
@@ -40,6 +49,7 @@ class Execution:
     remat: str = "none"
     mesh: Mesh | None = None
     local_targets: bool = False
+    traces_once: bool = False
     trained: frozenset[ParameterPath] | None = None
 
     @property
@@ -49,6 +59,7 @@ class Execution:
 
 
 UNROLLED = Execution()
+INFERENCE = Execution(traces_once=True)
 
 
 def choose_execution(
@@ -70,4 +81,11 @@ def choose_execution(
     shares_rows = mesh is not None and any(
         mesh.shape[axis] > 1 for axis in LOGICAL_AXIS_RULES["rows"]
     )
-    return Execution(attention, not on_cpu, remat, mesh, shares_rows and not on_cpu, trained)
+    return Execution(
+        attention,
+        scan_layers=not on_cpu,
+        remat=remat,
+        mesh=mesh,
+        local_targets=shares_rows and not on_cpu,
+        trained=trained,
+    )

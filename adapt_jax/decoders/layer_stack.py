@@ -130,6 +130,8 @@ class LayerStack:
             output_positions=self.output_positions if is_last else None,
         )
         embedding = self.per_layer_embeddings[index]
+        if self.execution.traces_once and inputs.fused_attention is None:
+            return _run_layer(*nnx.split(layer), x, inputs, embedding)
         run: Callable[..., Any] = partial(layer, inputs=inputs, per_layer_embedding=embedding)
         if self.execution.remat != "none":
             run = jax.checkpoint(run, policy=REMAT_POLICIES[self.execution.remat])
@@ -314,6 +316,15 @@ class _ScannedWeights:
         if stacked:
             sharding = NamedSharding(mesh, PartitionSpec(None, *sharding.spec))
         return jax.lax.with_sharding_constraint(value, sharding)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_layer(
+    graph: Any, state: Any, x: Array, inputs: AttentionInputs, per_layer_embedding: Array | None
+) -> tuple[Array, Kept]:
+    """One layer as a function of its weights, which is traced once for all equal layers."""
+    layer: TransformerLayer = nnx.merge(graph, state)
+    return layer(x, inputs, per_layer_embedding)
 
 
 def _describe(layer: TransformerLayer) -> Hashable:

@@ -37,6 +37,7 @@ class LayerState:
         return jax.tree.map(repeat, self)
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TextStarts:
     """Which tokens are real, and where texts begin in rows.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import INFERENCE
 from adapt_jax.decoders.prefix import PrefixCache, PrefixCaches, encode_prefix
 from adapt_jax.decoders.states import LayerState
 from adapt_jax.sampling.logits import (
@@ -90,7 +91,7 @@ def encode_prompt_prefix(
     graph: Any, weights: Any, embeddings: Float[Array, "P D"], length: Int[Array, ""]
 ) -> PrefixCache:
     """What layers keep of the prefix, of which the first ``length`` embeddings are no padding."""
-    return encode_prefix(nnx.merge(graph, weights), embeddings, length)
+    return encode_prefix(nnx.merge(graph, weights), embeddings, length, INFERENCE)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -114,6 +115,7 @@ def encode_questions(
         causal_mask(segments),
         prefix=prefix.blocks(which, tokens.shape[1]),
         prefix_positions=prefix.positions,
+        execution=INFERENCE,
     )
     return cache
 
@@ -207,6 +209,7 @@ def decode_chunk(
             prefix_positions=prefix.positions,
             cache=cache,
             write_at=jnp.where(slots.active, slots.length, columns.size),
+            execution=INFERENCE,
         )
         # 2. the next token is drawn
         token, log_probabilities, seen = _draw_next(decoder, hidden[:, 0], slots, sampling, seed)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.attention import causal_mask
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.execution import INFERENCE
 from adapt_jax.decoders.prefix import round_up
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.likelihood import LENGTH_MULTIPLE, tokenize_texts
@@ -74,4 +75,5 @@ def compute_hidden(
     """The last hidden states of padded rows, each read from its own beginning."""
     embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return decoder(embeddings, positions, causal_mask(segments))[0]
+    mask = causal_mask(segments)
+    return decoder(embeddings, positions, mask, execution=INFERENCE)[0]

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from adapt_jax.decoders.execution import INFERENCE
 from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
 from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -251,7 +252,9 @@ def _score_rows(
     earlier = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
     mask = earlier & ((theirs == 1) | (theirs == own)) & (theirs > 0)
     embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    hidden, _ = decoder(embeddings, prefix.length + positions, mask, prefix=prefix.blocks)
+    hidden, _ = decoder(
+        embeddings, prefix.length + positions, mask, prefix=prefix.blocks, execution=INFERENCE
+    )
     hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
 
     # 2. logits exist for a few targets at a time

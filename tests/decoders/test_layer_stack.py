@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from adapt_jax.decoders.attention import PackedRows
+from adapt_jax.decoders.attention import PackedRows, causal_mask
 from adapt_jax.decoders.config import DecoderConfig, LatentAttentionConfig, LayerConfig, MoEConfig
 from adapt_jax.decoders.decoder import Decoder
-from adapt_jax.decoders.execution import Execution
+from adapt_jax.decoders.execution import INFERENCE, UNROLLED, Execution
 from adapt_jax.decoders.layer_stack import Span, find_spans
-from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.decoders.prefix import SoftPrompt, encode_prefix
 from adapt_jax.decoders.rope import Rope
+from adapt_jax.decoders.transformer_layer import TransformerLayer
 from adapt_jax.methods.lora import attach_lora
+from adapt_jax.sampling.generate import generate
 from adapt_jax.training.tuned_decoder import TunedDecoder
 
 SHAPE: dict[str, Any] = dict(
@@ -174,3 +176,41 @@ def test_spans_are_the_patterns_that_leave_the_fewest_layers():
     assert find_spans("abababcdcd") == [Span(0, 2, 3), Span(6, 2, 2)]
     assert find_spans("abc") == [Span(0, 1, 1), Span(1, 1, 1), Span(2, 1, 1)]
     assert find_spans("") == []
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_layers_that_are_traced_once_give_bitwise_the_same(config: DecoderConfig):
+    decoder = Decoder(config, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(decoder)
+    tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, 40)
+    segments = jnp.asarray([[1] * 9, [1] * 5 + [0] * 4])
+
+    @partial(jax.jit, static_argnums=0)
+    def run(execution: Execution, weights: Any) -> Any:
+        decoder = nnx.merge(graph, weights)
+        prefix = encode_prefix(decoder, decoder.embed(tokens[0]), 7, execution)
+        hidden, kept = decoder(
+            decoder.embed(tokens),
+            prefix.length + jnp.broadcast_to(jnp.arange(9), (2, 9)),
+            causal_mask(segments),
+            prefix=prefix.blocks,
+            execution=execution,
+        )
+        return hidden, kept
+
+    jax.tree.map(np.testing.assert_array_equal, run(INFERENCE, weights), run(UNROLLED, weights))
+
+
+def test_a_generation_traces_equal_layers_once_for_each_program(tiny: Any, monkeypatch: Any):
+    calls = []
+    original = TransformerLayer.__call__
+
+    def count(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(self)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(TransformerLayer, "__call__", count)
+    jax.clear_caches()
+    generate(tiny, ["t3 t4 t5"], max_new_tokens=3)
+    # of the prefix, if there is one, the question, and the decoding step
+    assert tiny.config.num_layers > 1 and len(calls) <= 3
