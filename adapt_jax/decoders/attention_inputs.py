@@ -122,7 +122,7 @@ def _flatten(inputs: AttentionInputs) -> tuple[list[Any], Any]:
 
 
 def _unflatten(keys: Any, arrays: Any) -> AttentionInputs:
-    values = [
+    values: list[Any] = [
         one if names is None else dict(zip(names, one, strict=True))
         for names, one in zip(keys, arrays, strict=True)
     ]
