@@ -259,6 +259,7 @@ OLDER: dict[str, list[dict[str, Any]]] = {
         {**THETA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     ],
     "qwen3_vl_text": [{}, THETA],
+    "qwen3_vl_moe_text": [{**THETA, "tie_word_embeddings": False}],
     "glm4v_text": [{}, {**THETA, "partial_rotary_factor": 0.25}],
     "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
     "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],

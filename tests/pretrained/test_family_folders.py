@@ -78,6 +78,15 @@ INSIDE: dict[str, tuple[Any, dict[str, Any]]] = {
         ("qwen3_vl_text", {"rope_parameters": {**MROPE, "mrope_interleaved": True}, "head_dim": 8}),
         {**QWEN_VISION, "deepstack_visual_indexes": [0]},
     ),
+    "qwen3_vl_moe": (
+        (
+            "qwen3_vl_moe_text",
+            {"rope_parameters": {**MROPE, "mrope_interleaved": True}, "head_dim": 8}
+            | {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+            | {"mlp_only_layers": [1]},
+        ),
+        {**QWEN_VISION, "deepstack_visual_indexes": [0]},
+    ),
     "glm4v": (
         (
             "glm4v_text",
@@ -158,6 +167,8 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
         for value in model.parameters():
             value.copy_(torch.randn(value.shape) * 0.2)
     model.save_pretrained(tmp_path)
+    if kind == "qwen3_vl_moe":
+        _transpose_experts(tmp_path / "model.safetensors")
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
@@ -174,6 +185,16 @@ def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
     save_pretrained(ours, tmp_path / "text")  # as the text decoder alone
     assert load_pretrained(tmp_path / "text").fingerprint == ours.fingerprint
+
+
+def _transpose_experts(file: Path) -> None:
+    """Rewrites the experts as files on the hub have them: [experts, in, out]."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".experts." in name]:
+        tensors[name] = np.ascontiguousarray(tensors[name].swapaxes(1, 2))
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def test_mistral_with_layer_types_is_read_as_ministral(made: Any, tmp_path: Path) -> None:

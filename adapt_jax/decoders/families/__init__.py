@@ -141,7 +141,7 @@ for _family in (
 # one it is. Some text decoders are of model types that only such checkpoints have.
 _TEXT_FAMILIES = {
     family.model_type: family
-    for family in (*FAMILIES.values(), qwen2.VL, qwen2.VL_2_5, qwen3.VL, glm4.VL)
+    for family in (*FAMILIES.values(), qwen2.VL, qwen2.VL_2_5, qwen3.VL, qwen3_moe.VL, glm4.VL)
 }
 for _architecture, (_, _text_type) in TEXT_DECODERS.items():
     FAMILIES.register(_architecture)(read_inside(_TEXT_FAMILIES[_text_type]))

@@ -32,6 +32,7 @@ TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
     "Qwen3VLForConditionalGeneration": ("qwen3_vl", "qwen3_vl_text"),
     "Qwen3_5ForConditionalGeneration": ("qwen3_5", "qwen3_5_text"),
     "Qwen3_5MoeForConditionalGeneration": ("qwen3_5_moe", "qwen3_5_moe_text"),
+    "Qwen3VLMoeForConditionalGeneration": ("qwen3_vl_moe", "qwen3_vl_moe_text"),
     "SmolVLMForConditionalGeneration": ("smolvlm", "llama"),
 }
 # Architecture -> why its text decoder is none that can be read alone.

@@ -1,4 +1,4 @@
-"""Qwen3 with a mixture of experts in most layers (2505.09388)."""
+"""Qwen3 with a mixture of experts in most layers (2505.09388); the same inside Qwen3-VL."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from adapt_jax.decoders.families import qwen3
 from adapt_jax.decoders.families.experts import EXPERTS, FUSED_EXPERTS, ROUTER
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
-from adapt_jax.decoders.families.tables import TENSORS, default_head_dim
+from adapt_jax.decoders.families.tables import HF_LAYER, LAYER, TENSORS, default_head_dim
 
 NUM_EXPERTS = ("num_experts", "num_local_experts")  # transformers 5 has a new name for it
 
@@ -48,4 +48,29 @@ FAMILY = Family(
     },
     extra_hf_fields=write_layers,
     layer_rules=LayerRules(window=qwen3.FAMILY.layer_rules.window, adjust=adjust_layer),
+)
+VL = replace(
+    FAMILY,
+    model_type="qwen3_vl_moe_text",
+    tensors=(
+        *TENSORS,
+        *ROUTER,
+        # [experts, in, out], unlike elsewhere
+        (HF_LAYER + "mlp.experts.gate_up_proj", (LAYER + "ffn.gate", LAYER + "ffn.up"), False),
+        (HF_LAYER + "mlp.experts.down_proj", LAYER + "ffn.down", False),
+    ),
+    other_tensors=(),
+    fields={
+        **FAMILY.fields,
+        "num_kv_heads": ("num_key_value_heads", 16),
+        "context_length": ("max_position_embeddings", 128000),
+    },
+    moe_fields={
+        "num_experts": (NUM_EXPERTS, 60),
+        "experts_per_token": ("num_experts_per_tok", 4),
+        "ffn_dim": ("moe_intermediate_size", 1408),
+        "normalize_weights": ("norm_topk_prob", True),
+    },
+    supported_values={"norm_topk_prob": (True,)},
+    layer_rules=replace(qwen3.VL.layer_rules, adjust=adjust_layer),
 )
