@@ -488,6 +488,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 16, "attention_bias": True}
         | {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
     ),
+    "hunyuan_v1_moe": (
+        "hunyuan_v1_moe",
+        {"head_dim": 16, "num_experts": 5, "moe_topk": [2, 2], "attention_bias": True}
+        | {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
+    ),
     "jais2": ("jais2", {}),
     "nemotron": ("nemotron", {"rope_parameters": HALF_ROTATED, "mlp_bias": True}),
     "olmo": ("olmo", {"clip_qkv": 0.7}),

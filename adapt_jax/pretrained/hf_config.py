@@ -78,6 +78,16 @@ def _is_per_layer(value: Any) -> bool:
     )
 
 
+def _whole_or_list(most: int) -> Check:
+    """A number, or as Hunyuan writes some, the same number for each layer."""
+
+    def test(value: Any) -> bool:
+        values = value if isinstance(value, list) else [value]
+        return len(values) <= MAX_LAYERS and all(is_whole(one, 1, most) for one in values)
+
+    return Check(f"a whole number from 1 to {most}, or one for each layer", test, nullable=True)
+
+
 _POSITIVE, _SIGNED = number(1e-9, 1e12), number(-1e9, 1e12)
 _MAPPING = Check("an object", lambda value: isinstance(value, dict), nullable=True)
 _ROPE = Check("an object of numbers, positive where it scales", _is_rope, nullable=True)
@@ -162,7 +172,8 @@ NAME_CHECKS: dict[str, Check] = {
     "num_local_experts": whole(0, 2**14),
     "num_experts_per_tok": whole(0, 2**14),
     "top_k_experts": whole(0, 2**14, nullable=True),
-    "moe_intermediate_size": whole(1, MAX_WIDTH, nullable=True),
+    "moe_intermediate_size": _whole_or_list(MAX_WIDTH),
+    "moe_topk": _whole_or_list(2**14),
     "n_shared_experts": whole(0, 2**14, nullable=True),
     "first_k_dense_replace": whole(0, MAX_LAYERS),
     "swiglu_alpha": number(-1e9, 1e9),

@@ -1,6 +1,6 @@
 """LoRA weights: low-rank updates of kernels, W + scale · B A (2106.09685, section 4.1).
 
-Axes: R rank, I inputs, O outputs of a kernel.
+Axes: R rank, I inputs, O outputs of a kernel, E experts.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ __all__ = ["LoRAFactors", "LoRAWeights"]
 
 @dataclass(frozen=True)
 class LoRAFactors:
-    """The update of one kernel [O, I]; both factors are float32."""
+    """The update of one kernel [O, I], or of those of experts [E, I, O]; both are float32."""
 
-    a: Float[np.ndarray, "R I"]
-    b: Float[np.ndarray, "O R"]
+    a: Float[np.ndarray, "*E R I"]
+    b: Float[np.ndarray, "*E O R"]
     alpha: float
 
     @property
     def rank(self) -> int:
         """R."""
-        return self.a.shape[0]
+        return self.a.shape[-2]
 
     def scale(self, rank_stabilized: bool) -> float:
         """alpha / R, or alpha / sqrt(R) (rsLoRA: 2312.03732)."""
@@ -61,6 +61,8 @@ class LoRAWeights:
             kernel = state[path].get_value()
             a, b = jnp.asarray(factors.a), jnp.asarray(factors.b)
             update = jnp.matmul(b, a, precision="highest") * factors.scale(self.rank_stabilized)
+            if kernel.ndim == 3:  # experts
+                update = update.swapaxes(1, 2)
             merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
             state[path] = state[path].replace(jax.device_put(merged, kernel.sharding))
         nnx.update(decoder, nnx.from_flat_state(list(state.items())))

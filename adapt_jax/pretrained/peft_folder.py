@@ -188,7 +188,15 @@ def _read_lora(
     factors: dict[ParameterPath, LoRAFactors] = {}
     for module, pair in pairs.items():
         layout = modules.find_kernels(f"{module}.weight")
-        if layout is None:
+        experts = modules.find_experts(module, options) if layout is None else None
+        if experts is not None:
+            name, rank, alpha = (
+                experts[0],
+                options.get_rank(experts[0]),
+                options.get_alpha(experts[0]),
+            )
+            factors |= _split_expert_factors(name, experts[1], pair, rank, alpha, modules, problems)
+        elif layout is None:
             problems.append(f"{module}: no module of {model.path}")
         elif problem := options.find_problem(module, pair):
             problems.append(f"{module}: {problem}")
@@ -257,6 +265,35 @@ def _slice_factors(
     }
 
 
+def _split_expert_factors(
+    name: str,
+    layout: TensorLayout,
+    pair: Mapping[str, np.ndarray],
+    rank: int,
+    alpha: float,
+    modules: "_Modules",
+    problems: list[str],
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of all experts of one tensor, for each of the kernels that it holds.
+
+    PEFT keeps A as [E·R, I], expert by expert, and B as [O, R·E], rank by rank (ParamWrapper).
+    """
+    shapes = modules.shapes
+    count, inputs, _ = shapes[layout.parameters[0]]
+    outputs = sum(shapes[part][2] for part in layout.parameters)
+    expected = {"A": (count * rank, inputs), "B": (outputs, rank * count)}
+    found = {which: array.shape for which, array in pair.items()}
+    if found != expected:
+        problems.append(f"{name}: lora_A and lora_B are {found}, expected {expected}")
+        return {}
+    a = pair["A"].reshape(count, rank, inputs)
+    b = pair["B"].reshape(outputs, rank, count)
+    return {
+        path: LoRAFactors(a, layout.slice_parameter(path, shapes, b).transpose(2, 0, 1), alpha)
+        for path in layout.parameters
+    }
+
+
 class _Modules:
     """The parameters of a decoder by the names of the tensors that hold them."""
 
@@ -264,11 +301,18 @@ class _Modules:
         self.model = model
         self.family: Family = FAMILIES[model.config.family]
         layouts = self.family.tensor_layouts(model.config)
+        fused = self.family.fused_layouts(model.config)
         self.parameters = get_parameters(model.decoder)
         self.shapes = {path: value.shape for path, value in self.parameters.items()}
         self.layouts = {
-            name: layouts[path] for path in self.parameters for name in layouts[path].names
+            name: layout
+            for path in self.parameters
+            for layout in (layouts[path], fused[path])
+            for name in layout.names
         }
+        # tensors of whole modules, in the order in which transformers defines them
+        ordered = (fused[path] for path in fused if path in self.parameters)
+        self.fused = {layout.names[0]: layout for layout in ordered if len(layout.names) == 1}
         if model.config.tie_embeddings:  # the output's name stands for the embedding
             self.layouts[layouts["output", "kernel"].names[0]] = layouts["embedding",]
 
@@ -278,6 +322,23 @@ class _Modules:
         if layout is None or len(layout.names) > 1 or layout.parameters[0][-1] not in KERNELS:
             return None
         return layout
+
+    def find_experts(self, module: str, options: LoRAOptions) -> tuple[str, TensorLayout] | None:
+        """Which tensor of experts the factors of a module belong to; None if to none.
+
+        PEFT wraps a module once for each of its parameters that ``target_parameters`` names; the
+        last one is outermost, and the others are its base layers.
+        """
+        plain, depth = module.replace(".base_layer", ""), module.count(".base_layer")
+        inside = [
+            n for n in self.fused if n.rpartition(".")[0] == self.family.canonical_name(plain)
+        ]
+        targeted = [name for name in inside if options.is_target_parameter(name)]
+        if depth >= len(targeted):
+            return None
+        name = targeted[-1 - depth]
+        layout = self.fused[name]
+        return (name, layout) if len(self.shapes[layout.parameters[0]]) == 3 else None
 
     def match_whole(
         self, tensors: Mapping[str, np.ndarray], problems: list[str]

@@ -35,7 +35,13 @@ COMMON_OPTIONS = {
 # refused by its name.
 LORA_OPTIONS = COMMON_OPTIONS | {
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *(
+        "target_modules",
+        "target_parameters",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+    ),
     *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
     *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
 }
@@ -86,6 +92,7 @@ LORA_CHECKS = {
     ),
     "target_modules": _NAMES,
     "exclude_modules": _NAMES,
+    "target_parameters": list_of("texts", _is_text),
     "layers_pattern": _NAMES,
     "layers_to_transform": Check("layers", _is_layers, nullable=True),
     "modules_to_save": list_of("texts", _is_text),
@@ -149,7 +156,13 @@ class LoRAOptions:
             self._find_by_pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
         )
 
+    def is_target_parameter(self, name: str) -> bool:
+        """Whether ``target_parameters`` names this parameter."""
+        return self._is_named(name, self.config.get("target_parameters"))
+
     def _is_target(self, module: str) -> bool:
+        if self.is_target_parameter(f"{module}.weight"):
+            return True
         targets = self.config.get("target_modules")
         if targets is None or targets == "all-linear":
             return True

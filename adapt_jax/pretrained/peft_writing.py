@@ -70,25 +70,34 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
     Raises:
         UserError: an update belongs to a parameter that is no module of its own in PEFT.
     """
-    layouts = FAMILIES[model.config.family].tensor_layouts(model.config)
+    layouts = FAMILIES[model.config.family].fused_layouts(model.config)
     shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
     modules: dict[str, TensorLayout] = {}
+    parameters: dict[str, TensorLayout] = {}  # what is no module of its own in transformers 5
     has_only_experts = model.config.moe is not None and not model.config.dense_with_moe
     for path in weights.factors:
-        layout, in_experts = layouts[path], has_only_experts and "ffn" in path
-        if in_experts or len(layout.names) > 1 or len(shapes[path]) != 2:
-            why = ", which it would take for the experts'" if in_experts else ""
+        layout, in_ffn = layouts[path], has_only_experts and "ffn" in path
+        if len(layout.names) == 1 and (len(shapes[path]) == 3 or (in_ffn and path[-1] == "router")):
+            parameters[layout.names[0]] = layout
+            continue
+        if in_ffn or len(layout.names) > 1 or len(shapes[path]) != 2:
+            why = ", which it would take for the experts'" if in_ffn else ""
             raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
         modules[_name_module(path, layout)] = layout
-    factors = {name: _fuse_factors(layout, weights, shapes) for name, layout in modules.items()}
+    both = modules | parameters
+    factors = {name: _fuse_factors(layout, weights, shapes) for name, layout in both.items()}
+    all_parameters = list(
+        dict.fromkeys(layouts[path].names[0] for path in layouts if path in shapes)
+    )
+    wrappers = _name_wrappers([name for name in all_parameters if name in parameters])
     tensors = {}
     for name, one in factors.items():
-        tensors[f"{BASE_PREFIX}{name}.lora_A.weight"] = one.a
-        tensors[f"{BASE_PREFIX}{name}.lora_B.weight"] = one.b
+        prefix = BASE_PREFIX + wrappers.get(name, name)
+        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = _flatten(one)
     # what most modules have is the default; the others are listed as patterns
     rank = _find_most_common([one.rank for one in factors.values()])
     alpha = _find_most_common([one.alpha for one in factors.values()])
-    kernels = (path for path in shapes if path[-1] in KERNELS)
+    kernels = (path for path in shapes if path[-1] in KERNELS)  # experts are no modules
     all_modules = {_name_module(path, layouts[path]) for path in kernels}
     config = {
         **_make_common_fields(model, "LORA"),
@@ -106,9 +115,32 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
         "r": rank,
         "rank_pattern": {n: f.rank for n, f in factors.items() if f.rank != rank},
         "target_modules": _find_shortest_suffixes(set(modules), all_modules),
+        "target_parameters": _find_shortest_suffixes(set(parameters), set(all_parameters)) or None,
         "use_rslora": weights.rank_stabilized,
     }
     _write_folder(folder, config, tensors)
+
+
+def _name_wrappers(parameters: list[str]) -> dict[str, str]:
+    """Where PEFT keeps the factors of parameters, given in the order of their definition.
+
+    It wraps a module once for each of them; the last one is outermost.
+    """
+    wrappers: dict[str, str] = {}
+    depths: Counter[str] = Counter()
+    for name in reversed(parameters):
+        module = name.rpartition(".")[0]
+        wrappers[name] = module + ".base_layer" * depths[module]
+        depths[module] += 1
+    return wrappers
+
+
+def _flatten(factors: LoRAFactors) -> tuple[np.ndarray, np.ndarray]:
+    """A [R, I] and B [O, R] as PEFT keeps them; of experts, A [E·R, I] and B [O, R·E]."""
+    if factors.a.ndim == 2:
+        return factors.a, factors.b
+    a = factors.a.reshape(-1, factors.a.shape[-1])
+    return a, np.ascontiguousarray(factors.b.transpose(1, 2, 0)).reshape(factors.b.shape[1], -1)
 
 
 def _name_module(path: ParameterPath, layout: TensorLayout) -> str:
@@ -133,16 +165,26 @@ def _fuse_factors(
     if len(own) == len(layout.parameters) and all(
         np.array_equal(f.a, first.a) for f in own.values()
     ):
-        return LoRAFactors(first.a, layout.fuse(scaled), first.alpha)  # it came in as one block
+        return LoRAFactors(first.a, _fuse_b(layout, scaled), first.alpha)  # it came in as one block
     rank = sum(factors.rank for factors in own.values())
-    blocks = {part: np.zeros((shapes[part][0], rank), np.float32) for part in layout.parameters}
+    blocks = {}
+    for part in layout.parameters:
+        *experts, outputs = shapes[part][:1] + shapes[part][2:]  # [O, I], or [E, I, O]
+        blocks[part] = np.zeros((*experts, outputs, rank), np.float32)
     column = 0
     for part, factors in own.items():
-        blocks[part][:, column : column + factors.rank] = scaled[part]
+        blocks[part][..., column : column + factors.rank] = scaled[part]
         column += factors.rank
-    a = np.concatenate([factors.a for factors in own.values()])
+    a = np.concatenate([factors.a for factors in own.values()], axis=-2)
     alpha = scale * (rank**0.5 if weights.rank_stabilized else rank)
-    return LoRAFactors(a, layout.fuse(blocks), alpha)
+    return LoRAFactors(a, _fuse_b(layout, blocks), alpha)
+
+
+def _fuse_b(layout: TensorLayout, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:
+    """The factors B of the parts of one tensor along their outputs, [O, R] or [E, O, R]."""
+    if next(iter(parts.values())).ndim == 2:
+        return layout.fuse(parts)
+    return layout.fuse({part: b.swapaxes(1, 2) for part, b in parts.items()}).swapaxes(1, 2)
 
 
 def _find_shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:

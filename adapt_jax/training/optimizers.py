@@ -25,8 +25,15 @@ def make_schedule(config: TrainingConfig) -> optax.Schedule:
 
 
 def _matrix_mask(params: Any) -> Any:
-    """True for what weight decay applies to: matrices, not norms and biases."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """True for what weight decay applies to: matrices, not norms and biases.
+
+    The biases of experts are matrices, too, with a row for each.
+    """
+
+    def is_matrix(path: Any, leaf: Any) -> bool:
+        return bool(leaf.ndim > 1 and "_bias" not in jax.tree_util.keystr(path))
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:

@@ -48,6 +48,7 @@ SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types decides
     "qwen3_moe": {"use_sliding_window"},  # there is no window
     "qwen3_moe, not normalized": {"intermediate_size"},  # no layer is dense
+    "dots1, no groups": {"sliding_window"},  # no layer slides
     "qwen2_moe, no biases": {"use_sliding_window", "sliding_window", "intermediate_size"},
     "gemma4": {
         "vocab_size_per_layer_input",
@@ -74,6 +75,7 @@ SILENT = {
     "falcon, two norms": {"multi_query"},  # the newer architecture says how many
     "falcon, one norm": {"multi_query"},
     "hunyuan_v1_dense": {"rope_parameters.factor"},  # alpha decides
+    "hunyuan_v1_moe": {"rope_parameters.factor"},
     **dict.fromkeys((name for name in CASES if name.startswith(LATENT)), {"head_dim"}),
     "deepseek_v2, greedy, yarn, biases": {"head_dim", "n_group", "topk_group"},
     "llama4, two experts, no norm, biases": {
@@ -261,6 +263,7 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "qwen3_vl_text": [{}, THETA],
     "qwen3_vl_moe_text": [{**THETA, "tie_word_embeddings": False}],
     "glm4v_text": [{}, {**THETA, "partial_rotary_factor": 0.25}],
+    "hunyuan_v1_moe": [{**THETA, "num_experts": 4, "moe_topk": 2}],
     "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
     "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],
     "vaultgemma": [{**THETA, "sliding_window": 9}],

@@ -1,6 +1,7 @@
 """The accelerators' attention kernels against the einsum form: values and gradients, odd sizes."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -157,5 +158,7 @@ def test_a_kernel_is_chosen_only_where_it_fits():
     assert choose_fused_attention(UNROLLED, long, 0, config, jnp.float32) is None
     assert choose_fused_attention(Execution("splash"), long, 0, config, jnp.float32) is not None
     assert choose_fused_attention(Execution("splash"), short, 7, config, jnp.float32) is None
+    sinks = replace(config, attention_sinks=True)
+    assert choose_fused_attention(Execution("splash"), long, 0, sinks, jnp.float32) is None
     # no GPU is here, so cuDNN cannot attend
     assert choose_fused_attention(Execution("cudnn"), long, 0, config, jnp.bfloat16) is None

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft_cases import ours, peft_adapter, soft, theirs, updates
+from peft_cases import ours, peft_adapter, soft, tampered, theirs, updates
 from safetensors.numpy import load_file
 
 from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.pretrained.loading import get_parameters
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
 from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.utils.errors import UserError
@@ -61,7 +62,7 @@ def test_soft_prompts_live_behind_the_embeddings_scale(
     assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
 
 
-def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
+def test_the_attention_of_a_mixture_leaves_and_dense_layers_are_refused(
     made: Any, tmp_path: Path
 ) -> None:
     folder, _, model = made("qwen3_moe")
@@ -70,9 +71,73 @@ def test_the_experts_of_a_mixture_are_refused_and_its_attention_leaves(
     assert theirs(folder, tmp_path / "out", model) == ours(added.merge_into(model)) != ours(model)
     with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
         write_lora(tmp_path / "up", updates(model, "up"), model)
-    peft_adapter(folder, tmp_path / "in", target_modules="all-linear")
-    with pytest.raises(UserError, match=r"cannot be represented here: target_parameters \["):
-        read_adapter(tmp_path / "in", model)
+
+
+# PEFT's names of the experts: found by it, in groups that alternate, beside the router's
+EXPERTS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"target_modules": "all-linear"},
+    "gpt_oss": {
+        "target_modules": ["q_proj"],
+        "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+        "use_rslora": True,
+    },
+    "granitemoe": {
+        "target_modules": [],
+        "target_parameters": ["router.weight", "experts.down_proj"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_factors_of_experts_come_in_and_leave(name: str, made: Any, tmp_path: Path) -> None:
+    folder, _, model = made(name)
+    peft_adapter(folder, tmp_path / "in", **EXPERTS[name])
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.lora_weights is not None
+    assert any(factors.a.ndim == 3 for factors in adaptation.lora_weights.factors.values())
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
+    first, second = (load_file(tmp_path / one / ADAPTER_WEIGHTS) for one in ("in", "out"))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+    assert theirs(folder, tmp_path / "out", model) == expected
+
+
+def test_factors_of_some_experts_kernels_leave_as_one_block(made: Any, tmp_path: Path) -> None:
+    """Gates have other factors than up projections; one layer has none."""
+    folder, _, model = made("gpt_oss")
+    draws = np.random.default_rng(1)
+    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
+
+    def draw(path: Any, rank: int) -> LoRAFactors:
+        experts, inputs, outputs = shapes[path]
+        a = draws.normal(0, 0.3, (experts, rank, inputs)).astype(np.float32)
+        return LoRAFactors(
+            a, draws.normal(0, 0.3, (experts, outputs, rank)).astype(np.float32), 6.0
+        )
+
+    paths = {("layers", 1, "ffn", name): rank for name, rank in (("gate", 2), ("up", 3))}
+    added = LoRAWeights({path: draw(path, rank) for path, rank in paths.items()}, model.fingerprint)
+    write_lora(tmp_path, added, model)
+    assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
+    again = read_adapter(tmp_path, model).lora_weights
+    assert again is not None
+    merged, expected = (get_parameters(one.merge_into(model).decoder) for one in (again, added))
+    for path, kernel in expected.items():
+        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+
+
+def test_factors_of_experts_that_do_not_fit_are_refused(made: Any, tmp_path: Path) -> None:
+    folder, _, model = made("gpt_oss")
+    options = {"target_modules": [], "target_parameters": ["experts.down_proj"]}
+    peft_adapter(folder, tmp_path, **options)
+    tampered(tmp_path, {"target_parameters": ["experts.gate_up_proj"]})
+    with pytest.raises(UserError, match=r"gate_up_proj: lora_A and lora_B are .*, expected "):
+        read_adapter(tmp_path, model)
+    tampered(tmp_path, {"target_parameters": ["experts.down_proj_bias"]})
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.experts: no module of"):
+        read_adapter(tmp_path, model)
 
 
 @pytest.mark.parametrize("name", ["gemma4, experts", "gemma4, per-layer embeddings"])

@@ -129,9 +129,19 @@ class Family:
             present: the names of the checkpoint's tensors, as ``canonical_name`` gives them; none
                 for a checkpoint that is written.
         """
+        others = [row for row in self.other_tensors if self._has_row(row, config, present)]
+        return self._make_layouts(config, others)
+
+    def fused_layouts(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
+        """The same as transformers 5 holds them in memory, all experts in one tensor."""
+        return self._make_layouts(config, self.other_tensors)
+
+    def _make_layouts(
+        self, config: DecoderConfig, others: Collection[TensorRow]
+    ) -> dict[ParameterPath, TensorLayout]:
+        """The layouts of the family's rows, the later ones instead of earlier ones."""
         num_experts = 0 if config.moe is None else config.moe.num_experts
         layouts: dict[ParameterPath, TensorLayout] = {}
-        others = [row for row in self.other_tensors if self._has_row(row, config, present)]
         rows = (*self.tensors, *self.tensors_for(config), *others)
         for name, parameters, transposed, *groups_field in rows:
             groups = attrgetter(groups_field[0])(config) if groups_field else 1
