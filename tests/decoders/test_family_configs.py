@@ -25,7 +25,7 @@ INERT = {
     *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp", "is_decoder"),
     *("residual_dropout", "embedding_dropout", "dropout", "layerdrop", "init_std"),
-    *("resid_dropout", "embed_dropout", "attention_layers", "eod_token_id"),
+    *("resid_dropout", "embed_dropout", "attention_layers", "eod_token_id", "sep_token_id"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "reorder_and_upcast_attn", "output_router_logits"),
