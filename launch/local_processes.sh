@@ -10,8 +10,9 @@ usage: launch/local_processes.sh [--dry-run] N COMMAND [ARGUMENTS]
   launch/local_processes.sh 2 .venv/bin/adapt-jax tune configs/tune/lora.yaml --mesh '{data: 2}'
 
 Each process finds the others through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-When one ends with an error the others are asked to stop, and killed after GRACE_SECONDS (60). Ctrl-C
-and SIGTERM ask all to stop: a training then saves. The exit code is 75 if a process says that the
+When one ends with an error the others have LEAVE_SECONDS (5) to find out and say so; then they are
+asked to stop, and killed after GRACE_SECONDS (60). Ctrl-C and SIGTERM ask all to stop: a training then
+saves. The exit code is 75 if a process says that the
 command can be started again, else that of the first one that failed.
 HELP
 }
@@ -45,7 +46,10 @@ if [ -n "$dry_run" ]; then
 fi
 
 running=() # process ids
+all=()     # also of those that have ended, by their JAX_PROCESS_ID
 deadline=''
+leave_until=''
+failed='' # how the first one ended
 stop_all() {
     local pid
     deadline=$((SECONDS + ${GRACE_SECONDS:-60}))
@@ -57,6 +61,14 @@ for ((id = 0; id < number; id++)); do
     JAX_PROCESS_ID=$id "$@" &
     running+=($!)
 done
+all=("${running[@]}")
+
+name_process() { # PID
+    local id
+    for ((id = 0; id < number; id++)); do
+        if [ "${all[id]}" = "$1" ]; then echo "process $id"; fi
+    done
+}
 
 status=0
 while [ ${#running[@]} -gt 0 ]; do
@@ -69,11 +81,15 @@ while [ ${#running[@]} -gt 0 ]; do
         fi
         code=0
         wait "$pid" || code=$?
+        if [ "$code" != 0 ] && [ -z "$failed" ]; then failed="$(name_process "$pid") of $number ended with $code"; fi
         if [ "$code" != 0 ] && { [ "$status" = 0 ] || [ "$code" = 75 ]; }; then status=$code; fi
     done
     running=(${left[@]+"${left[@]}"})
-    if [ "$status" != 0 ] && [ -z "$deadline" ]; then
-        if [ ${#running[@]} -gt 0 ]; then echo "a process ended with $status: stopping the others" >&2; fi
+    if [ -n "$failed" ] && [ -z "$leave_until$deadline" ] && [ ${#running[@]} -gt 0 ]; then
+        echo "$failed: the others end, or are stopped" >&2
+        leave_until=$((SECONDS + ${LEAVE_SECONDS:-5}))
+    fi
+    if [ -n "$leave_until" ] && [ "$SECONDS" -ge "$leave_until" ] && [ -z "$deadline" ]; then
         stop_all
     fi
     if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ]; then

@@ -118,7 +118,9 @@ def test_a_failed_installation_is_taken_up_again(checkout: Path) -> None:
 
 
 def local_processes(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return bash(ROOT / "launch" / "local_processes.sh", *arguments, **options)
+    env = {**os.environ, "LEAVE_SECONDS": "1", "GRACE_SECONDS": "1"}
+    script = ROOT / "launch" / "local_processes.sh"
+    return bash(script, *arguments, **{"env": env, **options})  # type: ignore[arg-type]
 
 
 def test_local_processes_find_each_other_by_their_environment() -> None:
@@ -137,14 +139,22 @@ def test_a_local_process_that_dies_ends_the_others() -> None:
     done = local_processes(3, "bash", "-c", script)
     assert done.returncode == 3
     assert time.monotonic() - begin < 30
-    assert "a process ended with 3: stopping the others" in done.stderr
+    assert "process 1 of 3 ended with 3: the others end, or are stopped" in done.stderr
+
+
+def test_local_processes_that_find_out_that_one_was_killed_end_by_themselves() -> None:
+    script = 'if [ "$JAX_PROCESS_ID" = 1 ]; then kill -9 $$; fi; sleep 1; echo it was 1; exit 75'
+    env = {**os.environ, "LEAVE_SECONDS": "20"}
+    done = local_processes(3, "bash", "-c", script, env=env)
+    assert done.returncode == 75 and done.stdout == "it was 1\n" * 2
+    assert "process 1 of 3 ended with 137" in done.stderr
 
 
 def test_a_local_process_that_does_not_stop_is_killed() -> None:
     script = (
         'if [ "$JAX_PROCESS_ID" = 0 ]; then exit 4; fi; trap "" TERM; while :; do sleep 0.1; done'
     )
-    done = local_processes(2, "bash", "-c", script, env={**os.environ, "GRACE_SECONDS": "1"})
+    done = local_processes(2, "bash", "-c", script)
     assert done.returncode == 4
 
 
