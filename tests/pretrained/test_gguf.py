@@ -13,7 +13,9 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.recipe import _name_decoder
 from adapt_jax.inspection.checkpoint import read_checkpoint
+from adapt_jax.pretrained.gguf import config as gguf_config
 from adapt_jax.pretrained.gguf import file as gguf_file
+from adapt_jax.pretrained.gguf import tokenizer as gguf_tokenizer
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import read_source_dtype
@@ -347,6 +349,26 @@ def test_what_a_file_says_is_checked(tmp_path, metadata, said):
     with pytest.raises(UserError, match=re.escape(said)) as caught:
         load_pretrained(path)
     assert len(str(caught.value)) < 900
+
+
+@pytest.mark.parametrize("value", ["x", [1, 2], 0, 2**31, -1.5, True, None])
+def test_no_metadata_ends_in_a_traceback(tmp_path, value):
+    """Every key with a value of another type or size: read, or refused in one line."""
+    hf = write_tiny_llama(tmp_path / "hf")
+    path = write_gguf(hf, tmp_path / "m.gguf", extra={"rope_freqs.weight": np.ones(4, np.float32)})
+    content = gguf_file.read_gguf(path)
+    keys = [key for key in content.metadata if key.startswith(("llama.", "general.", "tokenizer."))]
+    keys += ["llama.rope.scaling.type", "llama.expert_count", "llama.attention.sliding_window"]
+    for key in keys:
+        changed = replace(content, metadata={**content.metadata, key: value})
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (gguf_config, gguf_tokenizer):
+                patch.setattr(module, "read_gguf", lambda path, changed=changed: changed)
+            for read in (read_config, read_tokenizer):
+                try:
+                    read(path)
+                except UserError as mistake:
+                    assert len(str(mistake)) < 1200
 
 
 def test_a_tensor_that_is_not_known_is_refused_by_name(tmp_path):

@@ -30,9 +30,19 @@ def read_gguf_config(path: Path) -> Fields:
         )
     if "token_embd.weight" not in file.tensors:
         raise UserError(f"{path}: holds no decoder (token_embd.weight is not there)")
+    try:
+        return _compute_fields(file)
+    except UserError:
+        raise
+    except Exception as error:  # whatever types and sizes a received file may have
+        reason = str(error)[:200] or type(error).__name__
+        raise UserError(f"{path}: its metadata describes no decoder ({reason})") from None
+
+
+def _compute_fields(file: GGUFFile) -> Fields:
     found = ARCHITECTURES[file.architecture]
     hf = {**_read_sizes(file), **_read_rope(file), **_read_tokens(file)}
-    # transformers refuses other fields than its own; here a family reads only those it has
+    # a family reads the fields that it has, and no others
     hf |= {"architectures": [found.name], "torch_dtype": find_kept_dtype(file)}
     return hf | found.adjust(file, hf)
 
@@ -186,11 +196,11 @@ def _recognise_factors(file: GGUFFile, theta: float, rotated: int) -> Fields:
     same factors for short and long texts.
     """
     factors = np.asarray(_read_factors(file, "rope_freqs.weight"), np.float32)
-    plain = np.asarray(Rope(theta=theta).frequencies(rotated))
-    if factors.shape != plain.shape:
+    if 2 * len(factors) != rotated:  # before an array of that size is made
         raise UserError(
-            f"{file.path}: rope_freqs.weight has {len(factors)} factors; expected {len(plain)}"
+            f"{file.path}: rope_freqs.weight has {len(factors)} factors for {rotated} features"
         )
+    plain = np.asarray(Rope(theta=theta).frequencies(rotated))
     scaling: Fields = {
         "rope_type": "llama3",
         "factor": float(factors.max()),
