@@ -382,6 +382,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "glm4_moe_lite",
         {**LATENT, **ROUTED, "v_head_dim": 24, "mlp_layer_types": ["sparse", "dense"]},
     ),
+    # transformers 5.24 sets the embedding of padding to zero where there is some
+    "youtu": ("youtu", {**LATENT, "attention_bias": True, "pad_token_id": None}),
     "llama4": (
         "llama4_text",
         {
@@ -550,6 +552,7 @@ ALIKE = (
     "olmo",
     "persimmon",
     "vaultgemma",
+    "youtu",
 )
 FIRST = [name for name in FIRST if name not in ALIKE]
 FIRST += ["gemma4, experts", "gemma4, per-layer embeddings"]

@@ -34,6 +34,7 @@ INERT = {
     *("rope_type",),  # has cases of its own
     *("qk_head_dim",),  # of latent attention, the sum of two other fields
     *("num_nextn_predict_layers",),  # layers that are not loaded
+    "embedding_initializer_range",
 }
 # Fields that change nothing: another field decides already, or nothing depends on them.
 DECIDED_ELSEWHERE = {
@@ -43,7 +44,7 @@ DECIDED_ELSEWHERE = {
     "sliding_window_pattern",
 }
 # Families with multi-head latent attention, whose heads have no size in a field of its own.
-LATENT = ("minicpm3", "deepseek", "glm4_moe_lite")
+LATENT = ("minicpm3", "deepseek", "glm4_moe_lite", "youtu")
 SILENT = {
     "qwen3": {"use_sliding_window"},  # layer_types decides
     "qwen3_moe": {"use_sliding_window"},  # there is no window

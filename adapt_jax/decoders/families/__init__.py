@@ -62,6 +62,7 @@ from adapt_jax.decoders.families import (
     stablelm,
     starcoder2,
     vaultgemma,
+    youtu,
 )
 from adapt_jax.decoders.families.family import Family
 from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, read_inside
@@ -81,6 +82,7 @@ for _family in (
     deepseek.V2,
     deepseek.V3,
     glm4_moe_lite.FAMILY,
+    youtu.FAMILY,
     llama4.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
