@@ -447,8 +447,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_next": (
         "qwen3_next",
         {**DELTA_NET, **EXPERTS, "shared_expert_intermediate_size": 20, "norm_topk_prob": False}
-        | {"num_hidden_layers": 3, "mlp_only_layers": [1]}
-        | {"layer_types": ["linear_attention", FULL, "linear_attention"]},
+        | {"mlp_only_layers": [1]},
     ),
     "qwen3_5_moe": (
         "qwen3_5_moe_text",

@@ -279,6 +279,12 @@ class DecoderConfig:
     def _check_layer(self, layer: LayerConfig) -> None:
         if layer.has_state and self.mixer is None:
             raise ValueError("a layer keeps a state, but its mixer is not given")
+        activation = getattr(self.mixer, "activation", "") or self.activation
+        if layer.has_state and activation not in ACTIVATIONS:
+            raise ValueError(
+                f"{activation!r} is not supported in layers that keep a state; supported: "
+                f"{', '.join(ACTIVATIONS)}"
+            )
         if layer.is_moe and self.moe is None:
             raise ValueError("a layer has experts, but their number is not given")
         if not layer.has_attention:

@@ -208,6 +208,8 @@ NAME_CHECKS: dict[str, Check] = {
     "conv_kernel": whole(1, MAX_TAPS),
     "expand": whole(1, 2**10),
     **dict.fromkeys(("chunk_size", "mamba_chunk_size"), whole(1, 2**20)),
+    "num_heads": whole(1, 2**14),
+    "head_dim": whole(1, 2**14, nullable=True),
     "mamba_num_heads": whole(1, 2**14),
     "mamba_head_dim": whole(1, 2**16),
     "ssm_state_size": whole(1, 2**16),
@@ -223,8 +225,11 @@ NAME_CHECKS: dict[str, Check] = {
     "mamba_expand": whole(1, 2**10),
     "shared_intermediate_size": whole(1, MAX_WIDTH),
     "shared_expert_intermediate_size": whole(1, MAX_WIDTH),
-    "time_step_limit": Check(
-        "two numbers", lambda value: isinstance(value, list) and len(value) == 2, nullable=True
+    **dict.fromkeys(
+        ("time_step_limit", "mamba_dt_limit"),
+        Check(
+            "two numbers", lambda value: isinstance(value, list) and len(value) == 2, nullable=True
+        ),
     ),
     "linear_num_key_heads": whole(1, 2**14),
     "linear_num_value_heads": whole(1, 2**14),

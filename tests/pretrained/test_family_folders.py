@@ -87,6 +87,8 @@ INSIDE: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {**QWEN_VISION, "deepstack_visual_indexes": [0]},
     ),
+    "qwen3_5": ("qwen3_5", QWEN_VISION),
+    "qwen3_5_moe": ("qwen3_5_moe", QWEN_VISION),
     "glm4v": (
         (
             "glm4v_text",

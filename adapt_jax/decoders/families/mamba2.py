@@ -22,7 +22,7 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
     """The shape of the layers."""
     check_time_step_limit(hf)
     width = hf.get("expand", 2) * hf["hidden_size"]
-    num_heads, head_dim = hf.get("num_heads", 128), hf.get("head_dim", 64)
+    num_heads, head_dim = hf.get("num_heads", 128), hf.get("head_dim") or 64
     if num_heads * head_dim != width:
         raise ValueError(
             f"num_heads {num_heads} of head_dim {head_dim} are not expand times the hidden size, "
