@@ -272,7 +272,7 @@ def _exists(path: Path) -> bool:
 
 
 def find_decoder(name: str, folder: Path) -> str:
-    """The folder or file of a decoder as ``find_path`` finds it, or else the name as it is written."""
+    """The folder or file of a decoder as ``find_path`` finds it, or else the name as written."""
     found = find_path(name, folder)
     return str(found) if _exists(found) else name
 
