@@ -17,7 +17,8 @@ from tiny_llama import write_tiny_llama
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.families.multimodal import TEXT_DECODERS
-from adapt_jax.pretrained.hf_config import FIELD_CHECKS, read_config
+from adapt_jax.pretrained.config_checks import FIELD_CHECKS
+from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import read_adapter
