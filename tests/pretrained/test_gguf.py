@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -395,6 +396,38 @@ def test_experts_of_two_shapes_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match=re.escape("ffn_up_exps.weight [5, 40, 32]")):
         load_pretrained(path)
+
+
+def test_fewer_or_more_experts_than_the_metadata_says_are_refused(tmp_path):
+    pytest.importorskip("torch")
+    make(tmp_path / "hf", "qwen3_moe", **CASES["qwen3_moe"])
+    whole = gguf_file.read_gguf(write_gguf(tmp_path / "hf", tmp_path / "m.gguf"))
+    count, *shape = whole.tensors["blk.0.ffn_up_exps.weight"].shape
+    for other in (count - 1, count + 1):
+        wrong = (np.zeros((other, *shape), np.float32), Kind.F32)
+        path = write_gguf(
+            tmp_path / "hf", tmp_path / "w.gguf", replaced={"blk.0.ffn_up_exps.weight": wrong}
+        )
+        said = f"ffn_up_exps.weight holds {other} experts, expected {count}"
+        with pytest.raises(UserError, match=said):
+            load_pretrained(path)
+
+
+def write_header(path: Path, entries: bytes, keys: int) -> Path:
+    """A GGUF file of metadata alone."""
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, keys) + entries)
+    return path
+
+
+def test_metadata_that_repeats_or_nests_is_refused(tmp_path):
+    entry = struct.pack("<Q1sII", 1, b"k", 4, 7)  # k = 7 of uint32
+    path = write_header(tmp_path / "twice.gguf", entry * 2, 2)
+    with pytest.raises(UserError, match="it holds the key k twice"):
+        gguf_file.read_gguf(path)
+    arrays = struct.pack("<IQ", 9, 1) * 5000 + struct.pack("<IQ", 4, 0)
+    path = write_header(tmp_path / "deep.gguf", struct.pack("<Q1sI", 1, b"k", 9) + arrays, 1)
+    with pytest.raises(UserError, match="arrays in arrays"):
+        gguf_file.read_gguf(path)
 
 
 def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):

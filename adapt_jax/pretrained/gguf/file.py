@@ -28,6 +28,7 @@ VERSIONS = (2, 3)
 MAX_ITEMS = 2**26  # of an array of metadata; the largest vocabularies have 2**18 tokens
 MAX_TENSORS, MAX_KEYS, MAX_FILES = 2**18, 2**16, 1000
 MAX_AXES = 4
+MAX_DEPTH = 8  # of arrays in arrays of metadata
 STRING, ARRAY = 8, 9
 # The types of metadata whose size is fixed, as NumPy names them.
 SCALARS = {
@@ -137,7 +138,10 @@ def read_gguf(path: Path) -> GGUFFile:
     tensors = dict(first.tensors)
     for number in range(2, count + 1):
         part = path.with_name(f"{match[1]}{number:05}-of-{count:05}.gguf")
-        tensors |= _read_part(part).tensors
+        of_part = _read_part(part).tensors
+        if twice := tensors.keys() & of_part.keys():
+            raise UserError(f"{part}: holds again {min(twice)[:80]}")
+        tensors |= of_part
     total = first.metadata.get("split.tensors.count", len(tensors))
     if total != len(tensors):
         raise UserError(f"{path}: its {count} files hold {len(tensors)} tensors, expected {total}")
@@ -179,8 +183,15 @@ class _HeaderReader:
         num_tensors, num_keys = self.unpack("<Q"), self.unpack("<Q")
         if num_tensors > MAX_TENSORS or num_keys > MAX_KEYS:
             raise _DamageError(f"it names {num_tensors} tensors and {num_keys} keys")
-        metadata = {self.text(): self.value(self.unpack("<I")) for _ in range(num_keys)}
+        metadata: dict[str, Any] = {}
+        for _ in range(num_keys):
+            key = self.text()
+            if key in metadata:
+                raise _DamageError(f"it holds the key {key[:80]} twice")
+            metadata[key] = self.value(self.unpack("<I"))
         entries = [self.entry() for _ in range(num_tensors)]
+        if len({name for name, *_ in entries}) < num_tensors:
+            raise _DamageError("it holds two tensors of one name")
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
             raise _DamageError(f"general.alignment {alignment!r:.40}; expected a number of bytes")
@@ -202,15 +213,17 @@ class _HeaderReader:
         except UnicodeDecodeError:
             raise _DamageError(f"a text before byte {self.at} is not UTF-8") from None
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == STRING:
             return self.text()
         if kind == ARRAY:
             item, count = self.unpack("<I"), self.unpack("<Q")
             if count > min(MAX_ITEMS, self.size):
                 raise _DamageError(f"an array before byte {self.at} has {count} items")
+            if depth == MAX_DEPTH:
+                raise _DamageError(f"arrays in arrays before byte {self.at}")
             if item in (STRING, ARRAY):
-                return [self.value(item) for _ in range(count)]
+                return [self.value(item, depth + 1) for _ in range(count)]
             return self.numbers(item, count).tolist()
         [number] = self.numbers(kind, 1)
         # 1e-05 instead of 9.999999747378752e-06: the same float32

@@ -149,9 +149,17 @@ class _Opener:
         Args:
             own: its name in the file.
             number: of the expert.
+
+        Raises:
+            UserError: a tensor of experts holds more or fewer of them than the metadata says.
         """
         tensor = self.file.tensors[own]
         if "_exps." in own and len(tensor.shape) == 3:
+            if tensor.shape[0] != len(layout.names):
+                raise UserError(
+                    f"{self.file.path}: {own} holds {tensor.shape[0]} experts, "
+                    f"expected {len(layout.names)}"
+                )
             rows = math.prod(tensor.shape[1:-1])
             start = tensor.start + number * rows * tensor.row_bytes
             tensor = replace(tensor, shape=tensor.shape[1:], start=start)
