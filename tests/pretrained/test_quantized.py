@@ -38,7 +38,7 @@ def open_weight(
     opened = stack.enter_context(file.open("rb", buffering=0))
     tensors = read_header(file, opened.fileno())
     found, problems = dequantize_tensors(Quantization(method, options, "BF16"), tensors)
-    assert not problems
+    assert not problems, problems
     [weight] = found.values()
     assert isinstance(weight, DequantizedTensor)
     return weight
@@ -427,10 +427,16 @@ def test_an_adapter_names_the_quantised_decoder(tmp_path):
         ({"quant_method": "gptqq"}, "did you mean 'gptq'?"),
         ({"quant_method": "gptq", "bits": 3}, "bits 3; expected one of 2, 4, 8"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "'marlin'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": "all"}, "group_size 'all'; expected"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version 'gemv'; expected 'gemm'"),
         ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "int4"}, "'int4'; expected nf4"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
+        (
+            {"quant_method": "compressed-tensors"}
+            | {"config_groups": {"a": {"weights": {"num_bits": 8, "block_structure": [0, 128]}}}},
+            "block_structure [0, 128]; expected two numbers",
+        ),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo 'W4A8_AWQ'"),
     ],
 )
@@ -464,6 +470,81 @@ def test_parts_that_do_not_go_together_are_one_line(tmp_path, change, said):
     with pytest.raises(UserError, match=re.escape(said)) as caught:
         load_pretrained(folder)
     assert len(str(caught.value)) < 600
+
+
+WORDS, CODES = torch.zeros((4, 2), dtype=torch.int32), torch.zeros((4, 12), dtype=torch.uint8)
+INT4 = {"config_groups": {"a": {"weights": {"num_bits": 4}}}}
+PACKED = {
+    "weight_packed": WORDS,
+    "weight_shape": torch.tensor([4, 16]),
+    "weight_scale": torch.ones((4, 2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "parts", "said"),
+    [
+        (
+            "awq",
+            {},
+            {"qweight": WORDS, "qzeros": WORDS[:0], "scales": torch.ones((0, 16))},
+            "0 groups for 4 inputs",
+        ),
+        ("compressed-tensors", INT4, {"weight_shape": torch.tensor([4])}, "expected [2]"),
+        ("compressed-tensors", INT4, {"weight_scale": torch.ones((4, 0))}, "[4, 0] for a weight"),
+        (
+            "compressed-tensors",
+            INT4,
+            {"weight_g_idx": torch.zeros(1, dtype=torch.int32)},
+            "_g_idx is [1], expected [16]",
+        ),
+        (
+            "compressed-tensors",
+            INT4,
+            {"weight_scale": torch.ones(()), "weight_g_idx": torch.ones(16, dtype=torch.int32)},
+            "g_idx names more than 1 groups",
+        ),
+        (
+            "compressed-tensors",
+            INT4,
+            {
+                "weight_scale": torch.ones((4, 4)),
+                "weight_g_idx": torch.full((16,), 3, dtype=torch.int32),
+                "weight_zero_point": torch.zeros((4, 2), dtype=torch.int8),
+            },
+            "_zero_point has only 2 groups",
+        ),
+        (
+            "compressed-tensors",
+            {},
+            {
+                "weight_packed": CODES[:, :8],
+                "weight_scale": torch.ones((4, 1)).to(torch.float8_e4m3fn),
+                "weight_global_scale": torch.ones(0),
+            },
+            "_global_scale is [0], expected one number",
+        ),
+        (
+            "modelopt",
+            {},
+            {
+                "weight": CODES,
+                "weight_scale": torch.ones((4, 1)).to(torch.float8_e4m3fn),
+                "weight_scale_2": torch.ones(()),
+            },
+            "24 inputs in groups of 16",
+        ),
+    ],
+)
+def test_shapes_that_cannot_be_read_are_named_before_reading(
+    tmp_path, method, options, parts, said
+):
+    whole = PACKED | parts if options else parts
+    with ExitStack() as stack, pytest.raises(AssertionError) as caught:
+        open_weight(
+            tmp_path, {NAME + end: part for end, part in whole.items()}, method, stack, **options
+        )
+    assert said in str(caught.value)
 
 
 def test_gpt_oss_with_mxfp4_experts_is_the_decoder_of_its_floats(tmp_path):

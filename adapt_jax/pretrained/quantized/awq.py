@@ -38,7 +38,7 @@ def dequantize_awq(weight: QuantizedWeight) -> DequantizedTensor:
     columns, rows, groups = codes.shape[0], codes.shape[1] * PER_WORD, scales.shape[0]
     weight.check_shape("scales", (groups, rows))
     weight.check_shape("qzeros", (groups, rows // PER_WORD))
-    if columns % max(groups, 1):
+    if not groups or columns % groups:
         raise DamagedWeightError(f"{weight.name}: {groups} groups for {columns} inputs")
     size = columns // groups
 

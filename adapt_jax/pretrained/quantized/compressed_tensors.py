@@ -21,10 +21,12 @@ from adapt_jax.pretrained.quantized.weight import (
     ReadRows,
     divide_up,
     make_scales,
+    read_number,
     read_whole,
     to_float32,
     unpack,
 )
+from adapt_jax.pretrained.safetensors_io import DTYPES
 
 __all__ = ["check_compressed_tensors", "dequantize_compressed_tensors"]
 
@@ -49,8 +51,12 @@ def check_compressed_tensors(options: Mapping[str, Any]) -> str:
         return "transform_config (weights that are rotated); expected none"
     for weights in _list_weights(options):
         bits, is_float = weights.get("num_bits"), weights.get("type") == "float"
-        if bits not in ((4, 8) if is_float else PACKED_BITS):
-            return f"num_bits {bits!r:.40}; expected one of {', '.join(map(str, PACKED_BITS))}"
+        known = (4, 8) if is_float else PACKED_BITS
+        if bits not in known:
+            return f"num_bits {bits!r:.40}; expected one of {', '.join(map(str, known))}"
+        block = weights.get("block_structure")
+        if isinstance(block, list) and not all(_is_size(one) for one in block):
+            return f"block_structure {str(block)[:40]}; expected two numbers"
     return ""
 
 
@@ -61,6 +67,10 @@ def dequantize_compressed_tensors(weight: QuantizedWeight) -> DequantizedTensor:
     if weight.get("_packed", "I32", "U8").dtype == "U8":
         return _dequantize_fp4(weight)
     return _dequantize_words(weight)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _list_groups(options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -93,6 +103,7 @@ def _dequantize_words(weight: QuantizedWeight) -> DequantizedTensor:
     """Whole numbers in 32-bit words, along the inputs, stored with half their range added."""
     packed = weight.get("_packed", "I32", axes=2)
     weight.get("_shape", "I64", "I32", axes=1)
+    weight.check_shape("_shape", (2,))
     shape = tuple(int(size) for size in read_whole(weight.parts["_shape"]))
     bits = _find_bits(weight, shape)
     scales = _make_scales(weight, shape)
@@ -125,11 +136,11 @@ def _dequantize_fp4(weight: QuantizedWeight) -> DequantizedTensor:
     rows, columns = packed.shape[0], packed.shape[1] * 2
     is_mx = scale.dtype != "F8_E4M3"
     size = 32 if is_mx else 16
+    if columns % size:
+        raise DamagedWeightError(f"{weight.name}: {columns} inputs in groups of {size}")
     weight.check_shape("_scale", (rows, columns // size))
-    divisor = np.float32(1)
-    if "_global_scale" in weight.parts:
-        weight.get("_global_scale", "F32")
-        divisor = np.float32(read_whole(weight.parts["_global_scale"]).reshape(-1)[0])
+    has_divisor = "_global_scale" in weight.parts
+    divisor = read_number(weight, "_global_scale") if has_divisor else np.float32(1)
 
     def read(first: int, stop: int) -> np.ndarray:
         found = scale[first:stop, :]
@@ -145,7 +156,11 @@ def _make_scales(weight: QuantizedWeight, shape: Shape) -> ReadRows:
     block = next((tuple(one) for one in blocks if isinstance(one, list) and len(one) == 2), None)
     has_blocks = block is not None and len(scale.shape) == 2 and scale.shape[0] != shape[0]
     return make_scales(
-        weight, "_scale", shape, block=block if has_blocks else None, groups=_read_groups(weight)
+        weight,
+        "_scale",
+        shape,
+        block=block if has_blocks else None,
+        groups=_read_groups(weight, shape),
     )
 
 
@@ -153,13 +168,13 @@ def _make_zeros(weight: QuantizedWeight, shape: Shape, bits: int = 0) -> ReadRow
     """What is subtracted, in a form that goes with [O, I]."""
     if "_zero_point" not in weight.parts:
         return lambda first, stop: np.zeros((1, 1), np.float32)
-    zeros, groups = weight.parts["_zero_point"], weight.parts["_scale"].shape
+    zeros, groups = weight.get("_zero_point", *DTYPES), weight.parts["_scale"].shape
     if not bits or zeros.dtype != "I32":
-        return make_scales(weight, "_zero_point", shape, groups=_read_groups(weight))
+        return make_scales(weight, "_zero_point", shape, groups=_read_groups(weight, shape))
     # packed along the outputs
     columns = groups[1] if len(groups) == 2 else 1
     weight.check_shape("_zero_point", (divide_up(shape[0], 32 // bits), columns))
-    of_input = _read_groups(weight)
+    of_input = _read_groups(weight, shape)
     if of_input is None:
         of_input = np.arange(shape[1]) // divide_up(shape[1], columns)
     offset = np.float32(2 ** (bits - 1))
@@ -174,13 +189,14 @@ def _make_zeros(weight: QuantizedWeight, shape: Shape, bits: int = 0) -> ReadRow
     return read
 
 
-def _read_groups(weight: QuantizedWeight) -> np.ndarray | None:
+def _read_groups(weight: QuantizedWeight, shape: Shape) -> np.ndarray | None:
     """[I], the group of each input, where inputs were ordered by their activations."""
     if "_g_idx" not in weight.parts:
         return None
     weight.get("_g_idx", "I32", "I64", axes=1)
+    weight.check_shape("_g_idx", shape[1:])
     found = read_whole(weight.parts["_g_idx"])
-    groups = weight.parts["_scale"].shape[-1]
+    groups = max(weight.parts["_scale"].shape[1:], default=1)
     if found.size and found.min() < 0:  # -1 everywhere: in order after all
         return None
     if found.size and found.max() >= groups:

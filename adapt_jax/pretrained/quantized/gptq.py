@@ -22,9 +22,8 @@ from adapt_jax.pretrained.quantized.weight import (
 __all__ = ["check_gptq", "dequantize_gptq"]
 
 BITS = (2, 4, 8)
-ONES = {
-    bits: sum(1 << at for at in range(0, 32, bits)) for bits in BITS
-}  # in each number of a word
+# a one in each number of a word
+ONES = {bits: sum(1 << at for at in range(0, 32, bits)) for bits in BITS}
 FORMATS = ("gptq", "gptq_v2")
 
 
@@ -35,6 +34,9 @@ def check_gptq(options: Mapping[str, Any]) -> str:
     kind = _find_format(options)
     if kind not in FORMATS:
         return f"checkpoint_format {kind!r:.40}; expected one of {', '.join(FORMATS)}"
+    size = options.get("group_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        return f"group_size {size!r:.40}; expected a whole number"
     return ""
 
 
@@ -46,10 +48,8 @@ def dequantize_gptq(weight: QuantizedWeight) -> DequantizedTensor:
     """The weight of floats, [O, I], read along its inputs."""
     bits = int(weight.options["bits"])
     per_word = 32 // bits
-    codes, scales = (
-        weight.get("qweight", "I32", axes=2),
-        weight.get("scales", "F16", "BF16", "F32", axes=2),
-    )
+    codes = weight.get("qweight", "I32", axes=2)
+    scales = weight.get("scales", "F16", "BF16", "F32", axes=2)
     zeros = weight.get("qzeros", "I32", axes=2)
     columns, rows = codes.shape[0] * per_word, codes.shape[1]
     groups = scales.shape[0]

@@ -15,7 +15,7 @@ from adapt_jax.pretrained.quantized.mxfp4 import unpack_fp4
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
-    read_whole,
+    read_number,
     to_float32,
 )
 
@@ -39,15 +39,14 @@ def dequantize_modelopt(weight: QuantizedWeight) -> DequantizedTensor:
     if codes.dtype != "U8":
         return dequantize_fp8(weight)
     rows, columns = codes.shape[0], codes.shape[1] * 2
+    if columns % GROUP:
+        raise DamagedWeightError(f"{weight.name}: {columns} inputs in groups of {GROUP}")
     scales = weight.get("_scale", "F8_E4M3", axes=2)
     weight.check_shape("_scale", (rows, columns // GROUP))
-    weight.get("_scale_2", "F32")
-    outer = read_whole(weight.parts["_scale_2"]).reshape(-1)
-    if len(outer) != 1:
-        raise DamagedWeightError(f"{weight.name}: _scale_2 holds {len(outer)} numbers, expected 1")
+    outer = read_number(weight, "_scale_2")
 
     def read(first: int, stop: int) -> np.ndarray:
-        own = to_float32(scales[first:stop, :]) * outer[0]
+        own = to_float32(scales[first:stop, :]) * outer
         return unpack_fp4(codes[first:stop, :]) * np.repeat(own, GROUP, axis=1)
 
     return weight.make((rows, columns), read)

@@ -20,6 +20,7 @@ __all__ = [
     "ReadRows",
     "divide_up",
     "make_scales",
+    "read_number",
     "read_whole",
     "take_expert",
     "to_float32",
@@ -85,6 +86,20 @@ class QuantizedWeight:
 def read_whole(tensor: FileTensor) -> np.ndarray:
     """All of a small tensor."""
     return tensor[tuple(slice(0, size) for size in tensor.shape)]
+
+
+def read_number(weight: QuantizedWeight, part: str) -> np.float32:
+    """The one number of a part, as float32.
+
+    Raises:
+        DamagedWeightError: it is no float32, or not one number.
+    """
+    tensor = weight.get(part, "F32")
+    if math.prod(tensor.shape) != 1:
+        raise DamagedWeightError(
+            f"{weight.name}: {part} is {list(tensor.shape)}, expected one number"
+        )
+    return np.float32(read_whole(tensor).reshape(-1)[0])
 
 
 def take_expert(tensor: FileTensor, number: int) -> FileTensor:
@@ -155,10 +170,13 @@ def make_scales(
         return read_blocks
     if scale.shape in ((rows,), (rows, 1)):
         return lambda first, stop: to_float32(scale[(slice(first, stop),)]).reshape(-1, 1)
-    if len(scale.shape) != 2 or scale.shape[0] != rows or columns % max(scale.shape[1], 1):
+    has_groups = len(scale.shape) == 2 and scale.shape[0] == rows and scale.shape[1] > 0
+    if not has_groups or columns % scale.shape[1]:
         raise DamagedWeightError(
             f"{weight.name}: {part} is {list(scale.shape)} for a weight of {list(shape)}"
         )
+    if groups is not None and groups.size and groups.max() >= scale.shape[1]:
+        raise DamagedWeightError(f"{weight.name}: {part} has only {scale.shape[1]} groups")
     size = columns // scale.shape[1]
     of_input = np.arange(columns) // size if groups is None else groups
     return lambda first, stop: to_float32(scale[first:stop, :])[:, of_input]
