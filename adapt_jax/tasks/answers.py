@@ -32,7 +32,8 @@ from adapt_jax.tasks.choices import (
 )
 from adapt_jax.tasks.date_answers import read_date, read_gold_date
 from adapt_jax.tasks.harness_answers import read_flexible, read_harness_gold, read_strict
-from adapt_jax.tasks.json_answers import SCHEMA_KIND, make_json_readers, make_schema_readers
+from adapt_jax.tasks.json_answers import make_json_readers, make_schema_readers
+from adapt_jax.tasks.json_schema import SCHEMA_KIND
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.made_parsers import make_regex_readers
 from adapt_jax.tasks.math_answers import (

@@ -17,7 +17,7 @@ from adapt_jax.tasks.answers import read_gold, shorten_parser_name
 from adapt_jax.tasks.choices import name_option
 from adapt_jax.tasks.conversations import read_conversation
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.json_answers import SCHEMA_KIND
+from adapt_jax.tasks.json_schema import SCHEMA_KIND
 from adapt_jax.tasks.letters import LETTERS
 from adapt_jax.tasks.readers import Row, find_duplicate
 from adapt_jax.tasks.row_fields import list_paths, read_row_fields

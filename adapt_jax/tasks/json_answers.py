@@ -2,26 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from functools import cache
 from typing import Any
-from urllib.parse import unquote
 
 import regex
 
+from adapt_jax.tasks.json_schema import SCHEMA_KIND, is_text_field, make_validator
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_surrogates
 
-__all__ = ["SCHEMA_KIND", "make_json_readers", "make_schema_readers", "name_schema_parser"]
+__all__ = ["make_json_readers", "make_schema_readers", "name_schema_parser"]
 
 Reader = Callable[[str, Sequence[str]], str | None]
-SCHEMA_KIND = "json_schema"
 MAX_STARTS = 200  # brackets of a text at which JSON may begin
-MAX_LENGTH = 100_000  # characters of a text that is searched for JSON, and of a schema
-MAX_REFERENCES = 10_000  # that are followed while one value is validated
-PATTERN_SECONDS = 0.2  # for an expression of a schema in one text
-MAX_SHOWN = 150  # letters of a mistake in a schema
+MAX_LENGTH = 100_000  # characters of a text that is searched for JSON
+# possessive, so that an open fence before many spaces takes no quadratic time
+_CODE_FENCE = regex.compile(r"```\w*+\s*+(.*?)```", regex.DOTALL)
 # what is cut off in the middle of a value
 _OPEN_END = re.compile(
     r'\s*(?:-|t|tr|tru|f|fa|fal|fals|n|nu|nul|"(?:[^"\\]|\\.)*\\?)?\Z', re.DOTALL
@@ -63,7 +60,10 @@ def name_schema_parser(schema: Any, field: str | None, where: str) -> str:
         UserError: it is no JSON Schema, the path is empty, or jsonschema is not installed.
     """
     argument = {"schema": schema} | ({} if field is None else {"field": field})
-    name = f"{SCHEMA_KIND}:{_dump(argument)}"
+    try:
+        name = f"{SCHEMA_KIND}:{_dump(argument)}"
+    except (TypeError, ValueError, RecursionError) as mistake:  # YAML has dates and keys of numbers
+        raise UserError(f"{where}: schema: no JSON ({mistake!s:.100}); use quotes") from None
     try:
         make_schema_readers(name.partition(":")[2])
     except UserError as mistake:
@@ -91,9 +91,9 @@ def make_schema_readers(argument: str) -> tuple[Reader, Reader]:
         raise UserError(
             f"{SCHEMA_KIND}: expected answer_parser: {{name: {SCHEMA_KIND}, schema: ...}}"
         ) from None
-    is_valid = _make_validator(schema)
+    is_valid = make_validator(schema)
     keys = [] if path is None else _split_path(path, f"{SCHEMA_KIND}: field")
-    is_text = _takes_text(schema, keys)
+    is_text = is_text_field(schema, keys)
 
     def read(text: str, choices: Sequence[str] = ()) -> str | None:
         found = set[str]()
@@ -159,7 +159,7 @@ def _is_open(text: str, mistake: json.JSONDecodeError) -> bool:
 
 def _iterate_values(text: str) -> Iterator[Any]:
     """JSON values in a text: all of it, what is in a code fence, or objects and lists."""
-    for part in (text, *regex.findall(r"```\w*\s*\n?(.*?)```", text[:MAX_LENGTH], regex.DOTALL)):
+    for part in (text, *_CODE_FENCE.findall(text[:MAX_LENGTH])):
         try:
             value = _STRICT.decode(part.strip())
         except (ValueError, RecursionError):
@@ -279,112 +279,3 @@ def _normalize_numbers(value: Any) -> Any:
         case dict():
             return {key: _normalize_numbers(one) for key, one in value.items()}
     return value
-
-
-# ---- JSON Schema, by a library
-
-
-def _make_validator(schema: Any) -> Callable[[Any], bool]:
-    """Whether a value is valid; the schema is checked first.
-
-    References lead within the schema only, and expressions are matched in bounded time: a schema
-    may have come with an adaptation.
-
-    Raises:
-        UserError: it is no JSON Schema, or jsonschema is not installed.
-    """
-    try:
-        import jsonschema
-        from referencing import Registry
-    except ImportError:
-        raise UserError(
-            f"the answer parser '{SCHEMA_KIND}' needs jsonschema: pip install 'adapt-jax[json]'"
-        ) from None
-    if not isinstance(schema, dict | bool):
-        raise UserError(f"{SCHEMA_KIND}: schema: expected an object or the path of a file with one")
-    if len(_dump(schema)) > MAX_LENGTH:
-        raise UserError(f"{SCHEMA_KIND}: schema: longer than {MAX_LENGTH:,} characters")
-    known = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-    try:
-        known.check_schema(schema)
-    except jsonschema.SchemaError as mistake:
-        at = ".".join(map(str, mistake.absolute_path)) or "schema"
-        text = f"{mistake.message:.{MAX_SHOWN}}"
-        raise UserError(f"{SCHEMA_KIND}: no JSON Schema: {at}: {text}") from None
-    _check_keywords(schema, schema)
-    count = [0]
-
-    def follow(validator: Any, reference: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        count[0] += 1
-        if count[0] > MAX_REFERENCES:
-            raise RecursionError
-        yield from known.VALIDATORS["$ref"](validator, reference, instance, schema)
-
-    bounded = jsonschema.validators.extend(known, {"$ref": follow, "pattern": _match_pattern})
-    validator = bounded(schema, registry=Registry())
-
-    def is_valid(value: Any) -> bool:
-        count[0] = 0
-        try:
-            return bool(validator.is_valid(value))
-        except (RecursionError, TimeoutError):
-            return False
-
-    return is_valid
-
-
-def _check_keywords(schema: Any, whole: Any) -> None:
-    """Raises UserError for an expression that is none, and a reference that leads nowhere."""
-    if isinstance(schema, list):
-        for one in schema:
-            _check_keywords(one, whole)
-    if not isinstance(schema, dict):
-        return
-    if isinstance(schema.get("patternProperties"), dict):
-        raise UserError(f"{SCHEMA_KIND}: schema: patternProperties is not supported")
-    if isinstance(pattern := schema.get("pattern"), str):
-        _compile(pattern)
-    if isinstance(reference := schema.get("$ref"), str):
-        _check_reference(reference, whole)
-    for one in schema.values():
-        _check_keywords(one, whole)
-
-
-def _check_reference(reference: str, whole: Any) -> None:
-    """Raises UserError for a reference out of the schema, or to a definition that is not there."""
-    there: Any = _MISSING
-    if reference == "#" or reference.startswith("#/"):
-        keys = [unquote(key).replace("~1", "/").replace("~0", "~") for key in reference.split("/")]
-        there = _find(whole, keys[1:])
-    if there is _MISSING:
-        raise UserError(
-            f"{SCHEMA_KIND}: schema: no definition {reference!r:.100}; references lead within the "
-            "schema, such as '#/$defs/NAME'"
-        )
-
-
-@cache
-def _compile(pattern: str) -> Any:
-    try:
-        return regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError):
-        raise UserError(
-            f"{SCHEMA_KIND}: schema: {pattern!r:.80} is no regular expression"
-        ) from None
-
-
-def _match_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    """The keyword ``pattern``, whose expression may match anywhere."""
-    if isinstance(instance, str):
-        if not _compile(pattern).search(instance, timeout=PATTERN_SECONDS):
-            import jsonschema
-
-            yield jsonschema.ValidationError(f"{instance!r:.80} does not match")
-
-
-def _takes_text(schema: Any, keys: Sequence[str]) -> bool:
-    """Whether a schema says that the field at a path is a text, so that 18 is written "18"."""
-    for key in keys:
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
-        schema = properties.get(key) if isinstance(properties, Mapping) else None
-    return isinstance(schema, Mapping) and schema.get("type") == "string"

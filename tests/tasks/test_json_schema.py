@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,12 @@ def test_a_task_names_the_schema_or_its_file(tmp_path: Path):
             "references lead within the schema",
         ),
         ({"name": "json_schema", "schema": {"$ref": "#/$defs/x"}}, "no definition '#/$defs/x'"),
+        ({"name": "json_schema", "schema": {"$dynamicRef": "#x"}}, "$dynamicRef is not supported"),
+        ({"name": "json_schema", "schema": {"$recursiveRef": "#"}}, "$recursiveRef is not"),
+        ({"name": "json_schema", "schema": {"$schema": ["x"]}}, "$schema ['x']; expected"),
+        ({"name": "json_schema", "schema": {"const": date(2024, 3, 5)}}, "date is not JSON"),
+        ({"name": "json_schema", "schema": {"const": float("nan")}}, "schema: no JSON"),
+        ({"name": "json_schema", "schema": {"properties": {1: {}, "a": {}}}}, "schema: no JSON"),
         ("json_schema", "json_schema"),
         ("json_schema:x", "expected answer_parser: {name: json_schema, schema: ...}"),
     ],
@@ -210,9 +217,17 @@ def test_schemas_that_would_not_end_do():
     doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
     assert read("[]", {"$defs": doubling | {"d40": {}}, "$ref": "#/$defs/d0"}) is None
     assert read("[" * 100_000, {}) is None
+    assert read("```" + "\n" * 100_000, {}) is None
+    assert read("```" + "a" * 100_000, {}) is None
     assert time.perf_counter() - started < 10
     tree = {"type": "array", "items": {"$ref": "#"}}
     assert read("[[], [[]]]", tree) == "[[],[[]]]" and read("[1]", tree) is None
+
+
+def test_a_reference_within_a_part_with_an_id_of_its_own_is_one_line():
+    part = {"$id": "https://example.org/part", "$ref": "#/$defs/x"}
+    with pytest.raises(UserError, match="json_schema: schema: PointerToNowhere"):
+        read("[1]", {"$defs": {"x": {}}, "items": part})
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
