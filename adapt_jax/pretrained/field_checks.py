@@ -1,6 +1,5 @@
 """Types and ranges of the fields of a received JSON file."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +44,8 @@ def is_whole(value: Any, low: int, high: int) -> bool:
 
 def is_number(value: Any, low: float, high: float) -> bool:
     """Whether this is a finite number of this range."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and low <= value <= high
+    is_number_type = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number_type and low <= value <= high  # NaN and infinity are not
 
 
 def whole(low: int, high: int, nullable: bool = False) -> Check:

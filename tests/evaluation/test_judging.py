@@ -19,6 +19,7 @@ from recorded_results import (
 
 from adapt_jax.cli.main import main
 from adapt_jax.evaluation.judging.judge import judge
+from adapt_jax.evaluation.judging.scored import read_score
 from adapt_jax.evaluation.over_seeds import compare_runs, runs_interval
 from adapt_jax.evaluation.report.files import write_comparison
 from adapt_jax.evaluation.results import ComparisonResult
@@ -343,6 +344,12 @@ def test_unscored_samples_are_left_out_and_counted(tmp_path: Path):
     path = write_inspect(tmp_path / "log.json", log)
     side = judge([str(path), str(path)]).result.sides[0]
     assert (side.n, side.unscored) == (5, 2) and side.mean == pytest.approx(2.75 / 5)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), "1e400", [], {}])
+def test_a_score_that_is_no_finite_number_is_one_line(value: object):
+    with pytest.raises(UserError, match="log.json: match: expected a number or a verdict"):
+        read_score(value, "log.json", "match")
 
 
 def test_scores_of_several_values_are_named_by_their_key(tmp_path: Path):

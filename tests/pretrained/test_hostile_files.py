@@ -27,7 +27,8 @@ from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.utils.errors import UserError
 
 HOSTILE: list[Any] = [
-    *([], {}, "x", "", True, None, -1, 0, 1.5, 10**9, 2**63, 10**300, 1e300, -1e300, 1e-300),
+    *([], {}, "x", "", True, None, -1, 0, 1.5, 10**9, 2**63, 10**300, 10**400, 1e300, -1e300),
+    1e-300,
     *([1], ["x"], [[]], {"a": 1}, float("nan"), float("inf"), [None] * 2000, "9" * 5000),
 ]
 SCALARS: list[Any] = [1, True, "layers", 2.5, None, [0], {"factor": 2.0}]
@@ -59,7 +60,7 @@ CHECKED = {  # what tiny Llamas say, each of another kind
     "tie_word_embeddings": ["no", 1, [], {}, None],
     "hidden_act": [1, [], {}, "", None, "x" * 500],
     "max_position_embeddings": [one for one in HOSTILE if one != 10**9],
-    "rope_theta": ["x", [], True, -1, 0, 1e300, 10**300],
+    "rope_theta": ["x", [], True, -1, 0, 1e300, 10**300, 10**400],
     "rope_scaling": ["x", [1], {"rope_type": "linear", "factor": -1}, {"rope_type": ["x"]}],
     "bos_token_id": ["x", 1.5, [1], 2**63, True],
     "eos_token_id": ["x", 1.5, [[1]], ["x"], 2**63, True],

@@ -1,6 +1,7 @@
 """Scored answers: what every kind of recorded result is read into."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ QUESTION_FIELDS = (
     *("question", "input", "inputs", "query", "problem", "goal", "prompt", "ctx", "context"),
     *("instruction", "premise", "sentence", "text", "passage"),
 )
+MAX_FLOAT = sys.float_info.max  # whole numbers of JSON may be larger
 # how verdicts are written; C, I, P and N are those of inspect_ai (scorer/_metric.py)
 _WRITTEN_SCORES = {
     **dict.fromkeys(("true", "yes", "correct", "right", "pass", "passed", "c"), 1.0),
@@ -107,7 +109,7 @@ def read_score(value: Any, where: str, name: str) -> float | None:
             value = text
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool | int | float) and math.isfinite(value):
+    if isinstance(value, bool | int | float) and abs(value) <= MAX_FLOAT:
         return float(value)
     raise UserError(f"{where}: {name}: expected a number or a verdict, found {value!r:.60}")
 

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.field_checks import is_number
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
@@ -125,7 +126,7 @@ def _make_scales(
     if absmax.dtype == "F32":
         return lambda first, stop: absmax[(slice(first, stop),)]
     block, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if not _is_size(block) or not isinstance(offset, float | int):
+    if not _is_size(block) or not is_number(offset, -1e9, 1e9):
         raise DamagedWeightError(f"{weight.name}: nested_blocksize and nested_offset are missing")
     nested = weight.get("weight.nested_absmax", "F32")
     weight.check_shape("weight.nested_absmax", (divide_up(count, block),))
