@@ -44,7 +44,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 EXPORTED = "export.json"
 EXPORT_VERSION = 1  # raised when the same adaptation is written in another way
 DEFAULT_VERIFY = 3  # questions that are replayed
-COMPUTES_OTHERWISE = (
+QUANTIZED_NOTE = (
     "No text was compared: the decoder is quantised, and other tools may compute with its 4 or 8 "
     "bits where adapt_jax computes with floats."
 )
@@ -80,7 +80,7 @@ def export_adaptation(
     """
     target = check_export_folder(folder)
     chosen = _check_options(adaptation, format, dtype, max_shard_size)
-    is_left_out = verify is None and chosen == "peft" and _computes_otherwise(adaptation.model.path)
+    is_left_out = verify is None and chosen == "peft" and _runs_quantized(adaptation.model.path)
     if verify is None:
         verify = DEFAULT_VERIFY if is_installed(chosen) and not is_left_out else 0
     weights_dtype = choose_export_dtype(adaptation, dtype)
@@ -104,7 +104,7 @@ def export_adaptation(
         elif adaptation.lora_weights is not None:
             write_lora(new, adaptation.lora_weights, adaptation.model)
         files.write_json(new / "prompt.json", adaptation.prompt.to_dict())
-        notes = [COMPUTES_OTHERWISE] if is_left_out else []
+        notes = [QUANTIZED_NOTE] if is_left_out else []
         if verify:
             notes += verify_export(adaptation, new, chosen, questions=verify)
         if thinking := describe_thinking(adaptation.model, adaptation.prompt.template):
@@ -119,10 +119,10 @@ def export_adaptation(
     return to_path(folder)
 
 
-def _computes_otherwise(path: str) -> bool:
-    """Whether other tools compute with the quantised weights of this decoder as they are.
+def _runs_quantized(path: str) -> bool:
+    """Whether other tools compute with this decoder's quantised weights, without floats.
 
-    Those of a GGUF file are de-quantised by transformers, too.
+    transformers de-quantises a GGUF file, as adapt_jax does.
     """
     folder = find_cached_folder(path)
     return folder is not None and read_quantization(folder) is not None

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
-from adapt_jax.comparison.climb import ClimbedRung, climb_rung
 from adapt_jax.comparison.earlier_runs import find_finished
 from adapt_jax.comparison.recommendation import recommend
 from adapt_jax.comparison.rung import (
@@ -19,6 +18,7 @@ from adapt_jax.comparison.rung import (
     compare_to_previous,
     seed_folders,
 )
+from adapt_jax.comparison.seed_runs import RungProgress, run_seeds
 from adapt_jax.comparison.seeds import (
     ScoredRun,
     SeedPlan,
@@ -265,41 +265,41 @@ def _run_rungs(
         draw()
         for name, method in methods.items():
             known = finished.get(name, {})
-            for climbed in climb_rung(
+            for progress in run_seeds(
                 folders[name], plans[name], method, inputs, settings, display, known
             ):
-                rung = _add_climbed(comparison, climbed, plans[name], settings.reference)
+                rung = _add_progress(comparison, progress, plans[name], settings.reference)
                 draw()
-                agreement.run_on_main("rung", partial(_finish_run, comparison, climbed.folder))
+                agreement.run_on_main("rung", partial(_finish_run, comparison, progress.folder))
                 if not display.is_live:
-                    display.line(describe_rung(rung) + _describe_progress(climbed, plans[name]))
+                    display.line(describe_rung(rung) + _describe_progress(progress, plans[name]))
     if distributed.is_main_process():
         shutil.rmtree(output / "unfinished", ignore_errors=True)
     return comparison
 
 
-def _add_climbed(
-    comparison: Comparison, climbed: ClimbedRung, plan: SeedPlan, reference: str | None
+def _add_progress(
+    comparison: Comparison, progress: RungProgress, plan: SeedPlan, reference: str | None
 ) -> RungResult:
     """Puts what is known of a rung into the comparison."""
-    name = climbed.folder.name
-    if not climbed.runs:
-        why = next(iter(climbed.failures.values()))
+    name = progress.folder.name
+    if not progress.runs:
+        why = next(iter(progress.failures.values()))
         comparison.add_rung(skipped := SkippedRung(method=name, reason=why))
         return skipped
-    comparison.found[name] = climbed.runs
-    rung = join_runs(name, climbed.runs, plan, climbed.failures)
+    comparison.found[name] = progress.runs
+    rung = join_runs(name, progress.runs, plan, progress.failures)
     below = comparison.measured_below(name)
     rung = compare_to_previous(rung, below, comparison.scores_by_seed, reference)
     comparison.add_rung(rung)
     return rung
 
 
-def _describe_progress(climbed: ClimbedRung, plan: SeedPlan) -> str:
+def _describe_progress(progress: RungProgress, plan: SeedPlan) -> str:
     """How much of a rung is new, and how many of its seeds are missing."""
-    done = len(climbed.runs) + len(climbed.failures)
-    progress = f" ({done} of {len(plan.seeds)} seeds)" if done < len(plan.seeds) else ""
-    return progress if climbed.is_new or climbed.failures else " (from an earlier run)"
+    done = len(progress.runs) + len(progress.failures)
+    counted = f" ({done} of {len(plan.seeds)} seeds)" if done < len(plan.seeds) else ""
+    return counted if progress.is_new or progress.failures else " (from an earlier run)"
 
 
 def _finish_run(comparison: Comparison, folder: RungFolder) -> None:
@@ -335,8 +335,8 @@ def _keep_finished(
     results = comparison.output_dir / RESULTS
     finished = find_finished(results, folders, settings.seed, display, fresh)
     for name, runs in finished.items():
-        climbed = ClimbedRung(folders[name][0], list(runs.values()))
-        _add_climbed(comparison, climbed, plans[name], settings.reference)
+        progress = RungProgress(folders[name][0], list(runs.values()))
+        _add_progress(comparison, progress, plans[name], settings.reference)
     if finished and distributed.is_main_process():
         comparison.save()
     return finished

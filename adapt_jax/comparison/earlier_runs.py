@@ -1,4 +1,4 @@
-"""What an earlier comparison left: runs that count are kept, others are removed."""
+"""The files of an earlier comparison: valid runs are kept, others are removed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,13 +23,15 @@ def find_finished(
     display: Display,
     fresh: bool,
 ) -> dict[str, dict[int, ScoredRun]]:
-    """By rung and seed, the earlier runs that would come out the same; the others are removed.
+    """By rung and seed, the valid earlier runs; the others are removed.
+
+    A run is valid if it has the identity that it would have now, and its files are unchanged.
 
     Args:
         results: comparison.json in the output folder.
         folders: of the runs that are asked for.
         seed: of a rung that names no seeds.
-        fresh: no earlier run counts.
+        fresh: whether every earlier run is removed.
     """
 
     def find() -> list[Any]:
@@ -56,7 +58,7 @@ def _clear_folder(
     display: Display,
     fresh: bool,
 ) -> dict[str, dict[int, SeedRun]]:
-    """The runs of an earlier comparison that count; all others are removed."""
+    """The valid runs of an earlier comparison; all others are removed."""
     output = results.parent
     finished: dict[str, dict[int, SeedRun]] = {}
     if not fresh:
@@ -85,7 +87,7 @@ def _find_changed(
     folders: Mapping[str, Sequence[RungFolder]],
     finished: Mapping[str, Mapping[int, SeedRun]],
 ) -> list[str]:
-    """Runs that would come out the same, but whose files are not those that were written."""
+    """Runs with the identity that they would have now, whose files have changed since."""
     return [
         folder.title
         for name, runs in earlier.items()

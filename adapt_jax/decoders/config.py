@@ -21,8 +21,8 @@ class LayerConfig:
     Attributes:
         rope: rotary positions of queries and keys; None for a layer without positions.
         window: how many tokens a token attends to, itself included; None for full attention.
-        chunk: texts are divided into chunks of so many tokens, and a token attends to those of its
-            own chunk; None for one chunk.
+        chunk: the tokens of a chunk, where a token attends within its own chunk only (Llama 4);
+            None for no chunks.
         query_scaling: (beta, length, offset): queries are multiplied by
             1 + beta·log(1 + floor((position + offset) / length)) (2501.19399).
         is_moe: whether the feed-forward layer is a mixture of experts.
@@ -85,10 +85,10 @@ class MoEConfig:
             each. The highest scores choose, and are the weights.
         correction_bias: whether a learned number is added to each score where experts are chosen,
             and not to their weights (2408.15664).
-        num_groups: experts are divided into so many groups of neighbours.
+        num_groups: the number of groups of consecutive experts.
         groups_per_token: how many groups a token's experts are chosen from (2405.04434,
             section 2.2.2).
-        scores_per_group: a group is as good as its so many best scores together.
+        scores_per_group: how many of its best scores are summed to the score of a group.
         min_weight_sum: weights are normalized by their sum or this, whichever is more.
         weight_sum_offset: is added to this sum.
         weight_scale: the weights are multiplied by it.

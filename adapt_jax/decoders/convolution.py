@@ -88,7 +88,7 @@ class ShortConvolution(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], state: LayerState, starts: TextStarts
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """What ``output`` reads, and the state after each row."""
+        """The mixed tokens, before the projection ``output``, and the state after each row."""
         before_gate, after_gate, value = jnp.split(self.input(x), 3, axis=-1)
         gated = starts.zero_padding(before_gate * value)
         y, last = self.convolution(gated, state.convolution, starts)

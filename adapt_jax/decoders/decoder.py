@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
         x, per_layer = self._prepare_input(embeddings, positions)
         starts = None
         if config.layers_with_state:
-            starts = TextStarts() if cache is not None else TextStarts.of_rows(mask)
+            starts = TextStarts() if cache is not None else TextStarts.from_mask(mask)
         layers = {config.layer_config(index) for index in range(config.num_layers)}
         layers = {layer for layer in layers if layer.has_attention}
         # packed rows go to the accelerator's kernel where one fits, else through a mask

@@ -63,7 +63,7 @@ class DeltaNet(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], state: LayerState, starts: TextStarts
     ) -> tuple[Float[Array, "B T N*V"], LayerState]:
-        """What ``output`` reads, and the state after each row."""
+        """The mixed tokens, before the projection ``output``, and the state after each row."""
         assert state.recurrent is not None
         rows, tokens, _ = x.shape
         # queries, keys and values of the last few tokens

@@ -113,8 +113,8 @@ def choose_fused_attention(
 ) -> FusedAttention | None:
     """The kernel for these rows; None where the einsum form is right.
 
-    Each attends to ``prefix_length`` tokens besides. Few scores need no kernel. No kernel has
-    attention sinks or chunks; texts may lie in the first chunk.
+    Each row also attends to ``prefix_length`` tokens. Few scores need no kernel. The kernels
+    implement neither attention sinks nor chunks; within the first chunk the latter hide nothing.
     """
     tokens = rows.segments.shape[1]
     if execution.attention == "einsum" or tokens > MAX_TOKENS or config.attention_sinks:

@@ -23,7 +23,7 @@ from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.execution import REMAT_POLICIES, Execution, ParameterPath
 from adapt_jax.decoders.sharding import array_sharding
 from adapt_jax.decoders.states import LayerState
-from adapt_jax.decoders.transformer_layer import Kept, TransformerLayer
+from adapt_jax.decoders.transformer_layer import LayerCache, TransformerLayer
 
 __all__ = ["LayerStack", "Span", "find_spans"]
 
@@ -93,7 +93,7 @@ class LayerStack:
 
         The list is empty where it is not asked for.
         """
-        kept: dict[int, Kept] = {}  # by layer
+        kept: dict[int, LayerCache] = {}  # by layer
         for span in self._choose_spans(layers):
             if span.repeats > 1:
                 x, of_span = self._scan(span, layers, x, kept)
@@ -116,8 +116,8 @@ class LayerStack:
         return [*find_spans(kinds), *(Span(index, 1, 1) for index in range(equal, count))]
 
     def _apply(
-        self, index: int, layer: TransformerLayer, x: Array, kept: dict[int, Kept]
-    ) -> tuple[Array, Kept]:
+        self, index: int, layer: TransformerLayer, x: Array, kept: dict[int, LayerCache]
+    ) -> tuple[Array, LayerCache]:
         """One layer by itself."""
         source, entry = self._source(index), self._entry(index)
         is_last = index == self.config.num_layers - 1
@@ -135,7 +135,7 @@ class LayerStack:
         run: Callable[..., Any] = partial(layer, inputs=inputs, per_layer_embedding=embedding)
         if self.execution.remat != "none":
             run = jax.checkpoint(run, policy=REMAT_POLICIES[self.execution.remat])
-        found: tuple[Array, Kept] = run(x)
+        found: tuple[Array, LayerCache] = run(x)
         return found
 
     def _scan(
@@ -143,8 +143,8 @@ class LayerStack:
         span: Span,
         layers: Sequence[TransformerLayer],
         x: Array,
-        kept: dict[int, Kept],
-    ) -> tuple[Array, dict[int, Kept]]:
+        kept: dict[int, LayerCache],
+    ) -> tuple[Array, dict[int, LayerCache]]:
         """The layers of a span in one loop, a pattern at a time; their output, what they keep."""
         columns = [range(span.start + n, span.stop, span.period) for n in range(span.period)]
         weights = [
@@ -152,9 +152,9 @@ class LayerStack:
         ]
         is_needed = [any(map(self._is_needed, column)) for column in columns]
 
-        def apply_pattern(x: Array, looped: Any) -> tuple[Array, list[Kept]]:
+        def apply_pattern(x: Array, looped: Any) -> tuple[Array, list[LayerCache]]:
             step, stacked, prefixes, states, embeddings = looped
-            found: list[Kept] = []
+            found: list[LayerCache] = []
             for n, column in enumerate(columns):
                 source = self._source(column[0])
                 inputs = replace(
@@ -165,7 +165,7 @@ class LayerStack:
                 )
                 layer = weights[n].make_layer(step, stacked[n])
                 x, of_layer = layer(x, inputs, embeddings[n])
-                found.append(of_layer if is_needed[n] else Kept())
+                found.append(of_layer if is_needed[n] else LayerCache())
             return x, found
 
         looped = (
@@ -321,7 +321,7 @@ class _ScannedWeights:
 @partial(jax.jit, static_argnums=0)
 def _run_layer(
     graph: Any, state: Any, x: Array, inputs: AttentionInputs, per_layer_embedding: Array | None
-) -> tuple[Array, Kept]:
+) -> tuple[Array, LayerCache]:
     """One layer as a function of its weights, which is traced once for all equal layers."""
     layer: TransformerLayer = nnx.merge(graph, state)
     return layer(x, inputs, per_layer_embedding)

@@ -47,7 +47,7 @@ class Linear(nnx.Module):
         return y if self.lora is None else y + self.lora(x)
 
     def effective_kernel(self, dtype: Any) -> Float[Array, "O I"]:
-        """W with the update of LoRA, which has ``make_update``, added."""
+        """The kernel plus the update of LoRA, where there is one (``LoRA.make_update``)."""
         kernel = self.kernel[...].astype(dtype)
         return kernel if self.lora is None else kernel + self.lora.make_update().astype(dtype)
 

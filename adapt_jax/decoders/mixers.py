@@ -1,7 +1,8 @@
 """The mixers that keep a state, by the type of their config.
 
-A mixer is a module with ``__call__(x, state, starts)``, which gives what its projection ``output``
-reads and the state after each row, and ``begin(config, dtype)``, the state before the first token.
+A mixer is a module with ``__call__(x, state, starts)`` and ``begin(config, dtype)``. The first
+returns the mixed tokens, to which the layer then applies the mixer's projection ``output``, and the
+state after each row; the second returns the state before the first token.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ MIXERS: dict[type, Any] = {
 
 
 def make_mixer(config: DecoderConfig, rngs: nnx.Rngs) -> Any:
-    """The mixer of a layer that has one."""
+    """Makes the mixer of a layer, of the kind of ``config.mixer``."""
     return MIXERS[type(config.mixer)](config, rngs)
 
 

@@ -143,8 +143,8 @@ class PrefixCaches:
     positions: Int[Array, " P"]
 
     @staticmethod
-    def of_one(cache: PrefixCache) -> "PrefixCaches":
-        """A single prefix, with its padding."""
+    def from_cache(cache: PrefixCache) -> "PrefixCaches":
+        """Makes the caches of a single prefix, with its padding."""
         columns = jnp.arange(cache.padded)
         layers = [
             jax.tree.map(lambda x: x[None], one) if isinstance(one, LayerState) else one
@@ -158,7 +158,7 @@ class PrefixCaches:
         """Puts these prefixes side by side; their lengths must be known (not traced)."""
         lengths = [int(cache.length) for cache in caches]
         if len(caches) == 1:
-            return PrefixCaches.of_one(replace(caches[0], real_tokens=lengths[0]))
+            return PrefixCaches.from_cache(replace(caches[0], real_tokens=lengths[0]))
         # real tokens only, then padding up to the bucket
         padding = round_up(sum(lengths)) - sum(lengths)
         owner_ids = np.repeat(np.arange(len(lengths)), lengths)

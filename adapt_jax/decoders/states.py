@@ -52,8 +52,8 @@ class TextStarts:
     begins: Bool[Array, "B T"] | None = None
 
     @staticmethod
-    def of_rows(mask: Bool[Array, "B T S"] | PackedRows | None) -> "TextStarts":
-        """Those of rows without a cache.
+    def from_mask(mask: Bool[Array, "B T S"] | PackedRows | None) -> "TextStarts":
+        """Reads them from the attention mask of rows without a cache.
 
         Args:
             mask: as in ``Decoder.__call__``. A token continues the token before it if it attends

@@ -22,7 +22,7 @@ from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
 from adapt_jax.decoders.rope import apply_rope
 from adapt_jax.decoders.states import LayerState
 
-__all__ = ["Attention", "Kept", "TransformerLayer"]
+__all__ = ["Attention", "LayerCache", "TransformerLayer"]
 
 
 class Attention(nnx.Module):
@@ -143,11 +143,11 @@ def _make_ffn(config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs) -> Any:
     return MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
 
 
-class Kept(NamedTuple):
+class LayerCache(NamedTuple):
     """What a layer keeps of the tokens it has read: keys and values, or a state.
 
     Attributes:
-        kv: that its attention used.
+        kv: the keys and values that its attention used.
         state: after each row.
     """
 
@@ -187,7 +187,7 @@ class TransformerLayer(nnx.Module):
         x: Float[Array, "B T D"],
         inputs: AttentionInputs,
         per_layer_embedding: Float[Array, "B T E"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Kept]:
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """The layer's output, and what it keeps.
 
         With ``inputs.output_positions`` all that follows attention is computed for these tokens
@@ -216,22 +216,22 @@ class TransformerLayer(nnx.Module):
 
     def _mix_tokens(
         self, x: Float[Array, "B T D"], inputs: AttentionInputs
-    ) -> tuple[Float[Array, "B T D"] | None, Kept]:
+    ) -> tuple[Float[Array, "B T D"] | None, LayerCache]:
         """The output of attention or mixer (at ``output_positions``), and what it keeps.
 
         None where the layer has only a feed-forward layer.
         """
         if self.attention is not None:
             update, kv = self.attention(x, inputs)
-            return update, Kept(kv=kv)
+            return update, LayerCache(kv=kv)
         if self.mixer is None:
-            return None, Kept()
+            return None, LayerCache()
         assert inputs.starts is not None
         state = inputs.state
         if state is None:
             state = begin_state(self.config, x.dtype).repeat(x.shape[0])
         mixed, state = self.mixer(x, state, inputs.starts)
-        return self.mixer.output(inputs.select_outputs(mixed)), Kept(state=state)
+        return self.mixer.output(inputs.select_outputs(mixed)), LayerCache(state=state)
 
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None

@@ -26,9 +26,11 @@ class _Error:
     """The variance of a mean, in the part of the questions and that of the seeds.
 
     Attributes:
-        seeds: 0 where seeds differ no more than the rest explains.
-        seed_square: what stands for the seeds in Satterthwaite's formula, beside ``seeds``.
-        num_seeds: how many.
+        mean: over questions and seeds.
+        questions: the part of the questions.
+        seeds: the part of the seeds; 0 where the residuals explain their differences.
+        seed_square: the seeds' mean square over the number of scores, whose degrees of freedom are
+            ``num_seeds`` - 1 in Satterthwaite's formula.
     """
 
     mean: float
@@ -50,7 +52,10 @@ def seed_deviation(runs: Runs) -> float | None:
 
 
 def seed_variance(first: Runs, second: Runs) -> float:
-    """The part of the seeds in the variance of a difference, which more questions do not lower."""
+    """The part of both methods' seeds in the variance of a difference of means.
+
+    More questions do not lower it.
+    """
     return sum(_measure_error(_to_array(runs)).seeds for runs in (first, second))
 
 

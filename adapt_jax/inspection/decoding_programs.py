@@ -93,7 +93,7 @@ def _make_prefix_program(decoder: _AbstractDecoder, work: Workload) -> tuple[Tre
     arguments = (embeddings, replicate(np.int32(0), mesh))
     encode = partial(compiled.encode_prompt_prefix, decoder.graph)
     encoded = jax.eval_shape(encode, decoder.weights, *arguments)
-    prefix = replicate(jax.eval_shape(PrefixCaches.of_one, encoded), mesh)
+    prefix = replicate(jax.eval_shape(PrefixCaches.from_cache, encoded), mesh)
     if not padded:
         return prefix, []
     lower = partial(compiled.encode_prompt_prefix.lower, decoder.graph, decoder.weights, *arguments)

@@ -190,12 +190,9 @@ def _read_lora(
         layout = modules.find_kernels(f"{module}.weight")
         experts = modules.find_experts(module, options) if layout is None else None
         if experts is not None:
-            name, rank, alpha = (
-                experts[0],
-                options.get_rank(experts[0]),
-                options.get_alpha(experts[0]),
-            )
-            factors |= _split_expert_factors(name, experts[1], pair, rank, alpha, modules, problems)
+            name, layout = experts
+            rank, alpha = options.get_rank(name), options.get_alpha(name)
+            factors |= _split_expert_factors(name, layout, pair, rank, alpha, modules, problems)
         elif layout is None:
             problems.append(f"{module}: no module of {model.path}")
         elif problem := options.find_problem(module, pair):

@@ -51,8 +51,8 @@ Cache = list[KVPair | LayerState]
 class SlotState:
     """The state of each of B slots on the device, besides its cache.
 
-    The keys and values of ``token`` are not in the cache yet; they go to column ``length``. Nor has
-    any state read it.
+    The keys and values of ``token`` are not in the cache yet; they go to column ``length``. The
+    states of layers do not include it yet, either.
 
     Attributes:
         token: the newest one.
@@ -171,8 +171,8 @@ def _insert_into_state(
     return jax.tree.map(lambda old, fresh: old.at[where].set(fresh, mode="drop"), slots, new)
 
 
-def _count_columns(cache: Cache) -> int:
-    """How many tokens the cache has room for; 0 where no layer attends."""
+def _get_cache_length(cache: Cache) -> int:
+    """The slots for tokens in each row of the cache; 0 where no layer attends."""
     return 0 if not cache or isinstance(cache[0], LayerState) else cache[0][0].shape[2]
 
 
@@ -193,7 +193,7 @@ def decode_chunk(
         the cache, the slots, the new tokens, and their log-probabilities under the decoder.
     """
     decoder = nnx.merge(graph, weights)
-    columns = jnp.arange(_count_columns(cache))
+    columns = jnp.arange(_get_cache_length(cache))
     blocks, prefix_lengths = prefix.blocks(slots.prefix, 1), prefix.lengths[slots.prefix]
 
     def step(

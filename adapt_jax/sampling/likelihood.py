@@ -3,8 +3,8 @@
 A context and several continuations of it share one row: every continuation attends to the prefix,
 the context and itself, at the positions that it would have alone. So the context is read once, and
 logits exist only where a token of a continuation is predicted. This is exact. Where there are many
-continuations, they are spread over several rows, so memory does not grow with their number. Where
-layers keep a state, which a row has but one of, every continuation has a row of its own.
+continuations, they are spread over several rows, so memory does not grow with their number. A
+row has only one state, so where layers keep states, every continuation has a row of its own.
 """
 
 from collections import Counter, defaultdict

@@ -26,7 +26,7 @@ def count_slot_bytes(
     Devices of the mesh's ``tensor`` axis hold a part of the heads each, where they divide them
     (see ``sharding.cache_sharding``).
     """
-    parts = 1 if mesh is None or _share_one_memory() else mesh.shape["tensor"]
+    parts = 1 if mesh is None or _devices_share_memory() else mesh.shape["tensor"]
     sizes = [size for n in config.layers_with_kv_cache for size in config.kv_cache_sizes(n)]
     heads = [count if count % parts else count // parts for count, _ in sizes]
     numbers = sum(count * size for count, (_, size) in zip(heads, sizes, strict=True))
@@ -36,7 +36,7 @@ def count_slot_bytes(
 
 
 def _count_state_bytes(config: DecoderConfig, itemsize: int, parts: int) -> int:
-    """Bytes of the states of all layers, whose heads are divided among so many devices."""
+    """Bytes of the states of all layers on one of ``parts`` devices, which divide the heads."""
     if not config.layers_with_state:
         return 0
     dtype = jnp.bfloat16 if itemsize == 2 else jnp.float32
@@ -67,13 +67,17 @@ def free_bytes() -> int:
 
 
 def count_fitting_slots(bytes_per_slot: int, num_shares: int) -> int:
-    """How many slots fit, if so many devices hold different ones."""
-    memories = 1 if _share_one_memory() else num_shares
+    """How many slots fit.
+
+    Args:
+        num_shares: the number of devices that hold different slots.
+    """
+    memories = 1 if _devices_share_memory() else num_shares
     free = _agree_on_free_bytes() if distributed.shares_questions() else free_bytes()
     return int(free * MAX_SHARE) * memories // bytes_per_slot
 
 
-def _share_one_memory() -> bool:
+def _devices_share_memory() -> bool:
     """Whether all devices are simulated by one CPU."""
     return jax.default_backend() == "cpu"
 
@@ -82,5 +86,5 @@ def _agree_on_free_bytes() -> int:
     """What every process has: they need the same number of slots. Those of a host share it."""
     hosts = distributed.gather("host", socket.gethostname())
     free = distributed.gather("free bytes", free_bytes())
-    shares = [hosts.count(host) if _share_one_memory() else 1 for host in hosts]
+    shares = [hosts.count(host) if _devices_share_memory() else 1 for host in hosts]
     return min(one // share for one, share in zip(free, shares, strict=True))

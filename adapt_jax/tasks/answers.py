@@ -164,10 +164,12 @@ def _make_by(kind: str, argument: str) -> "AnswerParser":
         return AnswerParser(read, read_gold=read_gold)
     version = f"{PARSER_VERSION}, json 2"
 
-    def go_on(choices: Sequence[str]) -> list[str]:
+    def list_continuations(choices: Sequence[str]) -> list[str]:
         return [" {"]  # an object or list that ends is complete, whatever follows
 
-    return AnswerParser(read, read_gold=read_gold, list_continuations=go_on, version=version)
+    return AnswerParser(
+        read, read_gold=read_gold, list_continuations=list_continuations, version=version
+    )
 
 
 def shorten_parser_name(name: str) -> str:

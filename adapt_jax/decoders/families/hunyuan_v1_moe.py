@@ -27,7 +27,7 @@ def _computed_moe_fields(hf: HFConfig) -> HFConfig:
     value = next((hf[name] for name in TOP_K if hf.get(name) is not None), 1)
     values = set(value) if isinstance(value, list) else {value}
     if len(values) != 1:
-        raise ValueError("moe_topk distinguishes layers")
+        raise ValueError("moe_topk differs between layers, which is not supported")
     return {"experts_per_token": values.pop(), "shared_ffn_dim": hf["intermediate_size"]}
 
 

@@ -173,7 +173,7 @@ class _HeaderReader:
         self.path, self.opened, self.size, self.at = path, opened, size, 0
 
     def read(self) -> GGUFFile:
-        if self.take(4) != b"GGUF":
+        if self.read_bytes(4) != b"GGUF":
             raise _DamageError("it does not begin with GGUF")
         version = self.unpack("<I")
         if version not in VERSIONS:
@@ -185,37 +185,37 @@ class _HeaderReader:
             raise _DamageError(f"it names {num_tensors} tensors and {num_keys} keys")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
-            key = self.text()
+            key = self.read_text()
             if key in metadata:
                 raise _DamageError(f"it holds the key {key[:80]} twice")
-            metadata[key] = self.value(self.unpack("<I"))
-        entries = [self.entry() for _ in range(num_tensors)]
+            metadata[key] = self.read_value(self.unpack("<I"))
+        entries = [self.read_entry() for _ in range(num_tensors)]
         if len({name for name, *_ in entries}) < num_tensors:
             raise _DamageError("it holds two tensors of one name")
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
             raise _DamageError(f"general.alignment {alignment!r:.40}; expected a number of bytes")
         data = math.ceil(self.at / alignment) * alignment
-        return GGUFFile(self.path, metadata, dict(self.place(entries, data)))
+        return GGUFFile(self.path, metadata, dict(self.place_tensors(entries, data)))
 
-    def take(self, count: int) -> bytes:
+    def read_bytes(self, count: int) -> bytes:
         if count > self.size - self.at:
             raise _DamageError(f"cut short: byte {self.at + count} is needed, it has {self.size}")
         self.at += count
         return self.opened.read(count)
 
     def unpack(self, form: str) -> int:
-        return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
+        return int(struct.unpack(form, self.read_bytes(struct.calcsize(form)))[0])
 
-    def text(self) -> str:
+    def read_text(self) -> str:
         try:
-            return self.take(self.unpack("<Q")).decode("utf-8")
+            return self.read_bytes(self.unpack("<Q")).decode("utf-8")
         except UnicodeDecodeError:
             raise _DamageError(f"a text before byte {self.at} is not UTF-8") from None
 
-    def value(self, kind: int, depth: int = 0) -> Any:
+    def read_value(self, kind: int, depth: int = 0) -> Any:
         if kind == STRING:
-            return self.text()
+            return self.read_text()
         if kind == ARRAY:
             item, count = self.unpack("<I"), self.unpack("<Q")
             if count > min(MAX_ITEMS, self.size):
@@ -223,31 +223,31 @@ class _HeaderReader:
             if depth == MAX_DEPTH:
                 raise _DamageError(f"arrays in arrays before byte {self.at}")
             if item in (STRING, ARRAY):
-                return [self.value(item, depth + 1) for _ in range(count)]
-            return self.numbers(item, count).tolist()
-        [number] = self.numbers(kind, 1)
+                return [self.read_value(item, depth + 1) for _ in range(count)]
+            return self.read_numbers(item, count).tolist()
+        [number] = self.read_numbers(kind, 1)
         # 1e-05 instead of 9.999999747378752e-06: the same float32
         return float(str(number)) if kind == FLOAT32 else number.item()
 
-    def numbers(self, kind: int, count: int) -> np.ndarray:
+    def read_numbers(self, kind: int, count: int) -> np.ndarray:
         if kind not in SCALARS:
             raise _DamageError(f"metadata of the unknown type {kind} before byte {self.at}")
         dtype = np.dtype(SCALARS[kind])
-        found = np.frombuffer(self.take(count * dtype.itemsize), dtype)
+        found = np.frombuffer(self.read_bytes(count * dtype.itemsize), dtype)
         return found != 0 if kind == BOOL else found
 
-    def entry(self) -> tuple[str, Shape, int, int]:
+    def read_entry(self) -> tuple[str, Shape, int, int]:
         """Name, shape, type and place of a tensor."""
-        name, axes = self.text(), self.unpack("<I")
+        name, axes = self.read_text(), self.unpack("<I")
         if not 0 < axes <= MAX_AXES:
             raise _DamageError(f"{name[:80]}: {axes} axes")
         shape = tuple(self.unpack("<Q") for _ in range(axes))[::-1]
         return name, shape, self.unpack("<I"), self.unpack("<Q")
 
-    def place(
+    def place_tensors(
         self, entries: list[tuple[str, Shape, int, int]], data: int
     ) -> Iterator[tuple[str, GGUFTensor]]:
-        """Each tensor by name, its place checked."""
+        """The name and place of each tensor, which is checked to lie in the file."""
         gguf = import_gguf()
         for name, shape, number, offset in entries:
             try:

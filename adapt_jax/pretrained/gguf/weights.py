@@ -61,7 +61,7 @@ def open_gguf_tensors(
                 tensors[name] = opener.open(name, own, layout, number)
                 found.add(own)
     for own, tensor in opener.file.tensors.items():
-        if own not in found and not opener.leaves_out(own):
+        if own not in found and not opener.is_not_loaded(own):
             tensors[own] = opener.make(tensor, opener.read_rows(tensor))
     return tensors
 
@@ -94,7 +94,7 @@ class _Opener:
         own = self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
         return own + ".weight" if own + ".weight" in self.file.tensors else own
 
-    def leaves_out(self, own: str) -> bool:
+    def is_not_loaded(self, own: str) -> bool:
         """Whether a tensor is not loaded: it is read elsewhere, or predicts further tokens."""
         layer = re.match(r"blk\.(\d+)\.", own)
         is_extra = layer is not None and int(layer[1]) >= self.config.num_layers
@@ -127,7 +127,8 @@ class _Opener:
         axis = 0 if "shexp" in parts[0] else 1
         shape = list(infos[0].shape)
         shape[axis] = sum(info.shape[axis] for info in infos)
-        turns = len(shape) == 3 and not layout.transposed  # inputs first, in a checkpoint
+        # the checkpoint has inputs before outputs
+        swaps_axes = len(shape) == 3 and not layout.transposed
 
         def read(first: int, stop: int) -> np.ndarray:
             if axis == 0:  # of the shared expert, whose rows are few
@@ -137,10 +138,10 @@ class _Opener:
                 fused = np.stack(arrays, axis=2).reshape(stop - first, *shape[1:])
             else:
                 fused = np.concatenate(arrays, axis=1)
-            return fused.swapaxes(1, 2) if turns else fused
+            return fused.swapaxes(1, 2) if swaps_axes else fused
 
         size = sum(info.nbytes for info in infos)
-        final = (shape[0], shape[2], shape[1]) if turns else tuple(shape)
+        final = (shape[0], shape[2], shape[1]) if swaps_axes else tuple(shape)
         return DequantizedTensor(infos[0].file, final, read, self.kept_as, size)
 
     def open(self, name: str, own: str, layout: TensorLayout, number: int) -> Tensor:
