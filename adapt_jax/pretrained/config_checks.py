@@ -74,6 +74,12 @@ def _whole_or_list(most: int) -> Check:
     return Check(f"a whole number from 1 to {most}, or one for each layer", test, nullable=True)
 
 
+def _are_layer_names(value: Any) -> bool:
+    is_list = isinstance(value, list) and len(value) <= MAX_LAYERS
+    return is_list and all(isinstance(name, str) for name in value)
+
+
+_LAYER_NAMES = Check(f"a text for each of at most {MAX_LAYERS} layers", _are_layer_names, True)
 _POSITIVE, _SIGNED = number(1e-9, 1e12), number(-1e9, 1e12)
 _MAPPING = Check("an object", lambda value: isinstance(value, dict), nullable=True)
 _ROPE = Check("an object of numbers, positive where it scales", _is_rope, nullable=True)
@@ -150,7 +156,7 @@ NAME_CHECKS: dict[str, Check] = {
     "max_window_layers": whole(0, MAX_LENGTH),
     "decoder_sparse_step": whole(1, MAX_LAYERS),
     "no_rope_layer_interval": whole(1, MAX_LAYERS),
-    "layer_types": list_of("texts", lambda value: isinstance(value, str)),
+    **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types"), _LAYER_NAMES),
     "mlp_only_layers": list_of("layers", _is_layer),
     "no_rope_layers": list_of("0 or 1 for each layer", _is_layer),
     "per_layer_config": Check("sizes by layer", _is_per_layer, nullable=True),
@@ -171,7 +177,6 @@ NAME_CHECKS: dict[str, Check] = {
     "v_head_dim": whole(1, 2**14, nullable=True),
     "n_group": whole(1, 2**14, nullable=True),
     "topk_group": whole(1, 2**14, nullable=True),
-    "mlp_layer_types": list_of("texts", lambda value: isinstance(value, str)),
     "moe_layers": list_of("layers", _is_layer),
     "interleave_moe_layer_step": whole(1, MAX_LAYERS),
     "attention_chunk_size": whole(1, MAX_LENGTH, nullable=True),
@@ -188,7 +193,6 @@ NAME_CHECKS: dict[str, Check] = {
     "block_ffn_dim_multiplier": number(1e-9, 1e3, nullable=True),
     "full_attn_idxs": list_of("layers", _is_layer),
     "full_attention_interval": whole(1, MAX_LAYERS),
-    "layers_block_type": list_of("texts", lambda value: isinstance(value, str)),
     "n_groups": whole(1, 2**14),
     "state_size": whole(1, 2**16),
     "conv_kernel": whole(1, MAX_TAPS),
@@ -200,7 +204,10 @@ NAME_CHECKS: dict[str, Check] = {
     "mamba_head_dim": whole(1, 2**16),
     "ssm_state_size": whole(1, 2**16),
     "mamba_hidden_act": TEXT,
-    "hybrid_override_pattern": TEXT,
+    "hybrid_override_pattern": Check(
+        f"a letter for each of at most {MAX_LAYERS} layers",
+        lambda value: isinstance(value, str) and len(value) <= MAX_LAYERS,
+    ),
     "mamba_n_heads": whole(1, 2**14),
     "mamba_n_groups": whole(1, 2**14),
     "mamba_d_state": whole(1, 2**16),
@@ -239,14 +246,8 @@ NAME_CHECKS: dict[str, Check] = {
         (
             *("use_sliding_window", "attention_k_eq_v", "enable_moe_block", "norm_topk_prob"),
             *("use_double_wide_mlp", "use_parallel_residual", "scale_attn_weights"),
-            *(
-                "qk_layernorm",
-                "new_decoder_architecture",
-                "multi_query",
-                "parallel_attn",
-                "use_qk_norm",
-                "rope_interleave",
-            ),
+            *("qk_layernorm", "new_decoder_architecture", "multi_query", "parallel_attn"),
+            *("use_qk_norm", "rope_interleave"),
             *("conv_bias", "block_auto_adjust_ff_dim", "tie_embedding"),
             "use_expert_bias",
             *("mamba_proj_bias", "mamba_conv_bias", "use_bias", "use_conv_bias"),

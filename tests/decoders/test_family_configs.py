@@ -410,3 +410,14 @@ def test_unsupported_fields_are_refused_by_name(
     family.to_config(hf)
     with pytest.raises(ValueError, match=said):
         family.to_config({**hf, **changes})
+
+
+def test_nemotron_h_has_as_many_layers_as_their_types() -> None:
+    family = next(one for one in FAMILIES.values() if one.model_type == "nemotron_h")
+    hf = {**SIZES, "hybrid_override_pattern": "M-*-"}
+    del hf["num_hidden_layers"]
+    assert family.to_config(hf).num_layers == 4
+    assert family.to_config({**hf, "num_hidden_layers": 4}).num_layers == 4
+    for count in (3, 5):
+        with pytest.raises(ValueError, match=f"has 4 entries for {count} layers"):
+            family.to_config({**hf, "num_hidden_layers": count})

@@ -17,7 +17,7 @@ from tiny_llama import write_tiny_llama
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import FAMILIES
 from adapt_jax.decoders.families.multimodal import TEXT_DECODERS
-from adapt_jax.pretrained.config_checks import FIELD_CHECKS
+from adapt_jax.pretrained.config_checks import FIELD_CHECKS, find_type_problems
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
@@ -67,6 +67,15 @@ CHECKED = {  # what tiny Llamas say, each of another kind
     "architectures": [[], "LlamaForCausalLM", [1], {"a": 1}, ["MistralForCausalLM"], None],
     "model_type": ["mistral", 1, [], {}, True],
 }
+
+
+@pytest.mark.parametrize("name", ["layer_types", "layers_block_type", "mlp_layer_types"])
+def test_lists_of_layers_are_bounded(name: str) -> None:
+    """Each layer is computed from such a list, which may also say how many layers there are."""
+    assert not find_type_problems({name: ["mamba"] * 1000})
+    for value in (["mamba"] * 1001, [1], "mamba"):
+        assert find_type_problems({name: value})[0].startswith(f"{name}: expected a text for each")
+    assert find_type_problems({"hybrid_override_pattern": "M" * 1001})
 
 
 @pytest.mark.parametrize("name", CHECKED)

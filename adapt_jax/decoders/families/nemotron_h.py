@@ -31,7 +31,7 @@ def _read_layer_types(hf: HFConfig) -> list[str]:
     """The type of each layer.
 
     Raises:
-        ValueError: one is not supported, such as experts.
+        ValueError: one is not supported, such as experts; or there are more or fewer than layers.
     """
     listed = hf.get("layers_block_type") or hf.get("layer_types")
     listed = listed or hf.get("hybrid_override_pattern") or [MAMBA, "moe", FULL, FFN]
@@ -39,6 +39,9 @@ def _read_layer_types(hf: HFConfig) -> list[str]:
         if name not in LAYER_TYPES:
             supported = ", ".join((MAMBA, FULL, FFN))
             raise ValueError(f"layers_block_type {name!r} is not supported; supported: {supported}")
+    count = hf.get("num_hidden_layers")
+    if count not in (None, len(listed)):
+        raise ValueError(f"layers_block_type has {len(listed)} entries for {count} layers")
     return [LAYER_TYPES[name] for name in listed]
 
 
