@@ -71,8 +71,7 @@ def export_adaptation(
         dtype: of the weights of an hf folder; see ``choose_export_dtype``.
         max_shard_size: of an hf folder's files, in bytes or such as "200MB".
         verify: how many questions are asked; by default 3 where torch, transformers and for an
-            adapter PEFT are installed, otherwise none; nor of an adapter whose decoder is
-            quantised, with which other tools compute in 4 or 8 bits.
+            adapter PEFT are installed, otherwise none; none of an adapter of a quantised decoder.
 
     Raises:
         UserError: the folder holds something else, the format cannot hold this adaptation, or the
@@ -80,9 +79,7 @@ def export_adaptation(
     """
     target = check_export_folder(folder)
     chosen = _check_options(adaptation, format, dtype, max_shard_size)
-    is_left_out = verify is None and chosen == "peft" and _runs_quantized(adaptation.model.path)
-    if verify is None:
-        verify = DEFAULT_VERIFY if is_installed(chosen) and not is_left_out else 0
+    num_questions, notes = _plan_verification(adaptation, chosen, verify)
     weights_dtype = choose_export_dtype(adaptation, dtype)
     exported = identity(
         EXPORT_VERSION,
@@ -99,24 +96,39 @@ def export_adaptation(
             save_pretrained(
                 adaptation.model, new, dtype=weights_dtype, max_shard_size=max_shard_size
             )
-        elif adaptation.soft_prompt is not None:
-            write_soft_prompt(new, adaptation.soft_prompt, adaptation.model)
-        elif adaptation.lora_weights is not None:
-            write_lora(new, adaptation.lora_weights, adaptation.model)
+        else:
+            _write_adapter(adaptation, new)
         files.write_json(new / "prompt.json", adaptation.prompt.to_dict())
-        notes = [QUANTIZED_NOTE] if is_left_out else []
-        if verify:
-            notes += verify_export(adaptation, new, chosen, questions=verify)
+        if num_questions:
+            notes.extend(verify_export(adaptation, new, chosen, questions=num_questions))
         if thinking := describe_thinking(adaptation.model, adaptation.prompt.template):
             notes.append(thinking)
         for note in notes:
             log.warning("%s: %s", folder, note)
         files.write_text(new / "README.md", build_readme(adaptation, chosen, notes))
-        sizes = _list_sizes(new)
-        files.write_json(new / EXPORTED, {"identity": exported, "bytes": sizes})
+        files.write_json(new / EXPORTED, {"identity": exported, "bytes": _list_sizes(new)})
 
     files.replace_folder(target, write)
     return to_path(folder)
+
+
+def _write_adapter(adaptation: Adaptation, folder: Path) -> None:
+    """Writes the soft prompt or the LoRA weights as PEFT reads them."""
+    if adaptation.soft_prompt is not None:
+        write_soft_prompt(folder, adaptation.soft_prompt, adaptation.model)
+    elif adaptation.lora_weights is not None:
+        write_lora(folder, adaptation.lora_weights, adaptation.model)
+
+
+def _plan_verification(
+    adaptation: Adaptation, format: str, verify: int | None
+) -> tuple[int, list[str]]:
+    """How many questions are replayed, by default as ``export_adaptation`` says; and a note."""
+    if verify is not None:
+        return verify, []
+    if format == "peft" and _runs_quantized(adaptation.model.path):
+        return 0, [QUANTIZED_NOTE]
+    return DEFAULT_VERIFY if is_installed(format) else 0, []
 
 
 def _runs_quantized(path: str) -> bool:

@@ -29,7 +29,7 @@ from adapt_jax.evaluation.over_seeds import Runs
 from adapt_jax.evaluation.report.files import write_predictions
 from adapt_jax.evaluation.results import DoneRung, SeedRun
 from adapt_jax.evaluation.scorers import find_scorer
-from adapt_jax.methods.base import Method, RunOptions
+from adapt_jax.methods.base import Method, MethodResult, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.utils import files
@@ -244,17 +244,7 @@ def run_rung(
         MethodNotApplicable: the reason why this rung cannot run on this task or decoder.
     """
     name = folder.title
-    with display.stage(f"{name}: adapting") as update:
-        options = RunOptions(
-            seed=folder.seed,
-            folder=folder.unfinished / "training",
-            mesh=inputs.mesh,
-            on_step=update,
-            run_metadata={"rung": folder.identity},
-            max_concurrent_sequences=settings.max_concurrent_sequences,
-        )
-        result = method.adapt(inputs.model, inputs.task, options)
-        result.adaptation.question_format = inputs.task.question_format
+    result = _adapt(folder, method, inputs, settings, display)
     with display.stage(f"{name}: answering") as update:
         evaluation = evaluate(
             result.adaptation,
@@ -290,6 +280,32 @@ def run_rung(
         run.development_score = score
     run.predictions_crc32 = folder.save(result.adaptation, evaluation)
     return run, evaluation
+
+
+def _adapt(
+    folder: RungFolder,
+    method: Method,
+    inputs: RunInputs,
+    settings: RunConfig,
+    display: Display,
+) -> MethodResult:
+    """Makes the adaptation of a rung, or goes on with one that was interrupted.
+
+    Raises:
+        MethodNotApplicable: the rung cannot run on this task or decoder.
+    """
+    with display.stage(f"{folder.title}: adapting") as update:
+        options = RunOptions(
+            seed=folder.seed,
+            folder=folder.unfinished / "training",
+            mesh=inputs.mesh,
+            on_step=update,
+            run_metadata={"rung": folder.identity},
+            max_concurrent_sequences=settings.max_concurrent_sequences,
+        )
+        result = method.adapt(inputs.model, inputs.task, options)
+    result.adaptation.question_format = inputs.task.question_format
+    return result
 
 
 def measure_development(

@@ -78,16 +78,6 @@ def _attend_chunk(
     kv_heads = blocks[0][0].shape[-3]
     group = heads // kv_heads
 
-    def transpose(x: Array, keys: Array) -> Array:
-        """From [B, K, ...] to the order of a block's scores, or back."""
-        return jnp.swapaxes(x, 0, 1) if keys.ndim == 3 else x
-
-    def multiply(equation: str, x: Array, y: Array) -> Array:
-        # with shared keys, the queries of all rows are the rows of one product per head
-        wide = x.reshape(kv_heads, -1, x.shape[-1]) if y.ndim == 3 else x
-        out = jnp.einsum(equation, wide, y, preferred_element_type=jnp.float32)
-        return out.reshape(*x.shape[:3], -1)
-
     # the G queries of a key/value head side by side: [B, K, G*T, H]
     grouped = queries.reshape(rows, tokens, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(rows, kv_heads, group * tokens, size) * scale
@@ -95,22 +85,21 @@ def _attend_chunk(
     # scores of each block, soft-capped, then masked
     scores = []
     for keys, _, mask in blocks:
-        score = multiply("...qh,...sh->...qs", transpose(grouped, keys), keys)
+        score = _multiply("...qh,...sh->...qs", _transpose(grouped, keys), keys)
         if softcap is not None:
             score = softcap * jnp.tanh(score / softcap)
         if mask is not None:
-            by_query = score.reshape(*score.shape[:2], group, tokens, -1)
-            visible = mask if mask.ndim == 1 else transpose(mask[:, None], keys)[:, :, None]
-            score = jnp.where(visible, by_query, MASKED_SCORE).reshape(score.shape)
+            visible = mask if mask.ndim == 1 else _transpose(mask[:, None], keys)[:, :, None]
+            score = _mask_scores(score, visible, tokens)
         scores.append(score)
 
     # the highest score of each query over all blocks, so that no power overflows
     highest = [
-        transpose(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)
+        _transpose(s.max(axis=-1), keys) for s, (keys, *_) in zip(scores, blocks, strict=True)
     ]
     sink = None
-    if sinks is not None:  # [1, K, G*T], as the queries are grouped
-        sink = jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, group), tokens, axis=1)[None]
+    if sinks is not None:
+        sink = _group_sinks(sinks, kv_heads, tokens)
         highest.append(jnp.broadcast_to(sink, highest[0].shape))
     top = jax.lax.stop_gradient(jnp.stack(highest).max(axis=0))
 
@@ -118,15 +107,47 @@ def _attend_chunk(
     weighted_values = jnp.zeros(())
     total = jnp.zeros(()) if sink is None else jnp.exp(sink - top)
     for score, (keys, values, _) in zip(scores, blocks, strict=True):
-        weights = jnp.exp(score - transpose(top, keys)[..., None])
-        update = multiply("...qs,...sh->...qh", weights.astype(values.dtype), values)
-        weighted_values = weighted_values + transpose(update, keys)
-        total = total + transpose(weights.sum(axis=-1), keys)
+        weights = jnp.exp(score - _transpose(top, keys)[..., None])
+        update = _multiply("...qs,...sh->...qh", weights.astype(values.dtype), values)
+        weighted_values = weighted_values + _transpose(update, keys)
+        total = total + _transpose(weights.sum(axis=-1), keys)
     out = (weighted_values / total[..., None]).astype(queries.dtype)
 
     # back to [B, T, N, H]
     out = out.reshape(rows, kv_heads, group, tokens, -1)
     return out.transpose(0, 3, 1, 2, 4).reshape(rows, tokens, heads, -1)
+
+
+def _transpose(x: Array, keys: Array) -> Array:
+    """From [B, K, ...] to the order of a block's scores, or back."""
+    return jnp.swapaxes(x, 0, 1) if keys.ndim == 3 else x
+
+
+def _multiply(equation: str, x: Array, y: Array) -> Array:
+    """The product of queries or weights, in the order of a block's scores, and keys or values."""
+    # with shared keys, the queries of all rows are the rows of one product per head
+    wide = x.reshape(x.shape[0], -1, x.shape[-1]) if y.ndim == 3 else x
+    out = jnp.einsum(equation, wide, y, preferred_element_type=jnp.float32)
+    return out.reshape(*x.shape[:3], -1)
+
+
+def _mask_scores(
+    scores: Float[Array, "B K G*T S"], visible: Bool[Array, "..."], tokens: int
+) -> Float[Array, "B K G*T S"]:
+    """The scores with those of hidden keys replaced; of shared keys K comes before B.
+
+    Args:
+        visible: [S], or [B, 1, 1, T, S] in the order of the scores.
+        tokens: T.
+    """
+    by_query = scores.reshape(*scores.shape[:2], -1, tokens, scores.shape[-1])
+    return jnp.where(visible, by_query, MASKED_SCORE).reshape(scores.shape)
+
+
+def _group_sinks(sinks: Float[Array, " N"], kv_heads: int, tokens: int) -> Float[Array, "1 K G*T"]:
+    """The sink of each query, in the order in which queries are grouped by key/value head."""
+    by_head = sinks.astype(jnp.float32).reshape(kv_heads, -1)
+    return jnp.repeat(by_head, tokens, axis=1)[None]
 
 
 def sliding_window_masks(

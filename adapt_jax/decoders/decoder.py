@@ -108,8 +108,40 @@ class Decoder(nnx.Module):
             keep_kv: whether keys, values and states are returned. Otherwise the list is empty.
             execution: how the layers run on the platform.
         """
-        config = self.config
         x, per_layer = self._prepare_input(embeddings, positions)
+        shared_inputs = self._make_shared_inputs(
+            positions, mask, prefix, prefix_positions, cache, write_at, x.dtype, execution
+        )
+        stack = LayerStack(
+            self.config,
+            execution,
+            shared_inputs,
+            per_layer,
+            prefix,
+            cache,
+            output_positions,
+            keep_kv,
+        )
+        x, kept = stack.run(self.layers, x)
+        return self.norm(x if output_positions is None else x[0]), kept
+
+    def _make_shared_inputs(
+        self,
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"] | PackedRows | None,
+        prefix: list[Any] | None,
+        prefix_positions: Int[Array, " P"] | None,
+        cache: list[Any] | None,
+        write_at: Int[Array, " B"] | None,
+        dtype: Any,
+        execution: Execution,
+    ) -> AttentionInputs:
+        """The inputs that are the same in all layers; arguments as in ``__call__``.
+
+        Args:
+            dtype: that the layers compute in.
+        """
+        config = self.config
         starts = None
         if config.layers_with_state:
             starts = TextStarts() if cache is not None else TextStarts.from_mask(mask)
@@ -119,11 +151,10 @@ class Decoder(nnx.Module):
         fused = None
         if isinstance(mask, PackedRows):
             if prefix_positions is None and layers:
-                fused = self._choose_fused_attention(mask, prefix, x.dtype, execution)
+                fused = self._choose_fused_attention(mask, prefix, dtype, execution)
             mask = mask.mask
-        # inputs that are the same in all layers
         alone = prefix is None and cache is None
-        shared_inputs = AttentionInputs(
+        return AttentionInputs(
             self._compute_cos_sin(layers, positions, mask, alone),
             _compute_query_scales(layers, positions),
             self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at)
@@ -133,11 +164,6 @@ class Decoder(nnx.Module):
             fused_attention=fused,
             starts=starts,
         )
-        stack = LayerStack(
-            config, execution, shared_inputs, per_layer, prefix, cache, output_positions, keep_kv
-        )
-        x, kept = stack.run(self.layers, x)
-        return self.norm(x if output_positions is None else x[0]), kept
 
     def _choose_fused_attention(
         self, rows: PackedRows, prefix: list[KVBlock] | None, dtype: Any, execution: Execution

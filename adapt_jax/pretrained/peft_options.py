@@ -35,13 +35,8 @@ COMMON_OPTIONS = {
 # refused by its name.
 LORA_OPTIONS = COMMON_OPTIONS | {
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *(
-        "target_modules",
-        "target_parameters",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-    ),
+    *("target_modules", "target_parameters", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern"),
     *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
     *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
 }
