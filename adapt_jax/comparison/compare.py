@@ -331,7 +331,7 @@ def _keep_finished(
     settings: CompareConfig,
     fresh: bool,
 ) -> dict[str, dict[int, ScoredRun]]:
-    """Takes over the runs of an earlier comparison that would come out the same; removes others."""
+    """Takes over the valid runs of an earlier comparison (see earlier_runs); removes the others."""
     results = comparison.output_dir / RESULTS
     finished = find_finished(results, folders, settings.seed, display, fresh)
     for name, runs in finished.items():

@@ -159,7 +159,7 @@ def _copy_metrics(training: Path, folder: Path) -> None:
 def load_finished(
     runs: Mapping[str, Sequence[SeedRun]], folders: Mapping[str, Sequence[RungFolder]]
 ) -> dict[str, dict[int, SeedRun]]:
-    """By rung and seed, the earlier runs that are whole, and that would come out the same again."""
+    """By rung and seed, the earlier runs with unchanged files, and the identity they have now."""
     finished: dict[str, dict[int, SeedRun]] = {}
     for name, earlier in runs.items():
         for folder in folders.get(name, ()):

@@ -76,7 +76,8 @@ def _apply_to_chunks(
     query, key, value, decay = (_cut(x, length).swapaxes(2, 3) for x in inputs[:4])
     decays = _compute_decays(decay, None if begins is None else _cut(begins, length))
 
-    # 1. what the tokens of a chunk write, were the state before them 0, and what of it they erase
+    # 1. what the tokens of a chunk write to a state of 0, and the keys by which they erase from
+    # another state
     written, erased = value, None
     if inputs.strength is not None:
         strength = _cut(inputs.strength, length).swapaxes(2, 3)[..., None]

@@ -2,19 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import regex
 
 from adapt_jax.tasks.json_schema import SCHEMA_KIND, is_text_field, make_validator
+from adapt_jax.tasks.made_parsers import Reader, fold_spaces
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_surrogates
 
 __all__ = ["make_json_readers", "make_schema_readers", "name_schema_parser"]
 
-Reader = Callable[[str, Sequence[str]], str | None]
 MAX_STARTS = 200  # brackets of a text at which JSON may begin
 MAX_LENGTH = 100_000  # characters of a text that is searched for JSON
 # possessive, so that an open fence before many spaces takes no quadratic time
@@ -44,7 +44,7 @@ def make_json_readers(path: str) -> tuple[Reader, Reader]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return _fold(text)  # a bare text
+            return fold_spaces(text)  # a bare text
         return _find_text(value, keys) if isinstance(value, dict | list) else _to_text(value)
 
     return read, read_gold
@@ -215,15 +215,11 @@ def _find_text(value: Any, keys: Sequence[str]) -> str | None:
     return _to_text(_find(value, keys))
 
 
-def _fold(text: str) -> str | None:
-    return " ".join(text.split()) or None
-
-
 def _to_text(value: Any) -> str | None:
     """Texts with white space folded; numbers that are equal have one text."""
     match value:
         case str():
-            return _fold(value)
+            return fold_spaces(value)
         case bool():
             return "true" if value else "false"
         case int():

@@ -6,7 +6,7 @@ from typing import Any
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.patterns import BoundedPatterns
 
-__all__ = ["make_regex_readers"]
+__all__ = ["Reader", "fold_spaces", "make_regex_readers"]
 
 Reader = Callable[[str, Sequence[str]], str | None]
 MATCH_SECONDS = 1.0  # for a pattern in one text; a text that takes longer has no answer
@@ -33,7 +33,7 @@ def make_regex_readers(pattern: str) -> tuple[Reader, Reader]:
         if (answer := _match(compiled, "fullmatch", text.strip())) is not None:
             return answer
         bare = text.strip()
-        return None if "\n" in bare else _fold(bare)
+        return None if "\n" in bare else fold_spaces(bare)
 
     return read, read_gold
 
@@ -45,8 +45,9 @@ def _match(compiled: Any, action: str, text: str) -> str | None:
         return None
     if found is None:
         return None
-    return _fold(found[compiled.groups] or "")
+    return fold_spaces(found[compiled.groups] or "")
 
 
-def _fold(text: str) -> str | None:
+def fold_spaces(text: str) -> str | None:
+    """The text with white space folded; None where nothing is left."""
     return " ".join(text.split()) or None

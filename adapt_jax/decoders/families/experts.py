@@ -81,7 +81,9 @@ FIXED_CORRECTED_MOE_FIELDS: Mapping[str, Any] = {
 def read_shared_experts(
     ffn_dim: int, num_shared: int = 1
 ) -> Callable[[HFConfig], Mapping[str, Any]]:
-    """The size of the shared experts, which are one that is so many times as wide as the others.
+    """Returns a function that reads the width of the shared experts, which together are one.
+
+    That is ``n_shared_experts`` times as wide as a routed expert.
 
     Args:
         ffn_dim, num_shared: defaults of ``moe_intermediate_size`` and ``n_shared_experts``.

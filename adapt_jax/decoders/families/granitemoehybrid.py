@@ -5,7 +5,7 @@ from dataclasses import replace
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families import granite, granitemoe
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules
+from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules, check_layer_names
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -58,13 +58,14 @@ def check_time_step_limit(hf: HFConfig) -> None:
 
 
 def _read_layer_types(hf: HFConfig) -> list[str]:
+    """The type of each layer, Mamba by default.
+
+    Raises:
+        ValueError: one is not supported, or there are more or fewer than layers.
+    """
     count = hf["num_hidden_layers"]
     listed = hf.get("layer_types") or hf.get("layers_block_type") or [MAMBA] * count
-    if len(listed) != count:
-        raise ValueError(f"layer_types has {len(listed)} entries for {count} layers")
-    if unknown := [name for name in listed if name not in LAYER_TYPES]:
-        supported = ", ".join(LAYER_TYPES)
-        raise ValueError(f"layer_types {unknown[0]!r} is not supported; supported: {supported}")
+    check_layer_names(listed, count, LAYER_TYPES)
     return [LAYER_TYPES[name] for name in listed]
 
 

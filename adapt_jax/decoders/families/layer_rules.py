@@ -5,17 +5,42 @@ layers differ) and lists full and sliding attention in ``layer_types``. Older fi
 ``rope_theta`` and ``rope_scaling``, and each family has a rule for which layers slide.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.rope import MAX_POSITIONS, ORIGINAL_MAX_POSITIONS, ROPE_TYPES, Rope
 
-__all__ = ["FULL", "SLIDING", "HFConfig", "LayerRules"]
+__all__ = ["FULL", "SLIDING", "HFConfig", "LayerRules", "check_layer_names"]
 
 HFConfig = Mapping[str, Any]  # a config.json, or fields of one
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def check_layer_names(
+    names: Sequence[str],
+    count: int | None,
+    known: Collection[str],
+    supported: Collection[str] = (),
+    field: str = "layer_types",
+) -> None:
+    """Checks a list that names the type of each layer.
+
+    Args:
+        count: the number of layers; None where only the list says it.
+        known: names that are read.
+        supported: names that the message lists; by default all that are known.
+        field: that holds the list.
+
+    Raises:
+        ValueError: a name is not known, or there are more or fewer names than layers.
+    """
+    if count not in (None, len(names)):
+        raise ValueError(f"{field} has {len(names)} entries for {count} layers")
+    if unknown := [name for name in names if name not in known]:
+        listed = ", ".join(supported or known)
+        raise ValueError(f"{field} {unknown[0]!r} is not supported; supported: {listed}")
 
 
 @dataclass(frozen=True)

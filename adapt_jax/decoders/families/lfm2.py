@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules
+from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules, check_layer_names
 from adapt_jax.decoders.families.tables import FIELDS, HF_LAYER, LAYER, norm, projection
 from adapt_jax.decoders.mixer_config import ConvolutionConfig
 from adapt_jax.decoders.rope import Rope
@@ -15,15 +15,8 @@ CONVOLUTION = "conv"
 def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     """Attention in the layers that ``layer_types`` or the older ``full_attn_idxs`` names."""
     if listed := hf.get("layer_types"):
-        if len(listed) != hf["num_hidden_layers"]:
-            raise ValueError(
-                f"layer_types has {len(listed)} entries for {hf['num_hidden_layers']} layers"
-            )
-        if (name := listed[index]) not in (FULL, CONVOLUTION):
-            raise ValueError(
-                f"layer_types {name!r} is not supported; supported: {FULL}, {CONVOLUTION}"
-            )
-        attends = name == FULL
+        check_layer_names(listed, hf["num_hidden_layers"], (FULL, CONVOLUTION))
+        attends = listed[index] == FULL
     else:
         indices = hf.get("full_attn_idxs")
         attends = indices is None or index in indices
@@ -50,7 +43,7 @@ def _read_mixer(hf: HFConfig) -> HFConfig:
 
 
 def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
-    """The layers, the convolution, and the feed-forward size as it is."""
+    """The layers, the convolution, and that the feed-forward size is not adjusted again."""
     assert isinstance(config.mixer, ConvolutionConfig)
     layers = [config.layer_config(index) for index in range(config.num_layers)]
     return {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules
+from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules, check_layer_names
 from adapt_jax.decoders.families.mamba2 import HF_LAYER, check_time_step_limit, list_mamba_rows
 from adapt_jax.decoders.families.tables import FIELDS, LAYER, projection
 from adapt_jax.decoders.mixer_config import Mamba2Config
@@ -35,13 +35,8 @@ def _read_layer_types(hf: HFConfig) -> list[str]:
     """
     listed = hf.get("layers_block_type") or hf.get("layer_types")
     listed = listed or hf.get("hybrid_override_pattern") or [MAMBA, "moe", FULL, FFN]
-    for name in listed:
-        if name not in LAYER_TYPES:
-            supported = ", ".join((MAMBA, FULL, FFN))
-            raise ValueError(f"layers_block_type {name!r} is not supported; supported: {supported}")
     count = hf.get("num_hidden_layers")
-    if count not in (None, len(listed)):
-        raise ValueError(f"layers_block_type has {len(listed)} entries for {count} layers")
+    check_layer_names(listed, count, LAYER_TYPES, (MAMBA, FULL, FFN), "layers_block_type")
     return [LAYER_TYPES[name] for name in listed]
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules
+from adapt_jax.decoders.families.layer_rules import FULL, HFConfig, LayerRules, check_layer_names
 from adapt_jax.decoders.families.tables import (
     ATTENTION_BIAS,
     EMBEDDING_AND_OUTPUT,
@@ -59,11 +59,8 @@ def adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     listed = hf.get("layer_types") or [
         LINEAR if (number + 1) % interval else FULL for number in range(count)
     ]
-    if len(listed) != count:
-        raise ValueError(f"layer_types has {len(listed)} entries for {count} layers")
-    if (name := listed[index]) not in (FULL, LINEAR):
-        raise ValueError(f"layer_types {name!r} is not supported; supported: {FULL}, {LINEAR}")
-    if name == FULL:
+    check_layer_names(listed, count, (FULL, LINEAR))
+    if listed[index] == FULL:
         return layer
     return replace(layer, rope=None, has_attention=False, has_state=True)
 

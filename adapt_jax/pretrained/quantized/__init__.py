@@ -49,7 +49,7 @@ class Format:
         others: its other parts.
         weight: what the weight is called in a checkpoint of floats.
         dequantize: makes the weight; the parts are named by their ends.
-        check: says what of the options is not read; empty: nothing.
+        check: says why the options are not supported; an empty string if they are.
         ignored: tensors that are not needed, such as scales of activations.
     """
 
@@ -139,7 +139,7 @@ class Quantization:
 
     Attributes:
         method: one of QUANTIZATIONS, or a name that is not read.
-        options: all that is said of it.
+        options: the whole entry of ``config.json``.
         kept_as: the dtype of the floats that the checkpoint was made of, BF16 by default.
     """
 

@@ -24,7 +24,7 @@ ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # where in a word each output of eig
 
 
 def check_awq(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     if (bits := options.get("bits", options.get("w_bit", BITS))) != BITS:
         return f"bits {bits!r:.40}; expected {BITS}"
     version = str(options.get("version", "gemm")).lower()

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
-from adapt_jax.pretrained.field_checks import is_number
+from adapt_jax.pretrained.field_checks import is_number, is_whole
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
@@ -33,7 +33,7 @@ STATE = "weight.quant_state.bitsandbytes__"
 
 
 def check_bitsandbytes(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     if options.get("load_in_8bit") or options.get("_load_in_8bit"):
         return ""
     kind = options.get("bnb_4bit_quant_type", "nf4")
@@ -110,7 +110,7 @@ def _read_state(weight: QuantizedWeight) -> dict[str, Any]:
 
 
 def _is_size(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40
+    return is_whole(value, 1, 2**40)
 
 
 def _make_scales(

@@ -13,6 +13,7 @@ import numpy as np
 
 from adapt_jax.decoders.layout import Shape
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.field_checks import is_whole
 from adapt_jax.pretrained.quantized.fp8 import FP8_DTYPES
 from adapt_jax.pretrained.quantized.mxfp4 import to_exponent_scales, unpack_fp4
 from adapt_jax.pretrained.quantized.weight import (
@@ -39,7 +40,7 @@ SCALES = ("F32", "F16", "BF16")
 
 
 def check_compressed_tensors(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     kinds = [options.get("format"), *(group.get("format") for group in _list_groups(options))]
     for kind in kinds:
         if kind is not None and kind not in FORMATS:
@@ -55,7 +56,7 @@ def check_compressed_tensors(options: Mapping[str, Any]) -> str:
         if bits not in known:
             return f"num_bits {bits!r:.40}; expected one of {', '.join(map(str, known))}"
         block = weights.get("block_structure")
-        if isinstance(block, list) and not all(_is_size(one) for one in block):
+        if isinstance(block, list) and not all(is_whole(one, 1, 2**31) for one in block):
             return f"block_structure {str(block)[:40]}; expected two numbers"
     return ""
 
@@ -67,10 +68,6 @@ def dequantize_compressed_tensors(weight: QuantizedWeight) -> DequantizedTensor:
     if weight.get("_packed", "I32", "U8").dtype == "U8":
         return _dequantize_fp4(weight)
     return _dequantize_words(weight)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _list_groups(options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

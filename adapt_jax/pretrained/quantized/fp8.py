@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.field_checks import is_whole
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
@@ -27,10 +28,10 @@ DEFAULT_BLOCK = (128, 128)
 
 
 def check_fp8(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     block = options.get("weight_block_size")
     is_block = isinstance(block, list) and len(block) == 2
-    if block is None or (is_block and all(isinstance(one, int) and one > 0 for one in block)):
+    if block is None or (is_block and all(is_whole(one, 1, 2**31) for one in block)):
         return ""
     return f"weight_block_size {str(block)[:40]}; expected two numbers"
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.field_checks import is_whole
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
@@ -28,14 +29,14 @@ FORMATS = ("gptq", "gptq_v2")
 
 
 def check_gptq(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     if (bits := options.get("bits")) not in BITS:
         return f"bits {bits!r:.40}; expected one of {', '.join(map(str, BITS))}"
     kind = _find_format(options)
     if kind not in FORMATS:
         return f"checkpoint_format {kind!r:.40}; expected one of {', '.join(FORMATS)}"
     size = options.get("group_size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+    if size is not None and not is_whole(size, -1, 2**31):
         return f"group_size {size!r:.40}; expected a whole number"
     return ""
 

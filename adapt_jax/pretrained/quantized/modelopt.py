@@ -26,7 +26,7 @@ GROUP = 16
 
 
 def check_modelopt(options: Mapping[str, Any]) -> str:
-    """What of these options is not read; empty: nothing."""
+    """Why these options are not supported; an empty string if they are."""
     algorithm = options.get("quant_algo")
     if algorithm in ALGORITHMS:
         return ""

@@ -109,7 +109,7 @@ def take_expert(tensor: FileTensor, number: int) -> FileTensor:
 
 
 def divide_up(count: int, size: int) -> int:
-    """How many pieces of this size hold so many."""
+    """count / size, rounded up."""
     return -(-count // size)
 
 
@@ -119,7 +119,7 @@ def to_float32(array: np.ndarray) -> np.ndarray:
 
 
 def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Numbers of so many bits out of 32-bit words, the lowest bits first, along the last axis.
+    """Unpacks numbers of ``bits`` bits from 32-bit words, lowest bits first, along the last axis.
 
     Args:
         count: of the numbers; the last word may hold fewer than it could.
