@@ -61,12 +61,14 @@ def time_parts(folder: Path, rows: int, prefix: int, columns: int, top_k: int) -
     """Milliseconds of the prefix's prefill, of a decoding step, and of the step's parts.
 
     Raises:
-        SystemExit: the decoder's layers have several shapes, which are not timed in parts.
+        SystemExit: the layers are of a kind that is not timed in parts.
     """
     model = load_pretrained(folder)
     config = model.config
     if len({config.layer_config(n).head_dim for n in range(config.num_layers)}) > 1:
         raise SystemExit("the layers have several head sizes; their parts are not timed")
+    if config.layers_with_state or config.latent_attention is not None:
+        raise SystemExit("a layer has a state or latent attention; its parts are not timed")
     draws = np.random.default_rng(0).integers(3, config.vocab_size, prefix)
     sampling = GenerationConfig(temperature=0.7, top_k=top_k).sampling
     shared = Prefix((tuple(draws.tolist()),))
