@@ -18,7 +18,7 @@ class Tensor(Protocol):
     Attributes:
         file: that it lies in.
         dtype: of the numbers that a slice of it gives, such as "F32".
-        kept_as: the dtype that the parameter has by default on an accelerator and in exports.
+        default_dtype: the dtype that the parameter has by default on an accelerator and in exports.
         by_columns: see DequantizedTensor.
         nbytes: that it takes in the file.
     """
@@ -30,7 +30,7 @@ class Tensor(Protocol):
     @property
     def shape(self) -> Shape: ...
     @property
-    def kept_as(self) -> str: ...
+    def default_dtype(self) -> str: ...
     @property
     def by_columns(self) -> bool: ...
     @property
@@ -46,7 +46,7 @@ class DequantizedTensor:
         shape: of the floats.
         read: (first, stop) -> this range of the axis that is read along, of all others the whole.
             Threads call it at once.
-        kept_as: the dtype that the parameter has by default on an accelerator and in exports.
+        default_dtype: the dtype that the parameter has by default on an accelerator and in exports.
         nbytes: in the file, scales included.
         by_columns: whether it is read along its last axis instead of its first, because neighbours
             along that axis share bytes or lie together in the file.
@@ -55,7 +55,7 @@ class DequantizedTensor:
     file: Path
     shape: Shape
     read: Callable[[int, int], np.ndarray]
-    kept_as: str
+    default_dtype: str
     nbytes: int
     by_columns: bool = False
     dtype: ClassVar[str] = "F32"

@@ -88,7 +88,7 @@ class FileTensor:
     by_columns: ClassVar[bool] = False
 
     @property
-    def kept_as(self) -> str:
+    def default_dtype(self) -> str:
         """The dtype that the parameter has by default on an accelerator and in exports."""
         return self.dtype
 

@@ -201,7 +201,7 @@ def find_main_dtype(tensors: Mapping[str, Tensor]) -> str | None:
     """The floating-point dtype that takes most bytes of these tensors."""
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
-        if (dtype := FLOATS.get(tensor.kept_as)) is not None:
+        if (dtype := FLOATS.get(tensor.default_dtype)) is not None:
             sizes[str(dtype)] += count_bytes(tensor.shape, dtype)
     return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 

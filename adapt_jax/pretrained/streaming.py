@@ -57,9 +57,9 @@ class ParameterSource:
         return FLOATS[self._tensor.dtype]
 
     @property
-    def kept_as(self) -> np.dtype:
+    def default_dtype(self) -> np.dtype:
         """The dtype that the parameter has on an accelerator, where none is asked for."""
-        return FLOATS[self._tensor.kept_as]
+        return FLOATS[self._tensor.default_dtype]
 
     @property
     def is_read_by_columns(self) -> bool:
@@ -159,7 +159,7 @@ def read_parameter(
         dtype: of the parameter; None: float32 on a CPU, elsewhere that of the file.
     """
     if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else source.kept_as
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else source.default_dtype
     begin = partial(_begin_part, reader, source, jnp.dtype(dtype))
     waiting = [begin(*part) for part in _list_parts(source.shape, place)]
 

@@ -65,7 +65,7 @@ from adapt_jax.decoders.families import (
     youtu,
 )
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, read_inside
+from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, make_multimodal_family
 from adapt_jax.utils.registry import Registry
 
 __all__ = ["FAMILIES", "Family", "find_family"]
@@ -148,7 +148,7 @@ _TEXT_FAMILIES = {
     for family in (*FAMILIES.values(), qwen2.VL, qwen2.VL_2_5, qwen3.VL, qwen3_moe.VL, glm4.VL)
 }
 for _architecture, (_, _text_type) in TEXT_DECODERS.items():
-    FAMILIES.register(_architecture)(read_inside(_TEXT_FAMILIES[_text_type]))
+    FAMILIES.register(_architecture)(make_multimodal_family(_TEXT_FAMILIES[_text_type]))
 
 
 def find_family(architecture: str, hf: Mapping[str, Any]) -> Family:
@@ -166,4 +166,4 @@ def find_family(architecture: str, hf: Mapping[str, Any]) -> Family:
     by_model_type = {one.model_type: one for one in FAMILIES.values()}
     if model_type not in by_model_type:
         raise ValueError(f"text_config: model_type {model_type!r} is not supported")
-    return read_inside(by_model_type[model_type])
+    return make_multimodal_family(by_model_type[model_type])

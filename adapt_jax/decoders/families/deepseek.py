@@ -37,7 +37,7 @@ from adapt_jax.decoders.families.tables import (
 )
 from adapt_jax.decoders.rope import Rope
 
-__all__ = ["V2", "V3", "choose_pairs", "write_v3"]
+__all__ = ["V2", "V3", "choose_rope_pairs", "write_v3"]
 
 SIZES = {"kv_rank": 512, "query_rank": 1536, "nope_dim": 128, "rope_dim": 64, "value_dim": 128}
 GREEDY, GROUPED = "greedy", "group_limited_greedy"  # topk_method of V2
@@ -106,8 +106,8 @@ V2 = Family(
 )
 
 
-def choose_pairs(hf: HFConfig, layer: LayerConfig) -> LayerConfig:
-    """The features that are rotated together are neighbours, or lie half a head apart."""
+def choose_rope_pairs(hf: HFConfig, layer: LayerConfig) -> LayerConfig:
+    """Sets which features are rotated together: neighbours, or those half a head apart."""
     assert layer.rope is not None
     return replace(layer, rope=replace(layer.rope, interleaved=hf.get("rope_interleave", True)))
 
@@ -165,6 +165,8 @@ V3 = replace(
         "moe_layer_freq": (1,),
     },
     layer_rules=LayerRules(
-        adjust=lambda hf, index, layer: choose_pairs(hf, give_experts_from(3)(hf, index, layer))
+        adjust=lambda hf, index, layer: choose_rope_pairs(
+            hf, give_experts_from(3)(hf, index, layer)
+        )
     ),
 )

@@ -56,7 +56,8 @@ FAMILY = replace(
     supported_values={**deepseek.V3.supported_values, "first_k_dense_replace": (1,)},
     layer_rules=LayerRules(
         adjust=lambda hf, index, layer: replace(
-            deepseek.choose_pairs(hf, layer), is_moe=_read_mlp_layer_types(hf)[index] == "sparse"
+            deepseek.choose_rope_pairs(hf, layer),
+            is_moe=_read_mlp_layer_types(hf)[index] == "sparse",
         )
     ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapt_jax.decoders.families.family import Family
 
-__all__ = ["TEXT_DECODERS", "REFUSED", "TEXT_SIZES", "read_inside"]
+__all__ = ["TEXT_DECODERS", "REFUSED", "TEXT_SIZES", "make_multimodal_family"]
 
 # Architecture -> (its model type, the model type of its text decoder where none is named).
 TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
@@ -92,8 +92,8 @@ TOWERS = (
 )
 
 
-def read_inside(family: Family) -> Family:
-    """The same family, for reading its decoder out of a multimodal checkpoint."""
+def make_multimodal_family(family: Family) -> Family:
+    """The family of a text decoder, changed to read it out of a multimodal checkpoint."""
     return replace(
         family,
         text_sizes=TEXT_SIZES.get(family.model_type, {}),

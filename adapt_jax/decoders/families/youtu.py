@@ -34,5 +34,5 @@ FAMILY = replace(
     fixed_moe_fields={},
     extra_hf_fields=_extra_hf_fields,
     supported_values={},
-    layer_rules=LayerRules(adjust=lambda hf, index, layer: deepseek.choose_pairs(hf, layer)),
+    layer_rules=LayerRules(adjust=lambda hf, index, layer: deepseek.choose_rope_pairs(hf, layer)),
 )

@@ -13,7 +13,7 @@ from adapt_jax.pretrained.gguf.architectures import ARCHITECTURES, Fields
 from adapt_jax.pretrained.gguf.file import GGUFFile, read_gguf
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["find_kept_dtype", "read_gguf_config"]
+__all__ = ["find_default_dtype", "read_gguf_config"]
 
 
 def read_gguf_config(path: Path) -> Fields:
@@ -43,11 +43,11 @@ def _compute_fields(file: GGUFFile) -> Fields:
     found = ARCHITECTURES[file.architecture]
     hf = {**_read_sizes(file), **_read_rope(file), **_read_tokens(file)}
     # a family reads the fields that it has, and no others
-    hf |= {"architectures": [found.name], "torch_dtype": find_kept_dtype(file)}
+    hf |= {"architectures": [found.name], "torch_dtype": find_default_dtype(file)}
     return hf | found.adjust(file, hf)
 
 
-def find_kept_dtype(file: GGUFFile) -> str:
+def find_default_dtype(file: GGUFFile) -> str:
     """The dtype that weights are kept in on an accelerator: that of most bytes, or bfloat16."""
     sizes: dict[str, int] = {}
     for tensor in file.tensors.values():

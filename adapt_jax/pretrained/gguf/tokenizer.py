@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_jax.pretrained.gguf.file import read_gguf
-from adapt_jax.pretrained.gguf.word_splits import (
+from adapt_jax.pretrained.gguf.pre_tokenizers import (
     ADDS_BOS,
     ALIASES,
     LIKE_GPT2,
     WHOLE_WORDS,
-    build_word_splits,
+    build_pre_tokenizer,
 )
 from adapt_jax.utils.errors import UserError
 
@@ -76,7 +76,7 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     backend, _ = convert_gguf_tokenizer(file.architecture, parts)
     if kind == "gpt2":
         is_known = parts["pre_tokenizer_type"] in GGUF_PRE_TOKENIZER_SPLITS
-        _split_words(path, backend, name, is_known)
+        _set_pre_tokenizer(path, backend, name, is_known)
     special = {
         name: tokens[number]
         for name, key in SPECIAL_TOKENS.items()
@@ -98,14 +98,14 @@ def build_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _split_words(path: Path, backend: "Tokenizer", name: str, is_known: bool) -> None:
+def _set_pre_tokenizer(path: Path, backend: "Tokenizer", name: str, is_known: bool) -> None:
     """Has a byte-level tokenizer divide text into words as its vocabulary was learned.
 
     Args:
         name: ``tokenizer.ggml.pre``.
         is_known: whether transformers has done so.
     """
-    if (splits := build_word_splits(name)) is not None:
+    if (splits := build_pre_tokenizer(name)) is not None:
         backend.pre_tokenizer = splits
     elif not is_known and name not in LIKE_GPT2:
         log.warning(

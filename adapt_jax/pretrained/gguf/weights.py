@@ -22,7 +22,7 @@ from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import TensorLayout
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor, Tensor
 from adapt_jax.pretrained.gguf.architectures import ARCHITECTURES
-from adapt_jax.pretrained.gguf.config import find_kept_dtype
+from adapt_jax.pretrained.gguf.config import find_default_dtype
 from adapt_jax.pretrained.gguf.file import GGUFFile, GGUFTensor, import_gguf, read_gguf
 from adapt_jax.pretrained.safetensors_io import DTYPE_NAMES, FileTensor
 from adapt_jax.utils.errors import UserError
@@ -77,7 +77,7 @@ class _Opener:
             path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in paths
         }
         _check_kinds(file)
-        self.kept_as = DTYPE_NAMES[jnp.dtype(find_kept_dtype(file))]
+        self.default_dtype = DTYPE_NAMES[jnp.dtype(find_default_dtype(file))]
         known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
         if file.architecture not in known:
             raise UserError(
@@ -142,7 +142,7 @@ class _Opener:
 
         size = sum(info.nbytes for info in infos)
         final = (shape[0], shape[2], shape[1]) if swaps_axes else tuple(shape)
-        return DequantizedTensor(infos[0].file, final, read, self.kept_as, size)
+        return DequantizedTensor(infos[0].file, final, read, self.default_dtype, size)
 
     def open(self, name: str, own: str, layout: TensorLayout, number: int) -> Tensor:
         """The tensor ``name`` of a checkpoint, with what llama.cpp changed of it undone.
@@ -181,11 +181,11 @@ class _Opener:
         if layout.transposed and len(layout.names) == 1:
             made = self.make(tensor, lambda first, stop: read(first, stop).T)
             return replace(made, shape=tensor.shape[::-1], by_columns=True)
-        if tensor.kind == self.kept_as:
+        if tensor.kind == self.default_dtype:
             return FileTensor(
                 tensor.file,
                 self.descriptors[tensor.file],
-                self.kept_as,
+                self.default_dtype,
                 tensor.shape,
                 tensor.start,
             )
@@ -207,7 +207,7 @@ class _Opener:
 
     def make(self, tensor: GGUFTensor, read: ReadRows) -> DequantizedTensor:
         """A tensor whose rows are read so."""
-        return DequantizedTensor(tensor.file, tensor.shape, read, self.kept_as, tensor.nbytes)
+        return DequantizedTensor(tensor.file, tensor.shape, read, self.default_dtype, tensor.nbytes)
 
     def read_rows(self, tensor: GGUFTensor) -> ReadRows:
         """A function that reads and de-quantises a range of rows, [first, stop)."""

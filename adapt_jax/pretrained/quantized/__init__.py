@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 KEYS = ("quantization_config", "compression_config")
-KEPT_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+DEFAULT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class Quantization:
     Attributes:
         method: one of QUANTIZATIONS, or a name that is not read.
         options: the whole entry of ``config.json``.
-        kept_as: the dtype of the floats that the checkpoint was made of, BF16 by default.
+        default_dtype: the dtype of the floats that the checkpoint was made of, BF16 by default.
     """
 
     method: str
     options: Mapping[str, Any]
-    kept_as: str
+    default_dtype: str
 
     def describe(self) -> str:
         """Its name, and the bits where it says how many."""
@@ -184,7 +184,9 @@ def find_quantization(hf: Mapping[str, Any]) -> Quantization | None:
             method = str(options.get("quant_method") or options.get("quant_algo") or key)[:80]
             dtypes = (one.get("dtype") or one.get("torch_dtype") for one in texts)
             dtype = next((str(one) for one in dtypes if one), "")
-            return Quantization(method, options, KEPT_AS.get(dtype.removeprefix("torch."), "BF16"))
+            return Quantization(
+                method, options, DEFAULT_DTYPES.get(dtype.removeprefix("torch."), "BF16")
+            )
     return None
 
 
@@ -195,19 +197,19 @@ def dequantize_tensors(
 
     Nothing is read but scales of scales and lists of groups.
     """
-    made = QUANTIZATIONS[quantization.method]
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(made.ignored)}
+    scheme = QUANTIZATIONS[quantization.method]
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(scheme.ignored)}
     found: dict[str, Tensor] = dict(kept)
     problems = list[str]()
-    for base in _find_bases(made, kept):
-        ends = dict.fromkeys((*made.codes, *made.marks, *made.others))
+    for base in _find_bases(scheme, kept):
+        ends = dict.fromkeys((*scheme.codes, *scheme.marks, *scheme.others))
         parts = {end: kept[base + end] for end in ends if base + end in kept}
         for end in parts:
             found.pop(base + end)
-        name = base + made.weight
-        weight = QuantizedWeight(name, parts, quantization.options, quantization.kept_as)
+        name = base + scheme.weight
+        weight = QuantizedWeight(name, parts, quantization.options, quantization.default_dtype)
         try:
-            found[name] = made.dequantize(weight)
+            found[name] = scheme.dequantize(weight)
         except DamagedWeightError as damage:
             problems.append(str(damage))
         except OSError as error:
@@ -217,21 +219,21 @@ def dequantize_tensors(
 
 def list_float_names(quantization: Quantization, names: Collection[str]) -> set[str]:
     """The names that the tensors of these names have once they are floats."""
-    made = QUANTIZATIONS[quantization.method]
-    kept = {name for name in names if not name.endswith(made.ignored)}
-    ends = (*made.codes, *made.marks, *made.others)
-    for base in _find_bases(made, kept):
+    scheme = QUANTIZATIONS[quantization.method]
+    kept = {name for name in names if not name.endswith(scheme.ignored)}
+    ends = (*scheme.codes, *scheme.marks, *scheme.others)
+    for base in _find_bases(scheme, kept):
         kept -= {base + end for end in ends}
-        kept.add(base + made.weight)
+        kept.add(base + scheme.weight)
     return kept
 
 
-def _find_bases(made: Format, tensors: Collection[str]) -> list[str]:
+def _find_bases(scheme: Format, tensors: Collection[str]) -> list[str]:
     """What the names of the parts of each quantised weight begin with."""
     bases = dict[str, None]()
     for name in tensors:
-        for mark in made.marks:
+        for mark in scheme.marks:
             base = name.removesuffix(mark)
-            if base != name and any(base + code in tensors for code in made.codes):
+            if base != name and any(base + code in tensors for code in scheme.codes):
                 bases[base] = None
     return list(bases)

@@ -42,13 +42,13 @@ class QuantizedWeight:
         name: that the weight has in a checkpoint of floats.
         parts: by the end of their names; each format says what ends it has.
         options: of the quantisation, as ``config.json`` has them.
-        kept_as: the dtype that the weight has by default on an accelerator and in exports.
+        default_dtype: the dtype that the weight has by default on an accelerator and in exports.
     """
 
     name: str
     parts: Mapping[str, FileTensor]
     options: Mapping[str, Any]
-    kept_as: str
+    default_dtype: str
 
     def get(self, part: str, *dtypes: str, axes: int | None = None) -> FileTensor:
         """A part that must be there, of one of these dtypes and with this many axes.
@@ -80,7 +80,7 @@ class QuantizedWeight:
         """The weight, of this shape and read so."""
         file = next(iter(self.parts.values())).file
         size = sum(tensor.nbytes for tensor in self.parts.values())
-        return DequantizedTensor(file, shape, read, self.kept_as, size, by_columns)
+        return DequantizedTensor(file, shape, read, self.default_dtype, size, by_columns)
 
 
 def read_whole(tensor: FileTensor) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""How byte-level tokenizers divide text into words, by the names that llama.cpp gives to it.
+"""The pre-tokenizers of byte-level vocabularies, by the names that llama.cpp gives them.
 
-``tokenizer.ggml.pre`` names the expressions that the vocabulary was learned with. transformers
-knows some of these names; here are others, as the tokenizer.json of their models has them.
+A pre-tokenizer divides text into words, within which tokens are merged. ``tokenizer.ggml.pre``
+names the one that the vocabulary was learned with. transformers knows some of these names; here
+are others, as the tokenizer.json of their models has them.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
 
-__all__ = ["ADDS_BOS", "ALIASES", "LIKE_GPT2", "WHOLE_WORDS", "build_word_splits"]
+__all__ = ["ADDS_BOS", "ALIASES", "LIKE_GPT2", "WHOLE_WORDS", "build_pre_tokenizer"]
 
 # name -> the name of the same expressions in transformers
 ALIASES = {
@@ -48,8 +49,8 @@ EXPRESSIONS = {
 }
 
 
-def build_word_splits(name: str) -> "PreTokenizer | None":
-    """What divides text into words under this name; None: transformers or nobody here knows it."""
+def build_pre_tokenizer(name: str) -> "PreTokenizer | None":
+    """The pre-tokenizer of this name; None where it is not one of those listed here."""
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Punctuation, Sequence, Split
 
