@@ -1,4 +1,4 @@
-"""Reads Hugging Face folders. All that is wrong with one is reported before a tensor is read."""
+"""Reads Hugging Face folders and GGUF files. Everything wrong is reported before weights are read."""
 
 import hashlib
 import json
@@ -150,7 +150,7 @@ def load_pretrained(
     mesh: Mesh | None = None,
     context_length: int | None = None,
 ) -> PretrainedDecoder:
-    """Reads a Hugging Face folder: config files, safetensors, tokenizer.
+    """Reads a Hugging Face folder (config files, safetensors, tokenizer) or a GGUF file.
 
     Arguments and errors are those of ``adapt_jax.load_pretrained``, which adds the calls of a
     Model. Besides what the devices hold, the host holds no more than one tensor's part for one
@@ -182,13 +182,13 @@ def _report_quantization(
     if not quantization or set(quantization.removeprefix("GGUF: ").split(", ")) <= FLOATS.keys():
         return
     stored = sum(tensor.nbytes for tensor in tensors.values())
-    held = sum(parameter.nbytes for parameter in get_parameters(decoder).values())
+    in_memory = sum(parameter.nbytes for parameter in get_parameters(decoder).values())
     log.warning(
         "%s: weights are de-quantised (%s): %s in files, %s as %s in memory",
         name,
         quantization,
         _format_bytes(stored),
-        _format_bytes(held),
+        _format_bytes(in_memory),
         decoder.embedding[...].dtype,
     )
 
