@@ -1,4 +1,4 @@
-"""Reads Hugging Face folders and GGUF files. Everything wrong is reported before weights are read."""
+"""Reads Hugging Face folders and GGUF files. All problems are reported before weights are read."""
 
 import hashlib
 import json
