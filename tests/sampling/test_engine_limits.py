@@ -40,7 +40,7 @@ def test_more_slots_fit_where_tensor_divides_the_heads_of_the_cache(tiny, monkey
 
     logits, cache = 4 * 320 * 4, 2 * 2 * 2 * 8 * 1024 * 4  # two layers of two heads of eight
     assert count(2) == cache + logits  # simulated devices share the memory of one machine
-    monkeypatch.setattr(memory, "_share_one_memory", lambda: False)
+    monkeypatch.setattr(memory, "_devices_share_memory", lambda: False)
     assert memory.count_slot_bytes(tiny.config, 1024, 4) == count(1) == cache + logits
     assert count(2) == cache // 2 + logits
     assert count(4) == cache + logits  # four devices do not divide two heads
