@@ -5,6 +5,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -180,8 +181,7 @@ def test_a_task_names_the_schema_or_its_file(tmp_path: Path):
         ({"name": "json_schema", "schema": {"$dynamicRef": "#x"}}, "$dynamicRef is not supported"),
         ({"name": "json_schema", "schema": {"$recursiveRef": "#"}}, "$recursiveRef is not"),
         ({"name": "json_schema", "schema": {"$schema": ["x"]}}, "$schema ['x']; expected"),
-        ({"name": "json_schema", "schema": {"const": date(2024, 3, 5)}}, "date is not JSON"),
-        ({"name": "json_schema", "schema": {"const": float("nan")}}, "schema: no JSON"),
+        ({"name": "json_schema", "schema": {"const": float("nan")}}, "nan is no finite number"),
         ({"name": "json_schema", "schema": {"properties": {1: {}, "a": {}}}}, "schema: no JSON"),
         ("json_schema", "json_schema"),
         ("json_schema:x", "expected answer_parser: {name: json_schema, schema: ...}"),
@@ -196,6 +196,12 @@ def test_a_mistake_is_one_line(parser, message: str, tmp_path: Path, capsys):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     line = fails(capsys, "compare", tmp_path / "run.yaml", "--output-dir", tmp_path / "out")
     assert message in line and any(file in line for file in ("task.yaml", ".json"))
+
+
+@pytest.mark.parametrize("constant", [date(2024, 3, 5), float("nan"), {1: "a", "b": 2}])
+def test_a_schema_from_python_that_is_no_json_is_one_line(constant: Any):
+    with pytest.raises(UserError, match="here: schema: no JSON"):
+        name_schema_parser({"const": constant}, None, "here")
 
 
 def test_a_gold_answer_that_is_not_valid_names_its_line(tmp_path: Path):
