@@ -20,7 +20,7 @@ from adapt_jax.utils.display_text import quote_text
 __all__ = ["LEVEL", "find_reference", "paired_delta", "recommend"]
 
 LEVEL = 0.05  # of significance, over all tests together
-MIN_TESTABLE = 6  # questions: McNemar's test of five right answers against none has p = 0.06
+MIN_SCORE = 0.05  # without a baseline the 95 % interval of a rung of use lies above it
 
 
 def paired_delta(method: str, scores: Runs, other: Runs) -> PairedDelta:
@@ -103,6 +103,7 @@ def recommend(
     sentence = _explain_none(rungs, most_accurate, useful, baseline)
     return Recommendation(
         method=enough.method,
+        is_enough=sentence is None,
         most_accurate=most_accurate.method,
         tests=tests,
         sentence=sentence or _explain(rungs, enough, most_accurate, tests, baseline),
@@ -115,19 +116,23 @@ def _find_above_baseline(
     baseline: Baseline | None,
     baseline_scores: Sequence[float],
 ) -> set[str]:
-    """The rungs that are significantly above the baseline, or above 0 where there is none."""
-    floor = 0.0 if baseline is None else baseline.accuracy
-    above = [rung for rung in rungs if rung.score > floor]
+    """The rungs that are significantly above the baseline; without one, above MIN_SCORE."""
     if baseline is None:
-        num_questions = max(len(scores[rung.method][0]) for rung in rungs)
-        baseline_scores = [0.0] * num_questions
-        if num_questions < MIN_TESTABLE:
-            return {rung.method for rung in above}
+        return {rung.method for rung in rungs if _get_interval(rung)[0] > MIN_SCORE}
     p_values = {
         rung.method: compare_runs(scores[rung.method], [baseline_scores]).p_value for rung in rungs
     }
     corrected = holm_correction(p_values)
-    return {rung.method for rung in above if corrected[rung.method] < LEVEL}
+    return {
+        rung.method
+        for rung in rungs
+        if rung.score > baseline.accuracy and corrected[rung.method] < LEVEL
+    }
+
+
+def _get_interval(rung: DoneRung) -> tuple[float, float]:
+    """The 95 % interval of the mean score."""
+    return rung.ci95 if rung.scorer == DEFAULT_SCORER else rung.score_ci95
 
 
 def _measure_cost(rung: DoneRung) -> tuple[float, float]:
@@ -150,9 +155,16 @@ def _explain_none(
         return f"No rung is enough: {what}."
     if useful:
         return None
-    return (
+    highest = (
         f"No rung is enough: the highest {_name_measure(most_accurate)}, the "
-        f"{_format_score(most_accurate)} of {most_accurate.method}, is not significantly above "
+        f"{_format_score(most_accurate)} of {most_accurate.method}, is not"
+    )
+    if baseline is None:
+        low, high = (100 * bound for bound in _get_interval(most_accurate))
+        floor = _format_floor(most_accurate)
+        return f"{highest} clearly above {floor} (95 % interval {low:.1f} to {high:.1f})."
+    return (
+        f"{highest} significantly above "
         f"{_describe_baseline(baseline)} ({_name_test(rungs)} with Holm's correction over "
         f"{_count(rungs)})."
     )
@@ -181,7 +193,7 @@ def _explain(
             f"{_count(tests)})."
         )
     if tests:
-        useless = f", or not significantly above {_describe_baseline(baseline)}"
+        useless = f", or not{above}" if above else f", or not clearly above {_format_floor(enough)}"
         return (
             f"{enough.method} is enough: its {share} is the highest {measure}, and every cheaper "
             f"rung is significantly below it (p < {LEVEL}, {test_name} with Holm's correction "
@@ -206,9 +218,11 @@ def _format_score(rung: DoneRung) -> str:
     return f"{100 * rung.score:.1f}{unit}"
 
 
-def _describe_baseline(baseline: Baseline | None) -> str:
-    if baseline is None:
-        return "no right answer at all"
+def _format_floor(rung: DoneRung) -> str:
+    return f"{100 * MIN_SCORE:.0f}{' %' if rung.scorer == DEFAULT_SCORER else ''}"
+
+
+def _describe_baseline(baseline: Baseline) -> str:
     return (
         f"the {_format_share(baseline.accuracy)} of always answering {quote_text(baseline.label)}"
     )

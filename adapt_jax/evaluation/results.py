@@ -281,7 +281,8 @@ class Recommendation(Result):
     question.
     """
 
-    method: str = Field(description="the rung that is enough")
+    method: str = Field(description="the rung that `ask`, `predict` and `export` take")
+    is_enough: bool = Field(description="whether it is enough; False where no rung is")
     most_accurate: str = Field(description="the rung with the highest accuracy")
     tests: list[RungTest] = Field(description="each cheaper rung against the most accurate one")
     sentence: str = Field(description="which rung is enough, and why")

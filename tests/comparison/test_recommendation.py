@@ -160,9 +160,7 @@ def test_a_rung_without_one_readable_answer_is_not_enough():
     found = recommend(rungs, {"zero_shot": [False] * 5, "lora": right})
     assert found.method == found.most_accurate == "lora"
     assert not found.tests[0].significant
-    assert found.sentence.endswith(
-        "over 1 test), or not significantly above no right answer at all."
-    )
+    assert found.sentence.endswith("over 1 test), or not clearly above 5 %.")
 
 
 def test_a_rung_that_answers_hardly_a_question_right_is_not_enough():
@@ -177,16 +175,33 @@ def test_a_rung_that_answers_hardly_a_question_right_is_not_enough():
         for name, found in correct.items()
     ]
     assert recommend(rungs, correct).sentence == (
-        "No rung is enough: the highest accuracy, the 4.0 % of lora, is not significantly above no "
-        "right answer at all (McNemar's test with Holm's correction over 3 tests)."
+        "No rung is enough: the highest accuracy, the 4.0 % of lora, is not clearly above 5 % "
+        "(95 % interval 1.6 to 9.8)."
     )
+    assert not recommend(rungs, correct).is_enough
     # with more right answers a rung is of use, and not the cheaper one that has none
-    correct["lora"] = first_right(9)
+    correct["lora"] = first_right(12)
     rungs[2] = done_rung("lora", correct["lora"], trainable_parameters=5)
     assert recommend(rungs, correct).method == "lora"
-    correct["few_shot"] = [False] * 50 + [True] * 8 + [False] * 42
+    correct["few_shot"] = [False] * 50 + [True] * 11 + [False] * 39
     rungs[1] = done_rung("few_shot", correct["few_shot"])
     assert recommend(rungs, correct).method == "few_shot"
+
+
+def test_half_of_few_questions_is_of_use_and_a_score_near_0_is_not():
+    right = [True] * 5 + [False] * 5
+    found = recommend([done_rung("few_shot", right)], {"few_shot": right})
+    assert found.is_enough and found.method == "few_shot"
+    # graded scores that are all a little above 0
+    scores = [0.01, 0.02, 0.03] * 20
+    rung = done_rung("few_shot", [False] * 60).model_copy(
+        update={"scorer": "rouge_l", "score": 0.02, "score_ci95": (0.018, 0.022)}
+    )
+    found = recommend([rung], {"few_shot": scores})
+    assert found.sentence == (
+        "No rung is enough: the highest mean rouge_l, the 2.0 of few_shot, is not clearly above 5 "
+        "(95 % interval 1.8 to 2.2)."
+    )
 
 
 def test_the_reference_is_named_or_the_highest_below_that_trains_nothing():

@@ -97,10 +97,13 @@ def _read_runs(path: Path, options: ReadOptions) -> list[Run]:
 def _find_rung(path: Path) -> tuple[Path, str, tuple[str, ...]] | None:
     """The comparison folder, the rung that a path in it means, and what the reader should know."""
     if (path / COMPARISON).is_file():
-        best = read_comparison(path / COMPARISON).best
+        result = read_comparison(path / COMPARISON)
+        best, recommendation = result.best, result.recommendation
         if best is None:
             raise UserError(f"{path}: every rung of this comparison was skipped")
-        return path, best, (f"{path}: its recommended rung, {best}",)
+        none_is = recommendation is not None and not recommendation.is_enough
+        note = f"{path}: its recommended rung, {best}" + ", though none is enough" * none_is
+        return path, best, (note,)
     folder = path.parent.parent
     if path.parent.name != "adaptations" or not (folder / COMPARISON).is_file():
         return None
