@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+DTYPES = ("float32", "bfloat16")  # of weights
 
 
 def _status(field: str) -> float:

@@ -22,12 +22,12 @@ from flax import nnx
 from adapt_jax.decoders.attention import attend
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.prefix import Prefix
-from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.sampling import compiled as steps
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.logits import get_log_probability, make_draw_keys, sample_token
 from adapt_jax.sampling.types import GenerationConfig
-from benchmarks.real_decoders import prepare_decoder
+from benchmarks.measuring import DTYPES
+from benchmarks.real_decoders import load_endless, prepare_decoder
 from benchmarks.roofline import best
 
 __all__ = ["time_parts"]
@@ -40,7 +40,7 @@ def multiply_layers(decoder: Decoder, x: jax.Array) -> jax.Array:
         queries = attention.query(x)
         narrow = [one(x) for one in (attention.key, attention.value) if one is not None]
         # keys and values are used, so that their products are computed
-        queries = queries + sum((jnp.mean(one) for one in narrow), jnp.zeros(()))
+        queries = queries + sum((jnp.mean(one) for one in narrow), jnp.zeros((), x.dtype))
         x = layer.ffn(attention.output(queries)) * 1e-3
     return x
 
@@ -57,13 +57,15 @@ def attend_in_layers(
     return queries
 
 
-def time_parts(folder: Path, rows: int, prefix: int, columns: int, top_k: int) -> dict[str, float]:
+def time_parts(
+    folder: Path, rows: int, prefix: int, columns: int, top_k: int, dtype: str
+) -> dict[str, float]:
     """Milliseconds of the prefix's prefill, of a decoding step, and of the step's parts.
 
     Raises:
         SystemExit: the layers are of a kind that is not timed in parts.
     """
-    model = load_pretrained(folder)
+    model = load_endless(folder, dtype)
     config = model.config
     if len({config.layer_config(n).head_dim for n in range(config.num_layers)}) > 1:
         raise SystemExit("the layers have several head sizes; their parts are not timed")
@@ -116,10 +118,12 @@ def main() -> None:
     parser.add_argument("--prefix", type=int, default=900)
     parser.add_argument("--columns", type=int, default=160, help="of each row's own cache")
     parser.add_argument("--top-k", type=int, default=40)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder, _ = prepare_decoder(options.decoder, Path(temporary), never_ends=True)
-        figures = time_parts(folder, options.rows, options.prefix, options.columns, options.top_k)
+        folder, _ = prepare_decoder(options.decoder, Path(temporary))
+        settings = {name: value for name, value in vars(options).items() if name != "decoder"}
+        figures = time_parts(folder, **settings)
     print(json.dumps(figures))
 
 

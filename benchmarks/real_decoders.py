@@ -1,12 +1,14 @@
 """Decoders with users' vocabularies: a folder of one's own, or a public shape, random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from benchmarks.shapes import SIZES, write_llama, write_tokenizer
 
-__all__ = ["PUBLIC_SHAPES", "prepare_decoder"]
+__all__ = ["PUBLIC_SHAPES", "load_endless", "prepare_decoder"]
 
 # the config.json of their Hugging Face repositories
 PUBLIC_SHAPES: dict[str, dict[str, Any]] = {
@@ -58,12 +60,11 @@ PUBLIC_SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def prepare_decoder(name: str, folder: Path, *, never_ends: bool = False) -> tuple[Path, int]:
+def prepare_decoder(name: str, folder: Path) -> tuple[Path, int]:
     """Writes a decoder below ``folder``, and returns where it is and its vocabulary's size.
 
     Args:
         name: one of SIZES or PUBLIC_SHAPES, or a Hugging Face folder; its files are linked.
-        never_ends: without EOS, so that every text has the greatest length.
 
     Raises:
         SystemExit: no such folder.
@@ -80,20 +81,14 @@ def prepare_decoder(name: str, folder: Path, *, never_ends: bool = False) -> tup
     else:
         known = ", ".join([*SIZES, *PUBLIC_SHAPES])
         raise SystemExit(f"{name}: neither a folder with a config.json nor one of: {known}")
-    config = json.loads((written / "config.json").read_text())
-    if never_ends:
-        for file in ("config.json", "generation_config.json"):
-            _drop_eos(written / file)
-    return written, config["vocab_size"]
+    return written, json.loads((written / "config.json").read_text())["vocab_size"]
 
 
-def _drop_eos(path: Path) -> None:
-    """Rewrites a JSON file without its EOS, in place of a link to it."""
-    if not path.exists():
-        return
-    fields = json.loads(path.read_text()) | {"eos_token_id": None}
-    path.unlink()
-    path.write_text(json.dumps(fields))
+def load_endless(folder: Path | str, dtype: str) -> PretrainedDecoder:
+    """Reads a decoder that knows no EOS, so that every text has the greatest length."""
+    model = load_pretrained(folder, dtype=dtype)
+    model.decoder.config = replace(model.config, eos_ids=())
+    return model
 
 
 def _write_random(folder: Path, hf: dict[str, Any]) -> None:

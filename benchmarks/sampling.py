@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, run_side
+from benchmarks.measuring import DTYPES, ROOT, run_side
 
 PEERS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = {name: PEERS / f".{name}" / "bin" / "python" for name in ("tunix", "vllm")}
@@ -26,12 +26,12 @@ ENVIRONMENTS = {name: PEERS / f".{name}" / "bin" / "python" for name in ("tunix"
 def ours(settings: dict[str, Any]) -> dict[str, float]:
     """Our side: a new engine for each run, so the prefix is encoded within the measured time."""
     from adapt_jax.decoders.prefix import Prefix
-    from adapt_jax.pretrained.loading import load_pretrained
     from adapt_jax.sampling.engine import Engine
     from adapt_jax.sampling.types import GenerationConfig, Request
     from benchmarks.measuring import measure
+    from benchmarks.real_decoders import load_endless
 
-    model = load_pretrained(settings["folder"])
+    model = load_endless(settings["folder"], settings["dtype"])
     generation_config = GenerationConfig(
         max_new_tokens=settings["new_tokens"],
         candidates=settings["candidates"],
@@ -57,7 +57,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         name = options.decoder or options.size
-        folder, vocab = prepare_decoder(name, Path(temporary), never_ends=True)
+        folder, vocab = prepare_decoder(name, Path(temporary))
         draws = np.random.default_rng(1)
         settings = vars(options) | {
             "folder": str(folder),
@@ -92,7 +92,7 @@ def _print_parts(options: argparse.Namespace, folder: str, run_s: float) -> None
     rows = options.questions * options.candidates
     columns = -(-(options.question_tokens + options.new_tokens) // 32) * 32
     settings = {"folder": folder, "rows": rows, "prefix": options.prefix}
-    settings |= {"columns": columns, "top_k": options.top_k}
+    settings |= {"columns": columns, "top_k": options.top_k, "dtype": options.dtype}
     parts = run_side([sys.executable, "-m", "benchmarks.parts", "--side"], settings)
     steps_s = options.new_tokens * parts["step"] / 1e3
     print(f"milliseconds of the prefix and of a step of {rows} rows: {json.dumps(parts)}")
@@ -106,9 +106,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--decoder", help="a folder, or a shape of benchmarks/real_decoders.py")
     peers = ("transformers", "transformers-cached", *ENVIRONMENTS, "none")
     parser.add_argument("--peer", choices=peers, default="transformers")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of vLLM's weights"
-    )
+    for name, whose in (("--dtype", "ours"), ("--peer-dtype", "vLLM's")):
+        help_text = f"of {whose} weights"
+        parser.add_argument(name, choices=DTYPES, default="float32", help=help_text)
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--question-tokens", type=int, default=40)
     parser.add_argument("--candidates", type=int, default=20)

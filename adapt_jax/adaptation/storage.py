@@ -8,12 +8,13 @@ weights/                 a Hugging Face folder, where all weights belong to the 
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_cached_folder
@@ -69,6 +70,7 @@ class SavedAdaptation(Strict):
         tokenizer: hash of its vocabulary, special tokens and chat template.
         context_length: in tokens, of the longest text.
         source_dtype: of the decoder's own files.
+        dtype: of the weights, where it was asked for; null where the platform chooses it.
         prompt: see Prompt.to_dict.
         soft_prompt: SOFT_PROMPT is beside it.
         before_bos: the side of BOS on which the soft prompt is prepended; null without one.
@@ -86,6 +88,7 @@ class SavedAdaptation(Strict):
     tokenizer: str
     context_length: PositiveInt
     source_dtype: str | None
+    dtype: str | None = Field(None, pattern="^(float32|bfloat16|float16)$")
     prompt: dict[str, Any]
     soft_prompt: bool
     before_bos: bool | None
@@ -141,6 +144,7 @@ def _write_files(adaptation: AdaptationContent, folder: Path) -> None:
         tokenizer=_hash_tokenizer(model),
         context_length=model.config.context_length,
         source_dtype=adaptation.source_dtype or read_source_dtype(model.path),
+        dtype=model.requested_dtype,
         prompt=adaptation.prompt.to_dict(),
         soft_prompt=soft_prompt is not None,
         before_bos=None if soft_prompt is None else soft_prompt.before_bos,
@@ -290,18 +294,19 @@ def _find_decoder(
     saved: SavedAdaptation, folder: Path, decoder: PretrainedDecoder | str | Path | None
 ) -> PretrainedDecoder:
     """The decoder that an adaptation runs on, LoRA weights not yet merged."""
+    load = partial(load_pretrained, dtype=saved.dtype, context_length=saved.context_length)
     if saved.has_full_weights:
-        return load_pretrained(folder / WEIGHTS, context_length=saved.context_length)
+        return load(folder / WEIGHTS)
     if isinstance(decoder, PretrainedDecoder):
         return decoder
     if decoder is not None:  # the user named it
-        return load_pretrained(decoder, context_length=saved.context_length)
+        return load(decoder)
     if (found := find_cached_folder(saved.decoder)) is None:
         raise UserError(
             f"{folder / DESCRIPTION}: its decoder {saved.decoder[:100]!r} is not on this machine, "
             "and nothing is fetched because a file names it; say where it is with --decoder"
         )
-    model = load_pretrained(found, context_length=saved.context_length)
+    model = load(found)
     return replace(model, path=saved.decoder)
 
 

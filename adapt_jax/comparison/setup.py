@@ -62,7 +62,12 @@ def load_inputs(settings: RunConfig, place: TaskPlace) -> RunInputs:
     task = load_task(settings.task, place.folder, place.name)
     find_scorer(task, place.name)
     mesh = choose_mesh(settings.mesh)
-    model = load_pretrained(settings.decoder, mesh=mesh, context_length=settings.context_length)
+    model = load_pretrained(
+        settings.decoder,
+        dtype=settings.dtype,
+        mesh=mesh,
+        context_length=settings.context_length,
+    )
     _agree_on_inputs(task, model)
     return RunInputs(resolve_template(task, model), model, mesh)
 

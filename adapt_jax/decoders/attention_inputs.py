@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from adapt_jax.decoders.array_rows import write_columns
 from adapt_jax.decoders.attention import KVBlock, KVPair, attend
 from adapt_jax.decoders.config import LayerConfig
 from adapt_jax.decoders.fused_attention import FusedAttention
@@ -75,13 +75,9 @@ class AttentionInputs:
         """All slots of the cache with these keys and values in them; without a cache themselves."""
         if self.cache is None or self.write_at is None:
             return keys, values
-        rows, heads, tokens, _ = keys.shape
-        # scatter the new keys and values into each row's slots, for all heads
-        row, head = jnp.arange(rows)[:, None, None], jnp.arange(heads)[:, None]
-        slots = row, head, (self.write_at[:, None] + jnp.arange(tokens))[:, None]
         cached_keys, cached_values = self.cache
-        keys = cached_keys.at[slots].set(keys.astype(cached_keys.dtype))
-        values = cached_values.at[slots].set(values.astype(cached_values.dtype))
+        keys = write_columns(cached_keys, keys.astype(cached_keys.dtype), self.write_at)
+        values = write_columns(cached_values, values.astype(cached_values.dtype), self.write_at)
         return keys, values
 
     def attend(

@@ -18,6 +18,7 @@ from adapt_jax.decoders.fused_attention import FusedAttention, choose_fused_atte
 from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import Linear, Norm
 from adapt_jax.decoders.per_layer_embeddings import PerLayerEmbeddings, look_up
+from adapt_jax.decoders.products import multiply
 from adapt_jax.decoders.rope import CosSin, Rope
 from adapt_jax.decoders.states import TextStarts
 from adapt_jax.decoders.transformer_layer import TransformerLayer
@@ -259,7 +260,7 @@ class Decoder(nnx.Module):
             logits = self.output(hidden).astype(jnp.float32)
         else:
             kernel = self.embedding[...].astype(hidden.dtype)
-            logits = jnp.einsum("...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32)
+            logits = multiply("...d,vd->...v", hidden, kernel, jnp.float32)
         if self.config.logit_divisor != 1:
             logits = logits / self.config.logit_divisor
         if (cap := self.config.logit_softcap) is not None:

@@ -22,6 +22,7 @@ from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.layers import Linear, Norm
+from adapt_jax.decoders.products import multiply
 from adapt_jax.decoders.rope import apply_rope
 
 __all__ = ["LatentAttention"]
@@ -96,11 +97,11 @@ class LatentAttention(nnx.Module):
         kernel = self.kv_up.effective_kernel(queries.dtype)
         kernel = kernel.reshape(self.config.num_heads, -1, kv_rank)  # [N, h + V, R]
         zeros = ((0, 0), (0, 0), (0, 0), (0, self.latent.value_dim))
-        nope = jnp.einsum("btnu,nur->btnr", jnp.pad(queries[..., :nope_dim], zeros), kernel)
+        nope = multiply("btnu,nur->btnr", jnp.pad(queries[..., :nope_dim], zeros), kernel)
         queries = jnp.concatenate([nope, queries[..., nope_dim:]], axis=-1)
         shared = None if prefix is None else (prefix, prefix)
         attended = self._attend(queries, (latents, latents), shared, inputs)[..., :kv_rank]
-        return jnp.einsum("btnr,nur->btnu", attended, kernel)[..., nope_dim:]
+        return multiply("btnr,nur->btnu", attended, kernel)[..., nope_dim:]
 
     def _attend(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from adapt_jax.decoders.activations import XIELU, XIELU_NAME, apply_activation
 from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.products import multiply
 
 __all__ = ["FeedForward", "Linear", "Norm", "matmul"]
 
@@ -60,7 +61,7 @@ def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "O I"]) -> Float[Array,
     of the two factors is on the left here; JAX always puts the gradient of y there. Where W is
     frozen, its gradient is not computed.
     """
-    return jnp.einsum("...i,oi->...o", x, kernel)
+    return multiply("...i,oi->...o", x, kernel)
 
 
 def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -69,9 +70,10 @@ def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 
 def _matmul_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    dx = multiply("...o,oi->...i", dy, kernel)
     if x.shape[-1] < dy.shape[-1]:
-        return dy @ kernel, jnp.einsum("...i,...o->io", x, dy).T
-    return dy @ kernel, jnp.einsum("...o,...i->oi", dy, x)
+        return dx, multiply("...i,...o->io", x, dy).T
+    return dx, multiply("...o,...i->oi", dy, x)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from adapt_jax.decoders.activations import apply_activation, apply_clamped_swiglu
 from adapt_jax.decoders.config import DecoderConfig, MoEConfig
 from adapt_jax.decoders.layers import FeedForward, Linear, Norm
+from adapt_jax.decoders.products import multiply_grouped
 
 __all__ = ["DenseWithMoE", "MoE"]
 
@@ -124,7 +125,7 @@ class MoE(nnx.Module):
 
         def project(x: Array, kernels: nnx.Param, bias: nnx.Param | None) -> Array:
             """Multiplies each expert's tokens by its own kernel, in one grouped product."""
-            y = jax.lax.ragged_dot(x, kernels[...].astype(x.dtype), sizes)
+            y = multiply_grouped(x, kernels[...].astype(x.dtype), sizes)
             return y if bias is None else y + bias[...].astype(x.dtype)[experts[order]]
 
         gate = project(x, self.gate, self.gate_bias)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.decoders.activations import apply_activation
+from adapt_jax.decoders.array_rows import take_rows
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.layers import Linear, Norm
 
@@ -20,11 +21,11 @@ def look_up(
     table: nnx.Param, tokens: Int[Array, "*B T"], scale: float, dtype: Any
 ) -> Float[Array, "*B T D"]:
     """The rows of an embedding table, times a scale."""
-    rows = table[...]
+    rows = take_rows(table[...], tokens)
     if scale == 1:
-        return rows[tokens].astype(dtype)
+        return rows.astype(dtype)
     # The scale is rounded to the dtype of the weights, as when Gemma was trained.
-    return (rows[tokens] * jnp.asarray(scale, rows.dtype)).astype(dtype)
+    return (rows * jnp.asarray(scale, rows.dtype)).astype(dtype)
 
 
 class PerLayerEmbeddings(nnx.Module):

@@ -36,6 +36,7 @@ from adapt_jax.pretrained.weight_files import (
     note_problem,
     open_tensors,
 )
+from adapt_jax.utils.cpu import multiplies_bfloat16
 from adapt_jax.utils.distributed import fetch_array
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import IDENTITY_VERSION, identity, to_plain
@@ -59,11 +60,17 @@ TOKEN_ID_FIELDS = ("bos_id", "eos_ids", "pad_id")
 
 @dataclass
 class PretrainedDecoder:
-    """A decoder with its tokenizer. ``path`` is the folder, or name, that it was read from."""
+    """A decoder with its tokenizer.
+
+    Attributes:
+        path: the folder, or name, that it was read from.
+        requested_dtype: the dtype that was asked for; None where the platform chose it.
+    """
 
     decoder: Decoder
     tokenizer: "PreTrainedTokenizerBase"
     path: str
+    requested_dtype: str | None = None
 
     @property
     def config(self) -> DecoderConfig:
@@ -172,7 +179,13 @@ def load_pretrained(
         decoder = _load_decoder(family, config, tensors, dtype, mesh)
     _report_quantization(str(path), describe_quantization(folder), tensors, decoder)
     name = str(path) if revision is None or "@" in str(path) else f"{path}@{revision}"
-    return PretrainedDecoder(decoder, tokenizer, name)
+    requested = None if dtype is None else str(decoder.embedding[...].dtype)
+    if requested == "bfloat16" and jax.default_backend() == "cpu" and not multiplies_bfloat16():
+        log.warning(
+            "dtype: this processor has no instructions for bfloat16 products (avx512_bf16, "
+            "amx_bf16); float32 is faster here"
+        )
+    return PretrainedDecoder(decoder, tokenizer, name, requested)
 
 
 def _report_quantization(

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from adapt_jax.decoders.array_rows import insert_rows
 from adapt_jax.decoders.attention import KVPair, causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import INFERENCE
@@ -156,9 +157,9 @@ def _insert_into_layer(
 ) -> KVPair | LayerState:
     def insert(old: Array, fresh: Array) -> Array:
         if isinstance(cache, LayerState):  # whole: nothing of what the slot held before remains
-            return old.at[where].set(fresh[rows], mode="drop")
-        columns = min(old.shape[2], fresh.shape[2])  # the padded question may be longer
-        return old.at[where, :, :columns].set(fresh[rows, :, :columns], mode="drop")
+            return insert_rows(old, where, fresh, rows)
+        columns = old.shape[2]  # the padded question may be longer
+        return insert_rows(old, where, fresh[:, :, :columns], rows)
 
     inserted: KVPair | LayerState = jax.tree.map(insert, cache, encoded)
     return inserted

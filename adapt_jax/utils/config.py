@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -95,6 +95,11 @@ class RunConfig(Strict):
     mesh: MeshConfig | None = Field(None, description="places the decoder on several devices")
     context_length: PositiveInt | None = Field(
         None, description="tokens of the longest text, where config.json is not to say it"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="of the decoder's weights and of what is computed with them; null: float32 on "
+        "a CPU, elsewhere that of the decoder's own files",
     )
 
 

@@ -116,6 +116,16 @@ def step_compiler_options() -> dict[str, str]:
     return STEP_COMPILER_OPTIONS
 
 
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 products; True where it is not known."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+    return any(one in flags for one in ("avx512_bf16", "amx_bf16", " bf16", "svebf16"))
+
+
 # Reading weights: measured by benchmarks/loading.py, see "Loading" in benchmarks/RESULTS.md.
 
 NUMBERS_PER_STRIP = 1 << 19  # that a thread reads at a time: they stay in a core's cache

@@ -16,7 +16,7 @@ def main(settings: dict[str, Any]) -> dict[str, float]:
     length = len(settings["prefix"]) + len(settings["questions"][0]) + settings["new_tokens"]
     model = LLM(
         settings["folder"],
-        dtype=settings["dtype"],
+        dtype=settings["peer_dtype"],
         enable_prefix_caching=True,
         max_model_len=length + 16,
         max_num_seqs=max(64, len(settings["questions"]) * settings["candidates"]),

@@ -67,6 +67,25 @@ def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Pat
     assert loaded.model.path == str(tmp_path / "saved" / WEIGHTS)
 
 
+@pytest.mark.parametrize("has_full_weights", [False, True])
+def test_a_requested_dtype_is_remembered(
+    has_full_weights: bool, tiny_folder: Path, tmp_path: Path, tiny: Any
+):
+    from adapt_jax.sampling.model import load_pretrained
+
+    narrow = load_pretrained(tiny_folder, dtype="bfloat16")
+    first = Adaptation("few_shot", prompt(), narrow, has_full_weights=has_full_weights)
+    first.save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / DESCRIPTION).read_text())["dtype"] == "bfloat16"
+    for decoder in (None, None if has_full_weights else tiny_folder):
+        second = Adaptation.load(tmp_path / "saved", decoder)
+        assert second.model.decoder.embedding[...].dtype == jnp.bfloat16
+        assert texts(second.answer(EXAMPLES, seed=3)) == texts(first.answer(EXAMPLES, seed=3))
+    # where none was asked for, the platform chooses
+    Adaptation("few_shot", prompt(), tiny).save(tmp_path / "other")
+    assert json.loads((tmp_path / "other" / DESCRIPTION).read_text())["dtype"] is None
+
+
 @pytest.mark.parametrize("kind", ["lora_weights", "has_full_weights", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
     from family_cases import make

@@ -56,6 +56,19 @@ def ladder(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
     return compare(config, folder / "run", progress=False)
 
 
+def test_a_comparison_runs_in_the_dtype_that_was_asked_for(shallow_folder: Path, tmp_path: Path):
+    config = {
+        "decoder": str(shallow_folder),
+        "task": write_task(tmp_path / "task"),
+        "methods": {name: LADDER[name] for name in ("few_shot", "lora", "fine_tuning")},
+        "dtype": "bfloat16",
+    }
+    found = compare(config, tmp_path / "run", progress=False)
+    assert [rung.status for rung in found.result.rungs] == ["done"] * 3
+    for method in config["methods"]:
+        assert found.adaptation(method).model.decoder.embedding[...].dtype == "bfloat16"
+
+
 def test_every_rung_is_measured_in_the_order_of_the_ladder(ladder: Comparison):
     written = json.loads((ladder.output_dir / "comparison.json").read_text())
     for part in (written, *written["rungs"]):  # the file has checksums
