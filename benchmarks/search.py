@@ -33,6 +33,7 @@ from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.hashing import identity
 from adapt_jax.utils.text_files import read_json_lines
+from benchmarks.measuring import DTYPES
 
 LABELS = (
     "card_arrival",
@@ -47,12 +48,13 @@ LABELS = (
 NUM_RANDOM = 3  # single random sets
 
 
-def make_configs(data: Path, decoder: str, folder: Path) -> dict[str, dict[str, Any]]:
+def make_configs(data: Path, decoder: str, dtype: str, folder: Path) -> dict[str, dict[str, Any]]:
     """The configuration of the search on each task."""
     by_likelihood = {"name": "few_shot", "answer_by": "likelihood"}
     return {
         "arithmetic": {
             "decoder": "embedded",
+            "dtype": "float32",
             "task": {
                 "name": "arithmetic",
                 "source": {"name": "arithmetic"},
@@ -64,6 +66,7 @@ def make_configs(data: Path, decoder: str, folder: Path) -> dict[str, dict[str, 
         },
         "banking77": {
             "decoder": decoder,
+            "dtype": dtype,
             "task": {
                 "name": "banking77",
                 "source": {"name": "csv", **_select_labels(data, folder)},
@@ -79,6 +82,7 @@ def make_configs(data: Path, decoder: str, folder: Path) -> dict[str, dict[str, 
         },
         "pubmedqa": {
             "decoder": decoder,
+            "dtype": dtype,
             "task": {
                 "name": "pubmedqa",
                 "source": {
@@ -124,7 +128,7 @@ def measure(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         bool(row["correct"])
         for _, row in read_json_lines(folder / "searched" / "predictions.jsonl")
     ]
-    model = load_pretrained(config["decoder"])
+    model = load_pretrained(config["decoder"], dtype=config["dtype"])
     task = resolve_template(load_task(config["task"], Path(".")), model)
     options = dict(config["method"])
     method = METHODS[options.pop("name")].model_validate(options)
@@ -175,13 +179,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--decoder", required=True)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of that decoder")
     parser.add_argument("--output", type=Path, default=Path("runs/search_benchmark"))
     parser.add_argument("--tasks", default="arithmetic,banking77,pubmedqa")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    configs = make_configs(options.data, options.decoder, options.output)
+    configs = make_configs(options.data, options.decoder, options.dtype, options.output)
     for name in options.tasks.split(","):
         if name not in results:
             results[name] = measure(configs[name], options.output / name)
