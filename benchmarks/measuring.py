@@ -23,8 +23,9 @@ def measure(run: Callable[[int], Any], repeats: int = 3) -> dict[str, float]:
     """Calls ``run(0)`` to warm up, then ``run(1)`` and so on; call it when all is loaded.
 
     Returns:
-        ``median_s`` of the repeats, ``first_s`` of the warm-up, and ``peak_mib``: resident memory
-        at its highest, the warm-up and its compilations included, minus what it was here.
+        ``median_s`` of the repeats, ``first_s`` of the warm-up, ``peak_mib``: resident memory at
+        its highest, the warm-up and its compilations included, minus what it was here, and
+        ``process_mib``: all of it, for a side that takes its memory as it loads.
     """
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     loaded = _status("VmRSS")
@@ -37,6 +38,7 @@ def measure(run: Callable[[int], Any], repeats: int = 3) -> dict[str, float]:
         "median_s": statistics.median(seconds[1:]),
         "first_s": seconds[0],
         "peak_mib": _status("VmHWM") - loaded,
+        "process_mib": _status("VmHWM"),
     }
 
 

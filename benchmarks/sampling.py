@@ -62,9 +62,7 @@ def main() -> None:
         settings = vars(options) | {
             "folder": str(folder),
             "prefix": draws.integers(3, vocab, options.prefix).tolist(),
-            "questions": draws.integers(
-                3, vocab, (options.questions, options.question_tokens)
-            ).tolist(),
+            "questions": _draw_questions(draws, vocab, options),
             "threads": len(os.sched_getaffinity(0)),
         }
         mine = run_side([sys.executable, "-m", "benchmarks.sampling", "--ours"], settings)
@@ -75,6 +73,8 @@ def main() -> None:
             "ours_compile_s": mine["first_s"] - mine["median_s"],
             "ours_peak_mib": mine["peak_mib"],
             "peer_peak_mib": None,
+            "ours_process_mib": mine["process_mib"],
+            "peer_process_mib": None,
         }
         if options.peer != "none":
             peer = _run_peer(options.peer, settings, mine["median_s"])
@@ -82,20 +82,32 @@ def main() -> None:
                 "peer_s": peer["median_s"],
                 "ratio": peer["median_s"] / mine["median_s"],
                 "peer_peak_mib": peer["peak_mib"],
+                "peer_process_mib": peer["process_mib"],
             }
         _print_parts(options, str(folder), mine["median_s"])
     print(json.dumps(rounded(result)))
 
 
+def _draw_questions(draws: Any, vocab: int, options: argparse.Namespace) -> list[list[int]]:
+    """Random tokens, of one length or of lengths between two."""
+    least, most = options.question_tokens[0], options.question_tokens[-1]
+    lengths = draws.integers(least, most + 1, options.questions)
+    return [draws.integers(3, vocab, length).tolist() for length in lengths]
+
+
 def _print_parts(options: argparse.Namespace, folder: str, run_s: float) -> None:
     """Prints where our time goes: the prefix, the parts of a step, and what is beyond them."""
-    rows = options.questions * options.candidates
-    columns = -(-(options.question_tokens + options.new_tokens) // 32) * 32
+    from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS
+
+    rows = min(options.questions * options.candidates, MAX_USEFUL_SLOTS)
+    columns = -(-(options.question_tokens[-1] + options.new_tokens) // 32) * 32
     settings = {"folder": folder, "rows": rows, "prefix": options.prefix}
     settings |= {"columns": columns, "top_k": options.top_k, "dtype": options.dtype}
     parts = run_side([sys.executable, "-m", "benchmarks.parts", "--side"], settings)
     steps_s = options.new_tokens * parts["step"] / 1e3
     print(f"milliseconds of the prefix and of a step of {rows} rows: {json.dumps(parts)}")
+    if rows < options.questions * options.candidates:
+        return
     rest = run_s - steps_s - parts["prefix"] / 1e3
     print(f"a run: {steps_s:.2f} s of steps, {rest:.2f} s of questions, filling slots and the host")
 
@@ -110,7 +122,9 @@ def _parse_options() -> argparse.Namespace:
         help_text = f"of {whose} weights"
         parser.add_argument(name, choices=DTYPES, default="float32", help=help_text)
     parser.add_argument("--questions", type=int, default=2)
-    parser.add_argument("--question-tokens", type=int, default=40)
+    parser.add_argument(
+        "--question-tokens", type=int, nargs="+", default=[40], help="of each, or least and most"
+    )
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--prefix", type=int, default=900)
     parser.add_argument("--new-tokens", type=int, default=96)
@@ -118,6 +132,8 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=40, help="0: the whole vocabulary")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken")
     options = parser.parse_args()
+    if len(options.question_tokens) > 1 and options.peer not in ("vllm", "none"):
+        parser.error(f"{options.peer} is asked questions of one length alone")
     if options.peer in ENVIRONMENTS and not ENVIRONMENTS[options.peer].exists():
         parser.error(
             f"{options.peer} is not installed; run benchmarks/peers/{options.peer}.sh first"

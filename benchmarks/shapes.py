@@ -18,24 +18,24 @@ SIZES = {
 }
 
 
-def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
+def write_llama(folder: Path, size: str, *, seed: int = 0, vocab_size: int = VOCAB) -> Path:
     """Writes a random float32 Llama of this size as a Hugging Face folder, and returns it.
 
-    The tokenizer knows a word per token id: ``t0`` to ``t31999``, white space between them.
+    The tokenizer knows a word per token id: ``t0``, ``t1`` and so on, white space between them.
     """
     shape = SIZES[size]
     embed, ffn, heads = shape["hidden_size"], shape["intermediate_size"], shape["heads"]
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCAB,
+        "vocab_size": vocab_size,
         "hidden_size": embed,
         "intermediate_size": ffn,
         "num_hidden_layers": shape["layers"],
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "head_dim": embed // heads,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
@@ -54,7 +54,7 @@ def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
         return draw * np.float32(columns**-0.5)
 
     tensors = {
-        "model.embed_tokens.weight": matrix(VOCAB, embed),
+        "model.embed_tokens.weight": matrix(vocab_size, embed),
         "model.norm.weight": np.ones(embed, np.float32),
     }
     for layer in range(shape["layers"]):
@@ -69,7 +69,7 @@ def write_llama(folder: Path, size: str, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    write_tokenizer(folder, VOCAB)
+    write_tokenizer(folder, vocab_size)
     return folder
 
 

@@ -9,11 +9,12 @@ from benchmarks.measuring import measure
 
 
 def main(settings: dict[str, Any]) -> dict[str, float]:
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, taken as it loads
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, whose memory is measured
     from vllm import LLM, SamplingParams
 
-    length = len(settings["prefix"]) + len(settings["questions"][0]) + settings["new_tokens"]
+    longest = max(map(len, settings["questions"]))
+    length = len(settings["prefix"]) + longest + settings["new_tokens"]
     model = LLM(
         settings["folder"],
         dtype=settings["peer_dtype"],
