@@ -39,7 +39,7 @@ import pytest  # noqa: E402
 hypothesis.settings.register_profile("adapt_jax", deadline=None)
 hypothesis.settings.load_profile("adapt_jax")
 pytest.register_assert_rewrite(
-    *("helpers", "training_cases", "peft_cases", "family_cases", "engine_cases", "process_groups")
+    *("helpers", "training_cases", "peft_cases", "family_models", "engine_cases", "process_groups")
 )
 
 from tiny_llama import write_tiny_llama  # noqa: E402
@@ -186,7 +186,7 @@ def shallow(shallow_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder, the PyTorch model and the decoder of a case of family_cases.py, made once."""
-    from family_cases import make
+    from family_models import make
 
     from adapt_jax.pretrained.loading import load_pretrained
 

@@ -1,156 +1,33 @@
 """The cases that the tests of families share.
 
-Each case is a row of data: a ``config.json`` with the sizes of ``SIZES``. Weights are random, with
-a standard deviation of 0.2: with small ones an error in the rotary positions hides.
+Each case is a row of data: the fields of a ``config.json`` beside its sizes. What is the same in
+many cases is in family_fields.py; family_models.py makes a checkpoint of a case.
 """
 
-import copy
-import json
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from tiny_llama import tiny_tokenizer
+from family_cases_older import OLDER_CASES
+from family_fields import (
+    CORRECTED,
+    DELTA_NET,
+    EXPERTS,
+    FULL,
+    GEMMA4,
+    GRANITE,
+    HALF_ROTATED,
+    LATENT,
+    LLAMA3,
+    LONG,
+    MAMBA,
+    MSCALE,
+    ROUTED,
+    SLIDING,
+    THETA_300,
+    TWO_ROPES,
+    YARN,
+)
 
-from adapt_jax.decoders.attention import causal_mask
-from adapt_jax.decoders.decoder import Decoder
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 8192,
-    "bos_token_id": 0,
-    "eos_token_id": None,
-    "pad_token_id": 2,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 128,
-    "rope_theta": 5000.0,
-}
-YARN = {
-    "rope_type": "yarn",
-    "factor": 8.0,
-    "original_max_position_embeddings": 1024,
-    "beta_fast": 10.0,
-    "beta_slow": 1.0,
-    "rope_theta": 100.0,
-}
-LONG = {
-    "rope_type": "longrope",
-    "short_factor": [1.0, 1.5, 2.0],
-    "long_factor": [2.0, 3.0, 5.0],
-    "rope_theta": 5000.0,
-    "partial_rotary_factor": 0.75,
-}
-HALF_ROTATED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
-THETA_300 = {"rope_type": "default", "rope_theta": 300.0}
-FULL, SLIDING = "full_attention", "sliding_attention"
-TWO_ROPES = {FULL: YARN, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
-EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
-CORRECTED = {
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "n_group": 4,
-    "topk_group": 2,
-    "n_shared_experts": 2,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 1.5,
-    "first_k_dense_replace": 1,
-}
-GRANITE = {
-    "embedding_multiplier": 3.0,
-    "residual_multiplier": 0.4,
-    "attention_multiplier": 0.2,
-    "logits_scaling": 2.0,
-    "num_local_experts": 5,
-}
-GPT2 = {
-    "vocab_size": 320,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 8192,
-    "n_inner": 80,
-    "bos_token_id": 0,
-    "eos_token_id": None,
-    "pad_token_id": 2,
-}
-OPT = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "ffn_dim": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 8192,
-    "bos_token_id": 0,
-    "eos_token_id": None,
-    "pad_token_id": 2,
-}
-GEMMA4 = {
-    "head_dim": 8,
-    "global_head_dim": 16,
-    "num_global_key_value_heads": 1,
-    "attention_k_eq_v": True,
-    "sliding_window": 9,
-    "hidden_size_per_layer_input": 0,
-    "layer_types": [SLIDING, FULL],
-    "rope_parameters": {
-        FULL: {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
-        SLIDING: {"rope_type": "default", "rope_theta": 50.0},
-    },
-}
-LATENT = {
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 20,
-    "q_lora_rank": 12,
-    "qk_nope_head_dim": 10,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 6,
-}
-MSCALE = {**YARN, "mscale": 0.5, "mscale_all_dim": 1.5}
-ROUTED = {
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "n_group": 4,
-    "topk_group": 2,
-    "moe_intermediate_size": 24,
-    "n_shared_experts": 1,
-    "routed_scaling_factor": 1.7,
-}
-MAMBA = {
-    "layer_types": ["linear_attention", FULL],
-    "mamba_n_heads": 4,
-    "mamba_n_groups": 2,
-    "mamba_d_state": 6,
-    "mamba_d_conv": 3,
-    "mamba_chunk_size": 16,
-    "shared_intermediate_size": 40,
-    "tie_word_embeddings": True,
-}
-DELTA_NET = {
-    "layer_types": ["linear_attention", FULL],
-    "head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 6,
-    "linear_conv_kernel_dim": 3,
-    "rope_parameters": HALF_ROTATED,
-}
-# name -> (model type, fields beside SIZES)
+# name -> (model type, fields beside those of sizes_of)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-3}),
     "llama, yarn, biases": (
@@ -470,12 +347,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
-    "gpt2": ("gpt2", GPT2),
-    "gpt_neo": (
-        "gpt_neo",
-        {**OPT, "num_layers": 2, "num_heads": 4, "window_size": 9, "intermediate_size": 48}
-        | {"attention_types": [[["global", "local"], 1]]},
-    ),
     "apertus": ("apertus", {"rope_parameters": LLAMA3}),
     "apertus, other activation": ("apertus", {"hidden_act": "relu2", "attention_bias": True}),
     "arcee": ("arcee", {"mlp_bias": True}),
@@ -503,142 +374,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": HALF_ROTATED, "qk_layernorm": False},
     ),
     "vaultgemma": ("vaultgemma", {"head_dim": 16, "sliding_window": 9}),
-    "gptj": ("gptj", {**GPT2, "rotary_dim": 6}),
-    "opt": ("opt", OPT),
-    "opt, without biases": (
-        "opt",
-        {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}
-        | {"tie_word_embeddings": False, "activation_function": "gelu"},
-    ),
-    "phi": ("phi", {"rope_parameters": HALF_ROTATED}),
-    "phi, norms of heads": ("phi", {"rope_parameters": HALF_ROTATED, "qk_layernorm": True}),
-    "falcon": ("falcon", {"ffn_hidden_size": 48}),
-    "falcon, two norms": (
-        "falcon",
-        {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
-        | {"tie_word_embeddings": False, "ffn_hidden_size": 48},
-    ),
-    "falcon, one norm": (
-        "falcon",
-        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
-    ),
-    "falcon, sequential": (
-        "falcon",
-        {"parallel_attn": False, "multi_query": False, "bias": True, "rope_parameters": LLAMA3},
-    ),
-    "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_ROTATED}),
-    "gpt_neox, sequential": (
-        "gpt_neox",
-        {
-            "use_parallel_residual": False,
-            "attention_bias": False,
-            "hidden_act": "gelu_new",
-            "rope_parameters": HALF_ROTATED,
-        },
-    ),
+    **OLDER_CASES,
 }
-# The first case of each family; the others differ in what has nothing to do with decoding.
-FIRST = [name for name in CASES if "," not in name or name == "llama, llama3"]
-# These differ from other families in tables alone.
-ALIKE = (
-    "arcee",
-    "ernie4_5",
-    "glm",
-    "glm4_moe_lite",
-    "helium",
-    "jais2",
-    "nemotron",
-    "olmo",
-    "persimmon",
-    "vaultgemma",
-    "youtu",
-)
-FIRST = [name for name in FIRST if name not in ALIKE]
-FIRST += ["gemma4, experts", "gemma4, per-layer embeddings"]
-# Model types whose cases name all sizes themselves.
-OWN_SIZES = {"gpt2": ("n_embd", "n_layer", "n_head"), "gptj": ("n_embd", "n_layer", "n_head")}
-OWN_SIZES["gptj"] += ("rotary_dim",)
-OWN_SIZES["gpt_neo"] = ("hidden_size", "num_layers", "num_heads", "attention_types")
-OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads")
-OWN_SIZES["dots1"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
-OWN_SIZES["dots1"] += ("num_attention_heads", "num_key_value_heads")
-OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no defaults
-OWN_SIZES["granitemoehybrid"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
-OWN_SIZES["granitemoehybrid"] += ("num_attention_heads", "num_key_value_heads", "mamba_n_heads")
-OWN_SIZES["mamba2"] = ("hidden_size", "num_hidden_layers", "num_heads", "head_dim", "n_groups")
-OWN_SIZES["nemotron_h"] = ("hidden_size", "intermediate_size", "layers_block_type")
-WITH_STATE = [
-    "lfm2",
-    "lfm2, biases",
-    "qwen3_5",
-    "granitemoehybrid",
-    "mamba2",
-]  # layers that keep a state
+# Their layers keep a state.
+WITH_STATE = ["lfm2", "lfm2, biases", "qwen3_5", "granitemoehybrid", "mamba2"]
 # Where transformers lets padding on the left change a state: a projection adds its bias to it.
 LEAKS = {"lfm2, biases", "mamba2", "llama4"}
-ROPES = ["llama, yarn, biases", "llama, linear", "llama, dynamic", "phi3, longrope"]
-PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
-
-
-def sizes_of(model_type: str) -> dict[str, Any]:
-    """The sizes that a config of this type has besides the fields of its case."""
-    if model_type in ("gpt2", "gptj", "gpt_neo", "opt"):
-        return {}
-    sizes = dict(SIZES)
-    if model_type in ("gpt_neox", "persimmon"):
-        del sizes["num_key_value_heads"]
-    if model_type == "falcon":
-        del sizes["num_key_value_heads"], sizes["intermediate_size"]
-    return sizes
-
-
-def make(folder: Path, name: str, **changes: Any) -> Any:
-    """Writes a random checkpoint of a case with transformers; returns the PyTorch model."""
-    import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    model_type, fields = CASES[name]
-    fields = {**sizes_of(model_type), **fields, **changes}
-    config = CONFIG_MAPPING[model_type](**copy.deepcopy(fields))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for key, value in model.named_parameters():
-            scale = ("norm" in key or "ln_" in key) and model_type != "nemotron"
-            is_scale = scale and key.endswith("weight") and "proj" not in key
-            centre = 1.0 if is_scale else 0.0
-            value.copy_(torch.randn(value.shape) * 0.2 + centre)
-        for key, value in model.named_buffers():
-            if key.endswith(("layer_scalar", "e_score_correction_bias", ".expert_bias")):
-                value.copy_(torch.randn(value.shape) * 0.2 + 1.0)
-        model.tie_weights()
-    model.save_pretrained(folder)
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
-    named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named))
-    return model
-
-
-def tokens(rows: int, length: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(3, 320, (rows, length)).astype(np.int32)
-
-
-def run(decoder: Decoder, ids: np.ndarray, last: int = 0, compiled: bool = True) -> jax.Array:
-    """Logits [B, T, V], or those of the last tokens alone.
-
-    Compiled by default, which takes half the time. Op by op, decoders of many configs share the
-    compilations of their operations.
-    """
-    graphdef, state = nnx.split(decoder)
-    forward = _compiled_logits if compiled else _compute_logits
-    return forward(graphdef, state, jnp.asarray(ids), last)
-
-
-def _compute_logits(graphdef: Any, state: nnx.State, ids: jax.Array, last: int) -> jax.Array:
-    decoder = nnx.merge(graphdef, state)
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    hidden, _ = decoder(decoder.embed(ids), positions, causal_mask(jnp.ones_like(ids)))
-    return decoder.logits(hidden[:, -last:])  # -0: all
-
-
-_compiled_logits = partial(jax.jit, static_argnums=(0, 3))(_compute_logits)

@@ -1,50 +1,65 @@
 """``adapt-jax judge`` says whether one recorded result is better than another."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+if TYPE_CHECKING:
+    from adapt_jax.evaluation.judging.judge import Judged
+
 __all__ = ["judge"]
 
 
+# The options, as the command line shows them.
+Sides = Annotated[
+    str,
+    Parameter(
+        name="SIDE",
+        help="a file or folder of results; several runs of one side (seeds) by commas or a "
+        "quoted pattern",
+    ),
+]
+Metric = Annotated[
+    list[str],
+    Parameter(
+        help="the score to judge by; repeatable: of each file the first that it has",
+        show_default=False,
+    ),
+]
+Filter = Annotated[
+    str | None, Parameter(help="of lm-eval, such as strict-match; by default the first")
+]
+Id = Annotated[str | None, Parameter(help="the column of ids in a table")]
+Cluster = Annotated[
+    str | None,
+    Parameter(help="a field that says which questions belong together, such as a passage"),
+]
+Output = Annotated[
+    Path | None,
+    Parameter(help="writes the questions on which they differ (.csv or .jsonl) there"),
+]
+Show = Annotated[
+    int, Parameter(help="how many of these questions to print", validator=Number(gte=0))
+]
+JsonOutput = Annotated[
+    bool,
+    Parameter(name="--json", help="print one JSON object and nothing else", show_default=False),
+]
+Seed = Annotated[int, Parameter(help="of the bootstrap", validator=Number(gte=0, lt=2**32))]
+
+
 def judge(
-    *sides: Annotated[
-        str,
-        Parameter(
-            name="SIDE",
-            help="a file or folder of results; several runs of one side (seeds) by commas or a "
-            "quoted pattern",
-        ),
-    ],
-    metric: Annotated[
-        list[str],
-        Parameter(
-            help="the score to judge by; repeatable: of each file the first that it has",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 (never changed)
-    filter: Annotated[
-        str | None, Parameter(help="of lm-eval, such as strict-match; by default the first")
-    ] = None,
-    id: Annotated[str | None, Parameter(help="the column of ids in a table")] = None,
-    cluster: Annotated[
-        str | None,
-        Parameter(help="a field that says which questions belong together, such as a passage"),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        Parameter(help="writes the questions on which they differ (.csv or .jsonl) there"),
-    ] = None,
-    show: Annotated[
-        int, Parameter(help="how many of these questions to print", validator=Number(gte=0))
-    ] = 10,
-    json_output: Annotated[
-        bool,
-        Parameter(name="--json", help="print one JSON object and nothing else", show_default=False),
-    ] = False,
-    seed: Annotated[int, Parameter(help="of the bootstrap", validator=Number(gte=0, lt=2**32))] = 0,
+    *sides: Sides,
+    metric: Metric = [],  # noqa: B006 (never changed)
+    filter: Filter = None,
+    id: Id = None,
+    cluster: Cluster = None,
+    output: Output = None,
+    show: Show = 10,
+    json_output: JsonOutput = False,
+    seed: Seed = 0,
 ) -> None:
     """Is A better than B? Judge recorded results on the questions that both answered.
 
@@ -66,14 +81,8 @@ def judge(
     import json
 
     from adapt_jax.evaluation.judging.judge import judge as run_judge
-    from adapt_jax.evaluation.judging.wording import (
-        check_questions_file,
-        describe_judgement,
-        make_questions_table,
-        write_questions,
-    )
+    from adapt_jax.evaluation.judging.wording import check_questions_file, write_questions
     from adapt_jax.utils.files import check_target_file
-    from adapt_jax.utils.progress import new_console
 
     if output is not None:
         check_questions_file(output)
@@ -86,11 +95,19 @@ def judge(
     if json_output:
         print(json.dumps(judged.result.model_dump(mode="json"), indent=2))
         return
+    _print_judgement(judged, show)
+    if output is not None:
+        print(f"{written} questions: {output}")
+
+
+def _print_judgement(judged: "Judged", show: int) -> None:
+    """Prints the verdicts, and up to ``show`` questions on which the sides differ."""
+    from adapt_jax.evaluation.judging.wording import describe_judgement, make_questions_table
+    from adapt_jax.utils.progress import new_console
+
     for line in describe_judgement(judged.result):
         print(line)
     table = make_questions_table(judged.result, judged.pairings, show) if show else None
     if table is not None:
         print()
         new_console().print(table)
-    if output is not None:
-        print(f"{written} questions: {output}")

@@ -88,7 +88,7 @@ def test_a_requested_dtype_is_remembered(
 
 @pytest.mark.parametrize("kind", ["lora_weights", "has_full_weights", "soft_prompt"])
 def test_a_declared_context_length_is_remembered(kind: str, tmp_path: Path):
-    from family_cases import make
+    from family_models import make
     from peft_cases import updates
 
     from adapt_jax.pretrained.loading import load_pretrained

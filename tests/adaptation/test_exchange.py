@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import make
+from family_models import make
 from peft_cases import ours, soft, theirs, updates
 from safetensors.numpy import load_file
 from tiny_llama import write_tiny_llama

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import CASES, FIRST, LEAKS, PROMPT, ROPES, run, tokens
+from family_cases import CASES, LEAKS
+from family_kinds import config_of, kind_of_last_layer, kinds_at_any_length, kinds_of_decoding
+from family_models import run, tokens
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 from tiny_llama import write_tiny_llama
@@ -27,9 +29,33 @@ from adapt_jax.sampling.memory import count_slot_bytes
 from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
+# One case at least of each kind in family_kinds.py: more would run the same lines again.
+DECODED = [
+    *("llama, llama3", "llama, dynamic", "mistral", "ministral3", "qwen3_moe", "gpt_oss", "gemma2"),
+    *("gemma4", "gemma4, experts", "gemma4, per-layer embeddings", "phi3, longrope", "smollm3"),
+    *("exaone4", "minicpm3", "llama4", "lfm2", "qwen3_5", "mamba2", "nemotron_h", "gpt2", "opt"),
+]
+FAR = [
+    *("llama, llama3", "llama, yarn, biases", "llama, linear", "llama, dynamic", "mistral"),
+    *("ministral", "ministral3", "gpt_oss", "gemma2", "gemma4", "phi3, longrope", "smollm3"),
+    *("exaone4", "minicpm3", "minicpm3, yarn, biases", "llama4", "lfm2", "qwen3_5", "mamba2"),
+    *("nemotron_h", "gpt2", "opt"),
+]
+LAST_LAYERS = [
+    *("qwen3", "olmoe", "gemma2", "gemma4", "gemma4, experts", "gemma4, per-layer embeddings"),
+    *("olmo2", "stablelm, parallel", "minicpm3", "deepseek_v3", "lfm2, biases", "qwen3_5"),
+    *("mamba2", "nemotron_h", "qwen3_5_moe", "gpt_neox"),
+]
+# The length of the text decides their frequencies.
+LENGTH_DEPENDENT = ("llama, dynamic", "phi3, longrope")
+# transformers scales queries by the place of a token in its row, whatever its position is.
+SCALED_BY_PLACE = ("llama4",)
+FAR_AWAY = 4104  # a position past 4,096, where a chunk of 9 tokens begins
+PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
+
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
+def test_logits_and_gradients_equal_transformers_padded_and_at_far_positions(
     name: str, made: Any
 ) -> None:
     import torch
@@ -40,6 +66,8 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
     if name in LEAKS:
         real[1, :11] = 1
     positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    if name not in (*LENGTH_DEPENDENT, *SCALED_BY_PLACE):
+        positions[2] += FAR_AWAY
     targets = np.roll(ids, -1, axis=1)
     counted = (real * np.roll(real, -1, axis=1)).astype(np.float32)
     counted[:, -1] = 0
@@ -88,14 +116,14 @@ def test_logits_and_gradients_equal_transformers_however_rows_are_padded(
     )
 
 
-@pytest.mark.parametrize("name", [*FIRST, *ROPES])
+@pytest.mark.parametrize("name", FAR)
 def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> None:
     import torch
 
     _, model, ours = made(name)
     ids = tokens(1, 4200)
     # In pieces, whose scores stay in the cache, unless the length of all decides the frequencies.
-    piece = 4200 if name in ("llama, dynamic", "phi3, longrope") else 300
+    piece = 4200 if name in LENGTH_DEPENDENT else 300
     cache = None
     with torch.no_grad():
         for part in torch.tensor(ids).split(piece, dim=1):
@@ -106,7 +134,7 @@ def test_logits_equal_transformers_past_4096_tokens(name: str, made: Any) -> Non
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", [*FIRST, "llama, dynamic", "phi3, longrope"])
+@pytest.mark.parametrize("name", DECODED)
 def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made: Any) -> None:
     import torch
 
@@ -125,7 +153,7 @@ def test_greedy_text_behind_a_shared_prefix_equals_transformers(name: str, made:
         assert found[index] == tuple(whole[0, ids.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("name", [*FIRST, "stablelm, parallel", "gpt_neox, sequential"])
+@pytest.mark.parametrize("name", LAST_LAYERS)
 def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
     name: str, made: Any
 ) -> None:
@@ -158,6 +186,17 @@ def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
     expected, *found = outputs_and_gradients(state, embeddings)
     for ours, theirs in [pair for one in found for pair in zip(one, expected, strict=True)]:
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
+
+
+def test_no_family_has_a_kind_of_layer_that_the_cases_above_lack() -> None:
+    """A case that fails here belongs in DECODED, in FAR or in LAST_LAYERS."""
+    for kinds_of, chosen in ((kinds_of_decoding, DECODED), (kinds_at_any_length, FAR)):
+        covered = set().union(*(kinds_of(config_of(name)) for name in chosen))
+        assert {name: kinds_of(config_of(name)) - covered for name in CASES} == {
+            name: set() for name in CASES
+        }
+    last = {kind_of_last_layer(config_of(name)) for name in LAST_LAYERS}
+    assert [name for name in CASES if kind_of_last_layer(config_of(name)) not in last] == []
 
 
 CHECKPOINTS = (

@@ -7,7 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import CASES, FULL, LLAMA3, LONG, OWN_SIZES, SIZES, SLIDING, YARN, run, tokens
+from family_cases import CASES
+from family_fields import FULL, LLAMA3, LONG, OWN_SIZES, SIZES, SLIDING, YARN
+from family_models import run, tokens
 from flax import nnx
 
 from adapt_jax.decoders.attention import causal_mask

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import WITH_STATE, tokens
+from family_cases import WITH_STATE
+from family_models import tokens
 from flax import nnx
 
 from adapt_jax.decoders.attention import PackedRows, causal_mask

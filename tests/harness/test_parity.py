@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from family_cases import make
+from family_models import make
 from harness_tasks import TASKS, write_tasks
 from real_decoders import find_real_decoder
 from tiny_llama import BOS, EOS, tiny_tokenizer, write_tiny_llama

@@ -21,7 +21,7 @@ from adapt_jax.inspection.mesh import read_mesh
 from adapt_jax.inspection.programs import build_programs
 from adapt_jax.inspection.workload import Workload
 from adapt_jax.methods.registry import METHODS
-from adapt_jax.tasks.loading import TaskConfig
+from adapt_jax.tasks.task_config import TaskConfig
 from adapt_jax.utils.config import CompareConfig, load_config, read_yaml, validate
 
 ROOT = Path(__file__).resolve().parents[2]

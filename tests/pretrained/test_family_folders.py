@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_cases import CASES, SIZES, run, tokens
+from family_cases import CASES
+from family_fields import SIZES
+from family_models import run, tokens
 from tiny_llama import tiny_tokenizer
 
 from adapt_jax.decoders.families import find_family

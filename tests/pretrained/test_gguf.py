@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_cases import FULL, SLIDING, YARN, make
+from family_fields import FULL, SLIDING, YARN
+from family_models import make
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.recipe import _name_decoder

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_cases import CASES, sizes_of
+from family_cases import CASES
+from family_fields import sizes_of
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.config import DecoderConfig

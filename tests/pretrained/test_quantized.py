@@ -548,7 +548,7 @@ def test_shapes_that_cannot_be_read_are_named_before_reading(
 
 
 def test_gpt_oss_with_mxfp4_experts_is_the_decoder_of_its_floats(tmp_path):
-    from family_cases import make
+    from family_models import make
     from safetensors.torch import load_file, save_file
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 

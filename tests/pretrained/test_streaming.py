@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_cases import make
+from family_models import make
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file

@@ -72,7 +72,7 @@ def test_a_seed_that_a_key_cannot_hold_is_refused(tiny, seed):
 @pytest.mark.parametrize("prefix_length", [0, 5])
 def test_the_last_token_that_fits_is_generated_as_in_transformers(prefix_length, tmp_path):
     """Learned positions end with the context; the last token takes none."""
-    from family_cases import make
+    from family_models import make
 
     from adapt_jax.pretrained.loading import load_pretrained
 
