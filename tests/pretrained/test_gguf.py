@@ -1,8 +1,7 @@
-"""GGUF files hold the decoders that they were written from, and damaged ones are one line."""
+"""GGUF files hold the decoders that they were written from."""
 
 import json
 import re
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,20 @@ import numpy as np
 import pytest
 from family_fields import FULL, SLIDING, YARN
 from family_models import make
+from gguf_files import write_gguf  # noqa: E402  (needs the package)
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.recipe import _name_decoder
 from adapt_jax.inspection.checkpoint import read_checkpoint
-from adapt_jax.pretrained.gguf import config as gguf_config
 from adapt_jax.pretrained.gguf import file as gguf_file
-from adapt_jax.pretrained.gguf import tokenizer as gguf_tokenizer
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import read_source_dtype
-from adapt_jax.pretrained.tokenizer_folder import read_tokenizer
 from adapt_jax.pretrained.without_weights import load_without_weights
 from adapt_jax.utils.errors import UserError
 
 gguf = pytest.importorskip("gguf")
-from gguf_files import write_gguf  # noqa: E402  (needs the package)
+
 
 Kind = gguf.GGMLQuantizationType
 
@@ -36,6 +33,8 @@ def rope(theta: float, **more: Any) -> dict[str, Any]:
 
 
 HALF = {"rope_parameters": rope(300.0, partial_rotary_factor=0.5)}
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 32.0,
@@ -44,7 +43,11 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
     "rope_theta": 500000.0,
 }
+
+
 ALTERNATING = [SLIDING] * 3 + [FULL]
+
+
 GEMMA3 = {
     "query_pre_attn_scalar": 256,
     "num_hidden_layers": 6,
@@ -54,6 +57,8 @@ GEMMA3 = {
         SLIDING: rope(50.0),
     },
 }
+
+
 # A case of a family, changed where GGUF has no place for what it says.
 CASES: dict[str, dict[str, Any]] = {
     "llama, llama3": {"rope_parameters": LLAMA3},
@@ -136,6 +141,8 @@ def test_a_file_holds_the_decoder_that_it_was_written_from(name, tmp_path):
 
 
 KINDS = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
+
 KINDS += ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 
 
@@ -200,86 +207,6 @@ def test_transformers_reads_the_same_tokens_template_and_weights(tmp_path, caplo
     assert _name_decoder(str(path)) == f"{str(tmp_path)!r}, gguf_file='model.gguf'"
 
 
-def test_a_sentencepiece_vocabulary_is_read_as_transformers_reads_it(tmp_path):
-    pytest.importorskip("torch")
-    from transformers import AutoTokenizer
-
-    words = ["\u2581", "\u2581a", "b", "ab", "\u2581ab", "c", "bc", "\u2581abc", "a"]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *words]
-    types = [2, 3, 3, *([6] * 256), *([1] * len(words))]
-    tokens += [f"[PAD{n}]" for n in range(len(tokens), 320)]
-    types += [5] * (320 - len(types))
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [-float(n) for n in range(320)],
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": None,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.padding_token_id": None,
-        "tokenizer.ggml.add_bos_token": None,
-    }
-    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf", metadata=metadata)
-    ours, theirs = read_tokenizer(path), AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
-    for text in ("abc ab", "  c", "xé", "a</s>b", ""):
-        ids = ours(text).input_ids
-        assert ids == theirs(text).input_ids
-        assert ids[:1] == [1]  # llama.cpp adds BOS where nothing is said
-        assert ours.decode(ids) == theirs.decode(ids)
-
-
-def read_words(folder: Path, name: str | None, text: str) -> list[str]:
-    """The words that a tokenizer with this ``tokenizer.ggml.pre`` divides a text into."""
-    hf = write_tiny_llama(folder / "hf")
-    path = write_gguf(hf, folder / "m.gguf", metadata={"tokenizer.ggml.pre": name})
-    splits = read_tokenizer(path).backend_tokenizer.pre_tokenizer
-    return [text[begin:end] for _, (begin, end) in splits.pre_tokenize_str(text)]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("gpt-2", ["a", " (", "b", ")", " 12345", "\n"]),
-        ("smollm", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
-        ("llama-bpe", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
-        ("glm4", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
-        ("qwen2", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
-        ("stablelm2", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
-        ("seed-coder", ["a", " (", "b", ")", " ", "1", "2", "3", "4", "5", "\n"]),
-        ("deepseek-v3", ["a", " (", "b", ")", " ", "123", "45", "\n"]),
-        ("falcon", ["a", " ", "(", "b", ")", " ", "123", "45", "\n"]),
-    ],
-)
-def test_text_is_divided_into_words_as_the_vocabulary_was_learned(tmp_path, name, words, caplog):
-    assert read_words(tmp_path, name, "a (b) 12345\n") == words
-    assert "tokenizer.ggml.pre" not in caplog.text
-
-
-@pytest.mark.parametrize("name", [None, "default", "newest"])
-def test_an_unknown_way_of_dividing_text_is_said(tmp_path, name, caplog):
-    assert read_words(tmp_path, name, "a 12") == ["a", " 12"]
-    assert f"tokenizer.ggml.pre {name or 'default'!r} is not known" in caplog.text
-
-
-def test_llama_3_begins_with_bos_and_takes_whole_words(tmp_path):
-    """Where a file says nothing of BOS, llama.cpp adds it."""
-    metadata = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None}
-    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf", metadata=metadata)
-    tokenizer = read_tokenizer(path)
-    assert tokenizer("Jane").input_ids[0] == tokenizer.bos_token_id
-    assert tokenizer.backend_tokenizer.model.ignore_merges
-
-
-def test_a_large_vocabulary_is_not_looked_for_on_the_hub(tmp_path):
-    hf = write_tiny_llama(tmp_path / "hf", vocab_size=100_100, hidden_size=8, head_dim=2)
-    path = write_gguf(hf, tmp_path / "m.gguf")
-    tokenizer = read_tokenizer(path)
-    assert tokenizer("Jane has 2").input_ids == read_tokenizer(hf)("Jane has 2").input_ids
-
-
 def test_a_model_of_several_files(tmp_path):
     hf = write_tiny_llama(tmp_path / "hf")
     whole = load_pretrained(write_gguf(hf, tmp_path / "whole.gguf"))
@@ -307,142 +234,6 @@ def test_frequencies_that_no_known_setting_gives_are_kept(tmp_path):
     plain = 10000.0 ** -(np.arange(0, 8, 2) / 8)
     np.testing.assert_allclose(rope.frequencies(8), plain / factors, rtol=1e-6)
     np.testing.assert_allclose(rope.frequencies(8, 10**6), plain / factors, rtol=1e-6)
-
-
-def test_damaged_files_are_one_line(tmp_path):
-    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
-    content = path.read_bytes()
-    damages = {
-        "it does not begin with GGUF": b"GGML" + content[4:],
-        "version 1": content[:4] + b"\x01" + content[5:],
-        "it is big-endian": content[:4] + b"\x00\x00\x00\x03" + content[8:],
-        "it names": content[:8] + b"\xff" * 8 + content[16:],
-        "cut short: token_embd.weight": content[:-90000],
-    }
-    for said, damaged in damages.items():
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=re.escape(said)) as caught:
-            load_pretrained(path)
-        assert str(path) in str(caught.value) and len(str(caught.value)) < 600
-    for size in (*range(0, 400, 7), 5000, 9000, len(content) - 1):
-        path.write_bytes(content[:size])
-        with pytest.raises(UserError, match="not readable as GGUF"):
-            load_pretrained(path)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "said"),
-    [
-        ({"general.architecture": "t5"}, "architecture 't5' is not supported in GGUF"),
-        ({"llama.block_count": 3}, "9 tensors missing"),
-        ({"llama.embedding_length": "wide"}, "embedding_length: 'wide'; expected a size"),
-        ({"llama.attention.head_count": [4, 2]}, "differs between layers"),
-        ({"llama.rope.scaling.type": "spiral"}, "rope.scaling.type 'spiral' is not supported"),
-        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model is 'rwkv'"),
-        ({"tokenizer.ggml.tokens": None}, "no usable tokenizer (none of tokenizer.ggml.tokens"),
-        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges is missing"),
-        ({"tokenizer.ggml.token_type": [1, 2]}, "2 token_type for 320 tokens"),
-        ({"tokenizer.ggml.eos_token_id": 400}, "eos_token_id 400 is none of 320 tokens"),
-    ],
-)
-def test_what_a_file_says_is_checked(tmp_path, metadata, said):
-    hf = write_tiny_llama(tmp_path / "hf")
-    path = write_gguf(hf, tmp_path / "m.gguf", metadata=metadata)
-    with pytest.raises(UserError, match=re.escape(said)) as caught:
-        load_pretrained(path)
-    assert len(str(caught.value)) < 900
-
-
-@pytest.mark.parametrize("value", ["x", [1, 2], 0, 2**31, -1.5, True, None])
-def test_no_metadata_ends_in_a_traceback(tmp_path, value):
-    """Every key with a value of another type or size: read, or refused in one line."""
-    hf = write_tiny_llama(tmp_path / "hf")
-    path = write_gguf(hf, tmp_path / "m.gguf", extra={"rope_freqs.weight": np.ones(4, np.float32)})
-    content = gguf_file.read_gguf(path)
-    keys = [key for key in content.metadata if key.startswith(("llama.", "general.", "tokenizer."))]
-    keys += ["llama.rope.scaling.type", "llama.expert_count", "llama.attention.sliding_window"]
-    for key in keys:
-        changed = replace(content, metadata={**content.metadata, key: value})
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (gguf_config, gguf_tokenizer):
-                patch.setattr(module, "read_gguf", lambda path, changed=changed: changed)
-            for read in (read_config, read_tokenizer):
-                try:
-                    read(path)
-                except UserError as mistake:
-                    assert len(str(mistake)) < 1200
-
-
-def test_a_tensor_that_is_not_known_is_refused_by_name(tmp_path):
-    hf = write_tiny_llama(tmp_path / "hf")
-    path = write_gguf(hf, tmp_path / "m.gguf", extra={"blk.0.attn_sinks": np.ones(4, np.float32)})
-    with pytest.raises(UserError, match="1 tensor not known to this config: blk.0.attn_sinks"):
-        load_pretrained(path)
-
-
-def test_a_type_of_numbers_that_is_not_read_is_refused_by_name(tmp_path):
-    hf = write_tiny_llama(tmp_path / "hf", hidden_size=256, head_dim=64, num_hidden_layers=1)
-    blocks = np.zeros((320, gguf.GGML_QUANT_SIZES[Kind.Q8_K][1]), np.uint8)
-    path = write_gguf(hf, tmp_path / "m.gguf", replaced={"token_embd.weight": (blocks, Kind.Q8_K)})
-    with pytest.raises(UserError, match="token_embd.weight is Q8_K"):
-        load_pretrained(path)
-
-
-def test_experts_of_two_shapes_are_refused(tmp_path):
-    pytest.importorskip("torch")
-    make(tmp_path / "hf", "gpt_oss")
-    wrong = (np.zeros((5, 40, 32), np.float32), Kind.F32)
-    path = write_gguf(
-        tmp_path / "hf", tmp_path / "m.gguf", replaced={"blk.0.ffn_up_exps.weight": wrong}
-    )
-    with pytest.raises(UserError, match=re.escape("ffn_up_exps.weight [5, 40, 32]")):
-        load_pretrained(path)
-
-
-def test_fewer_or_more_experts_than_the_metadata_says_are_refused(tmp_path):
-    pytest.importorskip("torch")
-    make(tmp_path / "hf", "qwen3_moe", **CASES["qwen3_moe"])
-    whole = gguf_file.read_gguf(write_gguf(tmp_path / "hf", tmp_path / "m.gguf"))
-    count, *shape = whole.tensors["blk.0.ffn_up_exps.weight"].shape
-    for other in (count - 1, count + 1):
-        wrong = (np.zeros((other, *shape), np.float32), Kind.F32)
-        path = write_gguf(
-            tmp_path / "hf", tmp_path / "w.gguf", replaced={"blk.0.ffn_up_exps.weight": wrong}
-        )
-        said = f"ffn_up_exps.weight holds {other} experts, expected {count}"
-        with pytest.raises(UserError, match=said):
-            load_pretrained(path)
-
-
-def write_header(path: Path, entries: bytes, keys: int) -> Path:
-    """A GGUF file of metadata alone."""
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, keys) + entries)
-    return path
-
-
-def test_metadata_that_repeats_or_nests_is_refused(tmp_path):
-    entry = struct.pack("<Q1sII", 1, b"k", 4, 7)  # k = 7 of uint32
-    path = write_header(tmp_path / "twice.gguf", entry * 2, 2)
-    with pytest.raises(UserError, match="it holds the key k twice"):
-        gguf_file.read_gguf(path)
-    arrays = struct.pack("<IQ", 9, 1) * 5000 + struct.pack("<IQ", 4, 0)
-    path = write_header(tmp_path / "deep.gguf", struct.pack("<Q1sI", 1, b"k", 9) + arrays, 1)
-    with pytest.raises(UserError, match="arrays in arrays"):
-        gguf_file.read_gguf(path)
-
-
-def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(UserError, match=re.escape("pip install adapt-jax[gguf]")):
-        load_pretrained(path)
-
-
-def test_an_old_package_is_named(tmp_path, monkeypatch):
-    path = write_gguf(write_tiny_llama(tmp_path / "hf"), tmp_path / "m.gguf")
-    monkeypatch.setattr(gguf, "MODEL_ARCH_NAMES", {})
-    with pytest.raises(UserError, match="does not know the architecture 'llama': pip install -U"):
-        load_pretrained(path)
 
 
 def test_a_folder_with_a_gguf_file_says_how_to_name_it(tmp_path):
