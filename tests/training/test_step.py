@@ -42,10 +42,10 @@ def made_examples(count=12, seed=0):
     ]
 
 
-def stepped(tiny, batch, chosen=SOFT, **options):
+def stepped(pretrained, batch, chosen=SOFT, **options):
     """Loss and what is trained after one step of plain SGD: the gradient shows in full."""
     soft = SoftPrompt(np.random.default_rng(1).normal(0, 0.2, (5, 32)))
-    model = TunedDecoder(nnx.clone(tiny.decoder), soft)
+    model = TunedDecoder(nnx.clone(pretrained.decoder), soft)
     graph, trainable, frozen = nnx.split(model, chosen, ...)
     update = optax.sgd(1.0)
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates what it is given
@@ -56,16 +56,16 @@ def stepped(tiny, batch, chosen=SOFT, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny):
-    return stepped(tiny, pack(made_examples(), SHAPE)[0], nnx.Param)
+def whole(shallow):
+    return stepped(shallow, pack(made_examples(), SHAPE)[0], nnx.Param)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])  # seven are more than there are rows
-def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(tiny, whole, parts):
+@pytest.mark.parametrize("parts", [3, 7])  # seven are more than there are rows
+def test_parts_of_unlike_size_give_the_loss_and_gradients_of_the_whole(shallow, whole, parts):
     batch, left_over = pack(made_examples(), SHAPE, parts)
     counts = batch.target_weight.sum(axis=1)
     assert not left_over and len(set(counts)) > 1  # a mean of means would be another number
-    loss, found = stepped(tiny, batch, nnx.Param)
+    loss, found = stepped(shallow, batch, nnx.Param)
     assert loss == pytest.approx(whole[0], abs=1e-5)
     for ours, theirs in zip(found, whole[1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -84,16 +84,16 @@ def test_parts_hold_every_row_once_and_about_as_many_targets_each(packing):
 
 
 @pytest.mark.parametrize("remat", ["layers", "products"])
-def test_computing_again_changes_no_gradient(tiny, whole, remat):
-    loss, found = stepped(tiny, pack(made_examples(), SHAPE)[0], nnx.Param, remat=remat)
+def test_computing_again_changes_no_gradient(shallow, whole, remat):
+    loss, found = stepped(shallow, pack(made_examples(), SHAPE)[0], nnx.Param, remat=remat)
     assert loss == pytest.approx(whole[0], abs=1e-6)
     for ours, theirs in zip(found, whole[1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_bfloat16_is_computed_in_while_what_is_trained_stays_float32(tiny, whole):
+def test_bfloat16_is_computed_in_while_what_is_trained_stays_float32(shallow, whole):
     batch = pack(made_examples(), SHAPE)[0]
-    loss, found = stepped(tiny, batch, nnx.Param, compute_dtype="bfloat16")
+    loss, found = stepped(shallow, batch, nnx.Param, compute_dtype="bfloat16")
     assert loss != whole[0] and loss == pytest.approx(whole[0], rel=0.02)
     assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
 
@@ -165,10 +165,10 @@ def test_options_that_this_compiler_does_not_know_are_not_given(monkeypatch):
     assert cpu.step_compiler_options() == (cpu.STEP_COMPILER_OPTIONS if on_cpu else {})
 
 
-def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16(tiny):
+def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16(shallow):
     """One part has all the weight but a twentieth, which 31 of the same examples share: each is
     too little to count beside the first in bfloat16, and together they do."""
-    model = TunedDecoder(tiny.decoder, SoftPrompt(np.full((5, 32), 0.1)))
+    model = TunedDecoder(shallow.decoder, SoftPrompt(np.full((5, 32), 0.1)))
     one, _ = pack(made_examples(4), SHAPE)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 32), one)
     shares = jnp.asarray([1.0, *[1 / 600] * 31])[:, None]

@@ -101,8 +101,8 @@ def test_prompt_gradient_equals_that_of_peft(tiny, tiny_folder):
     np.testing.assert_allclose(gradient, embedding.grad.numpy(), atol=1e-5)
 
 
-def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(tiny):
-    model = TunedDecoder(tiny.decoder, soft_prompt())
+def test_the_loss_goes_down_and_frozen_leaves_stay_bit_identical(shallow):
+    model = TunedDecoder(shallow.decoder, soft_prompt())
     before = leaves(model.decoder)
     prompt_before = np.asarray(model.soft_prompt.embeddings[...])
     config = CONFIG.model_copy(update={"steps": 30, "batch_size": 12, "weight_decay": 0.1})
@@ -168,10 +168,9 @@ def on_one_device(shallow):
     ("sizes", "optimizer"),
     [
         ((2, 1, 1), "adamw"),
-        ((1, 2, 2), "adamw"),
         ((2, 2, 2), "adamw"),
         ((8, 1, 1), "adamw"),
-        ((1, 4, 2), "adafactor"),
+        ((1, 2, 2), "adafactor"),
     ],
 )
 def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(
