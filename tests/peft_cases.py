@@ -1,6 +1,7 @@
 """Random adapters, and what a decoder says with them: here and with the real PEFT."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,28 @@ def theirs(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> list
     return said[0, ids.shape[1] :].tolist()
 
 
+def our_logits(model: PretrainedDecoder) -> np.ndarray:
+    """Logits of TEXT."""
+    ids = jnp.asarray([model.encode(TEXT)])
+    mask = jnp.tril(jnp.ones((1, ids.shape[1], ids.shape[1]), bool))
+    decoder = model.decoder
+    hidden, _ = decoder(decoder.embed(ids), jnp.arange(ids.shape[1])[None], mask)
+    return np.asarray(decoder.logits(hidden))
+
+
+def their_logits(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> np.ndarray:
+    """Logits of TEXT of transformers, with a PEFT adapter or without."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter is not None:
+        reference = PeftModel.from_pretrained(reference, str(adapter))
+    with torch.no_grad():
+        return reference(torch.tensor([model.encode(TEXT)])).logits.numpy()
+
+
 def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
     """An adapter that the real PEFT made, with random factors."""
     import torch
@@ -80,6 +103,7 @@ def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
 
     torch.manual_seed(0)
     options = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"]} | options
+    options = deepcopy(options)  # PEFT changes lists of names in place
     base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():

@@ -13,6 +13,7 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.peft_folder import Adapter, read_adapter, read_base_decoder
+from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT, untie_output
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained
 from adapt_jax.sampling.types import GenerationConfig
@@ -73,16 +74,29 @@ def _make_adaptation(adapter: Adapter, model: PretrainedDecoder, prompt: Prompt)
     if not adapter.replaced:
         merged = adapter.lora_weights.merge_into(model)
         return Adaptation("lora", prompt, merged, lora_weights=adapter.lora_weights)
-    own = replace(model, decoder=nnx.clone(model.decoder))
-    _replace(own, adapter.replaced)  # first: a replaced kernel may have factors on top
+    own = _replace(model, adapter.replaced)  # first: a replaced kernel may have factors on top
     return Adaptation("lora", prompt, adapter.lora_weights.merge_into(own), has_full_weights=True)
 
 
-def _replace(model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]) -> None:
-    """Puts whole parameters in the place of the decoder's own, in its dtype and on its devices."""
-    state = dict(nnx.to_flat_state(nnx.state(model.decoder, nnx.Param)))
-    for path, array in parameters.items():
+def _replace(
+    model: PretrainedDecoder, parameters: Mapping[ParameterPath, np.ndarray]
+) -> PretrainedDecoder:
+    """A copy with whole parameters in place of its own, in its dtype and on its devices.
+
+    A tied output gets a kernel of its own, if embedding and output are not the same afterwards.
+    """
+    arrays = dict(parameters)
+    if model.config.tie_embeddings and arrays.keys() & {EMBEDDING, OUTPUT}:
+        both = arrays.keys() >= {EMBEDDING, OUTPUT}
+        if both and np.array_equal(arrays[EMBEDDING], arrays[OUTPUT]):
+            del arrays[OUTPUT]
+        else:
+            model = untie_output(model)
+    decoder = nnx.clone(model.decoder)
+    state = dict(nnx.to_flat_state(nnx.state(decoder, nnx.Param)))
+    for path, array in arrays.items():
         old = state[path].get_value()
         new = jax.device_put(jnp.asarray(array).astype(old.dtype), old.sharding)
         state[path] = state[path].replace(new)
-    nnx.update(model.decoder, nnx.from_flat_state(list(state.items())))
+    nnx.update(decoder, nnx.from_flat_state(list(state.items())))
+    return replace(model, decoder=decoder)

@@ -20,6 +20,8 @@ __all__ = ["FeedForward", "Linear", "Norm", "matmul"]
 class Linear(nnx.Module):
     """y = W x + b, and + scale · B A x with LoRA factors (2106.09685, section 4.1).
 
+    With DoRA's magnitudes each row of W + scale · B A is rescaled (2402.09353, section 4).
+
     W is [out, in], as in checkpoints, so it is not transposed on the way in or out. Products of
     few rows, as in decoding, also read it faster so on a CPU.
 
@@ -42,15 +44,19 @@ class Linear(nnx.Module):
         self.lora: Any = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        y = matmul(x, self.kernel[...].astype(x.dtype))
+        kernel = self.kernel[...].astype(x.dtype)
+        y = matmul(x, kernel)
+        has_magnitude = self.lora is not None and self.lora.magnitude is not None
+        if has_magnitude:  # which belongs to the kernel, and not to the bias
+            y = self.lora.scale_rows(y + self.lora(x), kernel)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
-        return y if self.lora is None else y + self.lora(x)
+        return y if self.lora is None or has_magnitude else y + self.lora(x)
 
     def effective_kernel(self, dtype: Any) -> Float[Array, "O I"]:
-        """The kernel plus the update of LoRA, where there is one (``LoRA.make_update``)."""
+        """The kernel with the update of LoRA, where there is one (``LoRA.update_kernel``)."""
         kernel = self.kernel[...].astype(dtype)
-        return kernel if self.lora is None else kernel + self.lora.make_update().astype(dtype)
+        return kernel if self.lora is None else self.lora.update_kernel(kernel)
 
 
 @jax.custom_vjp

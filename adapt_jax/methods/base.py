@@ -242,6 +242,9 @@ class TuningMethod(Method):
             UserError: the options select something that this decoder does not have.
         """
 
+    def prepare_to_answer(self, decoder: Decoder) -> None:
+        """Computes once, in place, what stays the same while a decoder in training answers."""
+
     # How it starts
 
     def initialize(self, tuned: TunedDecoder, context: InitContext) -> None:
@@ -389,6 +392,7 @@ class TuningMethod(Method):
             if soft_prompt is not None:  # fetched from the mesh, if it lies there
                 embeddings = jnp.asarray(fetch_array(soft_prompt.embeddings[...]))
                 soft_prompt = SoftPrompt(embeddings, soft_prompt.before_bos)
+            self.prepare_to_answer(tuned.decoder)
             now = replace(model, decoder=tuned.decoder)
             adaptation = Adaptation(self.name, prompt, now, soft_prompt)
             limit = run.max_concurrent_sequences

@@ -4,12 +4,17 @@ W x becomes W x + scale · B A x, with A [R, I] and B [O, R] of a small rank R. 
 hundredth of the parameters or fewer, comes close to fine-tuning, and its result is a file of a few
 megabytes; afterwards the updates are merged into the kernels, so answering costs nothing extra.
 It is enough for most tasks with hundreds of examples or more. Paper: 2106.09685, section 4.1.
+
+DoRA also trains the magnitude m of each row of the kernel, so that LoRA learns its direction:
+m / |W + scale · B A| · (W + scale · B A). At low ranks it comes closer to fine-tuning; a step is
+slower, the merged result is not. Paper: 2402.09353, section 4.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -42,10 +47,13 @@ FFN_MODULES = ("gate", "up", "down")  # the others belong to attention, or to wh
 class LoRA(nnx.Module):
     """scale · B A x, with A [R, I] kaiming-uniform and B [O, R] zero at first, both float32.
 
-    The scale multiplies A x, which is only R wide, and not the output.
+    The scale multiplies A x, which is only R wide, and not the output. With DoRA there is also a
+    magnitude [O], at first the norm of each row of the kernel.
     """
 
-    def __init__(self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs):
+    def __init__(
+        self, linear: Linear, rank: int, scale: float, rngs: nnx.Rngs, *, dora: bool = False
+    ):
         size_out, size_in = linear.kernel.shape
         axis_out, axis_in = linear.kernel.get_metadata("axes")
         bound = size_in**-0.5  # kaiming-uniform with a = sqrt(5), as PEFT and the paper's code do
@@ -53,14 +61,61 @@ class LoRA(nnx.Module):
         self.a = nnx.Param(a_transposed.T, axes=(None, axis_in))
         self.b = nnx.Param(jnp.zeros((size_out, rank)), axes=(axis_out, None))
         self.scale = scale
+        norms = _compute_row_norms(linear.kernel[...]) if dora else None
+        self.magnitude = None if norms is None else nnx.Param(norms, axes=(axis_out,))
+        self.fixed_row_scale: Any = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         low_rank = x.astype(jnp.float32) @ self.a[...].T * self.scale
         return matmul(low_rank, self.b[...]).astype(x.dtype)
 
-    def make_update(self) -> Float[Array, "O I"]:
-        """scale · B A, what is added to the kernel."""
-        return self.b[...] @ self.a[...] * self.scale
+    def scale_rows(self, y: Float[Array, "*B O"], kernel: Float[Array, "O I"]) -> Array:
+        """DoRA: the outputs y of the updated kernel, as those of the rescaled one.
+
+        Args:
+            kernel: without the update.
+        """
+        return (y * self._compute_row_scale(kernel)).astype(y.dtype)
+
+    def update_kernel(self, kernel: Float[Array, "O I"]) -> Float[Array, "O I"]:
+        """The kernel plus scale · B A; with DoRA its rows are rescaled."""
+        updated = kernel + (self.b[...] @ self.a[...] * self.scale).astype(kernel.dtype)
+        if self.magnitude is None:
+            return updated
+        return (updated * self._compute_row_scale(kernel)[:, None]).astype(kernel.dtype)
+
+    def fix_row_scale(self, kernel: Float[Array, "O I"]) -> None:
+        """Computes DoRA's scale once, for a decoder that answers and is trained no further."""
+        if self.magnitude is not None:
+            axes = self.magnitude.get_metadata("axes")
+            self.fixed_row_scale = nnx.Param(self._compute_row_scale(kernel), axes=axes)
+
+    def _compute_row_scale(self, kernel: Float[Array, "O I"]) -> Float[Array, " O"]:
+        """magnitude / |w + scale · b A| of each row w, where b is the row of B.
+
+        The norm is |w|^2 + 2 scale b · A w + scale^2 b · A A^T b under a root, so that B A is not
+        computed. It gets no gradient (2402.09353, section 4.3).
+        """
+        if self.fixed_row_scale is not None:
+            return jnp.asarray(self.fixed_row_scale[...])
+        assert self.magnitude is not None
+        kernel, a, b = jax.lax.stop_gradient((kernel, self.a[...], self.b[...]))
+        squares = jnp.square(kernel.astype(jnp.float32)).sum(axis=-1)
+        projected = jnp.einsum(
+            "oi,ri->or", kernel, a.astype(kernel.dtype),
+            precision="highest", preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        products = jnp.matmul(b, jnp.matmul(a, a.T, precision="highest"), precision="highest")
+        squares += self.scale * (b * (2 * projected + self.scale * products)).sum(axis=-1)
+        # a row of zeros has no direction, and stays zero
+        is_zero = squares <= 0
+        norms = jnp.sqrt(jnp.where(is_zero, 1.0, squares))
+        return jnp.where(is_zero, 0.0, self.magnitude[...] / norms)
+
+
+@jax.jit
+def _compute_row_norms(kernel: Float[Array, "O I"]) -> Float[Array, " O"]:
+    return jnp.linalg.norm(kernel.astype(jnp.float32), axis=1)
 
 
 @METHODS.register("lora")
@@ -71,6 +126,7 @@ class LoRAConfig(TuningMethod):
         alpha: the updates are scaled by alpha / rank.
         rank_stabilized: scales by alpha / sqrt(rank) instead, so that a higher rank does not learn
             more slowly (rsLoRA: 2312.03732).
+        dora: trains a magnitude for each row of a kernel besides (DoRA: 2402.09353).
         modules: "all" projections of the layers, or a list of them.
     """
 
@@ -78,6 +134,7 @@ class LoRAConfig(TuningMethod):
     rank: int = Field(8, gt=0, le=65_536)
     alpha: float = Field(16.0, gt=0, le=1_000_000)
     rank_stabilized: bool = False
+    dora: bool = False
     modules: Literal["all"] | Annotated[list[Module], Field(min_length=1)] = "all"
 
     def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
@@ -87,12 +144,17 @@ class LoRAConfig(TuningMethod):
             UserError: a module that no layer of this decoder has.
         """
         scale = self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
-        attach_lora(decoder, self.modules, self.rank, scale, rngs)
+        attach_lora(decoder, self.modules, self.rank, scale, rngs, dora=self.dora)
         return TunedDecoder(decoder)
 
     def trainable_filter(self, tuned: TunedDecoder) -> Any:
-        """The factors."""
+        """The factors, and DoRA's magnitudes."""
         return nnx.PathContains("lora")
+
+    def prepare_to_answer(self, decoder: Decoder) -> None:
+        """The norms of DoRA, which change with every step, are computed once."""
+        for _, linear in _iterate_adapted(decoder):
+            linear.lora.fix_row_scale(linear.kernel[...])
 
     def collect(self, tuned: TunedDecoder, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
         """The factors are saved; the decoder that answers has them merged into its kernels."""
@@ -113,6 +175,8 @@ def attach_lora(
     rank: int,
     scale: float,
     rngs: nnx.Rngs,
+    *,
+    dora: bool = False,
 ) -> None:
     """Gives the chosen projections of every layer their factors; the output does not change yet.
 
@@ -126,7 +190,7 @@ def attach_lora(
             blocks = (layer.ffn,) if name in FFN_MODULES else (layer.attention, layer.mixer)
             for linear in (getattr(block, name, None) for block in blocks):
                 if isinstance(linear, Linear):
-                    linear.lora = LoRA(linear, rank, scale, rngs)
+                    linear.lora = LoRA(linear, rank, scale, rngs, dora=dora)
                     found.add(name)
     if lacking := [name for name in wanted if name not in found and modules != "all"]:
         has = ", ".join(name for name in get_args(Module) if name in found)
@@ -139,9 +203,17 @@ def attach_lora(
 def detach_lora(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFactors]:
     """Takes the factors out of the decoder; by the path of the kernel that they belong to."""
     factors: dict[ParameterPath, LoRAFactors] = {}
+    for path, linear in _iterate_adapted(decoder):
+        lora = linear.lora
+        a, b = (fetch_array(one[...]) for one in (lora.a, lora.b))
+        magnitude = None if lora.magnitude is None else fetch_array(lora.magnitude[...])
+        factors[*path, "kernel"] = LoRAFactors(a, b, alpha, magnitude)
+        linear.lora = None
+    return factors
+
+
+def _iterate_adapted(decoder: Decoder) -> Iterator[tuple[ParameterPath, Linear]]:
+    """The projections that have factors, and their paths."""
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear) and module.lora is not None:
-            a, b = (fetch_array(one[...]) for one in (module.lora.a, module.lora.b))
-            factors[*path, "kernel"] = LoRAFactors(a, b, alpha)
-            module.lora = None
-    return factors
+            yield path, module

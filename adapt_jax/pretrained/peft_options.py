@@ -5,11 +5,9 @@ refused by its name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from adapt_jax.pretrained.field_checks import (
     FLAG,
@@ -39,12 +37,15 @@ LORA_OPTIONS = COMMON_OPTIONS | {
     *("layers_to_transform", "layers_pattern"),
     *("fan_in_fan_out", "bias", "init_lora_weights", "eva_config", "megatron_core"),
     *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
+    *("use_dora", "trainable_token_indices"),
 }
 PROMPT_TUNING_OPTIONS = COMMON_OPTIONS | {
     *("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads"),
     *("num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"),
     "tokenizer_name_or_path",
 }
+# PEFT ties the adapters of a tied pair of embedding and output only where it knows their names.
+TIED_NAMES = ("embed_tokens", "lm_head")
 # Ways to begin a training that leave the decoder's own kernels as they were.
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 
@@ -65,11 +66,26 @@ def _is_layers(value: Any) -> bool:
     return _is_layer(value) or (isinstance(value, list) and all(map(_is_layer, value)))
 
 
+def _is_token_ids(value: Any) -> bool:
+    lists = value.values() if isinstance(value, dict) else (value,)
+    return all(
+        isinstance(ids, list)
+        and all(is_whole(one, 0, 2**31) for one in ids)
+        and len(set(ids)) == len(ids)
+        for ids in lists
+    )
+
+
 _NAMES = Check("a text or a list of texts", _is_names, nullable=True)
 LORA_CHECKS = {
     "r": whole(1, 2**16),
     "lora_alpha": number(-1e9, 1e9),
     "use_rslora": FLAG,
+    "use_dora": FLAG,
+    "ensure_weight_tying": FLAG,
+    "trainable_token_indices": Check(
+        "different token ids, or such lists by module", _is_token_ids, nullable=True
+    ),
     "fan_in_fan_out": FLAG,
     "rank_pattern": Check(
         "ranks by module",
@@ -118,6 +134,8 @@ def find_option_problems(config: Mapping[str, Any]) -> list[str]:
     ]
     if (init := config.get("init_lora_weights", True)) not in PLAIN_INITS:
         problems.append(f"init_lora_weights {init!r} changes the decoder's own kernels"[:200])
+    if config.get("use_dora") and config.get("target_parameters"):
+        problems.append("use_dora together with target_parameters, which PEFT refuses")
     return problems
 
 
@@ -131,14 +149,68 @@ class LoRAOptions:
         self.config = config
         self.patterns = BoundedPatterns(str(file), MAX_PATTERN_SECONDS)
 
-    def find_problem(self, module: str, pair: Mapping[str, np.ndarray]) -> str:
-        """Why PEFT would not give this module these factors, or an empty string."""
-        if pair.keys() != {"A", "B"}:
-            return f"has lora_{next(iter(pair))} alone"
-        if not self._is_target(module):
-            return "has factors, but target_modules does not name it"
-        if not self._is_in_layers(module):
-            return "has factors, but layers_to_transform leaves its layer out"
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether the adapter is one of DoRA."""
+        return bool(self.config.get("use_dora"))
+
+    @property
+    def rank_stabilized(self) -> bool:
+        """Whether updates are scaled as in rsLoRA."""
+        return bool(self.config.get("use_rslora"))
+
+    @property
+    def saved_modules(self) -> list[str]:
+        """The ends of names of modules that are trained as a whole."""
+        return list(self.config.get("modules_to_save") or ())
+
+    def is_saved_module(self, module: str) -> bool:
+        """Whether ``modules_to_save`` names this module; PEFT compares the ends of names."""
+        return any(module.endswith(name) for name in self.saved_modules)
+
+    @property
+    def ties_saved_modules(self) -> bool:
+        """Whether one copy of a tied embedding and output is trained, and not one of each."""
+        is_asked = bool(self.config.get("ensure_weight_tying"))
+        return is_asked and any(name.split(".")[-1] in TIED_NAMES for name in self.saved_modules)
+
+    @property
+    def ties_factors(self) -> bool:
+        """Whether a tied embedding and output have the same factors."""
+        if not self.config.get("ensure_weight_tying") or self.ties_saved_modules:
+            return False
+        targets = self.config.get("target_modules")
+        if isinstance(targets, str):
+            return any(self.patterns.fullmatch(targets, name) is not None for name in TIED_NAMES)
+        return any(name.split(".")[-1] in TIED_NAMES for name in targets or ())
+
+    def find_problem(
+        self,
+        module: str,
+        tensors: Collection[str],
+        needed: Collection[str],
+        *,
+        target: str,
+        in_layers: bool,
+    ) -> str:
+        """Why PEFT would not give this module these tensors, or an empty string.
+
+        Args:
+            tensors: what the file holds of the module, such as "lora_A".
+            needed: what PEFT gives such a module.
+            target: the module that has to be named by the options; mostly it is the same.
+            in_layers: it is a module of the layers; others are an embedding, or the output.
+        """
+        if surplus := [name for name in tensors if name not in needed]:
+            why = " without use_dora" if surplus[0] == "lora_magnitude_vector" else ""
+            return f"{module}.{surplus[0]}: no parameter of such a module{why}"
+        if lacking := [name for name in needed if name not in tensors]:
+            found = " and ".join(tensors)
+            return f"{module}: has {found} alone; {lacking[0]} is missing"
+        if not self._is_target(target, in_layers=in_layers):
+            return f"{module}: has factors, but target_modules does not name it"
+        if not self._is_in_layers(target):
+            return f"{module}: has factors, but layers_to_transform leaves its layer out"
         return ""
 
     def get_rank(self, module: str) -> int:
@@ -155,12 +227,15 @@ class LoRAOptions:
         """Whether ``target_parameters`` names this parameter."""
         return self._is_named(name, self.config.get("target_parameters"))
 
-    def _is_target(self, module: str) -> bool:
+    def _is_target(self, module: str, *, in_layers: bool) -> bool:
+        """Args:
+        in_layers: it is a module of the layers; others are an embedding, or the output.
+        """
         if self.is_target_parameter(f"{module}.weight"):
             return True
         targets = self.config.get("target_modules")
         if targets is None or targets == "all-linear":
-            return True
+            return in_layers
         excluded = self.config.get("exclude_modules")
         return self._is_named(module, targets) and not self._is_named(module, excluded)
 

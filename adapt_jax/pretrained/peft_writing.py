@@ -17,15 +17,17 @@ from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_local_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
-from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    BASE_PREFIX,
-    KERNELS,
-    PROMPT_EMBEDDINGS,
+from adapt_jax.pretrained.lora_factors import (
+    EMBEDDING_TABLES,
+    LoRAFactors,
+    LoRAWeights,
+    are_equal,
 )
+from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.peft_lora import BASE_PREFIX
+from adapt_jax.pretrained.peft_modules import KERNELS
 from adapt_jax.pretrained.safetensors_io import write_tensors
+from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
 
@@ -65,46 +67,48 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
 
 
 def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> None:
-    """Writes PEFT's LoRA: ``lora_A`` [R, in] and ``lora_B`` [out, R] of every module, float32.
+    """Writes PEFT's LoRA, all float32: ``lora_A`` [R, in] and ``lora_B`` [out, R] of every module.
+
+    An embedding of V tokens has ``lora_embedding_A`` [R, V] and ``lora_embedding_B`` [D, R]. DoRA
+    adds ``lora_magnitude_vector``.
+
+    Args:
+        model: with the updates merged, or without them.
 
     Raises:
         UserError: an update belongs to a parameter that is no module of its own in PEFT.
     """
     layouts = FAMILIES[model.config.family].fused_layouts(model.config)
-    shapes = {path: value.shape for path, value in get_parameters(model.decoder).items()}
-    modules: dict[str, TensorLayout] = {}
-    parameters: dict[str, TensorLayout] = {}  # what is no module of its own in transformers 5
-    has_only_experts = model.config.moe is not None and not model.config.dense_with_moe
-    for path in weights.factors:
-        layout, in_ffn = layouts[path], has_only_experts and "ffn" in path
-        if len(layout.names) == 1 and (len(shapes[path]) == 3 or (in_ffn and path[-1] == "router")):
-            parameters[layout.names[0]] = layout
-            continue
-        if in_ffn or len(layout.names) > 1 or len(shapes[path]) != 2:
-            why = ", which it would take for the experts'" if in_ffn else ""
-            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
-        modules[_name_module(path, layout)] = layout
+    arrays = get_parameters(model.decoder)
+    if model.config.tie_embeddings:
+        arrays[OUTPUT] = arrays[EMBEDDING]
+    modules, parameters = _sort_layouts(weights, layouts, arrays, model)
     both = modules | parameters
-    factors = {name: _fuse_factors(layout, weights, shapes) for name, layout in both.items()}
+    factors = {name: _fuse_factors(layout, weights, arrays) for name, layout in both.items()}
+    tables = {name for name, one in modules.items() if one.parameters[0][-1] in EMBEDDING_TABLES}
     all_parameters = list(
-        dict.fromkeys(layouts[path].names[0] for path in layouts if path in shapes)
+        dict.fromkeys(layouts[path].names[0] for path in layouts if path in arrays)
     )
     wrappers = _name_wrappers([name for name in all_parameters if name in parameters])
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, one in factors.items():
-        prefix = BASE_PREFIX + wrappers.get(name, name)
-        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = _flatten(one)
+        tensors |= _name_tensors(BASE_PREFIX + wrappers.get(name, name), one, name in tables)
     # what most modules have is the default; the others are listed as patterns
     rank = _find_most_common([one.rank for one in factors.values()])
     alpha = _find_most_common([one.alpha for one in factors.values()])
-    kernels = (path for path in shapes if path[-1] in KERNELS)  # experts are no modules
-    all_modules = {_name_module(path, layouts[path]) for path in kernels}
+    # experts are no modules
+    own = (path for path in arrays if path[-1] in (*KERNELS, *EMBEDDING_TABLES))
+    all_modules = {_name_module(path, layouts[path]) for path in own}
+    pair = [weights.factors.get(path) for path in (EMBEDDING, OUTPUT)]
     config = {
         **_make_common_fields(model, "LORA"),
         "alpha_pattern": {
             n: _simplify_number(f.alpha) for n, f in factors.items() if f.alpha != alpha
         },
         "bias": "none",
+        "ensure_weight_tying": (
+            model.config.tie_embeddings and pair[0] is not None and are_equal(*pair)
+        ),
         "fan_in_fan_out": any(layout.transposed for layout in modules.values()),
         "init_lora_weights": True,
         "layers_pattern": None,
@@ -116,9 +120,49 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
         "rank_pattern": {n: f.rank for n, f in factors.items() if f.rank != rank},
         "target_modules": _find_shortest_suffixes(set(modules), all_modules),
         "target_parameters": _find_shortest_suffixes(set(parameters), set(all_parameters)) or None,
+        "use_dora": weights.has_magnitudes,
         "use_rslora": weights.rank_stabilized,
     }
     _write_folder(folder, config, tensors)
+
+
+def _sort_layouts(
+    weights: LoRAWeights,
+    layouts: Mapping[ParameterPath, TensorLayout],
+    arrays: Mapping[ParameterPath, Any],
+    model: PretrainedDecoder,
+) -> tuple[dict[str, TensorLayout], dict[str, TensorLayout]]:
+    """What has factors, by name: modules, and parameters that are no modules in transformers 5.
+
+    Raises:
+        UserError: something that is neither.
+    """
+    modules: dict[str, TensorLayout] = {}
+    parameters: dict[str, TensorLayout] = {}
+    has_only_experts = model.config.moe is not None and not model.config.dense_with_moe
+    for path in weights.factors:
+        layout, in_ffn = layouts[path], has_only_experts and "ffn" in path
+        ndim = len(arrays[path].shape)
+        if len(layout.names) == 1 and (ndim == 3 or (in_ffn and path[-1] == "router")):
+            parameters[layout.names[0]] = layout
+            continue
+        if in_ffn or len(layout.names) > 1 or ndim != 2:
+            why = ", which it would take for the experts'" if in_ffn else ""
+            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
+        modules[_name_module(path, layout)] = layout
+    return modules, parameters
+
+
+def _name_tensors(module: str, factors: LoRAFactors, is_table: bool) -> dict[str, np.ndarray]:
+    """The tensors of one module, as PEFT names and keeps them."""
+    if is_table:
+        named = {"lora_embedding_A": factors.b.T, "lora_embedding_B": factors.a.T}
+    else:
+        a, b = _flatten(factors)
+        named = {"lora_A.weight": a, "lora_B.weight": b}
+    if factors.magnitude is not None:
+        named["lora_magnitude_vector"] = factors.magnitude
+    return {f"{module}.{name}": np.ascontiguousarray(array) for name, array in named.items()}
 
 
 def _name_wrappers(parameters: list[str]) -> dict[str, str]:
@@ -149,7 +193,7 @@ def _name_module(path: ParameterPath, layout: TensorLayout) -> str:
 
 
 def _fuse_factors(
-    layout: TensorLayout, weights: LoRAWeights, shapes: Mapping[ParameterPath, Any]
+    layout: TensorLayout, weights: LoRAWeights, arrays: Mapping[ParameterPath, Any]
 ) -> LoRAFactors:
     """The factors of the parts of one tensor as those of the whole; a part without any is zero."""
     own = {part: weights.factors[part] for part in layout.parameters if part in weights.factors}
@@ -162,14 +206,16 @@ def _fuse_factors(
         part: factors.b * np.float32(factors.scale(weights.rank_stabilized) / scale)
         for part, factors in own.items()
     }
+    magnitude = _fuse_magnitudes(layout, own, arrays)
     if len(own) == len(layout.parameters) and all(
         np.array_equal(f.a, first.a) for f in own.values()
-    ):
-        return LoRAFactors(first.a, _fuse_b(layout, scaled), first.alpha)  # it came in as one block
+    ):  # it came in as one block
+        return LoRAFactors(first.a, _fuse_b(layout, scaled), first.alpha, magnitude)
     rank = sum(factors.rank for factors in own.values())
     blocks = {}
     for part in layout.parameters:
-        *experts, outputs = shapes[part][:1] + shapes[part][2:]  # [O, I], or [E, I, O]
+        shape = arrays[part].shape
+        *experts, outputs = shape[:1] + shape[2:]  # [O, I], or [E, I, O]
         blocks[part] = np.zeros((*experts, outputs, rank), np.float32)
     column = 0
     for part, factors in own.items():
@@ -177,7 +223,22 @@ def _fuse_factors(
         column += factors.rank
     a = np.concatenate([factors.a for factors in own.values()], axis=-2)
     alpha = scale * (rank**0.5 if weights.rank_stabilized else rank)
-    return LoRAFactors(a, _fuse_b(layout, blocks), alpha)
+    return LoRAFactors(a, _fuse_b(layout, blocks), alpha, magnitude)
+
+
+def _fuse_magnitudes(
+    layout: TensorLayout,
+    own: Mapping[ParameterPath, LoRAFactors],
+    arrays: Mapping[ParameterPath, Any],
+) -> np.ndarray | None:
+    """DoRA's magnitudes of the parts of one tensor; a part without factors stays as it is."""
+    magnitudes = {part: one.magnitude for part, one in own.items() if one.magnitude is not None}
+    if not magnitudes:
+        return None
+    for part in layout.parameters:
+        if part not in magnitudes:
+            magnitudes[part] = np.linalg.norm(np.asarray(arrays[part], np.float32), axis=1)
+    return layout.fuse(magnitudes)
 
 
 def _fuse_b(layout: TensorLayout, parts: Mapping[ParameterPath, np.ndarray]) -> np.ndarray:

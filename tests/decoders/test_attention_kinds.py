@@ -41,10 +41,13 @@ CHUNKS = DecoderConfig(
 )
 
 
-def make_decoder(config: DecoderConfig, with_lora: bool = False) -> Decoder:
+def make_decoder(
+    config: DecoderConfig, with_lora: bool = False, with_dora: bool = False
+) -> Decoder:
     decoder = Decoder(config, rngs=nnx.Rngs(0))
     if with_lora:
-        attach_lora(decoder, ["kv_up", "kv_down", "query_up", "query_down"], 2, 4.0, nnx.Rngs(2))
+        modules = ["kv_up", "kv_down", "query_up", "query_down"]
+        attach_lora(decoder, modules, 2, 4.0, nnx.Rngs(2), dora=with_dora)
         for layer in decoder.layers:  # B is zero at first
             factors = layer.attention.kv_up.lora
             factors.b.set_value(nnx.Rngs(3).params.normal(factors.b[...].shape))
@@ -113,9 +116,10 @@ def test_cached_steps_equal_the_whole_row(config: DecoderConfig) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-def test_the_absorbed_form_computes_with_the_factors_of_lora() -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_absorbed_form_computes_with_the_factors_of_lora(dora: bool) -> None:
     soft, tokens = draw_soft(), draw_tokens()
-    plain, decoder = (make_decoder(LATENT, with_lora) for with_lora in (False, True))
+    plain, decoder = (make_decoder(LATENT, with_lora, dora) for with_lora in (False, True))
     expected = compiled(run_whole, decoder, soft, tokens)
     found = compiled(run_cached, decoder, soft, tokens)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)

@@ -55,13 +55,17 @@ CONFIGS = {
 
 
 def output_and_gradients(
-    config: DecoderConfig, filter: Any, execution: Execution, tokens: int = 30
+    config: DecoderConfig,
+    filter: Any,
+    execution: Execution,
+    tokens: int = 30,
+    dora: bool = False,
 ):
     """Of a decoder behind a soft prompt of 7 tokens, with two packed rows; by parameter."""
     model = TunedDecoder(
         Decoder(config, rngs=nnx.Rngs(0)), SoftPrompt(nnx.Rngs(1).params.normal((7, 16)))
     )
-    attach_lora(model.decoder, ["query"], 2, 4.0, nnx.Rngs(2))
+    attach_lora(model.decoder, ["query"], 2, 4.0, nnx.Rngs(2), dora=dora)
     for layer in model.decoder.layers:  # B is zero at first, so that nothing would reach A
         factors = layer.attention.query.lora
         factors.b.set_value(jnp.ones_like(factors.b[...]))
@@ -109,6 +113,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 FILTERS = {
     "soft prompt": nnx.PathContains("soft_prompt"),
     "low-rank factors": nnx.PathContains("lora"),
+    "factors and magnitudes": nnx.PathContains("lora"),
     "all": nnx.Param,
     "feed-forward layers of two layers": lambda path, _: "ffn" in path and path[2] in (0, 1),
 }
@@ -119,6 +124,7 @@ FILTERS = {
     [
         ("equal layers", "soft prompt", "none"),
         ("equal layers", "low-rank factors", "layers"),
+        ("equal layers", "factors and magnitudes", "layers"),
         ("equal layers", "feed-forward layers of two layers", "products"),
         ("a pattern of three, and some more", "all", "layers"),
         ("shared keys and values", "all", "none"),
@@ -127,7 +133,8 @@ FILTERS = {
     ],
 )
 def test_a_scan_has_the_output_and_gradients_of_unrolled_layers(config, filter, remat):
-    run = partial(output_and_gradients, CONFIGS[config], FILTERS[filter])
+    dora = filter == "factors and magnitudes"
+    run = partial(output_and_gradients, CONFIGS[config], FILTERS[filter], dora=dora)
     assert_equal(run(Execution(scan_layers=True, remat=remat)), run(Execution()))
 
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from training_cases import ITEMS, TASK
 
+from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.methods.base import RunOptions
 from adapt_jax.methods.fine_tuning import FineTuning, select_parameters
 from adapt_jax.methods.instruction_tuning import InstructionTuning
@@ -124,7 +125,8 @@ def test_prompt_tuning_trains_the_soft_prompt_alone(shallow, tmp_path):
 # LoRA
 
 
-def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny):
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny, dora):
     decoder = nnx.clone(tiny.decoder)
     ids = jnp.asarray([tiny.encode(ITEMS[0].question)])
     mask = jnp.tril(jnp.ones((1, ids.shape[1], ids.shape[1]), bool))
@@ -134,8 +136,8 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
         return np.asarray(decoder.logits(hidden))
 
     plain = logits(decoder)
-    attach_lora(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0))
-    np.testing.assert_array_equal(logits(decoder), plain)
+    attach_lora(decoder, ["query", "down"], 4, 2.0, nnx.Rngs(0), dora=dora)
+    np.testing.assert_allclose(logits(decoder), plain, atol=5e-6 if dora else 0)
     lora = decoder.layers[1].ffn.down.lora
     assert lora.a[...].shape == (4, 64) and lora.b[...].shape == (32, 4) and lora.scale == 2.0
     assert 0.8 * 64**-0.5 < np.abs(lora.a[...]).max() <= 64**-0.5
@@ -143,8 +145,14 @@ def test_lora_changes_nothing_before_training_and_merging_changes_no_logit(tiny)
         for linear in (layer.attention.query, layer.ffn.down):
             noise = jax.random.normal(jax.random.key(1), linear.lora.b[...].shape)
             linear.lora.b[...] = noise.astype(jnp.float32)
+            if dora:
+                linear.lora.magnitude[...] *= 1 + 0.1 * noise[:, 0]
     tuned = logits(decoder)
     assert np.abs(tuned - plain).max() > 0.1
+    answering = nnx.clone(decoder)
+    LoRAConfig().prepare_to_answer(answering)
+    np.testing.assert_allclose(logits(answering), tuned, atol=1e-5)
+    assert (answering.layers[0].ffn.down.lora.fixed_row_scale is not None) == dora
     updates = LoRAWeights(detach_lora(decoder, 8.0), tiny.fingerprint)
     assert decoder.layers[0].attention.query.lora is None
     np.testing.assert_array_equal(logits(decoder), plain)
@@ -163,9 +171,12 @@ def test_lora_finds_all_projections_and_names_those_that_are_not_there(tiny):
         attach_lora(decoder, ["query", "gate"], 2, 1.0, nnx.Rngs(0))
 
 
-def test_lora_trains_factors_and_yields_a_decoder_of_its_own(shallow, tmp_path):
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_trains_factors_and_yields_a_decoder_of_its_own(shallow, tmp_path, dora):
     before = weights(shallow)
-    method = LoRAConfig(rank=2, modules=["query", "up"], rank_stabilized=True, training=TRAINING)
+    method = LoRAConfig(
+        rank=2, modules=["query", "up"], rank_stabilized=True, dora=dora, training=TRAINING
+    )
     tuned = method.adapt(shallow, TASK)
     assert (
         tuned.adaptation.lora_weights is not None
@@ -177,7 +188,9 @@ def test_lora_trains_factors_and_yields_a_decoder_of_its_own(shallow, tmp_path):
     )
     assert_unchanged(shallow, before)
     assert tuned.adaptation.soft_prompt is None and tuned.losses[-1] < tuned.losses[0]
-    assert tuned.trainable_parameters == 2 * (32 + 32) + 2 * (32 + 64)
+    magnitudes = 32 + 64 if dora else 0
+    assert tuned.trainable_parameters == 2 * (32 + 32) + 2 * (32 + 64) + magnitudes
+    assert tuned.adaptation.lora_weights.has_magnitudes == dora
     assert (
         tuned.adaptation.model is not shallow
         and tuned.adaptation.model.fingerprint != shallow.fingerprint
@@ -188,6 +201,31 @@ def test_lora_trains_factors_and_yields_a_decoder_of_its_own(shallow, tmp_path):
         tuned.adaptation.model, tmp_path / "tuned"
     )  # merged: an ordinary Hugging Face folder
     assert load_pretrained(tmp_path / "tuned").fingerprint == tuned.adaptation.model.fingerprint
+    again = Adaptation.load(tuned.adaptation.save(tmp_path / "saved"), shallow)  # factors alone
+    assert again.model.fingerprint == tuned.adaptation.model.fingerprint
+
+
+def test_a_row_of_zeros_stays_zero_with_dora(tiny):
+    """Its norm is zero: as padded rows of a vocabulary, it would make every logit NaN."""
+    decoder = nnx.clone(tiny.decoder)
+    query = decoder.layers[0].attention.query
+    query.kernel[...] = query.kernel[...].at[3].set(0)
+    attach_lora(decoder, ["query"], 2, 1.0, nnx.Rngs(0), dora=True)
+    x = jnp.ones((1, 32))
+    assert query(x)[0, 3] == 0 and np.isfinite(query(x)).all()
+    gradients = jax.grad(lambda b: nnx.merge(*replace_b(query, b))(x).sum())(query.lora.b[...])
+    assert np.isfinite(gradients).all()
+    factors = detach_lora(decoder, 2.0)
+    model = replace(tiny, decoder=decoder)
+    merged = LoRAWeights(factors, model.fingerprint).merge_into(model).decoder
+    assert np.isfinite(merged.layers[0].attention.query.kernel[...]).all()
+
+
+def replace_b(linear, b):
+    """The projection in two parts, with other factors B."""
+    graph, state = nnx.split(linear)
+    state["lora"]["b"] = state["lora"]["b"].replace(b)
+    return graph, state
 
 
 # Fine-tuning

@@ -23,14 +23,90 @@ def test_a_soft_prompt_behind_bos_cannot_leave(tiny: PretrainedDecoder, tmp_path
         write_soft_prompt(tmp_path, behind, tiny)
 
 
-QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
+PREFIX = "base_model.model."
+QUERY = PREFIX + "model.layers.0.self_attn.q_proj."
+TOKENS = PREFIX + "model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+
+def embedding_factors(rank: int) -> dict[str, np.ndarray]:
+    name = PREFIX + "model.embed_tokens.lora_embedding_"
+    return {
+        name + "A": np.ones((rank, 320), np.float32),
+        name + "B": np.ones((32, rank), np.float32),
+    }
 
 
 @pytest.mark.parametrize(
     ("config", "tensors", "said"),
     [
         ({"peft_type": "IA3"}, None, "peft_type 'IA3' is not supported; supported: PROMPT_T"),
-        ({"use_dora": True}, None, "use_dora True"),
+        (
+            {"use_dora": True},
+            None,
+            "q_proj: has lora_A and lora_B alone; lora_magnitude_vector is missing",
+        ),
+        (
+            {},
+            lambda t: t.update({QUERY + "lora_magnitude_vector": np.ones(32, np.float32)}),
+            "lora_magnitude_vector: no parameter of such a module without use_dora",
+        ),
+        (
+            {"use_dora": True},
+            lambda t: t.update(
+                {
+                    name.replace("lora_A.weight", "lora_magnitude_vector"): np.ones(31, np.float32)
+                    for name in list(t)
+                    if "lora_A" in name
+                }
+            ),
+            r"lora_magnitude_vector is \[31\], expected \[32\]",
+        ),
+        (
+            {"use_dora": True, "target_parameters": ["q_proj.weight"]},
+            None,
+            "use_dora together with target_parameters, which PEFT refuses",
+        ),
+        (
+            {"trainable_token_indices": [3]},
+            None,
+            "trainable_token_indices names a module of which there is no tensor",
+        ),
+        (
+            {"trainable_token_indices": [3, 320]},
+            lambda t: t.update({TOKENS: np.ones((2, 32), np.float32)}),
+            r"embed_tokens: trained tokens are \[2, 32\], expected \[2, 32\] for .* below 320",
+        ),
+        (
+            {"trainable_token_indices": [3]},
+            lambda t: t.update({TOKENS: np.ones((2, 32), np.float32)}),
+            r"trained tokens are \[2, 32\], expected \[1, 32\]",
+        ),
+        (
+            {},
+            lambda t: t.update({TOKENS.replace("embed_tokens", "norm"): np.ones((1, 32), "f4")}),
+            "norm: has trained tokens, but is no embedding or output",
+        ),
+        (
+            {"target_modules": "all-linear"},
+            lambda t: t.update(embedding_factors(2)),
+            "embed_tokens: has factors, but target_modules does not name it",
+        ),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"]},
+            lambda t: t.update(embedding_factors(2)),
+            r"lora_embedding_A is \[2, 320\] and lora_embedding_B \[32, 2\], expected \[3, 320\]",
+        ),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+            lambda t: t.update(
+                embedding_factors(3)
+                | {
+                    PREFIX + "lm_head.lora_A.weight": np.ones((3, 32), np.float32),
+                    PREFIX + "lm_head.lora_B.weight": np.full((320, 3), 2, np.float32),
+                }
+            ),
+            "ensure_weight_tying: embedding and output have different factors",
+        ),
         ({"init_lora_weights": "pissa"}, None, "init_lora_weights 'pissa' changes the decoder"),
         ({"r": 4}, None, r"lora_A is \[3, 32\] and lora_B \[32, 3\], expected \[4, 32\]"),
         ({"lora_alpha": float("nan")}, None, "lora_alpha: expected a number from .*, found nan"),
@@ -59,13 +135,6 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj."
             {},
             lambda t: t.update({QUERY + "lora_embedding_A": np.ones((2, 2), np.float32)}),
             "lora_embedding_A: no parameter",
-        ),
-        (
-            {},
-            lambda t: t.update(
-                {"base_model.model.model.embed_tokens.weight": np.ones((320, 32), np.float32)}
-            ),
-            "embed_tokens.weight: was trained apart from the output that is tied",
         ),
     ],
 )
@@ -171,6 +240,13 @@ def test_the_adapters_that_peft_wrote_with_tied_embeddings_are_imported(shared: 
         ({"target_modules": [1]}, "target_modules: expected a text or a list of texts"),
         ({"layers_to_transform": {"a": 1}}, "layers_to_transform: expected layers"),
         ({"bias": "some"}, "bias: expected none, all or lora_only"),
+        ({"use_dora": 1}, "use_dora: expected true or false, found 1"),
+        ({"ensure_weight_tying": "yes"}, "ensure_weight_tying: expected true or false"),
+        ({"trainable_token_indices": [3, 3]}, "trainable_token_indices: expected different token"),
+        (
+            {"trainable_token_indices": {"lm_head": 3}},
+            "trainable_token_indices: expected different",
+        ),
         ({"peft_type": ["LORA"]}, r"peft_type \['LORA'\] is not supported"),
         ({"target_modules": r"(.*?.*?)*(?<!j)"}, "the regular expression .* takes too long"),
         ({"rank_pattern": {"(.*?.*?)*(?<!j)": 3}}, "the regular expression .* takes too long"),

@@ -115,25 +115,34 @@ def test_prompt_gradient_equals_that_of_peft(folder):
     assert_close(found["soft_prompt.embeddings"], embedding.grad.numpy())
 
 
-def test_low_rank_gradients_equal_those_of_peft(folder):
+@pytest.mark.parametrize("dora", [False, True])
+def test_low_rank_gradients_and_a_step_equal_those_of_peft(dora, folder):
     settings = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=list(MODULES)
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=list(MODULES), use_dora=dora
     )
     model = peft.get_peft_model(reference(folder), settings)
     decoder = load_pretrained(folder).decoder
     names = [path.split(".")[1] for path in MODULES.values()]
-    attach_lora(decoder, names, 4, 2.0, nnx.Rngs(0))
+    attach_lora(decoder, names, 4, 2.0, nnx.Rngs(0), dora=dora)
     theirs = {name: one for name, one in model.named_parameters() if "lora_" in name}
     draws = np.random.default_rng(1)
     pairs = {}
     for name, parameter in theirs.items():  # the same factors on both sides, none of them zero
         value = draws.normal(0, 0.1, parameter.shape).astype(np.float32)
+        if "magnitude" in name:
+            value = parameter.detach().numpy() * (1 + value)
         with torch.no_grad():
             parameter.copy_(torch.tensor(value))
         parts = name.split(".")
-        layer, module, factor = int(parts[4]), parts[6], parts[7][-1].lower()
+        layer, module = int(parts[4]), parts[6]
+        factor = {"lora_A": "a", "lora_B": "b"}.get(parts[7], "magnitude")
         room, linear = MODULES[module].split(".")
         lora = getattr(getattr(decoder.layers[layer], room), linear).lora
+        if factor == "magnitude":  # at first that of the kernel, as there
+            kernel = getattr(getattr(decoder.layers[layer], room), linear).kernel[...]
+            np.testing.assert_allclose(
+                lora.magnitude[...], np.linalg.norm(kernel, axis=1), rtol=1e-6
+            )
         getattr(lora, factor)[...] = jnp.asarray(value)
         pairs[f"decoder.layers.{layer}.{MODULES[module]}.lora.{factor}"] = parameter
     expected = their_loss(model)
@@ -141,3 +150,18 @@ def test_low_rank_gradients_equal_those_of_peft(folder):
     assert loss == pytest.approx(expected, abs=1e-5) and found.keys() == pairs.keys()
     for path, parameter in pairs.items():
         assert_close(found[path], parameter.grad.numpy())
+
+    # a step of gradient descent
+    with torch.no_grad():
+        for parameter in pairs.values():
+            parameter -= 0.3 * parameter.grad
+    state = nnx.to_flat_state(nnx.state(decoder, nnx.PathContains("lora")))
+    for path, variable in state:
+        gradient = found[".".join(map(str, ("decoder", *path)))]
+        variable.set_value(variable.get_value() - 0.3 * gradient)
+    nnx.update(decoder, nnx.from_flat_state(state))
+    after = their_loss(model)
+    assert abs(after - expected) > 1e-3
+    assert our_loss(TunedDecoder(decoder), nnx.PathContains("lora"))[0] == pytest.approx(
+        after, abs=1e-5
+    )

@@ -9,6 +9,7 @@ import pytest
 from training_cases import CONFIG, ITEMS, SOFT, TASK, made_examples, soft_prompt
 
 from adapt_jax.methods.fine_tuning import FineTuning
+from adapt_jax.methods.lora import LoRAConfig
 from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.prompting.prompt import MethodNotApplicable
 from adapt_jax.training.metrics_log import read_rows
@@ -127,6 +128,13 @@ def test_what_cannot_be_validated_is_told(tiny):
     method = FineTuning(training={"steps": 1, "validate_every": 1})
     with pytest.raises(MethodNotApplicable, match="needs a development split"):
         method.adapt(tiny, TASK)
+
+
+def test_dora_answers_the_development_split_in_training(tiny):
+    task = replace(TASK, development=ITEMS[10:12], train=ITEMS[:9])
+    training = {"steps": 1, "batch_size": 4, "validate_every": 1, "metric": "accuracy"}
+    method = LoRAConfig(rank=1, modules=["up"], dora=True, max_new_tokens=2, training=training)
+    assert method.adapt(tiny, task).details["best"]["metric"] == "accuracy"
 
 
 def test_a_rung_is_judged_by_the_answers_it_gives_to_the_development_split(tiny, monkeypatch):

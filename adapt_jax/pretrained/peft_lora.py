@@ -1,0 +1,256 @@
+"""Reads the tensors of PEFT's LoRA: factors, DoRA's magnitudes, and whole modules beside them.
+
+PEFT names a module where this decoder has kernels: the factors of a fused projection are sliced.
+An embedding table [V, D] is a kernel of D inputs and V outputs.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt_jax.decoders.layout import ParameterPath, TensorLayout
+from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights, are_equal
+from adapt_jax.pretrained.peft_modules import PEFTModules
+from adapt_jax.pretrained.peft_options import LoRAOptions
+from adapt_jax.pretrained.peft_whole import read_replaced
+from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
+
+__all__ = ["BASE_PREFIX", "read_lora"]
+
+BASE_PREFIX = "base_model.model."  # before every module's name
+# The name of a module, of what belongs to it, and of the adapter, where there is one.
+_FACTOR = re.compile(r"(.+)\.(lora_[AB])(?:\.([^.]+))?\.weight")
+_EMBEDDING_FACTOR = re.compile(r"(.+)\.(lora_embedding_[AB])(?:\.([^.]+))?")
+_MAGNITUDE = re.compile(r"(.+)\.(lora_magnitude_vector)(?:\.(?!weight$)([^.]+))?(?:\.weight)?")
+_SAVED_MODULE = re.compile(r"(.+)\.modules_to_save(?:\.([^.]+))?\.(weight|bias)")
+_TOKENS = re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?")
+
+Pair = Mapping[str, np.ndarray]  # the tensors of one module, by such names as lora_A
+
+
+@dataclass
+class _Tensors:
+    """The tensors of an adapter, sorted.
+
+    Attributes:
+        factors: what belongs to the factors of a module, by module.
+        saved: whole tensors of modules that were trained beside the factors.
+        plain: whole tensors of other modules, and of what is below the factors.
+        tokens: the trained rows of an embedding or output, by module.
+        originals: modules as they were before.
+    """
+
+    factors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    saved: dict[str, np.ndarray] = field(default_factory=dict)
+    plain: dict[str, np.ndarray] = field(default_factory=dict)
+    tokens: dict[str, np.ndarray] = field(default_factory=dict)
+    originals: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def read_lora(
+    file: Path,
+    config: dict[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    model: PretrainedDecoder,
+    problems: list[str],
+) -> tuple[LoRAWeights, dict[ParameterPath, np.ndarray]]:
+    """The updates, and whole parameters that replace the decoder's own.
+
+    Args:
+        file: adapter_config.json, which messages name; ``config`` is its content.
+        problems: what does not fit is added to them.
+    """
+    modules, options = PEFTModules(model), LoRAOptions(file, config)
+    found = _sort_tensors(tensors, options, problems)
+    # with what PEFT wraps, it can also save the module as it was: that must be the decoder's
+    changed = modules.drop_unchanged(modules.read_whole(found.originals, problems))
+    problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]
+    factors: dict[ParameterPath, LoRAFactors] = {}
+    for module, pair in found.factors.items():
+        factors |= _read_module(module, pair, modules, options, problems)
+    if modules.is_tied and options.ties_factors:
+        _tie_factors(factors, problems)
+    replaced = read_replaced(modules, options, found.plain, found.saved, found.tokens, problems)
+    names = [name.rpartition(".")[0] for name in (*found.saved, *found.plain)]
+    for end in options.saved_modules:
+        if not any(name.endswith(end) or f".{end}." in f".{name}." for name in names):
+            problems.append(f"modules_to_save names {end!r}, of which there is no tensor"[:200])
+    if not factors and not problems:
+        problems.append("holds no lora_A and lora_B")
+    return LoRAWeights(factors, model.fingerprint, options.rank_stabilized), replaced
+
+
+def _sort_tensors(
+    tensors: Mapping[str, np.ndarray], options: LoRAOptions, problems: list[str]
+) -> _Tensors:
+    found, adapters = _Tensors(), set()
+    for full_name, array in tensors.items():
+        name = full_name.removeprefix(BASE_PREFIX)
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        patterns = (_FACTOR, _EMBEDDING_FACTOR, _MAGNITUDE)
+        if match := next(filter(None, (one.fullmatch(name) for one in patterns)), None):
+            found.factors.setdefault(match[1], {})[match[2]] = array
+            adapters.add(match[3])
+        elif match := _SAVED_MODULE.fullmatch(name):
+            found.saved[f"{match[1]}.{match[3]}"] = array
+            adapters.add(match[2])
+        elif match := _TOKENS.fullmatch(name):
+            found.tokens[match[1]] = array
+            adapters.add(match[2])
+        elif ".original_module." in name:
+            found.originals[name.replace(".original_module.", ".")] = array
+        elif options.is_saved_module(name.rpartition(".")[0]):
+            found.saved[name] = array
+        else:
+            plain = name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".")
+            found.plain[plain] = array
+    if len(names := sorted(name for name in adapters if name is not None)) > 1:
+        problems.append(f"holds several adapters ({', '.join(names[:5])}); save one alone"[:200])
+    return found
+
+
+def _read_module(
+    module: str, pair: Pair, modules: PEFTModules, options: LoRAOptions, problems: list[str]
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of one module, for each of the kernels that it holds."""
+    layout, table = modules.find_kernels(module), modules.find_embedding(module)
+    experts = modules.find_experts(module, options) if layout is None else None
+    if experts is not None:
+        return _split_expert_factors(*experts, pair, modules, options, problems)
+    if layout is None and table is None:
+        problems.append(f"{module}: no module of {modules.model.path}")
+        return {}
+    path = table if layout is None else layout.parameters[0]
+    kind = "lora_embedding" if layout is None else "lora"
+    magnitude = ["lora_magnitude_vector"] * options.has_magnitudes
+    is_tied = modules.is_tied and options.ties_factors and path == OUTPUT
+    problem = options.find_problem(
+        module,
+        pair,
+        [f"{kind}_A", f"{kind}_B", *magnitude],
+        # PEFT takes a tied output out of the targets, and puts the embedding in
+        target=modules.name_module(EMBEDDING) if is_tied else module,
+        in_layers="layers" in (path or ()),
+    )
+    if problem:
+        problems.append(problem)
+        return {}
+    if layout is None:
+        assert table is not None
+        return _read_embedding_factors(module, table, pair, modules, options, problems)
+    return _slice_factors(module, layout, pair, modules, options, problems)
+
+
+def _slice_factors(
+    module: str,
+    layout: TensorLayout,
+    pair: Pair,
+    modules: PEFTModules,
+    options: LoRAOptions,
+    problems: list[str],
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of a projection, which may hold several kernels."""
+    a, b, shapes = pair["lora_A"], pair["lora_B"], modules.shapes
+    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(module)
+    inputs = shapes[layout.parameters[0]][1]
+    outputs = sum(shapes[part][0] for part in layout.parameters)
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
+        found = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
+        problems.append(f"{module}: {found}, expected {[rank, inputs]} and {[outputs, rank]}")
+        return {}
+    if not _fits_magnitude(module, magnitude, outputs, problems):
+        return {}
+
+    def slice_rows(path: ParameterPath, rows: np.ndarray) -> np.ndarray:
+        return layout.slice_parameter(path, shapes, rows)
+
+    return {
+        path: LoRAFactors(
+            a,
+            slice_rows(path, b),
+            options.get_alpha(module),
+            None if magnitude is None else slice_rows(path, magnitude),
+        )
+        for path in layout.parameters
+    }
+
+
+def _read_embedding_factors(
+    module: str,
+    path: ParameterPath,
+    pair: Pair,
+    modules: PEFTModules,
+    options: LoRAOptions,
+    problems: list[str],
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of an embedding table [V, D]: PEFT adds (B A)^T, with A [R, V] and B [D, R]."""
+    a, b = pair["lora_embedding_A"], pair["lora_embedding_B"]
+    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(module)
+    rows, size = modules.shapes[path]
+    if a.shape != (rank, rows) or b.shape != (size, rank):
+        found = f"lora_embedding_A is {list(a.shape)} and lora_embedding_B {list(b.shape)}"
+        problems.append(f"{module}: {found}, expected {[rank, rows]} and {[size, rank]}")
+        return {}
+    if not _fits_magnitude(module, magnitude, size, problems):
+        return {}
+    a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
+    return {path: LoRAFactors(a, b, options.get_alpha(module), magnitude)}
+
+
+def _fits_magnitude(
+    module: str, magnitude: np.ndarray | None, size: int, problems: list[str]
+) -> bool:
+    """Whether DoRA's magnitudes are as many as they should be, where there are any."""
+    if magnitude is None or magnitude.shape == (size,):
+        return True
+    found = f"lora_magnitude_vector is {list(magnitude.shape)}"
+    problems.append(f"{module}: {found}, expected {[size]}")
+    return False
+
+
+def _split_expert_factors(
+    name: str,
+    layout: TensorLayout,
+    pair: Pair,
+    modules: PEFTModules,
+    options: LoRAOptions,
+    problems: list[str],
+) -> dict[ParameterPath, LoRAFactors]:
+    """The factors of all experts of one tensor, for each of the kernels that it holds.
+
+    PEFT keeps A as [E·R, I], expert by expert, and B as [O, R·E], rank by rank (ParamWrapper).
+    """
+    shapes, rank, alpha = modules.shapes, options.get_rank(name), options.get_alpha(name)
+    count, inputs, _ = shapes[layout.parameters[0]]
+    outputs = sum(shapes[part][2] for part in layout.parameters)
+    expected = {"lora_A": (count * rank, inputs), "lora_B": (outputs, rank * count)}
+    found = {which: array.shape for which, array in pair.items()}
+    if found != expected:
+        problems.append(f"{name}: lora_A and lora_B are {found}, expected {expected}")
+        return {}
+    a = pair["lora_A"].reshape(count, rank, inputs)
+    b = pair["lora_B"].reshape(outputs, rank, count)
+    return {
+        path: LoRAFactors(a, layout.slice_parameter(path, shapes, b).transpose(2, 0, 1), alpha)
+        for path in layout.parameters
+    }
+
+
+def _tie_factors(factors: dict[ParameterPath, LoRAFactors], problems: list[str]) -> None:
+    """Gives a tied embedding and output the same factors, as ``ensure_weight_tying`` asks for.
+
+    DoRA's magnitudes are not tied: those of an embedding belong to its columns.
+    """
+    pair = [factors[path] for path in (EMBEDDING, OUTPUT) if path in factors]
+    if len(pair) == 1 and pair[0].magnitude is None:
+        factors[EMBEDDING] = factors[OUTPUT] = pair[0]
+    elif len(pair) == 1:
+        problems.append("ensure_weight_tying: embedding or output has no lora_magnitude_vector")
+    elif pair and not are_equal(*(LoRAFactors(one.a, one.b, one.alpha) for one in pair)):
+        problems.append("ensure_weight_tying: embedding and output have different factors")
