@@ -69,6 +69,7 @@ SLOW_FILES = (
     "methods/",
     "pretrained/test_peft.py",
     "pretrained/test_peft_families.py",
+    "pretrained/test_peft_variants.py",
     "pretrained/test_family_folders.py",
     "pretrained/test_pretrained.py",
     "pretrained/test_streaming.py",
