@@ -6,12 +6,18 @@ G = N/K queries per key/value head, H head size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.utils.cpu import MAX_QUERY_CHUNKS, MIN_QUERIES_PER_CHUNK
+from adapt_jax.utils.cpu import (
+    FEW_QUERIES,
+    MAX_QUERY_CHUNKS,
+    MIN_QUERIES_PER_CHUNK,
+    run_by_platform,
+)
 
 __all__ = ["KVBlock", "KVPair", "PackedRows", "attend", "causal_mask", "sliding_window_masks"]
 
@@ -85,7 +91,7 @@ def _attend_chunk(
     # scores of each block, soft-capped, then masked
     scores = []
     for keys, _, mask in blocks:
-        score = _multiply("...qh,...sh->...qs", _transpose(grouped, keys), keys)
+        score = _compute_scores(_transpose(grouped, keys), keys)
         if softcap is not None:
             score = softcap * jnp.tanh(score / softcap)
         if mask is not None:
@@ -121,6 +127,28 @@ def _attend_chunk(
 def _transpose(x: Array, keys: Array) -> Array:
     """From [B, K, ...] to the order of a block's scores, or back."""
     return jnp.swapaxes(x, 0, 1) if keys.ndim == 3 else x
+
+
+def _compute_scores(queries: Array, keys: Array) -> Array:
+    """The products of queries, in the order of a block's scores, with its keys."""
+    few = 1 < queries.shape[2] < FEW_QUERIES and keys.dtype == jnp.float32
+    multiply = partial(_multiply, "...qh,...sh->...qs")
+    if keys.ndim == 3 or not few:
+        return multiply(queries, keys)
+    scores: Array = run_by_platform(_multiply_few, multiply, queries, keys)
+    return scores
+
+
+def _multiply_few(
+    queries: Float[Array, "B K Q H"], keys: Float[Array, "B K S H"]
+) -> Float[Array, "B K Q S"]:
+    """The same for few queries: keys on the left, which are read as they lie, and padded queries.
+
+    With the keys on the right XLA transposes a copy of each head's.
+    """
+    count = queries.shape[2]
+    padded = jnp.pad(queries, ((0, 0), (0, 0), (0, FEW_QUERIES - count), (0, 0)))
+    return jnp.einsum("bksh,bkqh->bksq", keys, padded)[..., :count].swapaxes(2, 3)
 
 
 def _multiply(equation: str, x: Array, y: Array) -> Array:

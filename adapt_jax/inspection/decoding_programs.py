@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.prefix import PrefixCaches, round_up
+from adapt_jax.decoders.sharding import platform_of
 from adapt_jax.inspection.abstract import (
     Tree,
     cast,
@@ -52,8 +53,14 @@ def make_decoding_programs(
 
     # questions are encoded some at a time, and wait for a free slot
     width = shapes.pad_question(work.length - work.answer)
-    count = min(shapes.MAX_QUESTION_ROWS, slots if work.candidates is None else 1)
-    breadth = shapes.count_batches_at_once(slots) if method.stops_early else 1
+    shape = shapes.RunShape(
+        slots,
+        shapes.pad_cache(work.length),
+        min(shapes.MAX_QUESTION_ROWS, slots if work.candidates is None else 1),
+        shapes.limit_question_tokens(platform_of(mesh)),
+        slots if method.stops_early else 1,
+    )
+    count, breadth = shape.count_rows(width), shape.count_batches(width)
     arguments, encoded = _encode_questions(decoder, prefix, count, width)
     waiting = replicate(_encode_questions(decoder, prefix, count * breadth, width)[1], mesh)
     programs.append(

@@ -33,8 +33,8 @@ from adapt_jax.sampling.scheduler import QuestionBatch, Scheduler
 from adapt_jax.sampling.shapes import (
     CACHE_MULTIPLE,
     RunShape,
-    count_batches_at_once,
     count_question_rows,
+    limit_question_tokens,
     pad_cache,
     pad_prefix,
     round_up_to_power,
@@ -288,7 +288,8 @@ class Engine:
             num_slots,
             cache_length,
             count_question_rows(len(requests), num_slots),
-            count_batches_at_once(num_slots) if breadth_first else 1,
+            limit_question_tokens(sharding.platform_of(self.mesh)),
+            num_slots if breadth_first else 1,
         )
 
     def _count_slots(self, total: int, cache_length: int) -> int:

@@ -137,13 +137,13 @@ class Scheduler:
         def padded_length(index: int) -> int:
             return pad_question(len(self.requests[index].tokens))
 
-        size, at_once = self.shape.question_rows, self.shape.batches_at_once
         for length, group in groupby(sorted(indices, key=padded_length), padded_length):
-            same = list(group)
+            same, size = list(group), self.shape.count_rows(length)
+            at_once = self.shape.count_batches(length)
             for first in range(0, len(same), size * at_once):
                 chosen = same[first : first + size * at_once]
                 encoded = [
-                    self.encode(self._build_batch(chosen[start : start + size], length))
+                    self.encode(self._build_batch(chosen[start : start + size], size, length))
                     for start in range(0, len(chosen), size)
                 ]
                 # fewer are filled up, so that what inserts them into slots is compiled once
@@ -155,9 +155,9 @@ class Scheduler:
                     for candidate in range(self.num_candidates)
                 ]
 
-    def _build_batch(self, indices: Sequence[int], length: int) -> QuestionBatch:
-        which, lengths = (np.zeros(self.shape.question_rows, np.int32) for _ in range(2))
-        tokens = np.zeros((self.shape.question_rows, length), np.int32)
+    def _build_batch(self, indices: Sequence[int], num_rows: int, length: int) -> QuestionBatch:
+        which, lengths = (np.zeros(num_rows, np.int32) for _ in range(2))
+        tokens = np.zeros((num_rows, length), np.int32)
         for row, index in enumerate(indices):
             question = self.requests[index].tokens[:-1]
             tokens[row, : len(question)], lengths[row] = question, len(question)

@@ -10,6 +10,7 @@ from adapt_jax.decoders.prefix import Prefix
 from adapt_jax.decoders.sharding import make_mesh
 from adapt_jax.sampling import memory
 from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.shapes import RunShape, pad_question
 from adapt_jax.sampling.types import GenerationConfig, Request
 from adapt_jax.utils.errors import UserError
 
@@ -146,3 +147,17 @@ def test_the_last_token_that_fits_is_generated_as_by_transformers(make_tiny_llam
 def test_contradictory_options_are_one_clear_line(options, said):
     with pytest.raises(UserError, match=said):
         GenerationConfig(**options)
+
+
+@pytest.mark.parametrize("length", [1, 32, 33, 48, 49, 64, 65, 97, 500, 513, 1025])
+def test_a_question_is_padded_to_at_most_half_of_its_length_more(length: int):
+    padded = pad_question(length)
+    assert length <= padded <= max(32, 1.5 * length)
+    assert padded == pad_question(padded)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(None, 16), (1024, 10), (100, 1), (64, 1)])
+def test_a_batch_of_questions_has_a_bounded_number_of_tokens(tokens: int | None, rows: int):
+    shape = RunShape(32, 256, 16, tokens, questions_at_once=32)
+    assert shape.count_rows(96) == rows
+    assert shape.count_batches(96) == 32 // rows
