@@ -303,7 +303,8 @@ class _ScannedWeights:
 
     def _cast(self, path: ParameterPath, value: Array) -> Array:
         """Kernels in the dtype in which they are multiplied; the others as they are."""
-        is_kernel = path[-1] == "kernel" or value.ndim == 3  # a projection, or experts
+        is_experts = value.ndim == 3 and "lora" not in path
+        is_kernel = path[-1] == "kernel" or is_experts
         return value.astype(self.dtype) if is_kernel else value
 
     def _place(self, value: Array, path: ParameterPath, *, stacked: bool = False) -> Array:

@@ -4,6 +4,8 @@ Axes: B rows, T tokens, M tokens of all rows, E experts, k experts of one token,
 F feed-forward.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -54,6 +56,7 @@ class MoE(nnx.Module):
         gate = Linear(rngs, embed, 1, ("embed", None), bias=False) if moe.shared_gate else None
         self.shared_gate = gate
         self.moe, self.activation = moe, config.activation
+        self.lora: Any = nnx.data(None)  # factors of gate, up and down, while they are trained
 
     def __call__(
         self, x: Float[Array, "B T D"], router_input: Float[Array, "B T D"] | None = None
@@ -123,18 +126,20 @@ class MoE(nnx.Module):
         """
         sizes = jnp.bincount(experts, length=self.moe.num_experts)
 
-        def project(x: Array, kernels: nnx.Param, bias: nnx.Param | None) -> Array:
+        def project(x: Array, name: str) -> Array:
             """Multiplies each expert's tokens by its own kernel, in one grouped product."""
+            kernels, bias = getattr(self, name), getattr(self, f"{name}_bias")
+            lora = None if self.lora is None else getattr(self.lora, name)
             y = multiply_grouped(x, kernels[...].astype(x.dtype), sizes)
-            return y if bias is None else y + bias[...].astype(x.dtype)[experts[order]]
+            y = y if bias is None else y + bias[...].astype(x.dtype)[experts[order]]
+            return y if lora is None else y + lora(x, sizes)
 
-        gate = project(x, self.gate, self.gate_bias)
-        up = project(x, self.up, self.up_bias)
+        gate, up = project(x, "gate"), project(x, "up")
         if self.moe.swiglu_clamp is not None:
             hidden = apply_clamped_swiglu(gate, up, *self.moe.swiglu_clamp)
         else:
             hidden = apply_activation(self.activation, gate, up)
-        return project(hidden, self.down, self.down_bias)
+        return project(hidden, "down")
 
     def _apply_shared(self, x: Float[Array, "B T D"], shared: FeedForward) -> Array:
         """The output of the shared expert, [B, T, D], behind its gate where it has one."""

@@ -10,20 +10,23 @@ m / |W + scale · B A| · (W + scale · B A). At low ranks it comes closer to fi
 slower, the merged result is not. Paper: 2402.09353, section 4.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
-from pydantic import Field
+from jaxtyping import Array, Float, Int
+from pydantic import Field, model_validator
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.layers import Linear, matmul
 from adapt_jax.decoders.layout import ParameterPath
+from adapt_jax.decoders.moe import MoE
+from adapt_jax.decoders.products import multiply_grouped
+from adapt_jax.decoders.transformer_layer import TransformerLayer
 from adapt_jax.methods.base import TuningMethod
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -41,6 +44,8 @@ Module = Literal[
     "query_down", "query_up", "kv_down", "kv_up",
     "output_gate", "input", "strength", "decay", "time_step",
 ]  # fmt: skip
+ExpertModule = Literal["expert_gate", "expert_up", "expert_down"]
+AnyModule = Literal[Module, ExpertModule]
 FFN_MODULES = ("gate", "up", "down")  # the others belong to attention, or to what is in its place
 
 
@@ -113,6 +118,36 @@ class LoRA(nnx.Module):
         return jnp.where(is_zero, 0.0, self.magnitude[...] / norms)
 
 
+class ExpertLoRA(nnx.Module):
+    """The same for each expert of one kernel [E, I, O], with A [E, R, I] and B [E, O, R]."""
+
+    def __init__(self, kernels: nnx.Param, rank: int, scale: float, rngs: nnx.Rngs):
+        count, size_in, size_out = kernels.shape
+        _, axis_in, axis_out = kernels.get_metadata("axes")
+        bound = size_in**-0.5
+        a = rngs.params.uniform((count, rank, size_in), minval=-bound, maxval=bound)
+        self.a = nnx.Param(a, axes=(None, None, axis_in))
+        self.b = nnx.Param(jnp.zeros((count, size_out, rank)), axes=(None, axis_out, None))
+        self.scale = scale
+
+    def __call__(self, x: Float[Array, "S I"], sizes: Int[Array, " E"]) -> Float[Array, "S O"]:
+        """Args:
+        x: tokens sorted by their experts, of which each has ``sizes`` tokens.
+        """
+        a, b = self.a[...].swapaxes(1, 2), self.b[...].swapaxes(1, 2)
+        low_rank = multiply_grouped(x.astype(jnp.float32), a, sizes) * self.scale
+        return multiply_grouped(low_rank, b, sizes).astype(x.dtype)
+
+
+class ExpertLoRAs(nnx.Module):
+    """The factors of the experts of one layer; None where a kernel has none."""
+
+    def __init__(self) -> None:
+        self.gate: Any = nnx.data(None)
+        self.up: Any = nnx.data(None)
+        self.down: Any = nnx.data(None)
+
+
 @jax.jit
 def _compute_row_norms(kernel: Float[Array, "O I"]) -> Float[Array, " O"]:
     return jnp.linalg.norm(kernel.astype(jnp.float32), axis=1)
@@ -127,7 +162,8 @@ class LoRAConfig(TuningMethod):
         rank_stabilized: scales by alpha / sqrt(rank) instead, so that a higher rank does not learn
             more slowly (rsLoRA: 2312.03732).
         dora: trains a magnitude for each row of a kernel besides (DoRA: 2402.09353).
-        modules: "all" projections of the layers, or a list of them.
+        modules: "all" projections of the layers, or a list of them. Experts are trained only where
+            they are named: expert_gate, expert_up, expert_down.
     """
 
     training: TrainingConfig = TrainingConfig(learning_rate=3e-3)
@@ -135,7 +171,16 @@ class LoRAConfig(TuningMethod):
     alpha: float = Field(16.0, gt=0, le=1_000_000)
     rank_stabilized: bool = False
     dora: bool = False
-    modules: Literal["all"] | Annotated[list[Module], Field(min_length=1)] = "all"
+    modules: Literal["all"] | Annotated[list[AnyModule], Field(min_length=1)] = "all"
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> "LoRAConfig":
+        experts = [name for name in self.modules if name in get_args(ExpertModule)]
+        if self.dora and experts:
+            raise ValueError(
+                f"dora trains no experts, as in PEFT: leave out {', '.join(experts)}, or dora"
+            )
+        return self
 
     def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
         """Gives the chosen projections their factors.
@@ -165,13 +210,17 @@ class LoRAConfig(TuningMethod):
         return Adaptation(self.name, prompt, merged, lora_weights=weights)
 
     def merged_paths(self, trained: Collection[ParameterPath]) -> Collection[ParameterPath]:
-        """The kernels that have factors: PATH.kernel for PATH.lora.a and PATH.lora.b."""
-        return {(*path[:-2], "kernel") for path in trained}
+        """The kernels with factors: PATH.kernel for PATH.lora.a, PATH.up for PATH.lora.up.a."""
+        found = set()
+        for path in trained:
+            place = path.index("lora")
+            found.add((*path[:place], *(path[place + 1 : -1] or ("kernel",))))
+        return found
 
 
 def attach_lora(
     decoder: Decoder,
-    modules: Literal["all"] | list[Module],
+    modules: Literal["all"] | Sequence[AnyModule],
     rank: int,
     scale: float,
     rngs: nnx.Rngs,
@@ -181,23 +230,40 @@ def attach_lora(
     """Gives the chosen projections of every layer their factors; the output does not change yet.
 
     Raises:
-        UserError: a module that no layer has. (The experts of a mixture are no projections.)
+        UserError: a module that no layer has.
     """
     wanted = get_args(Module) if modules == "all" else modules
     found = set()
     for layer in decoder.layers:
         for name in wanted:
+            if name in get_args(ExpertModule):
+                found |= {name} if _attach_to_experts(layer, name, rank, scale, rngs) else set()
+                continue
             blocks = (layer.ffn,) if name in FFN_MODULES else (layer.attention, layer.mixer)
             for linear in (getattr(block, name, None) for block in blocks):
                 if isinstance(linear, Linear):
                     linear.lora = LoRA(linear, rank, scale, rngs, dora=dora)
                     found.add(name)
     if lacking := [name for name in wanted if name not in found and modules != "all"]:
-        has = ", ".join(name for name in get_args(Module) if name in found)
+        has = ", ".join(name for name in get_args(AnyModule) if name in found)
         raise UserError(
             f"lora.modules: no layer of this decoder has {', '.join(lacking)}"
             + f" (found: {has})" * bool(found)
         )
+
+
+def _attach_to_experts(
+    layer: TransformerLayer, name: str, rank: int, scale: float, rngs: nnx.Rngs
+) -> bool:
+    """Gives one kernel of a layer's experts its factors; False where the layer has no experts."""
+    experts = layer.ffn if layer.dense_with_moe is None else layer.dense_with_moe.experts
+    if not isinstance(experts, MoE):
+        return False
+    kernel = name.removeprefix("expert_")
+    if experts.lora is None:
+        experts.lora = ExpertLoRAs()
+    setattr(experts.lora, kernel, ExpertLoRA(getattr(experts, kernel), rank, scale, rngs))
+    return True
 
 
 def detach_lora(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFactors]:
@@ -209,6 +275,13 @@ def detach_lora(decoder: Decoder, alpha: float) -> dict[ParameterPath, LoRAFacto
         magnitude = None if lora.magnitude is None else fetch_array(lora.magnitude[...])
         factors[*path, "kernel"] = LoRAFactors(a, b, alpha, magnitude)
         linear.lora = None
+    for path, module in nnx.iter_modules(decoder):
+        if isinstance(module, MoE) and module.lora is not None:
+            for name in FFN_MODULES:
+                if (lora := getattr(module.lora, name)) is not None:
+                    a, b = (fetch_array(one[...]) for one in (lora.a, lora.b))
+                    factors[*path, name] = LoRAFactors(a, b, alpha)
+            module.lora = None
     return factors
 
 

@@ -136,7 +136,7 @@ def _read_module(
         [f"{kind}_A", f"{kind}_B", *magnitude],
         # PEFT takes a tied output out of the targets, and puts the embedding in
         target=modules.name_module(EMBEDDING) if is_tied else module,
-        in_layers="layers" in (path or ()),
+        is_projection=layout is not None and path != OUTPUT,
     )
     if problem:
         problems.append(problem)

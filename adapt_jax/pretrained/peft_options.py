@@ -191,7 +191,7 @@ class LoRAOptions:
         needed: Collection[str],
         *,
         target: str,
-        in_layers: bool,
+        is_projection: bool,
     ) -> str:
         """Why PEFT would not give this module these tensors, or an empty string.
 
@@ -199,7 +199,7 @@ class LoRAOptions:
             tensors: what the file holds of the module, such as "lora_A".
             needed: what PEFT gives such a module.
             target: the module that has to be named by the options; mostly it is the same.
-            in_layers: it is a module of the layers; others are an embedding, or the output.
+            is_projection: it is neither an embedding nor the output.
         """
         if surplus := [name for name in tensors if name not in needed]:
             why = " without use_dora" if surplus[0] == "lora_magnitude_vector" else ""
@@ -207,7 +207,7 @@ class LoRAOptions:
         if lacking := [name for name in needed if name not in tensors]:
             found = " and ".join(tensors)
             return f"{module}: has {found} alone; {lacking[0]} is missing"
-        if not self._is_target(target, in_layers=in_layers):
+        if not self._is_target(target, is_projection=is_projection):
             return f"{module}: has factors, but target_modules does not name it"
         if not self._is_in_layers(target):
             return f"{module}: has factors, but layers_to_transform leaves its layer out"
@@ -227,15 +227,15 @@ class LoRAOptions:
         """Whether ``target_parameters`` names this parameter."""
         return self._is_named(name, self.config.get("target_parameters"))
 
-    def _is_target(self, module: str, *, in_layers: bool) -> bool:
+    def _is_target(self, module: str, *, is_projection: bool) -> bool:
         """Args:
-        in_layers: it is a module of the layers; others are an embedding, or the output.
+        is_projection: it is neither an embedding nor the output.
         """
         if self.is_target_parameter(f"{module}.weight"):
             return True
         targets = self.config.get("target_modules")
         if targets is None or targets == "all-linear":
-            return in_layers
+            return is_projection
         excluded = self.config.get("exclude_modules")
         return self._is_named(module, targets) and not self._is_named(module, excluded)
 

@@ -6,13 +6,16 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from peft_cases import updates
 from quantized_files import NAME, integers, open_weight, write_fp8_llama
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.inspection.checkpoint import read_checkpoint
 from adapt_jax.pretrained.loading import load_pretrained
-from adapt_jax.pretrained.peft_writing import write_soft_prompt
+from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
+from adapt_jax.pretrained.peft_folder import read_adapter
+from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
 from adapt_jax.pretrained.safetensors_io import read_header
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.utils.errors import UserError
@@ -47,10 +50,24 @@ def test_an_index_of_quantised_tensors_is_that_of_the_decoder(tmp_path):
     assert (found.quantization, found.nbytes, found.missing) == ("fp8", 1000, ("a.safetensors",))
 
 
-def test_an_adapter_names_the_quantised_decoder(tmp_path):
+@pytest.mark.parametrize("kind", ["soft prompt", "dora"])
+def test_an_adapter_names_the_quantised_decoder(kind, tmp_path):
     _, quantized = write_fp8_llama(tmp_path)
     model = load_pretrained(quantized)
-    write_soft_prompt(tmp_path / "adapter", SoftPrompt(np.zeros((3, 32), np.float32)), model)
+    if kind == "soft prompt":
+        write_soft_prompt(tmp_path / "adapter", SoftPrompt(np.zeros((3, 32), np.float32)), model)
+    else:  # its norms are those of the de-quantised kernels, as in PEFT
+        factors = {
+            path: LoRAFactors(one.a, one.b, one.alpha, np.full(len(one.b), 2, np.float32))
+            for path, one in updates(model, "query", "up").factors.items()
+        }
+        made = LoRAWeights(factors, model.fingerprint)
+        merged = made.merge_into(model)
+        norms = np.linalg.norm(merged.decoder.layers[0].ffn.up.kernel[...], axis=1)
+        np.testing.assert_allclose(norms, 2, rtol=1e-6)
+        write_lora(tmp_path / "adapter", made, merged)
+        again = read_adapter(tmp_path / "adapter", model).lora_weights
+        assert again.merge_into(model).fingerprint == merged.fingerprint
     said = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(quantized.resolve())
 
