@@ -148,7 +148,7 @@ class TrainingConfig(Strict):
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
-    """The dtype that a step computes in; bfloat16 products are slow on a CPU."""
+    """The dtype that a step computes in."""
     if config.compute_dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(config.compute_dtype)

@@ -96,7 +96,7 @@ def make_step(
         return TrainState(trainable, opt_state), metrics
 
     function = _step_members(step) if ensemble else step
-    return jax.jit(function, donate_argnums=0, compiler_options=step_compiler_options())
+    return jax.jit(function, donate_argnums=0, compiler_options=step_compiler_options(dtype))
 
 
 def find_trained_paths(trainable: Any) -> frozenset[ParameterPath]:

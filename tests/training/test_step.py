@@ -158,11 +158,13 @@ def test_a_negative_learning_rate_is_refused():
 def test_options_that_this_compiler_does_not_know_are_not_given(monkeypatch):
     monkeypatch.setattr(cpu, "STEP_COMPILER_OPTIONS", {"xla_cpu_no_such_option": "1"})
     cpu.step_compiler_options.cache_clear()
-    assert cpu.step_compiler_options() == {}
+    assert cpu.step_compiler_options(jnp.float32) == {}
     monkeypatch.undo()
     cpu.step_compiler_options.cache_clear()
     on_cpu = jax.default_backend() == "cpu"
-    assert cpu.step_compiler_options() == (cpu.STEP_COMPILER_OPTIONS if on_cpu else {})
+    options = cpu.STEP_COMPILER_OPTIONS if on_cpu else {}
+    assert cpu.step_compiler_options(jnp.float32) == options
+    assert cpu.step_compiler_options(jnp.bfloat16) == {}
 
 
 def test_what_many_small_parts_pull_at_the_prefix_is_not_rounded_off_in_bfloat16(shallow):
@@ -215,6 +217,6 @@ def test_the_prefix_is_encoded_outside_of_the_loop_over_parts(tiny):
 def test_a_step_on_a_cpu_leaves_plain_products_to_eigen(shallow, monkeypatch):
     model = TunedDecoder(shallow.decoder, SoftPrompt(np.full((7, 32), 0.1)))
     told = traced(model).lower().compile().as_text()
-    monkeypatch.setattr(step_module, "step_compiler_options", dict)
+    monkeypatch.setattr(step_module, "step_compiler_options", lambda dtype: {})
     untold = traced(model).lower().compile().as_text()
     assert told.count("ynn_fusion") < untold.count("ynn_fusion") / 2
