@@ -5,8 +5,9 @@
 #   launch/test.sh -m fast             what is quick: for every day
 #   launch/test.sh -n0 tests/tasks -x  one room, in one process
 #
-# pytest runs on one worker per core, at most four, because each needs about 3 GB of memory. A file
-# is run by one worker, so that its fixtures are made once.
+# pytest runs on one worker more than there are cores, because tests wait for processes that they
+# start; at most on four, because each needs about 3 GB of memory. A file is run by one worker, so
+# that its fixtures are made once.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # The tests start many processes: without bytecode each compiles all that it imports, 5 s.
@@ -16,5 +17,5 @@ install test
 "$python" -m ruff format --check
 "$python" -m mypy adapt_jax
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-"$python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder \
+"$python" -m pytest -n "$((cores < 4 ? cores + 1 : 4))" --dist loadfile --no-loadscope-reorder \
     --durations 10 "$@"
