@@ -87,6 +87,7 @@ SLOW_FILES = (
     "prompting/test_retrieval.py",
     "docs/",
     "cli/test_cli.py",
+    "cli/test_start.py",
     "cli/test_without_extras.py",
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from adapt_jax.adaptation.kept_files import open_prefix_files
 from adapt_jax.adaptation.session import BULK_CACHE_MULTIPLE, Session, build_prefixes
 from adapt_jax.adaptation.storage import AdaptationContent, read_adaptation, save_adaptation
 from adapt_jax.decoders.prefix import SoftPrompt
@@ -15,6 +16,7 @@ from adapt_jax.pretrained.this_host import copy_to_this_host
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.prompting.prompt import tokenize
 from adapt_jax.prompting.voting import VOTES
+from adapt_jax.sampling.prefix_files import PrefixFiles
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.bucket import to_path
@@ -45,6 +47,7 @@ class Adaptation(AdaptationContent):
 
     folder: Path | None = None
     _session: Session | None = field(default=None, init=False, repr=False, compare=False)
+    _prefix_files: PrefixFiles | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def identity(self) -> str:
@@ -133,6 +136,7 @@ class Adaptation(AdaptationContent):
             self.soft_prompt,
             seed=seed,
             max_concurrent_sequences=max_concurrent_sequences,
+            prefix_files=self._prefix_files,
             **options,
         )
 
@@ -186,4 +190,10 @@ class Adaptation(AdaptationContent):
                 its decoder is not on this machine.
         """
         content = read_adaptation(folder, decoder)
-        return cls(**vars(content), folder=to_path(folder))
+        adaptation = cls(**vars(content), folder=to_path(folder))
+        # of a decoder in memory nobody knows whether it is still what its files say
+        if content.has_full_weights or not isinstance(decoder, PretrainedDecoder):
+            adaptation._prefix_files = open_prefix_files(
+                folder, content.model, content.lora_weights
+            )
+        return adaptation

@@ -18,6 +18,7 @@ from adapt_jax.prompting.retriever import Retriever
 from adapt_jax.prompting.voting import AdaptiveVote, vote
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.likelihood import encode_scoring_prefix
+from adapt_jax.sampling.prefix_files import PrefixFiles
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
 from adapt_jax.tasks.cut_answers import read_cut_answer
@@ -58,6 +59,7 @@ class Session:
         seed: int = 0,
         max_concurrent_sequences: int | None = None,
         cache_multiple: int = SESSION_CACHE_MULTIPLE,
+        prefix_files: PrefixFiles | None = None,
     ):
         """
         Args:
@@ -65,10 +67,12 @@ class Session:
             max_concurrent_sequences: candidates that are generated at the same time; by default
                 what memory allows.
             cache_multiple: see Engine.
+            prefix_files: where encoded prefixes are kept for later processes, if anywhere.
         """
         self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
         self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences
         self.cache_multiple = cache_multiple
+        self.prefix_files = prefix_files
         self._weights = _list_weights(model)
         self._retriever: Retriever | None = None
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
@@ -192,6 +196,7 @@ class Session:
                 max_concurrent_sequences=self.max_concurrent_sequences,
                 mesh=find_mesh(self.model),
                 cache_multiple=self.cache_multiple,
+                prefix_files=self.prefix_files,
             )
         return _keep_newest(self._engines, tokens)
 
@@ -219,7 +224,8 @@ class Session:
         """The prefix of these tokens, and its keys and values, after which choices are scored."""
         [prefix] = build_prefixes(self.model, self.soft_prompt, tokens)
         if tokens not in self._scoring_prefixes:
-            self._scoring_prefixes[tokens] = encode_scoring_prefix(self.model, prefix)
+            files = self.prefix_files if find_mesh(self.model) is None else None
+            self._scoring_prefixes[tokens] = encode_scoring_prefix(self.model, prefix, files)
         return prefix, _keep_newest(self._scoring_prefixes, tokens)
 
 

@@ -4,6 +4,7 @@ adaptation.json          prompt, generation settings, vote, and which decoder it
 soft_prompt.safetensors  learned embeddings, where there are any
 adapter_*                LoRA weights, where there are any, in PEFT's format
 weights/                 a Hugging Face folder, where all weights belong to the adaptation
+.cache/                  what is kept for the next process, see kept_files
 """
 
 import json
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import ConfigDict, Field, PositiveInt
 
+from adapt_jax.adaptation.kept_files import FingerprintRecord, find_kept_folder
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_cached_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder
@@ -296,18 +298,24 @@ def _find_decoder(
     """The decoder that an adaptation runs on, LoRA weights not yet merged."""
     load = partial(load_pretrained, dtype=saved.dtype, context_length=saved.context_length)
     if saved.has_full_weights:
-        return load(folder / WEIGHTS)
-    if isinstance(decoder, PretrainedDecoder):
+        place: str | Path | None = folder / WEIGHTS
+    elif isinstance(decoder, PretrainedDecoder):
         return decoder
-    if decoder is not None:  # the user named it
-        return load(decoder)
-    if (found := find_cached_folder(saved.decoder)) is None:
+    else:
+        place = decoder or find_cached_folder(saved.decoder)  # the user may name it
+    if place is None:
         raise UserError(
             f"{folder / DESCRIPTION}: its decoder {saved.decoder[:100]!r} is not on this machine, "
             "and nothing is fetched because a file names it; say where it is with --decoder"
         )
-    model = load(found)
-    return replace(model, path=saved.decoder)
+    kept = find_kept_folder(folder)
+    record = None if kept is None else FingerprintRecord(kept, place)
+    model = load(place)
+    if decoder is None and not saved.has_full_weights:
+        model = replace(model, path=saved.decoder)
+    if record is not None:
+        record.restore_or_save(model)
+    return model
 
 
 def _hash_tokenizer(model: PretrainedDecoder) -> str:

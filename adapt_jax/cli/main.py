@@ -41,12 +41,15 @@ from adapt_jax.utils.interruption import (
     Interrupted,
     interruptible,
 )
-from adapt_jax.utils.registry import load_entry_points, load_plugin
+from adapt_jax.utils.registry import has_entry_points, load_entry_points, load_plugin
+from adapt_jax.utils.torch_import import leave_out_torch
 
 __all__ = ["app", "main", "rewrite_overrides", "take_process_options"]
 
 # of several processes, one does the work
 ALONE = ("ask", "export", "import", "init", "inspect", "judge", "perplexity", "preview")
+# these compute nothing with PyTorch; a plugin might
+WITHOUT_TORCH = ("ask", "compare", "evaluate", "predict", "preview", "search", "tune")
 HELP = {"--help", "-h", "--version"}
 _OPTIONS = distributed.ProcessOptions
 MAX_ERROR = 1000  # letters of an error line
@@ -122,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if tokens[:1] and tokens[0] in COMMANDS and not HELP & set(tokens):
             _start_processes(options)
         _load_plugins(plugins, tokens)
+        if tokens[:1] and tokens[0] in WITHOUT_TORCH and not plugins and not has_entry_points():
+            leave_out_torch()
         with interruptible():
             _run(tokens)
         return distributed.finish(0)

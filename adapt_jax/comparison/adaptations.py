@@ -8,8 +8,11 @@ from adapt_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from adapt_jax.adaptation.adaptation import Adaptation
+    from adapt_jax.evaluation.results import ComparisonResult
 
-__all__ = ["find_adaptation", "open_adaptation"]
+__all__ = ["RESULTS", "find_adaptation", "find_rung_folder", "open_adaptation"]
+
+RESULTS = "comparison.json"
 
 
 def open_adaptation(path: str, decoder: str | None) -> "Adaptation":
@@ -45,10 +48,33 @@ def find_adaptation(path: str, rung: str | None = None) -> Path:
         return folder
     if rung is None and (folder / "adaptation" / DESCRIPTION).is_file():
         return folder / "adaptation"
-    from adapt_jax.comparison.compare import RESULTS, Comparison  # it imports every room
-
     if (folder / RESULTS).is_file():
-        return Comparison.load(folder).adaptation_folder(rung)
+        from adapt_jax.evaluation.report.files import read_comparison
+
+        return find_rung_folder(folder, read_comparison(folder / RESULTS), rung)
     if rung is not None:
         return folder / "adaptations" / rung
     return folder  # reading it says what is missing
+
+
+def find_rung_folder(output_dir: Path, result: "ComparisonResult", rung: str | None) -> Path:
+    """Where a comparison saved the adaptation of a rung.
+
+    Args:
+        output_dir: the folder of ``comparison.json``.
+        rung: its method; None: the one that is enough.
+
+    Raises:
+        UserError: the rung was skipped, or is not on this ladder.
+    """
+    rung = rung or result.best
+    if rung is None:
+        raise UserError(f"{output_dir}: no adaptation, every rung was skipped")
+    # one that was skipped has no folder
+    folders = {one.method: one.folder for one in result.rungs if one.status == "done"}
+    if rung not in folders:
+        why = "was skipped" if rung in [one.method for one in result.rungs] else "did not run"
+        raise UserError(
+            f"{output_dir}: no adaptation, {rung} {why}; there are {', '.join(folders) or 'none'}"
+        )
+    return output_dir / folders[rung] / "adaptations" / rung

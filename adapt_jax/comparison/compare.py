@@ -11,6 +11,7 @@ from rich.table import Table
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
+from adapt_jax.comparison.adaptations import RESULTS, find_rung_folder
 from adapt_jax.comparison.earlier_runs import find_finished
 from adapt_jax.comparison.recommendation import recommend
 from adapt_jax.comparison.rung import (
@@ -53,13 +54,11 @@ from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.bucket_mirror import mirror
 from adapt_jax.utils.config import CompareConfig, Overrides, load_config
-from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
 from adapt_jax.utils.progress import Display
 
 __all__ = ["RESULTS", "Comparison", "compare"]
 
-RESULTS = "comparison.json"
 PICTURE = "ladder.png"
 MAX_SEEDS = 30  # letters of the seeds in a title
 SHOW_PROMPT = 'adapt_jax.Adaptation.load("adaptations/METHOD").prompt_text("QUESTION")'
@@ -130,19 +129,7 @@ class Comparison:
         Raises:
             UserError: the rung was skipped, or is not on this ladder.
         """
-        method = method or self.best
-        if method is None:
-            raise UserError(f"{self.output_dir}: no adaptation, every rung was skipped")
-        measured = [rung.method for rung in self.measured_rungs]
-        if method not in measured:
-            why = "was skipped" if method in [rung.method for rung in self.rungs] else "did not run"
-            raise UserError(
-                f"{self.output_dir}: no adaptation, {method} {why}; there are "
-                f"{', '.join(measured) or 'none'}"
-            )
-        rung = self[method]
-        assert isinstance(rung, DoneRung)
-        return self.output_dir / rung.folder / "adaptations" / method
+        return find_rung_folder(self.output_dir, self.result, method)
 
     def table(self) -> Table:
         """The ladder as a rich table."""

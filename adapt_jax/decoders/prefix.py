@@ -10,7 +10,7 @@ N members of an ensemble, M prefixes side by side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -121,6 +121,14 @@ def _add_masks(layers: Sequence[KVPair | LayerState], mask: Array | None) -> lis
     return [one if isinstance(one, LayerState) else (*one, mask) for one in layers]
 
 
+def _add_prefix_axis(layers: Sequence[KVPair | LayerState]) -> list[Any]:
+    """Keys and values as they are; states of a single prefix with an axis of prefixes."""
+    return [
+        jax.tree.map(lambda x: x[None], one) if isinstance(one, LayerState) else one
+        for one in layers
+    ]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCaches:
@@ -146,19 +154,20 @@ class PrefixCaches:
     def from_cache(cache: PrefixCache) -> "PrefixCaches":
         """Makes the caches of a single prefix, with its padding."""
         columns = jnp.arange(cache.padded)
-        layers = [
-            jax.tree.map(lambda x: x[None], one) if isinstance(one, LayerState) else one
-            for one in cache.layers
-        ]
+        owner = jnp.where(columns < cache.length, 0, -1).astype(jnp.int32)
         real = jnp.asarray(cache.length, jnp.int32)[None]
-        return PrefixCaches(layers, real, jnp.where(columns < cache.length, 0, -1), columns)
+        return PrefixCaches(_add_prefix_axis(cache.layers), real, owner, columns)
 
     @staticmethod
     def concatenate(caches: Sequence[PrefixCache]) -> "PrefixCaches":
         """Puts these prefixes side by side; their lengths must be known (not traced)."""
         lengths = [int(cache.length) for cache in caches]
-        if len(caches) == 1:
-            return PrefixCaches.from_cache(replace(caches[0], real_tokens=lengths[0]))
+        if len(caches) == 1:  # its arrays are made on the host, where nothing is compiled
+            columns = np.arange(caches[0].padded, dtype=np.int32)
+            owner = np.where(columns < lengths[0], 0, -1).astype(np.int32)
+            layers = _add_prefix_axis(caches[0].layers)
+            length = jnp.asarray(lengths, jnp.int32)
+            return PrefixCaches(layers, length, jnp.asarray(owner), jnp.asarray(columns))
         # real tokens only, then padding up to the bucket
         padding = round_up(sum(lengths)) - sum(lengths)
         owner_ids = np.repeat(np.arange(len(lengths)), lengths)

@@ -50,6 +50,7 @@ __all__ = [
     "abstract_rngs",
     "check_weights",
     "get_parameters",
+    "list_shape_fields",
     "load_pretrained",
 ]
 
@@ -86,9 +87,7 @@ class PretrainedDecoder:
         for it together. Fields of the config at their defaults are left out: a new field
         changes no fingerprint. So are the ids of BOS, EOS and padding, which are no part of it.
         """
-        shape = _list_set_fields(self.config)
-        for name in TOKEN_ID_FIELDS:
-            shape.pop(name, None)
+        shape = list_shape_fields(self.config)
         digest = hashlib.sha256(json.dumps([IDENTITY_VERSION, shape], sort_keys=True).encode())
         for path, parameter in sorted(get_parameters(self.decoder).items(), key=str):
             digest.update(json.dumps([path, parameter.shape]).encode())
@@ -128,6 +127,12 @@ class PretrainedDecoder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return tokenization.decode(self.tokenizer, ids)
+
+
+def list_shape_fields(config: DecoderConfig) -> dict[str, Any]:
+    """The fields of a config that are not at their defaults, without the ids of special tokens."""
+    found: dict[str, Any] = _list_set_fields(config)
+    return {name: value for name, value in found.items() if name not in TOKEN_ID_FIELDS}
 
 
 def _list_set_fields(value: Any) -> Any:

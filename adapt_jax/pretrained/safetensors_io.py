@@ -29,6 +29,7 @@ __all__ = [
     "FileTensor",
     "count_bytes",
     "read_header",
+    "read_metadata",
     "read_tensors",
     "write_tensors",
 ]
@@ -152,6 +153,15 @@ def read_header(file: Path, descriptor: int) -> dict[str, FileTensor]:
     return tensors
 
 
+def read_metadata(descriptor: int) -> dict[str, str]:
+    """The metadata of an open file whose header ``read_header`` has checked."""
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    metadata: dict[str, str] = _parse_header(os.pread(descriptor, length, 8)).get(
+        "__metadata__", {}
+    )
+    return metadata
+
+
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
     """All tensors of a small file by name, each in its own dtype.
 
@@ -227,7 +237,12 @@ def _find_gaps(places: list[tuple[int, int, str]], data: int) -> Iterator[str]:
 
 
 def write_tensors(
-    file: Path, shapes: Mapping[str, Shape], dtype: Any, arrays: Iterator[tuple[str, np.ndarray]]
+    file: Path,
+    shapes: Mapping[str, Shape],
+    dtype: Any,
+    arrays: Iterator[tuple[str, np.ndarray]],
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a file, one tensor after the other: no more than one of them is held in memory.
 
@@ -235,16 +250,19 @@ def write_tensors(
 
     Args:
         shapes: of every tensor, by name.
-        dtype: of all of them, one of FLOATS.
+        dtype: of all of them, one of FLOATS; or of each by name.
         arrays: (name, array), each name of ``shapes`` once, in any order.
+        metadata: texts by name, besides the format.
     """
-    dtype = np.dtype(dtype)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    dtypes = {
+        name: np.dtype(dtype[name] if isinstance(dtype, Mapping) else dtype) for name in shapes
+    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     at = 0
     for name, shape in sorted(shapes.items()):
-        end = at + count_bytes(shape, dtype)
+        end = at + count_bytes(shape, dtypes[name])
         header[name] = {
-            "dtype": DTYPE_NAMES[dtype],
+            "dtype": DTYPE_NAMES[dtypes[name]],
             "shape": list(shape),
             "data_offsets": [at, end],
         }
@@ -257,7 +275,7 @@ def write_tensors(
             out.write(len(text).to_bytes(8, "little") + text)
             for name, array in arrays:
                 out.seek(8 + len(text) + header[name]["data_offsets"][0])
-                out.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
+                out.write(np.ascontiguousarray(array, dtypes[name]).reshape(-1).view(np.uint8).data)
             out.truncate(8 + len(text) + at)
 
     replace_file(file, write)

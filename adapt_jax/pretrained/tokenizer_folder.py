@@ -15,6 +15,7 @@ from adapt_jax.pretrained.tokenization import call_tokenizer, find_leading_token
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import check_is_no_pointer
+from adapt_jax.utils.torch_import import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +62,7 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         find_leading_tokens(tokenizer)  # some damage shows with the first text
         return tokenizer
 
+    import_transformers()
     with _hold_back_stderr():
         return call_tokenizer(str(folder), read)
 

@@ -24,11 +24,11 @@ from adapt_jax.sampling.compiled import (
     Cache,
     SlotState,
     decode_chunk,
-    encode_prompt_prefix,
     encode_questions,
     insert_into_slots,
 )
 from adapt_jax.sampling.memory import MAX_USEFUL_SLOTS, count_fitting_slots, count_slot_bytes
+from adapt_jax.sampling.prefix_files import PrefixFiles, read_or_encode
 from adapt_jax.sampling.scheduler import QuestionBatch, Scheduler
 from adapt_jax.sampling.shapes import (
     CACHE_MULTIPLE,
@@ -63,6 +63,8 @@ class Engine:
             load_pretrained(mesh=...) put them.
         cache_multiple: tokens that the length of a slot's cache is rounded up to. If it is large,
             questions of similar lengths share compiled functions.
+        prefix_files: where encoded prefixes are kept for later processes, if anywhere. Not used
+            with a mesh.
 
     Raises:
         UserError: there is no prefix, one fills the context alone, or a number is out of range.
@@ -78,6 +80,7 @@ class Engine:
         max_concurrent_sequences: int | None = None,
         mesh: Mesh | None = None,
         cache_multiple: int = CACHE_MULTIPLE,
+        prefix_files: PrefixFiles | None = None,
     ):
         if max_concurrent_sequences is not None and max_concurrent_sequences < 1:
             raise UserError(
@@ -97,6 +100,7 @@ class Engine:
         self.model, self.generation_config = model, generation_config
         self.max_concurrent_sequences, self.mesh = max_concurrent_sequences, mesh
         self.cache_multiple = cache_multiple
+        self.prefix_files = prefix_files if mesh is None else None
         self.graph, self.weights = nnx.split(model.decoder)
         self.dtype = model.decoder.embedding[...].dtype
         self.seed = jax.random.key(seed)
@@ -214,9 +218,10 @@ class Engine:
         return self.model.config.vocab_size if penalty != 1 else 0
 
     def _encode_prefix(self, prefix: Prefix) -> PrefixCache:
-        padding = ((0, pad_prefix(len(prefix)) - len(prefix)), (0, 0))
-        embeddings = jnp.pad(prefix.embeddings(self.model.decoder, self.dtype), padding)
-        return encode_prompt_prefix(self.graph, self.weights, embeddings, len(prefix))
+        padded = pad_prefix(len(prefix))
+        return read_or_encode(
+            self.model, self.graph, self.weights, prefix, padded, self.prefix_files
+        )
 
     def _encode_questions(self, batch: QuestionBatch) -> Cache:
         return encode_questions(

@@ -25,8 +25,8 @@ from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
 from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
-from adapt_jax.sampling.compiled import encode_prompt_prefix
 from adapt_jax.sampling.logits import get_log_probability
+from adapt_jax.sampling.prefix_files import PrefixFiles, read_or_encode
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -173,13 +173,15 @@ def score_continuations(
                 yield index, [one for _, part in parts for one in part]
 
 
-def encode_scoring_prefix(model: PretrainedDecoder, prefix: Prefix) -> PrefixCache:
-    """What layers keep of a prefix, padded as scoring takes it."""
-    graph, weights = nnx.split(model.decoder)
-    padding = ((0, round_up(len(prefix)) - len(prefix)), (0, 0))
-    dtype = model.decoder.embedding[...].dtype
-    embeddings = jnp.pad(prefix.embeddings(model.decoder, dtype), padding)
-    return encode_prompt_prefix(graph, weights, embeddings, len(prefix))
+def encode_scoring_prefix(
+    model: PretrainedDecoder, prefix: Prefix, files: PrefixFiles | None = None
+) -> PrefixCache:
+    """What layers keep of a prefix, padded as scoring takes it.
+
+    Args:
+        files: where encoded prefixes are kept for later processes, if anywhere.
+    """
+    return read_or_encode(model, *nnx.split(model.decoder), prefix, round_up(len(prefix)), files)
 
 
 def plan_equal_batches(rows: Sequence[MultipleChoiceRequest], row_multiple: int) -> Iterator[Batch]:

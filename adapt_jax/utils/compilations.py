@@ -26,7 +26,9 @@ def use_compilation_cache() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            # small functions, too: reading one takes 5 ms, compiling it 30
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @functools.cache

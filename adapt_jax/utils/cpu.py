@@ -1,11 +1,13 @@
 """Tricks for CPUs: all of them are here, each with the measurement that asks for it."""
 
+import contextlib
 import ctypes
 import functools
 import gc
 import math
 import mmap
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,20 @@ def choose_platform() -> None:
     if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in devices):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed
+
+
+@functools.cache
+def describe_processor() -> str:
+    """What compiled code depends on: the processor, and how many of its cores are used."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        first, _, _ = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")
+        names = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+        arm = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
+        pairs = (line.partition(":") for line in first.splitlines())
+        lines = [f"{key}:{value}" for key, _, value in pairs if key.strip() in (*names, *arm)]
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return "\n".join([platform.machine(), *lines, str(len(cores)), os.environ.get("NPROC", "")])
 
 
 def collect_garbage_less_often() -> None:

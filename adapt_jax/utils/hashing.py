@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -23,6 +24,7 @@ from adapt_jax.utils.bucket import fetch, is_address
 __all__ = [
     "extension_version",
     "hash_named_files",
+    "hash_sources",
     "identity",
     "to_plain",
 ]
@@ -130,6 +132,19 @@ def _hash_path(path: Path) -> Any:
 def _hash_content(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def hash_sources(*rooms: str) -> str:
+    """A hash of the code in these folders of this package: it changes with every edit."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in rooms:
+        for file in sorted((package / room).rglob("*.py")):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]
 
 
 def extension_version(extension: Any) -> Any:

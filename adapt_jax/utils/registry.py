@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from adapt_jax.utils.errors import UserError, nearest
 
-__all__ = ["Registry", "load_entry_points", "load_plugin"]
+__all__ = ["Registry", "has_entry_points", "load_entry_points", "load_plugin"]
 
 GROUP = "adapt_jax"
 T = TypeVar("T")
@@ -137,6 +137,11 @@ def _import_file(path: Path) -> None:
 
 
 @functools.cache
+def has_entry_points() -> bool:
+    """Whether installed distributions registered something."""
+    return bool(entry_points(group=GROUP))
+
+
 def load_entry_points() -> None:
     """Imports what installed distributions registered, once.
 

@@ -111,9 +111,9 @@ def test_choices_are_scored_behind_a_prefix_that_is_encoded_once(tiny, monkeypat
     counted: list[int] = []
     encode = session_module.encode_scoring_prefix
 
-    def count(model, prefix):
+    def count(model, prefix, files):
         counted.append(len(prefix))
-        return encode(model, prefix)
+        return encode(model, prefix, files)
 
     monkeypatch.setattr(session_module, "encode_scoring_prefix", count)
     config = MultipleChoiceConfig(calibrated=True)
