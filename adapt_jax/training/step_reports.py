@@ -83,12 +83,15 @@ class StepReporter:
     def _measure(self, row: Row, seconds: float, compiling: float) -> Row:
         """Times of a step; its pace is that of the work without compiling."""
         working = max(seconds - compiling, 1e-9)
-        flops = self._run.flops.count(row["tokens"], row["targets"])
+        rate = self._run.flops.count(row["tokens"], row["targets"]) / working
+        # a peak that was measured beside other work is too low
+        if self._peak and not compiling:
+            self._peak = max(self._peak, rate)
         return {
             "seconds": round(seconds, 6),
             "compile_seconds": round(compiling, 6),
             "tokens_per_second": round(row["tokens"] / working, 1),
-            "peak_share": round(flops / working / self._peak, 5) if self._peak else None,
+            "peak_share": round(min(rate / self._peak, 1.0), 5) if self._peak else None,
         }
 
     def _check(self, row: Row) -> None:

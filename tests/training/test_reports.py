@@ -45,6 +45,14 @@ def test_the_peak_is_measured_where_it_is_not_known_and_known_for_accelerators(m
     assert peak_flops.__wrapped__() == 8 * 197e12
 
 
+def test_no_step_is_faster_than_the_peak(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("adapt_jax.training.step_reports.peak_flops", lambda: 1.0)
+    model = TunedDecoder(tiny.decoder, soft_prompt())
+    train(model, SOFT, TrainingData(made_examples()), CONFIG, seed=0, folder=tmp_path)
+    shares = [row["time"]["peak_share"] for row in read_rows(tmp_path / "metrics.jsonl")]
+    assert max(shares) == 1 and min(shares) < 1
+
+
 def test_a_run_tells_its_pace_and_leaves_a_log_and_a_picture(tiny, tmp_path):
     told = []
     model = TunedDecoder(tiny.decoder, soft_prompt())
