@@ -15,7 +15,7 @@ from adapt_jax.adaptation.recipe import build_readme
 from adapt_jax.adaptation.verification import is_installed, verify_export
 from adapt_jax.pretrained.hf_config import read_quantization
 from adapt_jax.pretrained.hf_folder import find_cached_folder
-from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft_writing import check_peft_modules, write_lora, write_soft_prompt
 from adapt_jax.pretrained.saving import (
     DEFAULT_SHARD_SIZE,
     parse_shard_size,
@@ -198,6 +198,8 @@ def _check_options(
         trained = adaptation.has_full_weights
         what = "all its weights were trained" if trained else "nothing of it was trained"
         raise UserError(f"there is no adapter to write: {what}; export it with format hf")
+    if chosen == "peft" and adaptation.lora_weights is not None:
+        check_peft_modules(adaptation.lora_weights, adaptation.model)
     return chosen
 
 

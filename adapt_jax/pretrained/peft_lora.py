@@ -157,7 +157,10 @@ def _slice_factors(
 ) -> dict[ParameterPath, LoRAFactors]:
     """The factors of a projection, which may hold several kernels."""
     a, b, shapes = pair["lora_A"], pair["lora_B"], modules.shapes
-    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(module)
+    # patterns name what the adapter targets: the module, or its parameter
+    parameter = f"{module}.weight"
+    target = parameter if options.is_target_parameter(parameter) else module
+    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(target)
     inputs = shapes[layout.parameters[0]][1]
     outputs = sum(shapes[part][0] for part in layout.parameters)
     if a.shape != (rank, inputs) or b.shape != (outputs, rank):
@@ -174,7 +177,7 @@ def _slice_factors(
         path: LoRAFactors(
             a,
             slice_rows(path, b),
-            options.get_alpha(module),
+            options.get_alpha(target),
             None if magnitude is None else slice_rows(path, magnitude),
         )
         for path in layout.parameters

@@ -31,7 +31,14 @@ from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import write_text
 
-__all__ = ["write_lora", "write_soft_prompt"]
+__all__ = ["check_peft_modules", "write_lora", "write_soft_prompt"]
+
+# Projections of experts in transformers 4. Where there are experts, PEFT takes a module of such a
+# name for theirs, so that its factors belong to its parameter ``weight``.
+EXPERT_MODULES = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+# Model types in which PEFT refuses factors of out_proj, the output of Mamba layers: fast kernels
+# read its weight themselves and would leave them out.
+WITHOUT_OUT_PROJ = ("mamba2", "nemotron_h")
 
 
 def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDecoder) -> None:
@@ -64,6 +71,27 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
         "tokenizer_name_or_path": None,
     }
     _write_folder(folder, config, {PROMPT_EMBEDDINGS: embeddings})
+
+
+def check_peft_modules(weights: LoRAWeights, model: PretrainedDecoder) -> None:
+    """Checks that PEFT allows factors of these kernels.
+
+    Raises:
+        UserError: it refuses those of a module in this family.
+    """
+    refuses = FAMILIES[model.config.family].model_type in WITHOUT_OUT_PROJ
+    if refuses and any(path[-3:-1] == ("mixer", "output") for path in weights.factors):
+        raise UserError(
+            "PEFT allows no LoRA on out_proj, the output of Mamba layers; export it with format "
+            "hf, or tune it with lora.modules that leave output out"
+        )
+    layouts = FAMILIES[model.config.family].fused_layouts(model.config)
+    parameters = _sort_layouts(weights, layouts, get_parameters(model.decoder), model)[1]
+    if weights.has_magnitudes and parameters:
+        raise UserError(
+            f"PEFT allows no DoRA of {next(iter(parameters))}, beside experts; export it with "
+            "format hf, or tune it with lora.modules that leave gate, up and down out"
+        )
 
 
 def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> None:
@@ -141,15 +169,15 @@ def _sort_layouts(
     parameters: dict[str, TensorLayout] = {}
     has_only_experts = model.config.moe is not None and not model.config.dense_with_moe
     for path in weights.factors:
-        layout, in_ffn = layouts[path], has_only_experts and "ffn" in path
-        ndim = len(arrays[path].shape)
-        if len(layout.names) == 1 and (ndim == 3 or (in_ffn and path[-1] == "router")):
+        layout, ndim = layouts[path], len(arrays[path].shape)
+        if len(layout.names) > 1:
+            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}")
+        module = _name_module(path, layout)
+        is_like_experts = module.rpartition(".")[2] in EXPERT_MODULES or path[-1] == "router"
+        if ndim == 3 or (has_only_experts and "ffn" in path and is_like_experts):
             parameters[layout.names[0]] = layout
-            continue
-        if in_ffn or len(layout.names) > 1 or ndim != 2:
-            why = ", which it would take for the experts'" if in_ffn else ""
-            raise UserError(f"PEFT has no module for {'.'.join(map(str, path))}{why}")
-        modules[_name_module(path, layout)] = layout
+        else:
+            modules[module] = layout
     return modules, parameters
 
 

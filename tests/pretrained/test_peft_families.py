@@ -9,11 +9,23 @@ from peft_cases import ours, peft_adapter, soft, tampered, theirs, updates
 from safetensors.numpy import load_file
 
 from adapt_jax.adaptation.import_peft import import_adapter
-from adapt_jax.pretrained.loading import get_parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft_writing import (
+    check_peft_modules,
+    write_lora,
+    write_soft_prompt,
+)
 from adapt_jax.utils.errors import UserError
+
+
+def assert_merged_alike(one: LoRAWeights, other: LoRAWeights, model: PretrainedDecoder) -> None:
+    """Both update the decoder's kernels alike."""
+    merged, expected = (get_parameters(each.merge_into(model).decoder) for each in (one, other))
+    for path, kernel in expected.items():
+        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+
 
 FUSED = ("phi3", "gpt2", "gpt_neox", "falcon, two norms", "qwen3_5")
 
@@ -26,9 +38,7 @@ def test_updates_of_fused_parts_leave_as_one_block(name: str, made: Any, tmp_pat
     assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
     again = read_adapter(tmp_path, model).lora_weights
     assert again is not None
-    merged, expected = (get_parameters(one.merge_into(model).decoder) for one in (again, added))
-    for path, kernel in expected.items():
-        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+    assert_merged_alike(again, added, model)
 
 
 @pytest.mark.parametrize("name", [*FUSED, "minicpm3"])
@@ -62,15 +72,28 @@ def test_soft_prompts_live_behind_the_embeddings_scale(
     assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
 
 
-def test_the_attention_of_a_mixture_leaves_and_dense_layers_are_refused(
-    made: Any, tmp_path: Path
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "qwen3_next", "llama4", "lfm2_moe"])
+def test_dense_layers_of_a_mixture_leave_as_parameters(
+    name: str, made: Any, tmp_path: Path
 ) -> None:
-    folder, _, model = made("qwen3_moe")
-    added = updates(model, "query", "key")
-    write_lora(tmp_path / "out", added, model)
-    assert theirs(folder, tmp_path / "out", model) == ours(added.merge_into(model)) != ours(model)
-    with pytest.raises(UserError, match=r"ffn\.up\.kernel, which it would take for the experts'"):
-        write_lora(tmp_path / "up", updates(model, "up"), model)
+    """PEFT takes modules named up_proj for those of experts; factors differ in rank."""
+    folder, _, model = made(name)
+    added = updates(model, "query", "output", "up", "down")
+    added.factors.update(updates(model, "up", rank=2).factors)
+    assert {"up", "down"} <= {path[-2] for path in added.factors}
+    write_lora(tmp_path, added, model)
+    assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
+    again = read_adapter(tmp_path, model).lora_weights
+    assert again is not None
+    assert_merged_alike(again, added, model)
+
+
+def test_factors_that_peft_refuses_are_named(made: Any) -> None:
+    """Its list of model types and modules: peft.tuners.tuners_utils (0.21)."""
+    _, _, model = made("mamba2")
+    check_peft_modules(updates(model, "value", "time_step"), model)
+    with pytest.raises(UserError, match="PEFT allows no LoRA on out_proj.* lora.modules"):
+        check_peft_modules(updates(model, "output"), model)
 
 
 # PEFT's names of the experts: found by it, in groups that alternate, beside the router's
@@ -123,9 +146,7 @@ def test_factors_of_some_experts_kernels_leave_as_one_block(made: Any, tmp_path:
     assert theirs(folder, tmp_path, model) == ours(added.merge_into(model)) != ours(model)
     again = read_adapter(tmp_path, model).lora_weights
     assert again is not None
-    merged, expected = (get_parameters(one.merge_into(model).decoder) for one in (again, added))
-    for path, kernel in expected.items():
-        np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
+    assert_merged_alike(again, added, model)
 
 
 def test_factors_of_experts_that_do_not_fit_are_refused(made: Any, tmp_path: Path) -> None:
