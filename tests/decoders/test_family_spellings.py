@@ -162,7 +162,13 @@ def test_absent_fields_and_older_spellings_mean_what_they_mean_in_transformers(
         ("gemma4_text", {"per_layer_config": {"5": {"sliding_window": 8}}}, "sliding_window is"),
         ("gemma4_text", {"layer_types": [FULL] * 5 + [SLIDING]}, "ends with 'sliding_attention'"),
         ("gemma4_text", {"num_kv_shared_layers": 1}, "leaves no full_attention layer to read"),
-        ("gemma4_text", {"enable_moe_block": True}, "expected num_experts, top_k_experts, moe_"),
+        ("gemma4_text", {"enable_moe_block": True}, "a number for each of num_experts, top_k"),
+        (
+            "gemma4_text",
+            {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
+            | {"moe_intermediate_size": [8, 8]},
+            "a number for each of num_experts, top_k_experts, moe_intermediate_size",
+        ),
         ("gemma4_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
         ("gemma4_text", {"vocab_size_per_layer_input": 300}, "expected at least 320"),
         ("exaone4", {"layer_types": [FULL] * 6}, "full_attention alone beside sliding_window"),

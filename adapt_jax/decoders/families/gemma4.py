@@ -107,10 +107,11 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
     """The scale of embeddings, the mixture of experts, and the per-layer vocabulary."""
     values: dict[str, Any] = {"embedding_scale": hf["hidden_size"] ** 0.5}
     if hf.get("enable_moe_block"):
-        num_experts, per_token, ffn_dim = (hf.get(name) for name in MOE_FIELDS)
-        if num_experts is None or per_token is None or ffn_dim is None:
-            raise ValueError(f"enable_moe_block: expected {', '.join(MOE_FIELDS)} with it")
-        values |= {"moe": MoEConfig(num_experts, per_token, ffn_dim), "dense_with_moe": True}
+        sizes = [hf.get(name) for name in MOE_FIELDS]
+        if not all(isinstance(size, int) for size in sizes):
+            names = ", ".join(MOE_FIELDS)
+            raise ValueError(f"enable_moe_block: expected a number for each of {names} with it")
+        values |= {"moe": MoEConfig(*sizes), "dense_with_moe": True}
     if hf.get("hidden_size_per_layer_input", 256):
         vocabulary = hf.get("vocab_size_per_layer_input", 262144)
         if vocabulary < hf["vocab_size"]:
