@@ -1,5 +1,6 @@
 """Adapters of families whose modules are fused, mixed or scaled: to PEFT and back."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,15 @@ def test_factors_that_peft_refuses_are_named(made: Any) -> None:
     """Its list of model types and modules: peft.tuners.tuners_utils (0.21)."""
     _, _, model = made("mamba2")
     check_peft_modules(updates(model, "value", "time_step"), model)
-    with pytest.raises(UserError, match="PEFT allows no LoRA on out_proj.* lora.modules"):
+    with pytest.raises(UserError, match=r"PEFT allows no LoRA on out_proj.* lora\.modules"):
         check_peft_modules(updates(model, "output"), model)
+    _, _, model = made("deepseek_v3")
+    dense = ("layers", 0, "ffn", "up", "kernel")
+    factors = updates(model, "up").factors[dense]
+    magnitude = np.ones(factors.b.shape[0], np.float32)
+    added = LoRAWeights({dense: replace(factors, magnitude=magnitude)}, model.fingerprint)
+    with pytest.raises(UserError, match=r"PEFT allows no DoRA of .*mlp\.up_proj\.weight"):
+        check_peft_modules(added, model)
 
 
 # PEFT's names of the experts: found by it, in groups that alternate, beside the router's

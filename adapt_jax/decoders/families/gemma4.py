@@ -107,11 +107,12 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
     """The scale of embeddings, the mixture of experts, and the per-layer vocabulary."""
     values: dict[str, Any] = {"embedding_scale": hf["hidden_size"] ** 0.5}
     if hf.get("enable_moe_block"):
-        sizes = [hf.get(name) for name in MOE_FIELDS]
-        if not all(isinstance(size, int) for size in sizes):
+        sizes = [size for name in MOE_FIELDS if isinstance(size := hf.get(name), int)]
+        if len(sizes) < len(MOE_FIELDS):
             names = ", ".join(MOE_FIELDS)
             raise ValueError(f"enable_moe_block: expected a number for each of {names} with it")
-        values |= {"moe": MoEConfig(*sizes), "dense_with_moe": True}
+        num_experts, per_token, ffn_dim = sizes
+        values |= {"moe": MoEConfig(num_experts, per_token, ffn_dim), "dense_with_moe": True}
     if hf.get("hidden_size_per_layer_input", 256):
         vocabulary = hf.get("vocab_size_per_layer_input", 262144)
         if vocabulary < hf["vocab_size"]:
