@@ -10,23 +10,20 @@ row has only one state, so where layers keep states, every continuation has a ro
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
 
-from adapt_jax.decoders.execution import INFERENCE
-from adapt_jax.decoders.prefix import Prefix, PrefixCache, round_up
+from adapt_jax.decoders.prefix import Prefix, PrefixCache, PrefixCaches, round_up
 from adapt_jax.decoders.sharding import batch_sharding
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
-from adapt_jax.sampling.logits import get_log_probability
+from adapt_jax.sampling.compiled import encode_questions
 from adapt_jax.sampling.prefix_files import PrefixFiles, read_or_encode
+from adapt_jax.sampling.target_scores import TARGETS_AT_ONCE, score_continued, score_rows
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -42,7 +39,6 @@ __all__ = [
 ]
 
 LENGTH_MULTIPLE = 32  # rows are padded to a multiple of this, so that compiled code is reused
-TARGETS_AT_ONCE = 16  # predicted tokens of a row whose logits exist at the same time
 MAX_ROWS, MAX_TOKENS = 32, 8192  # of a batch
 MAX_MASK = 1 << 24  # entries of a batch's attention mask
 MAX_ROW_TARGETS = 1024  # predicted tokens of a row, unless one continuation alone has more
@@ -77,17 +73,16 @@ class MultipleChoiceRequest:
         """Tokens that are predicted."""
         return sum(self.num_scored)
 
-    def split(self, max_continuations: int | None = None) -> "list[MultipleChoiceRequest]":
-        """The same as requests of at most MAX_ROW_TARGETS predicted tokens, in order.
+    def keep_longest(self) -> "MultipleChoiceRequest":
+        """The same with its longest continuation alone."""
+        return MultipleChoiceRequest(self.context, (max(self.continuations, key=len),))
 
-        Args:
-            max_continuations: how many continuations a request has at most; None: any number.
-        """
+    def split(self) -> "list[MultipleChoiceRequest]":
+        """The same as requests of at most MAX_ROW_TARGETS predicted tokens, in order."""
         counts = self.num_scored
         starts, in_part = [0], 0
         for at, count in enumerate(counts):
-            is_full = at - starts[-1] == max_continuations
-            if in_part and (is_full or in_part + count > MAX_ROW_TARGETS):
+            if in_part and in_part + count > MAX_ROW_TARGETS:
                 starts.append(at)
                 in_part = 0
             in_part += count
@@ -147,22 +142,25 @@ def score_continuations(
     """
     graph, weights = nnx.split(model.decoder)
     encoded = encoded_prefix or encode_scoring_prefix(model, prefix)
-    most = 1 if model.config.layers_with_state else None
-    rows = [(index, part) for index, one in enumerate(requests) for part in one.split(most)]
+    rows = [(index, part) for index, one in enumerate(requests) for part in one.split()]
+    # a row with a state has a context, which continuations go on from, or one continuation alone
+    shares_states = bool(model.config.layers_with_state) and any(
+        len(one.continuations) > 1 for one in requests
+    )
+    planned = [part.keep_longest() if shares_states else part for _, part in rows]
     num_missing = Counter(index for index, _ in rows)
     found: dict[int, dict[int, list[LogLikelihood]]] = defaultdict(dict)
     row_multiple = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    plan = (plan_batches or plan_equal_batches)([part for _, part in rows], row_multiple)
-    for batch, num_rows, length in plan:
+    score = _score_after_contexts if shares_states else _score_in_rows
+    for batch in (plan_batches or plan_equal_batches)(planned, row_multiple):
         # 1. a batch of rows of similar lengths
-        if all(rows[number][0] in answered for number in batch):
+        if all(rows[number][0] in answered for number in batch.rows):
             continue
-        arrays = _build_batch([rows[number][1] for number in batch], num_rows, length)
-        placed = arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))
+        parts_of_batch = [rows[number][1] for number in batch.rows]
         # 2. the log-probability of each predicted token
-        scores, is_best = jax.device_get(_score_rows(graph, weights, encoded, *placed))
+        scores, is_best = score((graph, weights, encoded), parts_of_batch, batch, mesh)
         # 3. sums by continuation; a request is complete with its last row
-        for row, number in enumerate(batch):
+        for row, number in enumerate(batch.rows):
             index, request = rows[number]
             if index in answered:
                 continue
@@ -206,11 +204,77 @@ def count_rows(length: int, multiple: int) -> int:
     return round_up(max(1, fitting), multiple)
 
 
+def _score_in_rows(
+    decoder: tuple[Any, Any, PrefixCache],
+    requests: Sequence[MultipleChoiceRequest],
+    batch: Batch,
+    mesh: Mesh | None,
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """The log-probability of each target, and whether it is the most probable token.
+
+    Args:
+        decoder: its graph, weights, and encoded prefix.
+        requests: those of the batch, each a row.
+    """
+    arrays = _place(_build_batch(requests, batch.num_rows, batch.length), mesh)
+    scores, is_best = jax.device_get(score_rows(*decoder, *arrays))
+    return scores, is_best
+
+
+def _score_after_contexts(
+    decoder: tuple[Any, Any, PrefixCache],
+    requests: Sequence[MultipleChoiceRequest],
+    batch: Batch,
+    mesh: Mesh | None,
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """As ``_score_in_rows``; contexts are read once, and continuations go on from copies."""
+    graph, weights, encoded = decoder
+    prefix = PrefixCaches.from_cache(encoded)
+    # 1. contexts without their last tokens, which the continuations are predicted from
+    tokens = np.zeros((batch.num_rows, batch.length), np.int32)
+    lengths = np.zeros(batch.num_rows, np.int32)
+    for row, request in enumerate(requests):
+        lengths[row] = len(request.context) - 1
+        tokens[row, : lengths[row]] = request.context[:-1]
+    placed = _place([np.zeros_like(lengths), tokens, lengths], mesh)
+    kept = encode_questions(graph, weights, prefix, *placed)
+    # 2. continuations, as many at a time as there are contexts
+    single = [
+        (row, MultipleChoiceRequest(request.context[-1:], (one,), (len(one) - count,)))
+        for row, request in enumerate(requests)
+        for one, count in zip(request.continuations, request.num_scored, strict=True)
+    ]
+    longest = max(one.length for _, one in single)
+    width = round_up(longest, TARGETS_AT_ONCE)
+    found: list[tuple[list[Any], list[Any]]] = [([], []) for _ in requests]
+    for start in range(0, len(single), batch.num_rows):
+        some = single[start : start + batch.num_rows]
+        source = np.zeros(batch.num_rows, np.int32)
+        source[: len(some)] = [row for row, _ in some]
+        arrays = _build_batch([one for _, one in some], batch.num_rows, width, width)
+        tokens, _, _, places, targets = arrays
+        placed = _place([source, lengths[source], tokens, places, targets], mesh)
+        scores, is_best = jax.device_get(score_continued(graph, weights, prefix, kept, *placed))
+        for at, (row, one) in enumerate(some):
+            found[row][0].append(scores[at, : one.num_targets])
+            found[row][1].append(is_best[at, : one.num_targets])
+    return [np.concatenate(one) for one, _ in found], [np.concatenate(one) for _, one in found]
+
+
+def _place(arrays: Sequence[np.ndarray], mesh: Mesh | None) -> Sequence[Any]:
+    """The arrays on the devices, with their rows spread over the mesh where there is one."""
+    return arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))
+
+
 def _build_batch(
-    requests: Sequence[MultipleChoiceRequest], num_rows: int, length: int
+    requests: Sequence[MultipleChoiceRequest], num_rows: int, length: int, width: int = 0
 ) -> list[np.ndarray]:
-    """The arrays that ``_score_rows`` takes; rows without a request are padding."""
-    width = round_up(max(one.num_targets for one in requests), TARGETS_AT_ONCE)
+    """The arrays that ``score_rows`` takes; rows without a request are padding.
+
+    Args:
+        width: places for targets; 0: as many as are needed.
+    """
+    width = width or round_up(max(one.num_targets for one in requests), TARGETS_AT_ONCE)
     arrays = [np.zeros((num_rows, size), np.int32) for size in (length,) * 3 + (width,) * 2]
     for row, request in enumerate(requests):
         tokens, positions, segments, places, targets = (array[row] for array in arrays)
@@ -227,52 +291,6 @@ def _build_batch(
             places[target : target + count] = [context - 1, *range(at, at + read)][-count:]
             at, target = at + read, target + count
     return arrays
-
-
-@partial(jax.jit, static_argnums=0)
-def _score_rows(
-    graph: Any,
-    weights: Any,
-    prefix: PrefixCache,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    places: Int[Array, "B M"],
-    targets: Int[Array, "B M"],
-) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
-    """The log-probability of each target, predicted at its place of the row.
-
-    Args:
-        segments: 1 for the context, 2 and on for the continuations, 0 for padding.
-
-    Returns:
-        the log-probabilities; and whether no other token is more probable.
-    """
-    decoder = nnx.merge(graph, weights)
-    # 1. a token attends to the context, and to its own continuation
-    own, theirs = segments[:, :, None], segments[:, None, :]
-    earlier = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
-    mask = earlier & ((theirs == 1) | (theirs == own)) & (theirs > 0)
-    embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
-    hidden, _ = decoder(
-        embeddings, prefix.length + positions, mask, prefix=prefix.blocks, execution=INFERENCE
-    )
-    hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
-
-    # 2. logits exist for a few targets at a time
-    def score_some(some: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits = decoder.logits(some[0])
-        flat, flat_targets = logits.reshape(-1, logits.shape[-1]), some[1].reshape(-1)
-        chosen = jnp.take_along_axis(flat, flat_targets[:, None], axis=-1)[:, 0]
-        is_best = chosen >= jnp.max(flat, axis=-1)
-        scores = get_log_probability(flat, flat_targets)
-        return scores.reshape(some[1].shape), is_best.reshape(some[1].shape)
-
-    def split(x: Array) -> Array:  # [B, M, ...] -> [M / TARGETS_AT_ONCE, B, TARGETS_AT_ONCE, ...]
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, TARGETS_AT_ONCE, *x.shape[2:]), 1, 0)
-
-    scores, is_best = jax.lax.map(score_some, (split(hidden), split(targets)))
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(targets.shape) for x in (scores, is_best))  # type: ignore[return-value]
 
 
 def _sum_by_continuation(

@@ -15,6 +15,7 @@ from adapt_jax.decoders.attention import PackedRows, causal_mask
 from adapt_jax.decoders.decoder import Decoder
 from adapt_jax.decoders.execution import UNROLLED, Execution
 from adapt_jax.decoders.prefix import Prefix, PrefixCaches, encode_prefix
+from adapt_jax.sampling import likelihood
 from adapt_jax.sampling.engine import Engine
 from adapt_jax.sampling.likelihood import MultipleChoiceRequest, score_continuations
 from adapt_jax.sampling.types import GenerationConfig, Request
@@ -204,12 +205,38 @@ def test_answers_do_not_depend_on_slots_or_on_what_they_held_before(model: Any) 
 
 
 def test_continuations_of_one_context_are_scored_as_alone(model: Any) -> None:
-    request = MultipleChoiceRequest((5, 9, 17), ((30, 4, 8), (200,), (31, 77)), (1, 0, 0))
-    [(_, found)] = score_continuations(model, Prefix((PREFIX,)), [request])
+    """Contexts are read once, those of one token too, and continuations go on from their states."""
+    requests = [
+        MultipleChoiceRequest((5, 9, 17), ((30, 4, 8), (200,), (31, 77)), (1, 0, 0)),
+        MultipleChoiceRequest((7,), ((30, 4), (8,))),
+        MultipleChoiceRequest(tuple(range(3, 50)), (tuple(range(60, 80)),)),
+    ]
+    found = dict(score_continuations(model, Prefix((PREFIX,)), requests))
     logits = partial(read, model.decoder)
-    for one, skip, scored in zip(request.continuations, request.unscored, found, strict=True):
-        whole = [*PREFIX, *request.context, *one]
-        logs = jax.nn.log_softmax(model.decoder.logits(logits(np.asarray([whole]))[0])[0])
-        first = len(whole) - len(one) + skip
-        expected = sum(float(logs[at - 1, whole[at]]) for at in range(first, len(whole)))
-        assert abs(scored.log_probability - expected) < 1e-4
+    for index, request in enumerate(requests):
+        skips = request.unscored or (0,) * len(request.continuations)
+        for one, skip, scored in zip(request.continuations, skips, found[index], strict=True):
+            whole = [*PREFIX, *request.context, *one]
+            logs = jax.nn.log_softmax(model.decoder.logits(logits(np.asarray([whole]))[0])[0])
+            first = len(whole) - len(one) + skip
+            expected = sum(float(logs[at - 1, whole[at]]) for at in range(first, len(whole)))
+            assert abs(scored.log_probability - expected) < 2e-4
+    left = dict(score_continuations(model, Prefix((PREFIX,)), requests, answered={0}))
+    assert left == {1: found[1], 2: found[2]}  # bitwise
+
+
+def test_each_context_is_read_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[int, ...]] = []
+    encode = likelihood.encode_questions
+    monkeypatch.setattr(
+        likelihood,
+        "encode_questions",
+        lambda *arrays: rows.extend(map(tuple, arrays[4][:, :2].tolist())) or encode(*arrays),
+    )
+    requests = [
+        MultipleChoiceRequest((5, 9, 17), tuple((n, n) for n in range(3, 43))),
+        MultipleChoiceRequest((6, 8, 17), ((3,), (4,))),
+    ]
+    found = dict(score_continuations(model, Prefix(), requests))
+    assert [len(found[index]) for index in (0, 1)] == [40, 2]
+    assert sorted(row for row in rows if any(row)) == [(5, 9), (6, 8)]
