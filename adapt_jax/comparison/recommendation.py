@@ -80,10 +80,8 @@ def recommend(
     )
     # each cheaper rung against the most accurate one
     cheaper = [rung for rung in rungs if _measure_cost(rung) < _measure_cost(most_accurate)]
-    reference = scores[most_accurate.method]
-    deltas = {
-        rung.method: paired_delta(rung.method, scores[rung.method], reference) for rung in cheaper
-    }
+    best = scores[most_accurate.method]
+    deltas = {one.method: paired_delta(one.method, scores[one.method], best) for one in cheaper}
     corrected = holm_correction({name: delta.p_value for name, delta in deltas.items()})
     tests = [
         RungTest(

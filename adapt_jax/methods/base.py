@@ -222,8 +222,6 @@ class TuningMethod(Method):
             raise ValueError("bootstrap writes reasonings, and `reasoning: false` trains on none")
         return self
 
-    # What is trained
-
     def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
         """Adds what the method trains besides the decoder's own parameters.
 
@@ -245,12 +243,8 @@ class TuningMethod(Method):
     def prepare_to_answer(self, decoder: Decoder) -> None:
         """Computes once, in place, what stays the same while a decoder in training answers."""
 
-    # How it starts
-
     def initialize(self, tuned: TunedDecoder, context: InitContext) -> None:
         """Sets the initial values, in place, where they depend on the data."""
-
-    # What comes of it
 
     def collect(self, tuned: TunedDecoder, model: PretrainedDecoder, prompt: Prompt) -> Adaptation:
         """The adaptation, which says what is saved: here all weights of the tuned decoder.
