@@ -72,7 +72,8 @@ class Session:
         self.model, self.prompt, self.soft_prompt = model, prompt, soft_prompt
         self.seed, self.max_concurrent_sequences = seed, max_concurrent_sequences
         self.cache_multiple = cache_multiple
-        self.prefix_files = prefix_files
+        # of demonstrations that are chosen for each question, nobody asks again
+        self.prefix_files = prefix_files if prompt.retrieval is None else None
         self._weights = _list_weights(model)
         self._retriever: Retriever | None = None
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()

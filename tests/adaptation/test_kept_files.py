@@ -12,6 +12,7 @@ from adapt_jax.adaptation import kept_files
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.prompting.retrieval import Retrieval
 from adapt_jax.sampling import prefix_files
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.templates import Demonstration, Template
@@ -63,6 +64,16 @@ def test_a_second_process_neither_hashes_weights_nor_encodes_the_prompt(
         len(hashed) == 1
         and second.model.fingerprint == load_pretrained(second.model.path).fingerprint
     )
+
+
+def test_no_prompt_is_kept_whose_demonstrations_are_chosen_for_each_question(
+    saved: Path, tiny: Any, tmp_path: Path
+):
+    pool = tuple(Demonstration(f"What is {n} + 1?", str(n + 1)) for n in range(6))
+    prompt = Prompt(Template(), "Solve it.", retrieval=Retrieval(pool, count=1))
+    Adaptation("few_shot", prompt, tiny).save(tmp_path / "chosen")
+    Adaptation.load(tmp_path / "chosen").ask("What is 4 + 1?")
+    assert list_kept(tmp_path / "chosen") == ["fingerprint.json"]
 
 
 def test_it_can_be_turned_off(saved: Path, monkeypatch: pytest.MonkeyPatch):
