@@ -19,7 +19,7 @@ from adapt_jax.sampling.prefix_files import PrefixFiles, read_size_limit
 from adapt_jax.utils import distributed
 from adapt_jax.utils.bucket import is_address
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.files import write_json
+from adapt_jax.utils.files import try_to_write, write_json
 from adapt_jax.utils.hashing import hash_sources, identity
 from adapt_jax.utils.text_files import read_json
 
@@ -106,7 +106,7 @@ class FingerprintRecord:
         content = self._describe(model, model.fingerprint)
         is_old = youngest < (self._began - SECONDS_UNTIL_TRUSTED) * 10**9
         if is_old and content != self._recorded and distributed.is_main_process():
-            with contextlib.suppress(OSError, UserError):
+            with try_to_write(self._file.parent):
                 write_json(self._file, content)
 
     def _describe(self, model: PretrainedDecoder, fingerprint: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from adapt_jax.pretrained.safetensors_io import (
 from adapt_jax.sampling.compiled import encode_prompt_prefix
 from adapt_jax.utils import cpu, distributed
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.files import try_to_write
 from adapt_jax.utils.hashing import hash_sources, identity
 
 __all__ = ["PrefixFiles", "read_or_encode", "read_size_limit"]
@@ -103,7 +104,7 @@ class PrefixFiles:
         if size > self.limit:
             return
         arrays = dict(zip(expected, map(np.asarray, jax.tree.leaves(encoded.layers)), strict=True))
-        with contextlib.suppress(OSError, UserError):
+        with try_to_write(self.folder):
             self._make_room(size)
             write_tensors(
                 self._find_file(prefix, encoded.padded),

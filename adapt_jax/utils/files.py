@@ -37,6 +37,7 @@ __all__ = [
     "replace_surrogates",
     "report_write_errors",
     "to_json_lines",
+    "try_to_write",
     "write_bytes",
     "write_json",
     "write_text",
@@ -174,6 +175,16 @@ def report_write_errors(path: str | Path) -> Iterator[None]:
         # a temporary name tells the user nothing; another file's name does
         reason = (problem.strerror if ours else None) or str(problem)
         raise UserError(f"{path}: cannot be written ({reason})") from problem
+
+
+@contextmanager
+def try_to_write(folder: Path) -> Iterator[None]:
+    """What is written into the folder may fail, which is no error; no empty folder is left then."""
+    try:
+        yield
+    except (OSError, UserError):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
