@@ -100,7 +100,7 @@ def test_a_grouped_product_is_rounded_once() -> None:
     np.testing.assert_allclose(np.array(found, float), exact, rtol=2**-8, atol=1e-6)
 
 
-def test_a_decoding_step_makes_no_wider_copy_of_the_cache_the_weights_or_the_embeddings(
+def test_sampling_makes_no_wider_copy_of_the_cache_the_weights_or_the_embeddings(
     tmp_path: Path, devices: str
 ) -> None:
     if devices == "several":
@@ -108,20 +108,25 @@ def test_a_decoding_step_makes_no_wider_copy_of_the_cache_the_weights_or_the_emb
     write_tiny_llama(tmp_path)
     model = load_pretrained(tmp_path, dtype="bfloat16")
     config = GenerationConfig(temperature=0.7, top_k=5)
-    engine = Engine(model, Prefix((tuple(range(3, 20)),)), config, seed=0)
-    slots = engine._make_slots(6, 40)
-    sizes = {x.shape for x in jax.tree.leaves((slots[0], engine.weights)) if x.ndim > 1}
-    text = (
-        compiled.decode_chunk.lower(
-            *(engine.graph, config.sampling, (), engine.weights, engine.encoded_prefixes),
-            *(*slots, engine.seed),
-        )
-        .compile()
-        .as_text()
-    )
-    for shape in sizes:
-        copy = f" = f32[{','.join(map(str, shape))}]"
-        assert not [line for line in list_operations(text) if copy in line], copy
+    prefixes = [Prefix((tuple(range(3, end)),)) for end in (20, 30)]
+    engine = Engine(model, prefixes, config, seed=0)
+    decoder, (cache, slots) = (engine.graph, engine.weights), engine._make_slots(6, 40)
+    lengths, tokens = np.full(3, 9, np.int32), np.zeros((3, 24), np.int32)
+    which = np.zeros(3, np.int32)
+    questions = (*decoder, engine.encoded_prefixes, which, tokens, lengths)
+    encoded = compiled.encode_questions(*questions)
+    steps = (engine.graph, config.sampling, (), engine.weights, engine.encoded_prefixes)
+    programs = [
+        compiled.decode_chunk.lower(*steps, cache, slots, engine.seed),
+        compiled.encode_questions.lower(*questions),
+        compiled._insert_into_layer.lower(cache[0], np.arange(3), encoded[0], which),
+    ]
+    sizes = {x.shape for x in jax.tree.leaves((cache, engine.weights)) if x.ndim > 1}
+    for program in programs:
+        operations = list_operations(program.compile().as_text())
+        for shape in sizes:
+            copy = f" = f32[{','.join(map(str, shape))}]"
+            assert not [line for line in operations if copy in line], copy
 
 
 def list_operations(text: str) -> list[str]:
