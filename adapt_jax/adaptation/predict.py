@@ -12,10 +12,11 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader, Fields
+from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
 from adapt_jax.tasks.loading import load_question_format
 from adapt_jax.tasks.question_format import QuestionFormat
-from adapt_jax.tasks.readers import Row, read_rows
+from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.bucket_mirror import mirror_file

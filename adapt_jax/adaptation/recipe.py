@@ -13,8 +13,8 @@ from adapt_jax.pretrained.hf_folder import find_folder
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import shorten_parser_name
-from adapt_jax.tasks.letters import LETTERS
-from adapt_jax.tasks.wordings import is_jinja
+from adapt_jax.tasks.language.letters import LETTERS
+from adapt_jax.tasks.templates.wordings import is_jinja
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 

@@ -21,7 +21,7 @@ from adapt_jax.sampling.likelihood import encode_scoring_prefix
 from adapt_jax.sampling.prefix_files import PrefixFiles
 from adapt_jax.sampling.types import Candidate, Request
 from adapt_jax.tasks.answers import read_answer
-from adapt_jax.tasks.cut_answers import read_cut_answer
+from adapt_jax.tasks.answers.cut_answers import read_cut_answer
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils.compilations import Stopwatch
 from adapt_jax.utils.distributed import shares_questions

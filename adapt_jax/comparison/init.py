@@ -11,7 +11,7 @@ from adapt_jax.inspection.speed import measure_speed
 from adapt_jax.pretrained.chat import has_chat_template
 from adapt_jax.pretrained.without_weights import load_without_weights
 from adapt_jax.prompting.prompt import resolve_template
-from adapt_jax.tasks.guess_config import GuessedConfig, format_task_file, guess_config
+from adapt_jax.tasks.guessing.config import GuessedConfig, format_task_file, guess_config
 from adapt_jax.utils import files
 from adapt_jax.utils.errors import UserError
 

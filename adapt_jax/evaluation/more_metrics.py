@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from adapt_jax.evaluation.metrics import METRICS, ScoredPrediction
 from adapt_jax.evaluation.scorers import canonicalize_references, find_right_answers
 from adapt_jax.tasks.answers import read_gold
+from adapt_jax.tasks.answers.text_scores import compute_corpus_score
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.text_scores import compute_corpus_score
 
 __all__ = ["pass_at_k"]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from adapt_jax.tasks.answers import read_gold
-from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.text_scores import (
+from adapt_jax.tasks.answers.text_scores import (
     TEXT_SCORES,
     check_installed,
     find_library_version,
     split_squad_words,
 )
+from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 

@@ -15,7 +15,7 @@ from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.summary import fold_question
 from adapt_jax.tasks.task import Task
 from adapt_jax.tasks.templates import Demonstration, Template
-from adapt_jax.tasks.wordings import is_jinja
+from adapt_jax.tasks.templates.wordings import is_jinja
 from adapt_jax.training.examples import TokenizedExamples, tokenize_examples
 from adapt_jax.training.packing import TrainingExample
 

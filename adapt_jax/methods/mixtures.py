@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.readers import Row, read_rows
+from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.config import find_path
 from adapt_jax.utils.errors import UserError, nearest

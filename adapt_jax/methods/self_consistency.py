@@ -24,8 +24,8 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt
 from adapt_jax.prompting.voting import AUTO_RULES, VOTES, VoteChoice, choose_vote_rule
 from adapt_jax.sampling.types import GenerationConfig
+from adapt_jax.tasks.answers.text_scores import TEXT_SCORES
 from adapt_jax.tasks.task import Task
-from adapt_jax.tasks.text_scores import TEXT_SCORES
 from adapt_jax.utils.errors import nearest
 
 __all__ = ["SelfConsistency"]

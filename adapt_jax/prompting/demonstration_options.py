@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from adapt_jax.prompting.demonstration_selectors import SELECTORS
 from adapt_jax.prompting.similarity import SIMILARITIES
-from adapt_jax.tasks.fields import Text
+from adapt_jax.tasks.fields.example_reader import Text
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.errors import nearest
 

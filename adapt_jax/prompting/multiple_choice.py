@@ -19,7 +19,7 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.sampling.likelihood import MultipleChoiceRequest
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.letters import LETTERS
+from adapt_jax.tasks.language.letters import LETTERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from scipy.special import betainc
 
-from adapt_jax.tasks.text_scores import TEXT_SCORES, find_library_version
+from adapt_jax.tasks.answers.text_scores import TEXT_SCORES, find_library_version
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader
+from adapt_jax.tasks.fields.example_reader import ExampleReader
+from adapt_jax.tasks.fields.row_fields import check_row_fields
 from adapt_jax.tasks.loading_rows import ExamplesRead, read_examples
 from adapt_jax.tasks.question_format import QuestionFormat
-from adapt_jax.tasks.readers import FileOptions
-from adapt_jax.tasks.row_fields import check_row_fields
 from adapt_jax.tasks.sources import SPLITS, Rows, Sizes
+from adapt_jax.tasks.sources.rows import FileOptions
 from adapt_jax.tasks.splits import check_ids, divide, resolve_overlaps
 from adapt_jax.tasks.summary import DataSummary, count_conflicts, summarize_split
 from adapt_jax.tasks.task import Task
@@ -24,7 +24,7 @@ from adapt_jax.tasks.task_config import (
     read_fixed_choices,
     read_settings,
 )
-from adapt_jax.tasks.template_loading import check_templates, load_template, load_templates
+from adapt_jax.tasks.templates.loading import check_templates, load_template, load_templates
 from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError
 

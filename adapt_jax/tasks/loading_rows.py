@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader
+from adapt_jax.tasks.fields.example_reader import ExampleReader
+from adapt_jax.tasks.fields.values import Missing, RepeatedChoice
 from adapt_jax.tasks.sources import SPLITS, Row, Sizes
 from adapt_jax.tasks.splits import content_key
-from adapt_jax.tasks.values import Missing, RepeatedChoice
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["MAX_EXAMPLES", "ExamplesRead", "read_examples"]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader, Fields
-from adapt_jax.tasks.readers import FileOptions, Row
+from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
+from adapt_jax.tasks.sources.rows import FileOptions, Row
 from adapt_jax.utils.config import Strict
 
 __all__ = ["QuestionFormat"]

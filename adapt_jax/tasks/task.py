@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from adapt_jax.tasks.answers import answers_match
+from adapt_jax.tasks.answers.tolerance import Tolerance
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.summary import DataSummary
 from adapt_jax.tasks.templates import Template
-from adapt_jax.tasks.tolerance import Tolerance
 
 __all__ = ["Task"]
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from adapt_jax.tasks.answers import PARSERS, find_parser, shorten_parser_name
-from adapt_jax.tasks.fields import Fields, InlineExample, Text
-from adapt_jax.tasks.readers import find_duplicate
-from adapt_jax.tasks.schema_parser import load_parser
-from adapt_jax.tasks.shapes import detect_shape, guess_parser, peek_rows
+from adapt_jax.tasks.answers.schema_parser import load_parser
+from adapt_jax.tasks.fields.example_reader import Fields, InlineExample, Text
+from adapt_jax.tasks.fields.shapes import detect_shape, guess_parser, peek_rows
 from adapt_jax.tasks.sources import SOURCES, Row, Rows, SourceRequest, normalize_source
+from adapt_jax.tasks.sources.rows import find_duplicate
 from adapt_jax.tasks.splits import AllowOverlap, Splits
 from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.config import MAX_SEED, Strict, find_path, read_yaml, validate

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt_jax.tasks.readers import read_rows
+from adapt_jax.tasks.sources.readers import read_rows
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_text

@@ -8,7 +8,7 @@ from init_data import jsonl, write_tickets
 from adapt_jax.cli.main import main
 from adapt_jax.comparison.compare import compare
 from adapt_jax.comparison.init import describe, init
-from adapt_jax.tasks.guess_config import guess_config
+from adapt_jax.tasks.guessing.config import guess_config
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.utils.config import CompareConfig, load_config
 from adapt_jax.utils.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from init_data import TICKETS, draw, jsonl, table
 
-from adapt_jax.tasks.guess_config import guess_config
+from adapt_jax.tasks.guessing.config import guess_config
 
 SQUAD = {
     "version": "1.1",

@@ -10,8 +10,8 @@ from made_results import Scripted, candidate, make_task, prediction
 
 from adapt_jax.evaluation.evaluate import evaluate
 from adapt_jax.evaluation.scorers import score_answer, token_f1
+from adapt_jax.tasks.answers.text_scores import TEXT_SCORES, check_installed, compute_corpus_score
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.text_scores import TEXT_SCORES, check_installed, compute_corpus_score
 from adapt_jax.utils.errors import UserError
 
 PAIRS = [

@@ -8,8 +8,8 @@ from made_results import candidate
 from adapt_jax.methods.self_consistency import SelfConsistency
 from adapt_jax.prompting.maj_at_k import maj_at_k
 from adapt_jax.prompting.voting import VOTES, choose_vote_rule, vote
-from adapt_jax.tasks import text_scores
-from adapt_jax.tasks.text_scores import TEXT_SCORES
+from adapt_jax.tasks.answers import text_scores
+from adapt_jax.tasks.answers.text_scores import TEXT_SCORES
 from adapt_jax.utils.errors import UserError
 
 TEXTS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from adapt_jax.tasks.answers import PARSERS, read_answer
-from adapt_jax.tasks.cut_answers import read_cut_answer
+from adapt_jax.tasks.answers.cut_answers import read_cut_answer
 from adapt_jax.tasks.templates import Template
 
 PLAIN = Template()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.tasks.readers import read_rows as read_file
+from adapt_jax.tasks.sources.readers import read_rows as read_file
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
 

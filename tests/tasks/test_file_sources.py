@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.tasks.readers import FileOptions, read_rows
+from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.rows import FileOptions
 from adapt_jax.utils.errors import UserError
 
 ROWS = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(6)]

@@ -8,7 +8,7 @@ import pytest
 
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_question_format, load_task
-from adapt_jax.tasks.readers import read_rows
+from adapt_jax.tasks.sources.readers import read_rows
 from adapt_jax.tasks.templates import Demonstration, Template
 from adapt_jax.utils import jinja_text
 from adapt_jax.utils.errors import UserError

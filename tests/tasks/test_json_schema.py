@@ -12,8 +12,8 @@ import yaml
 from helpers import fails
 
 from adapt_jax.tasks.answers import PARSERS, answers_match, read_answer, read_gold
-from adapt_jax.tasks.cut_answers import read_cut_answer
-from adapt_jax.tasks.json_answers import name_schema_parser
+from adapt_jax.tasks.answers.cut_answers import read_cut_answer
+from adapt_jax.tasks.answers.json_answers import name_schema_parser
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from adapt_jax.tasks.answers import PARSERS, AnswerParser, answers_match, read_answer, read_gold
+from adapt_jax.tasks.answers.tolerance import Tolerance
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.loading import load_question_format, load_task
-from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, Row, SourceRequest
+from adapt_jax.tasks.sources.readers import read_rows
 from adapt_jax.tasks.templates import Template
-from adapt_jax.tasks.tolerance import Tolerance
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapt_jax.tasks.answers import PARSERS, answers_match, read_answer, read_gold
-from adapt_jax.tasks.cut_answers import read_cut_answer
+from adapt_jax.tasks.answers.cut_answers import read_cut_answer
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt_jax.tasks.numbers import (
+from adapt_jax.tasks.answers.numbers import (
     are_close,
     read_gold_number,
     read_last_number,
     read_number,
 )
-from adapt_jax.tasks.tolerance import Tolerance
+from adapt_jax.tasks.answers.tolerance import Tolerance
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt_jax.tasks import readers_arrow
-from adapt_jax.tasks.parquet_footer import read_parquet_sizes
-from adapt_jax.tasks.readers import (
-    FileOptions,
-    read_rows,
-)
+from adapt_jax.tasks.sources import readers_arrow
+from adapt_jax.tasks.sources.parquet_footer import read_parquet_sizes
+from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.rows import FileOptions
 from adapt_jax.utils.errors import UserError
 
 ROWS = [{"q": 'a, "b"', "n": 1.5}, {"q": "c;d", "n": None}]

@@ -10,8 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adapt_jax.tasks.loading import load_task
-from adapt_jax.tasks.readers import read_rows
 from adapt_jax.tasks.sources import SOURCES, SourceRequest
+from adapt_jax.tasks.sources.readers import read_rows
 from adapt_jax.utils.errors import UserError
 
 NONE: dict[str, Any] = {"train": None, "development": None, "test": None}

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields import ExampleReader, Fields
+from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
 from adapt_jax.tasks.loading_rows import read_examples
-from adapt_jax.tasks.rows import Row
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.tasks.splits import divide
 
 SIZES = {"train": None, "development": 0.2, "test": 0.3}

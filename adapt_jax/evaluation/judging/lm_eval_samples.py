@@ -18,7 +18,7 @@ from adapt_jax.evaluation.judging.scored import (
     find_question,
     read_score,
 )
-from adapt_jax.tasks.readers import Row
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["find_samples", "is_samples", "parse_samples_name", "read_samples"]

@@ -21,7 +21,8 @@ from adapt_jax.evaluation.judging.scored import ReadOptions, Run
 from adapt_jax.evaluation.judging.tables import is_predictions, read_predictions, read_table
 from adapt_jax.evaluation.report.files import read_comparison
 from adapt_jax.evaluation.results import DoneRung
-from adapt_jax.tasks.readers import Row, read_rows
+from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import check_is_file, read_json
 

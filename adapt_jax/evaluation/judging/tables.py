@@ -14,7 +14,7 @@ from adapt_jax.evaluation.judging.scored import (
     find_question,
     read_score,
 )
-from adapt_jax.tasks.readers import Row
+from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["is_predictions", "read_predictions", "read_table"]

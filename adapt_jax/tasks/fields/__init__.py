@@ -1,0 +1,1 @@
+"""From a row of any shape to an Example: which field is what, as which text."""

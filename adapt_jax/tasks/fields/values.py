@@ -1,0 +1,153 @@
+"""Values of a row: a field, a dotted path within structured values, or several fields joined.
+
+Text and numbers stay as their file writes them. What is missing (null, NaN, empty) is missing.
+"""
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from adapt_jax.tasks.sources.rows import Row
+from adapt_jax.utils.display_text import display_text
+from adapt_jax.utils.errors import UserError, nearest
+
+__all__ = [
+    "Missing",
+    "RepeatedChoice",
+    "is_scores",
+    "read_choices",
+    "read_required",
+    "read_text",
+    "read_texts",
+    "read_value",
+    "to_plain_value",
+    "to_text",
+]
+
+MAX_CHOICES = 10_000
+FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+class Missing(UserError):
+    """A row that cannot be asked: it lacks a question or an answer."""
+
+
+class RepeatedChoice(Missing):
+    """A row that cannot be asked: a choice occurs twice."""
+
+
+def read_value(row: Row, name: str) -> Any:
+    """The value of a field, or at a dotted path within structured values."""
+    if name in row.values:
+        return row.values[name]
+    value: Any = row.values
+    for part in name.split("."):
+        if isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value):
+            value = [one.get(part) for one in value]  # a path through a list of objects
+        elif isinstance(value, dict) or value is row.values:
+            if part not in value:
+                has = display_text(", ".join(map(str, list(value)[:20])), 200)
+                raise UserError(
+                    f"{row.where}: no field {name!r}; it has: {has}{nearest(part, value)}"
+                )
+            value = value[part]
+        else:
+            raise UserError(f"{row.where}: no field {name!r}: {part!r} is not within an object")
+    return value
+
+
+def read_text(row: Row, name: str) -> str:
+    """A field as text, empty where it is missing; ``{field}`` in the name joins several."""
+    if "{" in name:
+        return FIELD.sub(lambda match: read_text(row, match[1]), name)
+    return to_text(read_value(row, name), row.where, name)
+
+
+def read_required(row: Row, name: str) -> str:
+    if not (text := read_text(row, name).strip()):
+        raise Missing(f"{row.where}: field {name!r} is empty")
+    return text
+
+
+def read_texts(row: Row, name: str) -> tuple[str, ...]:
+    value = to_plain_value(read_value(row, name))
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > MAX_CHOICES:
+        raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
+    return tuple(to_text(one, row.where, name) for one in values)
+
+
+def is_scores(value: Any) -> bool:
+    """Whether a value is an object of choices and their scores: ``{yes: 1, no: 0}``."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(
+            isinstance(one, int | float) and not isinstance(one, bool) for one in value.values()
+        )
+    )
+
+
+def read_choices(row: Row, name: str | list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The choices of a question, and the names that its answers may use for them.
+
+    They are a list; an object of texts by their letters, or of scores by the texts; or one field
+    for each choice, of which the last ones may be empty.
+    """
+    if not isinstance(name, str):
+        texts = [read_text(row, one) for one in name]
+        while texts and not texts[-1]:
+            texts.pop()
+        return tuple(texts), ()
+    value = to_plain_value(read_value(row, name))
+    if not isinstance(value, dict):
+        return read_texts(row, name), ()
+    if is_scores(value):
+        return tuple(key.strip() for key in value), ()
+    letters = tuple(key.strip() for key in value)
+    return tuple(to_text(value[key], row.where, f"{name}.{key}") for key in value), letters
+
+
+def to_plain_value(value: Any) -> Any:
+    """Arrays, as TFDS gives them, as lists; NaN as None."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.dtype.kind not in "f" else list(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, float | np.floating) and math.isnan(value):
+        return None
+    return value
+
+
+def to_text(value: Any, where: str, name: str) -> str:
+    """A value as its file writes it; lists of texts by lines.
+
+    Raises:
+        UserError: the value is structured, or bytes that are not UTF-8.
+    """
+    value = to_plain_value(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case bytes():
+            try:
+                return value.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise UserError(f"{where}: field {name!r}: bytes that are not UTF-8 text") from None
+        case dict():
+            inner = [f"{name}.{key}" for key in list(value)[:5]]
+            raise UserError(
+                f"{where}: field {name!r} is an object; name a value in it: "
+                + display_text(", ".join(inner), 150)
+            )
+        case list() | tuple():
+            if any(isinstance(to_plain_value(one), list | tuple) for one in value):
+                raise UserError(f"{where}: field {name!r} is a list of lists; expected texts")
+            return "\n".join(to_text(one, where, name) for one in value)
+    return str(value).strip()
