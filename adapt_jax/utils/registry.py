@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -137,18 +137,24 @@ def _import_file(path: Path) -> None:
 
 
 @functools.cache
+def _find_entry_points() -> EntryPoints:
+    """What installed distributions registered; the metadata of all of them is read once."""
+    return entry_points(group=GROUP)
+
+
 def has_entry_points() -> bool:
     """Whether installed distributions registered something."""
-    return bool(entry_points(group=GROUP))
+    return bool(_find_entry_points())
 
 
+@functools.cache
 def load_entry_points() -> None:
     """Imports what installed distributions registered, once.
 
     Raises:
         UserError: one cannot be imported.
     """
-    for point in entry_points(group=GROUP):
+    for point in _find_entry_points():
         try:
             point.load()
         except KeyboardInterrupt:

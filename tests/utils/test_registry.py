@@ -2,11 +2,13 @@
 
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from adapt_jax.utils import registry
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.registry import Registry, load_plugin
+from adapt_jax.utils.registry import Registry, has_entry_points, load_entry_points, load_plugin
 
 
 @dataclass(frozen=True)
@@ -15,21 +17,21 @@ class Entry:
 
 
 def test_entries_are_found_by_name_in_the_order_of_their_registration():
-    registry: Registry[Entry] = Registry("thing")
-    registry.register("b")(Entry(1))
-    registry.register("a")(Entry(2))
-    assert list(registry) == ["b", "a"] and registry.find("a") == Entry(2)
+    things: Registry[Entry] = Registry("thing")
+    things.register("b")(Entry(1))
+    things.register("a")(Entry(2))
+    assert list(things) == ["b", "a"] and things.find("a") == Entry(2)
     with pytest.raises(UserError, match="task: unknown thing 'ab'; did you mean 'b'.*known: b, a"):
-        registry.find("ab", "task")
+        things.find("ab", "task")
 
 
 def test_a_taken_name_is_never_replaced():
-    registry: Registry[object] = Registry("thing")
-    entry = registry.register("a")(Entry(1))
-    registry.register("a")(entry)
+    things: Registry[object] = Registry("thing")
+    entry = things.register("a")(Entry(1))
+    things.register("a")(entry)
     for other in (Entry(2), Entry(1), len):
         with pytest.raises(ValueError, match="thing 'a' is registered already"):
-            registry.register("a")(other)
+            things.register("a")(other)
 
 
 def test_a_plugin_is_a_module_or_a_file_and_is_loaded_once(tmp_path, monkeypatch):
@@ -44,6 +46,28 @@ def test_a_plugin_is_a_module_or_a_file_and_is_loaded_once(tmp_path, monkeypatch
         load_plugin("no_such")
     with pytest.raises(UserError, match="no file"):
         load_plugin(str(tmp_path / "absent.py"))
+
+
+def test_what_distributions_registered_is_looked_for_and_imported_once(tmp_path, monkeypatch):
+    (tmp_path / "counted_entry.py").write_text("import builtins\n")
+    metadata = tmp_path / "counted-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: counted\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[adapt_jax]\none = counted_entry\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for function in (registry._find_entry_points, load_entry_points):
+        function.cache_clear()
+    find, found = registry.entry_points, []
+    monkeypatch.setattr(registry, "entry_points", lambda **g: found.append(g) or find(**g))
+    load = EntryPoint.load
+    loaded = []
+    monkeypatch.setattr(EntryPoint, "load", lambda self: loaded.append(self.name) or load(self))
+    for _ in range(2):
+        assert has_entry_points()
+        load_entry_points()
+    assert found == [{"group": "adapt_jax"}] and loaded == ["one"]
+    for function in (registry._find_entry_points, load_entry_points):
+        function.cache_clear()
 
 
 def test_a_plugin_that_failed_is_tried_again(tmp_path, monkeypatch):
