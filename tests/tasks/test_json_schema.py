@@ -230,6 +230,30 @@ def test_schemas_that_would_not_end_do():
     assert read("[[], [[]]]", tree) == "[[],[[]]]" and read("[1]", tree) is None
 
 
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "[1, 1.0]",
+        "[[1], [true], [1]]",
+        '[{"a": 1, "b": [2]}, {}, {"b": [2.0], "a": 1}]',
+        "[[], []]",
+    ],
+)
+def test_repeated_items_are_found(repeated: str):
+    assert read(repeated, {"type": "array", "uniqueItems": True}) is None
+    assert read(repeated, {"type": "array", "uniqueItems": False}) is not None
+
+
+def test_items_that_differ_are_told_apart_in_linear_time():
+    schema = {"type": "array", "uniqueItems": True}
+    different = '[1, true, "1", 0, false, null, [1], [true], {"a": 1}, {"a": true}, {}, []]'
+    assert read(different, schema) is not None
+    many = json.dumps([{"number": number} for number in range(20_000)])
+    started = time.perf_counter()
+    assert read(many, schema) is not None
+    assert time.perf_counter() - started < 5  # comparing all pairs takes minutes
+
+
 def test_a_reference_within_a_part_with_an_id_of_its_own_is_one_line():
     part = {"$id": "https://example.org/part", "$ref": "#/$defs/x"}
     with pytest.raises(UserError, match="json_schema: schema: PointerToNowhere"):

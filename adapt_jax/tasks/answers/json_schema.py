@@ -63,7 +63,9 @@ def make_validator(schema: Any) -> Callable[[Any], bool]:
             raise RecursionError
         yield from known.VALIDATORS["$ref"](validator, reference, instance, schema)
 
-    bounded = jsonschema.validators.extend(known, {"$ref": follow, "pattern": _match_pattern})
+    bounded = jsonschema.validators.extend(
+        known, {"$ref": follow, "pattern": _match_pattern, "uniqueItems": _find_repetition}
+    )
     validator = bounded(schema, registry=Registry())
 
     def is_valid(value: Any) -> bool:
@@ -137,6 +139,24 @@ def _match_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> 
             import jsonschema
 
             yield jsonschema.ValidationError(f"{instance!r:.80} does not match")
+
+
+def _find_repetition(validator: Any, is_asked: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """The keyword ``uniqueItems``, in a time that grows with the length alone."""
+    if is_asked and isinstance(instance, list):
+        if len({_make_key(item) for item in instance}) < len(instance):
+            import jsonschema
+
+            yield jsonschema.ValidationError("items occur twice")
+
+
+def _make_key(value: Any) -> Any:
+    """Equal for values that JSON Schema calls equal: 1 is 1.0 and not true, keys have no order."""
+    if isinstance(value, dict):
+        return dict, frozenset((name, _make_key(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return list, tuple(map(_make_key, value))
+    return isinstance(value, bool), value
 
 
 def is_text_field(schema: Any, keys: Sequence[str]) -> bool:
