@@ -117,8 +117,10 @@ def save_adaptation(adaptation: AdaptationContent, folder: str | Path) -> None:
     """Writes the whole folder or nothing; an adaptation that was there is replaced.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: the prompt could not be read again, or the folder holds something else or cannot
+            be written.
     """
+    _check_prompt(adaptation.prompt)
     # of several processes all fetch what lies on their devices, and process 0 writes
     if adaptation.lora_weights is None:
         _ = adaptation.model.fingerprint
@@ -127,6 +129,14 @@ def save_adaptation(adaptation: AdaptationContent, folder: str | Path) -> None:
     elif adaptation.has_full_weights:
         save_pretrained(adaptation.model, Path(folder) / WEIGHTS)
     distributed.barrier("adaptation saved")
+
+
+def _check_prompt(prompt: Prompt) -> None:
+    """Raises UserError for a prompt that could not be read again."""
+    try:
+        Prompt.from_dict(prompt.to_dict())
+    except TypeError as problem:
+        raise UserError(f"not saved: {problem}") from None
 
 
 def _write_files(adaptation: AdaptationContent, folder: Path) -> None:
@@ -265,14 +275,14 @@ def _read_description(folder: Path) -> SavedAdaptation:
             "to be made again by this version of adapt_jax"
         )
     saved = validate(SavedAdaptation, content, str(path))
-    for key, said, name in (
+    for key, is_expected, name in (
         ("soft_prompt", saved.soft_prompt, SOFT_PROMPT),
         ("lora_weights", saved.lora_weights, ADAPTER_CONFIG),
         ("has_full_weights", saved.has_full_weights, WEIGHTS),
     ):
-        if said != (folder / name).exists():
-            found = "is not there" if said else "is there"
-            raise UserError(f"{path}: {key} is {str(said).lower()}, but {name} {found}")
+        if is_expected != (folder / name).exists():
+            found = "is not there" if is_expected else "is there"
+            raise UserError(f"{path}: {key} is {str(is_expected).lower()}, but {name} {found}")
     if saved.soft_prompt != (saved.before_bos is not None):
         expected = "true or false" if saved.soft_prompt else "null, as there is no soft prompt"
         raise UserError(f"{path}: before_bos: expected {expected}, found {saved.before_bos!r}")

@@ -62,6 +62,11 @@ class Prompt:
     multiple_choice: MultipleChoiceConfig | None = None
     retrieval: Retrieval | None = None
 
+    def __post_init__(self) -> None:
+        # examples of a task may be given; what is shown, saved and read again are demonstrations
+        shown = tuple(map(Demonstration.of, self.demonstrations))
+        object.__setattr__(self, "demonstrations", shown)
+
     @cached_property
     def text(self) -> str:
         """Everything before the question; of a chat template, see ``messages``."""

@@ -34,6 +34,7 @@ class Retrieval:
     answer_tokens: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pool", tuple(map(Demonstration.of, self.pool)))
         if not self.pool:
             raise UserError("retrieval.pool: is empty; expected demonstrations to choose from")
         SIMILARITIES.find(self.similarity, "retrieval.similarity")

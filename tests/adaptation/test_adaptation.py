@@ -22,8 +22,10 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.prompting.prompt import Prompt
+from adapt_jax.prompting.retrieval import Retrieval
 from adapt_jax.sampling.engine import Candidate, GenerationConfig
 from adapt_jax.tasks.example import Example
+from adapt_jax.tasks.templates import Demonstration
 from adapt_jax.utils.errors import UserError
 
 QUESTION = "Jane has 2 apples. She bought 3 more. How many apples does she have in total?"
@@ -53,6 +55,34 @@ def test_a_saved_adaptation_answers_as_before(tiny, tiny_folder: Path, tmp_path:
     before, after = first.answer(EXAMPLES, seed=3), second.answer(EXAMPLES, seed=3)
     assert texts(before) == texts(after) and len(before[0].candidates) == 2
     assert texts(first.answer(EXAMPLES, seed=4)) != texts(before)
+
+
+def test_examples_may_be_demonstrations_and_are_saved_as_such(tiny, tmp_path: Path):
+    solved = Example("1", "2 + 2?", "4", "2 + 2 = 4.", category="sums")
+    as_examples, as_demonstrations = (
+        Prompt(demonstrations=(one,), retrieval=Retrieval((one,), 1))
+        for one in (solved, Demonstration.of(solved))
+    )
+    assert as_examples == as_demonstrations
+    Adaptation("few_shot", as_examples, tiny).save(tmp_path / "saved")
+    assert Adaptation.load(tmp_path / "saved").prompt == as_demonstrations
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("parser", "no_such", "unknown answer parser 'no_such'"),
+        ("reasoning", "yes please", "prompt.reasoning: Input should be a valid boolean"),
+        ("instruction", 3, "prompt.instruction: Input should be a valid string"),
+    ],
+)
+def test_a_prompt_that_could_not_be_read_is_not_saved(
+    tiny, tmp_path: Path, field: str, value: Any, message: str
+):
+    broken = replace(prompt(), **{field: value})
+    with pytest.raises(UserError, match=message) as raised:
+        Adaptation("zero_shot", broken, tiny).save(tmp_path / "saved")
+    assert "\n" not in str(raised.value) and not (tmp_path / "saved").exists()
 
 
 def test_tuned_weights_travel_with_the_adaptation(make_tiny_llama, tmp_path: Path):

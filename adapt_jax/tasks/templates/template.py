@@ -48,7 +48,10 @@ class Demonstration:
         object.__setattr__(self, "choices", tuple(self.choices))  # JSON brings a list
 
     @classmethod
-    def of(cls, example: Example) -> "Demonstration":
+    def of(cls, example: "Example | Demonstration") -> "Demonstration":
+        """An example as it is shown; a demonstration is one already."""
+        if isinstance(example, Demonstration):
+            return example
         return cls(
             example.question, example.answer, example.reasoning, example.choices, example.fields
         )
