@@ -14,8 +14,8 @@ import numpy as np
 from adapt_jax.decoders.layout import Shape
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
 from adapt_jax.pretrained.field_checks import is_whole
+from adapt_jax.pretrained.quantized.fp4 import dequantize_fp4, to_exponent_scales
 from adapt_jax.pretrained.quantized.fp8 import FP8_DTYPES
-from adapt_jax.pretrained.quantized.mxfp4 import to_exponent_scales, unpack_fp4
 from adapt_jax.pretrained.quantized.weight import (
     DamagedWeightError,
     QuantizedWeight,
@@ -66,7 +66,7 @@ def dequantize_compressed_tensors(weight: QuantizedWeight) -> DequantizedTensor:
     if "_packed" not in weight.parts:
         return _dequantize_plain(weight)
     if weight.get("_packed", "I32", "U8").dtype == "U8":
-        return _dequantize_fp4(weight)
+        return _dequantize_float4(weight)
     return _dequantize_words(weight)
 
 
@@ -126,25 +126,20 @@ def _find_bits(weight: QuantizedWeight, shape: Shape) -> int:
     )
 
 
-def _dequantize_fp4(weight: QuantizedWeight) -> DequantizedTensor:
+def _dequantize_float4(weight: QuantizedWeight) -> DequantizedTensor:
     """4-bit floats: NVIDIA's groups of 16 with 8-bit floats as scales, or MXFP4's of 32."""
     packed = weight.get("_packed", "U8", axes=2)
     scale = weight.get("_scale", "F8_E4M3", "U8", "F8_E8M0", axes=2)
-    rows, columns = packed.shape[0], packed.shape[1] * 2
     is_mx = scale.dtype != "F8_E4M3"
-    size = 32 if is_mx else 16
-    if columns % size:
-        raise DamagedWeightError(f"{weight.name}: {columns} inputs in groups of {size}")
-    weight.check_shape("_scale", (rows, columns // size))
     has_divisor = "_global_scale" in weight.parts
     divisor = read_number(weight, "_global_scale") if has_divisor else np.float32(1)
 
-    def read(first: int, stop: int) -> np.ndarray:
+    def read_scales(first: int, stop: int) -> np.ndarray:
         found = scale[first:stop, :]
         scales = to_exponent_scales(found.view(np.uint8)) if is_mx else to_float32(found)
-        return unpack_fp4(packed[first:stop, :]) * np.repeat(scales / divisor, size, axis=1)
+        return scales / divisor
 
-    return weight.make((rows, columns), read)
+    return dequantize_fp4(weight, packed, 32 if is_mx else 16, read_scales)
 
 
 def _make_scales(weight: QuantizedWeight, shape: Shape) -> ReadRows:

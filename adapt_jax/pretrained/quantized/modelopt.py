@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.quantized.fp4 import dequantize_fp4
 from adapt_jax.pretrained.quantized.fp8 import FP8_DTYPES, dequantize_fp8
-from adapt_jax.pretrained.quantized.mxfp4 import unpack_fp4
-from adapt_jax.pretrained.quantized.weight import (
-    DamagedWeightError,
-    QuantizedWeight,
-    read_number,
-    to_float32,
-)
+from adapt_jax.pretrained.quantized.weight import QuantizedWeight, read_number, to_float32
 
 __all__ = ["check_modelopt", "dequantize_modelopt"]
 
@@ -38,15 +33,10 @@ def dequantize_modelopt(weight: QuantizedWeight) -> DequantizedTensor:
     codes = weight.get("", *FP8_DTYPES, "U8", axes=2)
     if codes.dtype != "U8":
         return dequantize_fp8(weight)
-    rows, columns = codes.shape[0], codes.shape[1] * 2
-    if columns % GROUP:
-        raise DamagedWeightError(f"{weight.name}: {columns} inputs in groups of {GROUP}")
     scales = weight.get("_scale", "F8_E4M3", axes=2)
-    weight.check_shape("_scale", (rows, columns // GROUP))
     outer = read_number(weight, "_scale_2")
 
-    def read(first: int, stop: int) -> np.ndarray:
-        own = to_float32(scales[first:stop, :]) * outer
-        return unpack_fp4(codes[first:stop, :]) * np.repeat(own, GROUP, axis=1)
+    def read_scales(first: int, stop: int) -> np.ndarray:
+        return to_float32(scales[first:stop, :]) * outer
 
-    return weight.make((rows, columns), read)
+    return dequantize_fp4(weight, codes, GROUP, read_scales)

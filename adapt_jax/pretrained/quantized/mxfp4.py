@@ -8,27 +8,12 @@ of floats the same tensor is [E, I, O].
 import numpy as np
 
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor
+from adapt_jax.pretrained.quantized.fp4 import to_exponent_scales, unpack_fp4
 from adapt_jax.pretrained.quantized.weight import QuantizedWeight, take_expert
 
-__all__ = ["FP4_VALUES", "dequantize_mxfp4", "to_exponent_scales", "unpack_fp4"]
+__all__ = ["dequantize_mxfp4"]
 
-GROUP, GROUP_BYTES, EXPONENT_BIAS = 32, 16, 127
-# by the four bits: sign, two of exponent, one of mantissa
-_POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-FP4_VALUES = np.array([*_POSITIVE, *(-value for value in _POSITIVE)], np.float32)
-
-
-def unpack_fp4(codes: np.ndarray) -> np.ndarray:
-    """The two numbers of each byte, the lower half first: [..., n] to [..., 2 n]."""
-    values = np.empty((*codes.shape, 2), np.float32)
-    values[..., 0] = FP4_VALUES[codes & 15]
-    values[..., 1] = FP4_VALUES[codes >> 4]
-    return values.reshape(*codes.shape[:-1], -1)
-
-
-def to_exponent_scales(exponents: np.ndarray) -> np.ndarray:
-    """Powers of two from exponents with a bias (E8M0)."""
-    return np.ldexp(np.float32(1), exponents.astype(np.int32) - EXPONENT_BIAS)
+GROUP, GROUP_BYTES = 32, 16
 
 
 def dequantize_mxfp4(weight: QuantizedWeight) -> DequantizedTensor:
