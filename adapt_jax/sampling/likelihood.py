@@ -23,7 +23,12 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
 from adapt_jax.sampling.compiled import encode_questions
 from adapt_jax.sampling.prefix_files import PrefixFiles, read_or_encode
-from adapt_jax.sampling.target_scores import TARGETS_AT_ONCE, score_continued, score_rows
+from adapt_jax.sampling.target_scores import (
+    TARGETS_AT_ONCE,
+    TextRows,
+    score_rows,
+    score_rows_after_contexts,
+)
 from adapt_jax.utils.errors import UserError
 
 __all__ = [
@@ -216,8 +221,8 @@ def _score_in_rows(
         decoder: its graph, weights, and encoded prefix.
         requests: those of the batch, each a row.
     """
-    arrays = _place(_build_batch(requests, batch.num_rows, batch.length), mesh)
-    scores, is_best = jax.device_get(score_rows(*decoder, *arrays))
+    placed = _place(_build_rows(requests, batch.num_rows, batch.length), mesh)
+    scores, is_best = jax.device_get(score_rows(*decoder, placed))
     return scores, is_best
 
 
@@ -236,8 +241,8 @@ def _score_after_contexts(
     for row, request in enumerate(requests):
         lengths[row] = len(request.context) - 1
         tokens[row, : lengths[row]] = request.context[:-1]
-    placed = _place([np.zeros_like(lengths), tokens, lengths], mesh)
-    kept = encode_questions(graph, weights, prefix, *placed)
+    placed = _place((np.zeros_like(lengths), tokens, lengths), mesh)
+    contexts = encode_questions(graph, weights, prefix, *placed)
     # 2. continuations, as many at a time as there are contexts
     single = [
         (row, MultipleChoiceRequest(request.context[-1:], (one,), (len(one) - count,)))
@@ -249,35 +254,35 @@ def _score_after_contexts(
     found: list[tuple[list[Any], list[Any]]] = [([], []) for _ in requests]
     for start in range(0, len(single), batch.num_rows):
         some = single[start : start + batch.num_rows]
-        source = np.zeros(batch.num_rows, np.int32)
-        source[: len(some)] = [row for row, _ in some]
-        arrays = _build_batch([one for _, one in some], batch.num_rows, width, width)
-        tokens, _, _, places, targets = arrays
-        placed = _place([source, lengths[source], tokens, places, targets], mesh)
-        scores, is_best = jax.device_get(score_continued(graph, weights, prefix, kept, *placed))
+        context_of_row = np.zeros(batch.num_rows, np.int32)
+        context_of_row[: len(some)] = [row for row, _ in some]
+        built = _build_rows([one for _, one in some], batch.num_rows, width, width)
+        placed = _place((context_of_row, lengths[context_of_row], built), mesh)
+        scored = score_rows_after_contexts(graph, weights, prefix, contexts, *placed)
+        scores, is_best = jax.device_get(scored)
         for at, (row, one) in enumerate(some):
             found[row][0].append(scores[at, : one.num_targets])
             found[row][1].append(is_best[at, : one.num_targets])
     return [np.concatenate(one) for one, _ in found], [np.concatenate(one) for _, one in found]
 
 
-def _place(arrays: Sequence[np.ndarray], mesh: Mesh | None) -> Sequence[Any]:
-    """The arrays on the devices, with their rows spread over the mesh where there is one."""
+def _place(arrays: Any, mesh: Mesh | None) -> Any:
+    """A tree of arrays on the devices, with their rows spread over the mesh where there is one."""
     return arrays if mesh is None else jax.device_put(arrays, batch_sharding(mesh))
 
 
-def _build_batch(
+def _build_rows(
     requests: Sequence[MultipleChoiceRequest], num_rows: int, length: int, width: int = 0
-) -> list[np.ndarray]:
-    """The arrays that ``score_rows`` takes; rows without a request are padding.
+) -> TextRows:
+    """The rows of a batch; those without a request are padding.
 
     Args:
         width: places for targets; 0: as many as are needed.
     """
     width = width or round_up(max(one.num_targets for one in requests), TARGETS_AT_ONCE)
-    arrays = [np.zeros((num_rows, size), np.int32) for size in (length,) * 3 + (width,) * 2]
+    built = [np.zeros((num_rows, size), np.int32) for size in (length,) * 3 + (width,) * 2]
     for row, request in enumerate(requests):
-        tokens, positions, segments, places, targets = (array[row] for array in arrays)
+        tokens, positions, segments, places, targets = (array[row] for array in built)
         context = len(request.context)
         tokens[:context], positions[:context] = request.context, np.arange(context)
         segments[:context] = 1
@@ -290,7 +295,7 @@ def _build_batch(
             targets[target : target + count] = one[-count:]
             places[target : target + count] = [context - 1, *range(at, at + read)][-count:]
             at, target = at + read, target + count
-    return arrays
+    return TextRows(*built)  # type: ignore[arg-type]  # put on the device with the call
 
 
 def _sum_by_continuation(

@@ -4,7 +4,7 @@ Axes: B rows, T tokens of a row, M targets of a row, R rows of encoded contexts.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,26 @@ from adapt_jax.decoders.states import LayerState
 from adapt_jax.sampling.compiled import Cache
 from adapt_jax.sampling.logits import get_log_probability
 
-__all__ = ["TARGETS_AT_ONCE", "score_continued", "score_rows"]
+__all__ = ["TARGETS_AT_ONCE", "TextRows", "score_rows", "score_rows_after_contexts"]
 
 TARGETS_AT_ONCE = 16  # predicted tokens of a row whose logits exist at the same time
+
+
+class TextRows(NamedTuple):
+    """The rows of a batch, and what is scored of them. Padding is 0.
+
+    Attributes:
+        positions: of the tokens, from the beginning of the context.
+        segments: 1 for the context, 2 and on for the continuations, 0 for padding.
+        places: the token of the row after which each target is predicted.
+        targets: the tokens that are predicted.
+    """
+
+    tokens: Int[Array, "B T"]
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    places: Int[Array, "B M"]
+    targets: Int[Array, "B M"]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -28,85 +45,80 @@ def score_rows(
     graph: Any,
     weights: Any,
     prefix: PrefixCache,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    places: Int[Array, "B M"],
-    targets: Int[Array, "B M"],
+    rows: TextRows,
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
     """The log-probability of each target, predicted at its place of the row.
-
-    Args:
-        segments: 1 for the context, 2 and on for the continuations, 0 for padding.
 
     Returns:
         the log-probabilities; and whether no other token is more probable.
     """
     decoder = nnx.merge(graph, weights)
     # a token attends to the context, and to its own continuation
-    own, theirs = segments[:, :, None], segments[:, None, :]
-    earlier = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
+    own, theirs = rows.segments[:, :, None], rows.segments[:, None, :]
+    earlier = jnp.tril(jnp.ones((rows.tokens.shape[1],) * 2, bool))
     mask = earlier & ((theirs == 1) | (theirs == own)) & (theirs > 0)
-    embeddings = decoder.embed(tokens, decoder.embedding[...].dtype)
     hidden, _ = decoder(
-        embeddings, prefix.length + positions, mask, prefix=prefix.blocks, execution=INFERENCE
+        decoder.embed(rows.tokens, decoder.embedding[...].dtype),
+        prefix.length + rows.positions,
+        mask,
+        prefix=prefix.blocks,
+        execution=INFERENCE,
     )
-    return _score_targets(decoder, hidden, places, targets)
+    return _score_targets(decoder, hidden, rows)
 
 
 @partial(jax.jit, static_argnums=0)
-def score_continued(
+def score_rows_after_contexts(
     graph: Any,
     weights: Any,
     prefix: PrefixCaches,
-    kept: Cache,
-    source: Int[Array, " B"],
+    contexts: Cache,
+    context_of_row: Int[Array, " B"],
     lengths: Int[Array, " B"],
-    tokens: Int[Array, "B T"],
-    places: Int[Array, "B M"],
-    targets: Int[Array, "B M"],
+    rows: TextRows,
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
-    """As ``score_rows``, of rows that go on from contexts which were read before.
+    """Scores rows as ``score_rows`` does; their contexts were encoded before.
 
     Args:
         prefix: a single one, which the contexts follow.
-        kept: what layers keep of the contexts, [R, ...].
-        source: the context of each row.
-        lengths: its tokens.
-        tokens: what follows. Padding comes last, so nothing that is scored sees it.
+        contexts: what layers keep of them, [R, ...].
+        context_of_row: which context each row follows.
+        lengths: the tokens of that context.
+        rows: what follows, a single continuation in each; positions and segments do not count.
+            Padding comes last, so nothing that is scored sees it.
     """
     decoder = nnx.merge(graph, weights)
-    size = tokens.shape[1]
+    size = rows.tokens.shape[1]
 
     def copy(layer: Any) -> Any:
-        rows = jax.tree.map(lambda x: x[source], layer)
+        copied = jax.tree.map(lambda x: x[context_of_row], layer)
         if isinstance(layer, LayerState):
-            return rows
+            return copied
         # room for the new keys and values
-        return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, size), (0, 0))), rows)
+        return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, size), (0, 0))), copied)
 
-    cache = [copy(layer) for layer in kept]
+    cache = [copy(layer) for layer in contexts]
     with_keys = [layer for layer in cache if not isinstance(layer, LayerState)]
     columns = jnp.arange(with_keys[0][0].shape[2] if with_keys else 0)
     at = lengths[:, None] + jnp.arange(size)
     hidden, _ = decoder(
-        decoder.embed(tokens, decoder.embedding[...].dtype),
+        decoder.embed(rows.tokens, decoder.embedding[...].dtype),
         prefix.lengths[0] + at,
         columns <= at[..., None],
-        prefix=prefix.blocks(jnp.zeros_like(source), size),
+        prefix=prefix.blocks(jnp.zeros_like(context_of_row), size),
         prefix_positions=prefix.positions,
         cache=cache,
         write_at=lengths,
         execution=INFERENCE,
     )
-    return _score_targets(decoder, hidden, places, targets)
+    return _score_targets(decoder, hidden, rows)
 
 
 def _score_targets(
-    decoder: Decoder, hidden: Array, places: Int[Array, "B M"], targets: Int[Array, "B M"]
+    decoder: Decoder, hidden: Float[Array, "B T D"], rows: TextRows
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
-    """Scores the targets from hidden states [B, T, D]; logits exist for a few at a time."""
-    hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
+    """Scores the targets from hidden states; logits exist for a few at a time."""
+    hidden = jnp.take_along_axis(hidden, rows.places[..., None], axis=1)
 
     def score_some(some: tuple[Array, Array]) -> tuple[Array, Array]:
         logits = decoder.logits(some[0])
@@ -119,5 +131,5 @@ def _score_targets(
     def split(x: Array) -> Array:  # [B, M, ...] -> [M / TARGETS_AT_ONCE, B, TARGETS_AT_ONCE, ...]
         return jnp.moveaxis(x.reshape(x.shape[0], -1, TARGETS_AT_ONCE, *x.shape[2:]), 1, 0)
 
-    scores, is_best = jax.lax.map(score_some, (split(hidden), split(targets)))
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(targets.shape) for x in (scores, is_best))  # type: ignore[return-value]
+    scores, is_best = jax.lax.map(score_some, (split(hidden), split(rows.targets)))
+    return tuple(jnp.moveaxis(x, 0, 1).reshape(rows.targets.shape) for x in (scores, is_best))  # type: ignore[return-value]

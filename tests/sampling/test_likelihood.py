@@ -143,14 +143,14 @@ def test_many_continuations_are_spread_over_rows_of_bounded_length(tiny, monkeyp
 
 def test_two_thousand_choices_take_batches_of_bounded_size(tiny, monkeypatch):
     sizes = []
-    build = likelihood._build_batch
+    build = likelihood._build_rows
 
     def build_and_note(requests, num_rows, length):
-        arrays = build(requests, num_rows, length)
-        sizes.append((arrays[0].shape, arrays[3].shape))
-        return arrays
+        rows = build(requests, num_rows, length)
+        sizes.append((rows.tokens.shape, rows.places.shape))
+        return rows
 
-    monkeypatch.setattr(likelihood, "_build_batch", build_and_note)
+    monkeypatch.setattr(likelihood, "_build_rows", build_and_note)
     draws = np.random.default_rng(0).integers(3, 300, (2000, 3))
     request = MultipleChoiceRequest((5, 6, 7), tuple(map(tuple, draws.tolist())))
     [(_, found)] = score_continuations(tiny, Prefix(), [request])
