@@ -84,15 +84,11 @@ def make_step(
         # Loss, accuracy and gradients of all microbatches.
         (nats, accuracy), (gradients, cotangent) = _sum_over_microbatches(differentiate, batch)
 
-        # What reaches the trainable state through the prefix.
-        if prefix.padded:
-            cotangent = jax.tree.map(lambda sum, one: sum.astype(one.dtype), cotangent, prefix)
-            gradients = jax.tree.map(jnp.add, gradients, *back_propagate(cotangent))
+        gradients = _add_through_prefix(gradients, prefix, cotangent, back_propagate)
 
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, changes)
-        norm = optax.tree.norm(gradients)
-        metrics = {"loss": nats, "accuracy": accuracy, "gradient_norm": norm}
+        metrics = {"loss": nats, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(trainable, opt_state), metrics
 
     function = _step_members(step) if ensemble else step
@@ -132,6 +128,16 @@ def _sum_over_microbatches(differentiate: Callable[[Batch], Any], batch: Batch) 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), first)
     sums, _ = jax.lax.scan(accumulate, zeros, batch)
     return sums
+
+
+def _add_through_prefix(
+    gradients: Any, prefix: PrefixCache, cotangent: Any, back_propagate: Callable[[Any], Any]
+) -> Any:
+    """The gradients, with those that reach the trainable state through the prefix."""
+    if not prefix.padded:
+        return gradients
+    cotangent = jax.tree.map(lambda sum, one: sum.astype(one.dtype), cotangent, prefix)
+    return jax.tree.map(jnp.add, gradients, *back_propagate(cotangent))
 
 
 def init_state(
