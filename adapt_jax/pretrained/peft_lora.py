@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt_jax.decoders.layout import ParameterPath, TensorLayout
+from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights, are_equal
 from adapt_jax.pretrained.peft_modules import PEFTModules
@@ -23,6 +23,7 @@ from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 __all__ = ["BASE_PREFIX", "read_lora"]
 
 BASE_PREFIX = "base_model.model."  # before every module's name
+MAGNITUDE = "lora_magnitude_vector"  # of DoRA
 # The name of a module, of what belongs to it, and of the adapter, where there is one.
 _FACTOR = re.compile(r"(.+)\.(lora_[AB])(?:\.([^.]+))?\.weight")
 _EMBEDDING_FACTOR = re.compile(r"(.+)\.(lora_embedding_[AB])(?:\.([^.]+))?")
@@ -71,8 +72,9 @@ def read_lora(
     changed = modules.drop_unchanged(modules.read_whole(found.originals, problems))
     problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]
     factors: dict[ParameterPath, LoRAFactors] = {}
+    reader = _FactorReader(modules, options, problems)
     for module, pair in found.factors.items():
-        factors |= _read_module(module, pair, modules, options, problems)
+        factors |= reader.read(module, pair)
     if modules.is_tied and options.ties_factors:
         _tie_factors(factors, problems)
     replaced = read_replaced(modules, options, found.plain, found.saved, found.tokens, problems)
@@ -115,134 +117,121 @@ def _sort_tensors(
     return found
 
 
-def _read_module(
-    module: str, pair: Pair, modules: PEFTModules, options: LoRAOptions, problems: list[str]
-) -> dict[ParameterPath, LoRAFactors]:
-    """The factors of one module, for each of the kernels that it holds."""
-    layout, table = modules.find_kernels(module), modules.find_embedding(module)
-    experts = modules.find_experts(module, options) if layout is None else None
-    if experts is not None:
-        return _split_expert_factors(*experts, pair, modules, options, problems)
-    if layout is None and table is None:
-        problems.append(f"{module}: no module of {modules.model.path}")
-        return {}
-    path = table if layout is None else layout.parameters[0]
-    kind = "lora_embedding" if layout is None else "lora"
-    magnitude = ["lora_magnitude_vector"] * options.has_magnitudes
-    is_tied = modules.is_tied and options.ties_factors and path == OUTPUT
-    problem = options.find_problem(
-        module,
-        pair,
-        [f"{kind}_A", f"{kind}_B", *magnitude],
-        # PEFT takes a tied output out of the targets, and puts the embedding in
-        target=modules.name_module(EMBEDDING) if is_tied else module,
-        is_projection=layout is not None and path != OUTPUT,
-    )
-    if problem:
-        problems.append(problem)
-        return {}
-    if layout is None:
-        assert table is not None
-        return _read_embedding_factors(module, table, pair, modules, options, problems)
-    return _slice_factors(module, layout, pair, modules, options, problems)
+@dataclass(frozen=True)
+class _FactorReader:
+    """Reads the factors of modules. What does not fit is added to the problems."""
 
+    modules: PEFTModules
+    options: LoRAOptions
+    problems: list[str]
 
-def _slice_factors(
-    module: str,
-    layout: TensorLayout,
-    pair: Pair,
-    modules: PEFTModules,
-    options: LoRAOptions,
-    problems: list[str],
-) -> dict[ParameterPath, LoRAFactors]:
-    """The factors of a projection, which may hold several kernels."""
-    a, b, shapes = pair["lora_A"], pair["lora_B"], modules.shapes
-    # patterns name what the adapter targets: the module, or its parameter
-    parameter = f"{module}.weight"
-    target = parameter if options.is_target_parameter(parameter) else module
-    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(target)
-    inputs = shapes[layout.parameters[0]][1]
-    outputs = sum(shapes[part][0] for part in layout.parameters)
-    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
-        found = f"lora_A is {list(a.shape)} and lora_B {list(b.shape)}"
-        problems.append(f"{module}: {found}, expected {[rank, inputs]} and {[outputs, rank]}")
-        return {}
-    if not _fits_magnitude(module, magnitude, outputs, problems):
-        return {}
-
-    def slice_rows(path: ParameterPath, rows: np.ndarray) -> np.ndarray:
-        return layout.slice_parameter(path, shapes, rows)
-
-    return {
-        path: LoRAFactors(
-            a,
-            slice_rows(path, b),
-            options.get_alpha(target),
-            None if magnitude is None else slice_rows(path, magnitude),
+    def read(self, module: str, pair: Pair) -> dict[ParameterPath, LoRAFactors]:
+        """The factors of one module, for each of the kernels that it holds."""
+        modules, options = self.modules, self.options
+        layout, table = modules.find_kernels(module), modules.find_embedding(module)
+        experts = modules.find_experts(module, options) if layout is None else None
+        if experts is not None:
+            return self._split_experts(*experts, pair)
+        if layout is None and table is None:
+            self.problems.append(f"{module}: no module of {modules.model.path}")
+            return {}
+        path = table if layout is None else layout.parameters[0]
+        kind = "lora_embedding" if layout is None else "lora"
+        magnitude = [MAGNITUDE] * options.has_magnitudes
+        is_tied = modules.is_tied and options.ties_factors and path == OUTPUT
+        problem = options.find_problem(
+            module,
+            pair,
+            [f"{kind}_A", f"{kind}_B", *magnitude],
+            # PEFT takes a tied output out of the targets, and puts the embedding in
+            target=modules.name_module(EMBEDDING) if is_tied else module,
+            is_projection=layout is not None and path != OUTPUT,
         )
-        for path in layout.parameters
-    }
+        if problem:
+            self.problems.append(problem)
+            return {}
+        if layout is None:
+            assert table is not None
+            return self._read_embedding(module, table, pair)
+        return self._slice(module, layout, pair)
 
+    def _slice(
+        self, module: str, layout: TensorLayout, pair: Pair
+    ) -> dict[ParameterPath, LoRAFactors]:
+        """The factors of a projection, which may hold several kernels."""
+        shapes = self.modules.shapes
+        # patterns name what the adapter targets: the module, or its parameter
+        parameter = f"{module}.weight"
+        target = parameter if self.options.is_target_parameter(parameter) else module
+        rank, alpha = self.options.get_rank(target), self.options.get_alpha(target)
+        inputs = shapes[layout.parameters[0]][1]
+        outputs = sum(shapes[part][0] for part in layout.parameters)
+        expected = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+        if not self._has_shapes(module, pair, expected | {MAGNITUDE: (outputs,)}):
+            return {}
 
-def _read_embedding_factors(
-    module: str,
-    path: ParameterPath,
-    pair: Pair,
-    modules: PEFTModules,
-    options: LoRAOptions,
-    problems: list[str],
-) -> dict[ParameterPath, LoRAFactors]:
-    """The factors of an embedding table [V, D]: PEFT adds (B A)^T, with A [R, V] and B [D, R]."""
-    a, b = pair["lora_embedding_A"], pair["lora_embedding_B"]
-    magnitude, rank = pair.get("lora_magnitude_vector"), options.get_rank(module)
-    rows, size = modules.shapes[path]
-    if a.shape != (rank, rows) or b.shape != (size, rank):
-        found = f"lora_embedding_A is {list(a.shape)} and lora_embedding_B {list(b.shape)}"
-        problems.append(f"{module}: {found}, expected {[rank, rows]} and {[size, rank]}")
-        return {}
-    if not _fits_magnitude(module, magnitude, size, problems):
-        return {}
-    a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
-    return {path: LoRAFactors(a, b, options.get_alpha(module), magnitude)}
+        def slice_rows(path: ParameterPath, rows: np.ndarray) -> np.ndarray:
+            return layout.slice_parameter(path, shapes, rows)
 
+        magnitude = pair.get(MAGNITUDE)
+        return {
+            path: LoRAFactors(
+                pair["lora_A"],
+                slice_rows(path, pair["lora_B"]),
+                alpha,
+                None if magnitude is None else slice_rows(path, magnitude),
+            )
+            for path in layout.parameters
+        }
 
-def _fits_magnitude(
-    module: str, magnitude: np.ndarray | None, size: int, problems: list[str]
-) -> bool:
-    """Whether DoRA's magnitudes are as many as they should be, where there are any."""
-    if magnitude is None or magnitude.shape == (size,):
-        return True
-    found = f"lora_magnitude_vector is {list(magnitude.shape)}"
-    problems.append(f"{module}: {found}, expected {[size]}")
-    return False
+    def _read_embedding(
+        self, module: str, path: ParameterPath, pair: Pair
+    ) -> dict[ParameterPath, LoRAFactors]:
+        """The factors of a table [V, D]: PEFT adds (B A)^T, with A [R, V] and B [D, R]."""
+        rank, alpha = self.options.get_rank(module), self.options.get_alpha(module)
+        rows, size = self.modules.shapes[path]
+        expected = {"lora_embedding_A": (rank, rows), "lora_embedding_B": (size, rank)}
+        if not self._has_shapes(module, pair, expected | {MAGNITUDE: (size,)}):
+            return {}
+        a = np.ascontiguousarray(pair["lora_embedding_B"].T)
+        b = np.ascontiguousarray(pair["lora_embedding_A"].T)
+        return {path: LoRAFactors(a, b, alpha, pair.get(MAGNITUDE))}
 
+    def _split_experts(
+        self, name: str, layout: TensorLayout, pair: Pair
+    ) -> dict[ParameterPath, LoRAFactors]:
+        """The factors of all experts of one tensor, for each of the kernels that it holds.
 
-def _split_expert_factors(
-    name: str,
-    layout: TensorLayout,
-    pair: Pair,
-    modules: PEFTModules,
-    options: LoRAOptions,
-    problems: list[str],
-) -> dict[ParameterPath, LoRAFactors]:
-    """The factors of all experts of one tensor, for each of the kernels that it holds.
+        PEFT keeps A as [E·R, I], expert by expert, and B as [O, R·E], rank by rank (ParamWrapper).
+        """
+        shapes, rank = self.modules.shapes, self.options.get_rank(name)
+        count, inputs, _ = shapes[layout.parameters[0]]
+        outputs = sum(shapes[part][2] for part in layout.parameters)
+        expected = {"lora_A": (count * rank, inputs), "lora_B": (outputs, rank * count)}
+        if pair.keys() != expected.keys():
+            found = " and ".join(pair)
+            self.problems.append(f"{name}: has {found}, expected {' and '.join(expected)}")
+            return {}
+        if not self._has_shapes(name, pair, expected):
+            return {}
+        a = pair["lora_A"].reshape(count, rank, inputs)
+        b = pair["lora_B"].reshape(outputs, rank, count)
+        return {
+            path: LoRAFactors(
+                a,
+                layout.slice_parameter(path, shapes, b).transpose(2, 0, 1),
+                self.options.get_alpha(name),
+            )
+            for path in layout.parameters
+        }
 
-    PEFT keeps A as [E·R, I], expert by expert, and B as [O, R·E], rank by rank (ParamWrapper).
-    """
-    shapes, rank, alpha = modules.shapes, options.get_rank(name), options.get_alpha(name)
-    count, inputs, _ = shapes[layout.parameters[0]]
-    outputs = sum(shapes[part][2] for part in layout.parameters)
-    expected = {"lora_A": (count * rank, inputs), "lora_B": (outputs, rank * count)}
-    found = {which: array.shape for which, array in pair.items()}
-    if found != expected:
-        problems.append(f"{name}: lora_A and lora_B are {found}, expected {expected}")
-        return {}
-    a = pair["lora_A"].reshape(count, rank, inputs)
-    b = pair["lora_B"].reshape(outputs, rank, count)
-    return {
-        path: LoRAFactors(a, layout.slice_parameter(path, shapes, b).transpose(2, 0, 1), alpha)
-        for path in layout.parameters
-    }
+    def _has_shapes(self, module: str, pair: Pair, expected: Mapping[str, Shape]) -> bool:
+        """Whether the tensors of a module have the shapes that they should have."""
+        wrong = [name for name, array in pair.items() if array.shape != expected[name]]
+        for name in wrong:
+            found, right = list(pair[name].shape), list(expected[name])
+            self.problems.append(f"{module}: {name} is {found}, expected {right}")
+        return not wrong
 
 
 def _tie_factors(factors: dict[ParameterPath, LoRAFactors], problems: list[str]) -> None:
