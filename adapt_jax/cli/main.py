@@ -164,9 +164,10 @@ def _run_harness(
 
 
 def _start_processes(options: distributed.ProcessOptions) -> None:
-    """Meets the other processes, where there are any. Of several, process 0 alone prints.
+    """Connects to the other processes, where there are any. Only process 0 prints results.
 
-    What compiled code prints past Python, as gloo does, is no result: it goes to standard error.
+    Compiled code, such as gloo, writes to the file descriptor of standard output itself. That is no
+    result, so the descriptor leads to standard error, and Python prints to a copy of the old one.
     """
     before = sys.stdout
     if not distributed.start(options):

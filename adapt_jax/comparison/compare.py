@@ -136,7 +136,7 @@ class Comparison:
         return make_ladder_table(self.result, self.title)
 
     def short_table(self) -> Table:
-        """The same without the sentences below, while the ladder is climbed."""
+        """The table without the sentences below it, for a ladder that is still climbed."""
         return make_ladder_table(self.result, self.title, notes=False)
 
     @property

@@ -65,7 +65,7 @@ def name_parts(model: PretrainedDecoder, prompt: Prompt, example: Example) -> li
     find = _find_chat_ends if prompt.template.chat else _find_plain_ends
     ends = [
         (name, count_common_prefix(prompt.encode(model, text[:end]), ids))
-        for name, end in find(model, prompt, example, text)
+        for name, end in find(prompt, example, text)
     ]
     texts = decode_each(model, ids)
     parts, start = [], 0
@@ -76,9 +76,7 @@ def name_parts(model: PretrainedDecoder, prompt: Prompt, example: Example) -> li
     return parts
 
 
-def _find_plain_ends(
-    model: PretrainedDecoder, prompt: Prompt, example: Example, text: str
-) -> list[tuple[str, int]]:
+def _find_plain_ends(prompt: Prompt, example: Example, text: str) -> list[tuple[str, int]]:
     """Where each part of a plain template ends, in characters of the whole text."""
     ends = []
     for count in range(len(prompt.demonstrations) + 1):
@@ -89,10 +87,8 @@ def _find_plain_ends(
     return [*ends, ("question", _find_question_end(example, text, start))]
 
 
-def _find_chat_ends(
-    model: PretrainedDecoder, prompt: Prompt, example: Example, text: str
-) -> list[tuple[str, int]]:
-    """The same in a chat template: a part begins with the marks before its message."""
+def _find_chat_ends(prompt: Prompt, example: Example, text: str) -> list[tuple[str, int]]:
+    """Where each part of a rendered chat ends; it begins with the marks before its message."""
     messages = prompt.messages(prompt.template.format_example(example))
     names = ["instruction"] if messages[0]["role"] == "system" else []
     for number in range(1, len(prompt.demonstrations) + 1):

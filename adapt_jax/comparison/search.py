@@ -243,7 +243,7 @@ class _Search:
         return found
 
     def _reorder(self, prompt: Prompt) -> list[_Candidate]:
-        """The same demonstrations in other orders, drawn by the seed."""
+        """Candidates with the demonstrations of a prompt in other orders, drawn by the seed."""
         rng, shown = random.Random(f"orders/{self.settings.seed}"), list(prompt.demonstrations)
         seen = [prompt.demonstrations]
         for _ in range(4 * self.settings.orders):

@@ -99,7 +99,7 @@ class FusedAttention:
 
 
 def _widen(x: Float[Array, "*B H"], size: int) -> Float[Array, "*B size"]:
-    """The same with features of 0 after its own."""
+    """The features, padded with zeros to this size."""
     missing = size - x.shape[-1]
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
 
@@ -180,7 +180,7 @@ def _cudnn_attention(
 def _share_over_devices(
     run: Callable[..., Array], mesh: Mesh | None, queries: tuple[int, ...], kv_heads: int
 ) -> Callable[..., Array]:
-    """The same function, in which each device takes its rows and heads: XLA cannot cut a kernel."""
+    """Makes each device run the kernel on its own rows and heads: XLA cannot divide a kernel."""
     if mesh is None or mesh.size == 1:
         return run
     rows, _, heads, _ = queries

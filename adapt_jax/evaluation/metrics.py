@@ -77,7 +77,7 @@ def score(task: Task, rows: Sequence[ScoredPrediction]) -> float:
 
 @METRICS.register("accuracy_majority")
 def accuracy_majority(task: Task, rows: Sequence[ScoredPrediction]) -> float | None:
-    """The same candidates under the paper's majority vote (2203.11171, section 2)."""
+    """Accuracy if the paper's majority vote decided (2203.11171, section 2)."""
     if not _has_votes(rows):
         return None
     answers = [vote(row.prediction.candidates, rule="majority").answer for row in rows]
@@ -93,7 +93,7 @@ def majority_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, flo
 
 @METRICS.register("distinct_at_k")
 def distinct_at_k(task: Task, rows: Sequence[ScoredPrediction]) -> dict[str, float] | None:
-    """The same for the vote that counts distinct reasonings."""
+    """The expected accuracy of k of the candidates, voting by distinct reasonings."""
     return _accuracy_at_k(task, rows, "distinct")
 
 

@@ -224,10 +224,9 @@ class Generator:
 
 
 def _read_generation_config(model: PretrainedDecoder) -> dict[str, Any]:
-    """What the folder's ``generation_config.json`` says.
+    """The content of the folder's ``generation_config.json``.
 
-    Without one, or where the folder is not there any more, what the decoder's config ends answers
-    with.
+    Where there is no such file, or no folder any more, it holds the EOS ids of the decoder.
 
     Raises:
         UserError: it asks for what is not supported here, and would change the answers.
@@ -238,12 +237,12 @@ def _read_generation_config(model: PretrainedDecoder) -> dict[str, Any]:
         file = None
     if file is None or not file.is_file():
         return {"eos_token_id": list(model.config.eos_ids)}
-    said = read_json(file)
+    content = read_json(file)
     for name, neutral in NEUTRAL.items():
-        value = said.get(name)
+        value = content.get(name)
         if value not in (None, [], {}) and value not in neutral:
             raise UserError(f"{file}: {name}: {value!r:.60} is not supported")
-    return said
+    return content
 
 
 def _replace_eos(model: PretrainedDecoder, eos_ids: Tokens) -> PretrainedDecoder:

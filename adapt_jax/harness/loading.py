@@ -38,7 +38,7 @@ def load_adaptation(
     """The adaptation, if one is named.
 
     Raises:
-        UserError: it cannot be read, or the harness's prompts cannot be asked behind it.
+        UserError: it cannot be read, or the harness's prompts cannot follow it.
     """
     if adaptation is None:
         return None

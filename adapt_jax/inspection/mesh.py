@@ -116,6 +116,6 @@ def _list_topology_devices(name: str) -> Sequence[Any]:
     try:
         found = topologies.get_topology_desc(name, platform="tpu", **small)
     except Exception as error:  # whatever libtpu says of a shape that does not exist
-        said = str(error).splitlines()[0].rpartition(": ")[2]
-        raise UserError(f"--mesh: no topology {name!r} ({said})") from None
+        reason = str(error).splitlines()[0].rpartition(": ")[2]
+        raise UserError(f"--mesh: no topology {name!r} ({reason})") from None
     return list(found.devices)

@@ -54,7 +54,7 @@ class FewShot(ZeroShot):
         return add_demonstrations(model, prompt, task, self.demonstrations, seed)
 
     def draw_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
-        """The same with as many demonstrations in a random order, drawn by the seed."""
+        """A prompt with as many demonstrations, drawn at random and in random order by the seed."""
         left_out: dict[str, Any] = {"ids": [], "examples": [], "diversity": None}
         drawn = self.demonstrations.model_copy(update={"select": "random", **left_out})
         return self.model_copy(update={"demonstrations": drawn}).build_prompt(model, task, seed)

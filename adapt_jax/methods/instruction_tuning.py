@@ -114,7 +114,7 @@ class InstructionTuning(TuningMethod):
         return [one for task in tasks for one in (PARSERS[task.parser], find_scorer(task))]
 
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
-        """As for every method that trains; a task that is held out needs no training split."""
+        """Builds the prompt; a held-out task needs no training split."""
         if task.name in (self.held_out or ()) and not task.train:
             task = replace(task, train=task.test)
         return super().build_prompt(model, task, seed)

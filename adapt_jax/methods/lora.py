@@ -119,7 +119,7 @@ class LoRA(nnx.Module):
 
 
 class ExpertLoRA(nnx.Module):
-    """The same for each expert of one kernel [E, I, O], with A [E, R, I] and B [E, O, R]."""
+    """LoRA of each expert of one kernel [E, I, O], with A [E, R, I] and B [E, O, R]."""
 
     def __init__(self, kernels: nnx.Param, rank: int, scale: float, rngs: nnx.Rngs):
         count, size_in, size_out = kernels.shape
@@ -131,8 +131,10 @@ class ExpertLoRA(nnx.Module):
         self.scale = scale
 
     def __call__(self, x: Float[Array, "S I"], sizes: Int[Array, " E"]) -> Float[Array, "S O"]:
-        """Args:
-        x: tokens sorted by their experts, of which each has ``sizes`` tokens.
+        """The updates of tokens that are sorted by expert.
+
+        Args:
+            sizes: how many of the tokens each expert has.
         """
         a, b = self.a[...].swapaxes(1, 2), self.b[...].swapaxes(1, 2)
         low_rank = multiply_grouped(x.astype(jnp.float32), a, sizes) * self.scale
@@ -175,7 +177,8 @@ class LoRAConfig(TuningMethod):
 
     @model_validator(mode="after")
     def _check_experts(self) -> "LoRAConfig":
-        experts = [name for name in self.modules if name in get_args(ExpertModule)]
+        named = () if self.modules == "all" else self.modules
+        experts = [name for name in named if name in get_args(ExpertModule)]
         if self.dora and experts:
             raise ValueError(
                 f"dora trains no experts, as in PEFT: leave out {', '.join(experts)}, or dora"
@@ -237,7 +240,8 @@ def attach_lora(
     for layer in decoder.layers:
         for name in wanted:
             if name in get_args(ExpertModule):
-                found |= {name} if _attach_to_experts(layer, name, rank, scale, rngs) else set()
+                if _attach_to_experts(layer, name, rank, scale, rngs):
+                    found.add(name)
                 continue
             blocks = (layer.ffn,) if name in FFN_MODULES else (layer.attention, layer.mixer)
             for linear in (getattr(block, name, None) for block in blocks):

@@ -148,8 +148,8 @@ def _writes_parts(text: str) -> bool:
 @lru_cache(maxsize=16)
 def _find_end(template: str, special: str, added: tuple[str, ...]) -> str | None:
     """The added token that the template writes right after what the assistant said."""
-    said = "Certainly"
-    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": said}]
+    answer = "Certainly"
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": answer}]
     for conversation in _list_forms(messages):
         variables = {**json.loads(special), "add_generation_prompt": False}
         try:
@@ -158,9 +158,9 @@ def _find_end(template: str, special: str, added: tuple[str, ...]) -> str | None
             if refusal.is_final:
                 return None
             continue
-        if said not in text:
+        if answer not in text:
             continue
-        rest = text[text.rindex(said) + len(said) :].lstrip()
+        rest = text[text.rindex(answer) + len(answer) :].lstrip()
         found = [token for token in added if token.strip() and rest.startswith(token.strip())]
         return max(found, key=len, default=None)
     return None

@@ -65,7 +65,7 @@ def find_folder(path: str | Path, revision: str | None = None, *, weights: bool 
 
 
 def find_local_folder(path: str | Path) -> Path | None:
-    """The folder or GGUF file on this machine that a path or "embedded" stands for; None: no such.
+    """The folder or GGUF file that a path or "embedded" names; None if it is not on this machine.
 
     Raises:
         UserError: the path is another file.

@@ -147,11 +147,11 @@ def _read_soft_prompt(
     if rows is None or problems:
         found = join_names([*problems, *sorted(tensors)])
         raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected {PROMPT_EMBEDDINGS}; found {found}")
-    said = config.get("num_virtual_tokens")
-    if rows.ndim != 2 or rows.shape[1] != embed_dim or said not in (None, rows.shape[0]):
+    count = config.get("num_virtual_tokens")
+    if rows.ndim != 2 or rows.shape[1] != embed_dim or count not in (None, rows.shape[0]):
         raise UserError(
             f"{folder / ADAPTER_WEIGHTS}: {PROMPT_EMBEDDINGS} is {list(rows.shape)}, expected "
-            f"[{said or 'virtual tokens'}, {embed_dim}] for {model.path}"
+            f"[{count or 'virtual tokens'}, {embed_dim}] for {model.path}"
         )
     if config.get("token_dim") not in (None, embed_dim):
         raise UserError(

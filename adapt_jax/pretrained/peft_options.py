@@ -228,8 +228,10 @@ class LoRAOptions:
         return self._is_named(name, self.config.get("target_parameters"))
 
     def _is_target(self, module: str, *, is_projection: bool) -> bool:
-        """Args:
-        is_projection: it is neither an embedding nor the output.
+        """Whether the options name this module.
+
+        Args:
+            is_projection: it is neither an embedding nor the output.
         """
         if self.is_target_parameter(f"{module}.weight"):
             return True

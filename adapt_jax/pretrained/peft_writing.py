@@ -49,8 +49,8 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
     """
     if soft_prompt.ensemble_size:
         raise UserError(
-            f"an ensemble of {soft_prompt.ensemble_size} soft prompts is voted; PEFT's prompt "
-            "tuning holds one and votes nothing"
+            f"an ensemble of {soft_prompt.ensemble_size} soft prompts votes on answers; PEFT's "
+            "prompt tuning holds a single one"
         )
     if not soft_prompt.before_bos:
         raise UserError(

@@ -98,13 +98,13 @@ def select_varied(context: SelectionContext) -> list[Example]:
 
 @SELECTORS.register("random")
 def select_random(context: SelectionContext) -> list[Example]:
-    """Drawn by the seed, set and order."""
+    """Draws the demonstrations and their order by the seed."""
     return context.take_fitting(context.pool)
 
 
 @SELECTORS.register("balanced")
 def select_balanced(context: SelectionContext) -> list[Example]:
-    """As many of each answer, drawn by the seed, in a drawn order."""
+    """Draws equally many of each answer, and their order, by the seed."""
     groups: dict[str, list[Example]] = {}
     for example in context.pool:
         groups.setdefault(example.answer, []).append(example)

@@ -106,7 +106,7 @@ class CheckpointFiles:
     def find_differences(
         self, step: int, extra: Mapping[str, Any], template: Any, run: Mapping[str, Any] | None
     ) -> list[str]:
-        """In what a checkpoint is of another run, or of other shapes; a phrase for each."""
+        """How a checkpoint differs from this run, a phrase each: in settings, or else in shapes."""
         if run is not None:
             differing = _describe_differences(extra.get("run") or {}, run)
             if differing:  # then the shapes differ too, as a consequence
@@ -186,7 +186,7 @@ def _parse_part(name: str) -> Part:
 
 
 def _find_inside(part: Part, other: Part) -> Part | None:
-    """Where a part lies in another one, from that one's beginning; None where it does not."""
+    """The slices of another part that hold this one; None where it is not inside."""
     pairs = list(zip(part, other, strict=True))
     if not all(out.start <= own.start and own.stop <= out.stop for own, out in pairs):
         return None

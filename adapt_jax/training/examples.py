@@ -48,7 +48,7 @@ class TokenizedExamples:
             )
 
     def with_prefix(self) -> "TokenizedExamples":
-        """The same, with the prompt prefix inside each example instead of shared by all."""
+        """A copy in which each example has the prompt prefix, instead of all sharing it."""
         length = len(self.prompt_prefix)
         examples = [
             replace(

@@ -82,7 +82,9 @@ def mirror(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def mirror_file(file: Path) -> Iterator[Path]:
-    """The same for a single file, which is an object, and so replaced in one step.
+    """A file to work on that stands for ``file``: itself, or a mirror of one in a bucket.
+
+    A file in a bucket is one object, so it is replaced in one step.
 
     Raises:
         UserError: see ``mirror``.

@@ -208,7 +208,7 @@ def _join(host: str, port: int, count: int, index: int, deadline: float) -> _Con
 
 
 def _name(processes: list[int]) -> str:
-    """Such as "process 3" or "processes 1, 2 and 7"."""
+    """Names processes in a message: "process 3", or "processes 1, 2 and 7"."""
     names = list(map(str, processes[:MAX_NAMED]))
     if len(processes) > MAX_NAMED:
         names.append(f"{len(processes) - MAX_NAMED} more")

@@ -149,7 +149,7 @@ class _TimeLeft:
         self._began = 0.0
 
     def estimate(self, done: int, total: int) -> str:
-        """Such as "4:00 left"; "" before there is a pace. The pace begins with the first call."""
+        """The time left, such as "4:00 left"; empty until a second call shows how fast it goes."""
         now = _work_clock()
         if self.first is None:
             self.first, self._began = done, now

@@ -147,7 +147,7 @@ def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
     with pytest.raises(UserError, match=r"ensemble 3: init 'text' starts members alike"):
         draw_members(method, tiny, [], 0)
     adaptation = Adaptation("prompt_tuning", Prompt(), tiny, SoftPrompt(jnp.asarray(starts(2))))
-    with pytest.raises(UserError, match="an ensemble of 2 soft prompts is voted; PEFT"):
+    with pytest.raises(UserError, match="an ensemble of 2 soft prompts votes on answers; PEFT"):
         export_adaptation(adaptation, tmp_path / "peft")
     chosen = Prompt(multiple_choice=MultipleChoiceConfig(("yes", "no")))
     with pytest.raises(UserError, match="an ensemble of 2 .* cannot choose by likelihood"):

@@ -133,7 +133,7 @@ class Family:
         return self._make_layouts(config, others)
 
     def fused_layouts(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:
-        """The same as transformers 5 holds them in memory, all experts in one tensor."""
+        """Where parameters lie in transformers 5, whose tensors hold all experts of a layer."""
         return self._make_layouts(config, self.other_tensors)
 
     def _make_layouts(

@@ -38,7 +38,7 @@ def _extra_hf_fields(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
-    """As in dense ones, with experts."""
+    """Layers of the dense family, whose feed-forward layers are experts."""
     return give_all_layers_experts(hf, index, DENSE.layer_rules.adjust(hf, index, layer))
 
 

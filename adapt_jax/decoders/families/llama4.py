@@ -74,7 +74,7 @@ def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
 
 
 def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
-    """The same in ``config.json``."""
+    """The fields of ``config.json`` that no table writes."""
     layers = [config.layer_config(index) for index in range(config.num_layers)]
     chunks = [layer.chunk for layer in layers if layer.chunk is not None]
     scalings = [layer.query_scaling for layer in layers if layer.query_scaling is not None]

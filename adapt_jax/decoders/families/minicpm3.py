@@ -34,7 +34,7 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
 
 
 def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
-    """The same in ``config.json``."""
+    """The fields of ``config.json`` that no table writes."""
     return {
         **write_latent_attention(config),
         "scale_depth": _undo_division(config.residual_scale, math.sqrt(config.num_layers)),

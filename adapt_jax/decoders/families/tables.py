@@ -69,7 +69,7 @@ TENSORS: tuple[TensorRow, ...] = (*EMBEDDING_AND_OUTPUT, *ATTENTION, *GATED_FFN,
 
 
 def _default_kv_heads(hf: HFConfig) -> int:
-    """As many key/value heads as query heads."""
+    """The number of query heads: each has keys and values of its own."""
     return int(hf["num_attention_heads"])
 
 

@@ -73,7 +73,7 @@ def read_samples(
     """
     answers: list[ScoredAnswer] = []
     metrics: list[str] = []
-    said = list(notes)
+    all_notes = list(notes)
     unscored = 0
     for path, rows in files:
         chosen, filter_name = _choose_filter(path, rows, options)
@@ -83,13 +83,15 @@ def read_samples(
         if shown not in metrics:
             metrics.append(shown)
         if others := [name for name in names if name != metric and not options.metrics]:
-            said.append(f"{path.name}: judged by {metric}; --metric names others: {_list(others)}")
+            all_notes.append(
+                f"{path.name}: judged by {metric}; --metric names others: {_list(others)}"
+            )
         task = parse_samples_name(path)[0] if len(files) > 1 else ""
         found = [_read_row(row, metric, task, options) for row in chosen]
         answers += [one for one in found if one is not None]
         unscored += found.count(None)
     path = files[0][0] if len(files) == 1 else files[0][0].parent
-    return Run(str(path), "lm-eval", "; ".join(metrics), answers, unscored, tuple(said))
+    return Run(str(path), "lm-eval", "; ".join(metrics), answers, unscored, tuple(all_notes))
 
 
 def _choose_filter(path: Path, rows: Sequence[Row], options: ReadOptions) -> tuple[list[Row], str]:

@@ -42,7 +42,7 @@ def _adjust_gemma2(file: GGUFFile, hf: Fields) -> Fields:
 
 
 def _adjust_gemma3(file: GGUFFile, hf: Fields) -> Fields:
-    """As Gemma 2; every sixth layer is full, where layers slide at all."""
+    """Scales queries as Gemma 2 does. Every sixth layer is full, if any layer has a window."""
     scale = hf["hidden_size"] // hf["num_attention_heads"] if hf["num_hidden_layers"] == 62 else 256
     pattern = 1 if hf["sliding_window"] is None else 6
     return {"query_pre_attn_scalar": scale, "sliding_window_pattern": pattern} | (

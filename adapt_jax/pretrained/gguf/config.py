@@ -224,14 +224,14 @@ def _recognise_factors(file: GGUFFile, theta: float, rotated: int) -> Fields:
 
 def _read_tokens(file: GGUFFile) -> Fields:
     """Token ids; what ends a turn also ends a text."""
-    said = {
+    ids = {
         name: file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         for name in ("bos", "eos", "eot", "eom", "padding")
     }
-    ends = [said[name] for name in ("eos", "eot", "eom") if said[name] is not None]
+    ends = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
     ends = list(dict.fromkeys(ends))
     return {
-        "bos_token_id": said["bos"],
+        "bos_token_id": ids["bos"],
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": said["padding"],
+        "pad_token_id": ids["padding"],
     }

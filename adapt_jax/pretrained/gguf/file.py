@@ -72,7 +72,7 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp names it, such as "qwen3"."""
+        """The name that llama.cpp has for it, such as "qwen3"."""
         return str(self.metadata.get("general.architecture", ""))
 
     def get(self, key: str, default: Any = None) -> Any:

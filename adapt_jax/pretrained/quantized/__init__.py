@@ -174,9 +174,9 @@ def find_quantization(hf: Mapping[str, Any]) -> Quantization | None:
     """What a ``config.json`` says of quantisation; None: weights are floats."""
     text = hf.get("text_config")
     texts = (hf, text if isinstance(text, dict) else {})
-    for said in texts:
+    for config in texts:
         for key in KEYS:
-            options = said.get(key)
+            options = config.get(key)
             if not options:
                 continue
             if not isinstance(options, dict):

@@ -97,16 +97,16 @@ def _read_state(weight: QuantizedWeight) -> dict[str, Any]:
         state = parse_json(text, weight.name)
     except UserError as mistake:
         raise DamagedWeightError(str(mistake)) from None
-    said: dict[str, Any] = state if isinstance(state, dict) else {}
-    shape = said.get("shape")
+    fields: dict[str, Any] = state if isinstance(state, dict) else {}
+    shape = fields.get("shape")
     if (
         not isinstance(shape, list)
         or not shape
         or not all(map(_is_size, shape))
-        or not _is_size(said.get("blocksize"))
+        or not _is_size(fields.get("blocksize"))
     ):
         raise DamagedWeightError(f"{weight.name}: expected shape and blocksize in {name}")
-    return {**said, "shape": tuple(shape)}
+    return {**fields, "shape": tuple(shape)}
 
 
 def _is_size(value: Any) -> TypeGuard[int]:

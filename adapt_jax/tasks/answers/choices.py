@@ -176,10 +176,12 @@ def find_mentioned(text: str, choices: Sequence[str]) -> int | None:
     return None if found == NOTHING else found
 
 
-def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) -> int | None:
+def _find_mentioned(text: str, original: str, table: Mapping[str, int | None]) -> int | None:
     """Index of the only key in the text, None for several, NOTHING for none.
 
-    ``written`` is the text in its own letter case: a single letter counts only as it is written.
+    Args:
+        text: in the letter case of the keys.
+        original: the text in its own letter case, in which "a", "i" and "I" are words.
     """
     present = [key for key in table if key and key in text]
     if not present:
@@ -189,7 +191,7 @@ def _find_mentioned(text: str, written: str, table: Mapping[str, int | None]) ->
     for found in islice(re.finditer(f"{_BEFORE}(?:{keys}){_AFTER}", text), MAX_MENTIONS):
         if is_negated(text, found.start()) or _follows_no(text, found.start(), table):
             continue
-        if len(found[0]) == 1 and written[found.start() : found.end()] in ("a", "i", "I"):
+        if len(found[0]) == 1 and original[found.start() : found.end()] in ("a", "i", "I"):
             continue  # an article or a pronoun
         index = table[found[0]]
         if index is None or seen not in (NOTHING, index):
@@ -221,10 +223,10 @@ def find_label(text: str, choices: Sequence[str]) -> int | None:
     line = text.strip().partition("\n")[0]
     if (index := find_equal(line, choices)) is not None:
         return index
-    said = _ANSWER_LINE.match(line)
+    stated = _ANSWER_LINE.match(line)
     # "the label is a ..." may go on with an article
-    if said and (said[1] not in ("a", "i", "I") or said[1] in choices):
-        if (index := find_equal(said[1], choices)) is not None:
+    if stated and (stated[1] not in ("a", "i", "I") or stated[1] in choices):
+        if (index := find_equal(stated[1], choices)) is not None:
             return index
     return find_mentioned(text, choices)
 

@@ -344,8 +344,8 @@ def _read_yes_no(text: str, choices: Sequence[str]) -> str | None:
     folded = normalize_widths(text).lower()
     if first := _FIRST_WORD.match(folded):
         return first[1] if first[2] in (None, first[1]) else None
-    said = {one[0] for one in _YES_NO.finditer(folded) if not is_negated(folded, one.start())}
-    return said.pop() if len(said) == 1 else None
+    words = {one[0] for one in _YES_NO.finditer(folded) if not is_negated(folded, one.start())}
+    return words.pop() if len(words) == 1 else None
 
 
 def _read_gold_yes_no(text: str, choices: Sequence[str]) -> str | None:

@@ -151,10 +151,10 @@ class ExampleReader:
                 reasoning = self._cut("reasoning_pattern", reasoning, row.where)
                 reasoning = self._strip(reasoning)
         if fields.messages:
-            question, said = read_conversation(row, fields.messages)
-            if not said:
+            question, reply = read_conversation(row, fields.messages)
+            if not reply:
                 raise Missing(f"{row.where}: field {fields.messages!r}: no answer of the assistant")
-            found = [self._resolve(said, choices, names, row.where)]
+            found = [self._resolve(reply, choices, names, row.where)]
         else:
             question = read_required(row, fields.question)
             found = self._read_answers(row, choices, names)

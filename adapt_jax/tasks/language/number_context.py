@@ -69,7 +69,7 @@ class Found:
         return self._read()
 
     def without_value(self) -> "Found":
-        """The same place, without a value."""
+        """A copy that has no value."""
         return Found(self.start, self.end, lambda: None)
 
 

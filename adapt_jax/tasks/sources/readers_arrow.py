@@ -109,7 +109,7 @@ def _refuse_damage(pyarrow: Any, path: Path, kind: str) -> Iterator[None]:
 
 
 def _cut_batches(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same rows in batches of at most BATCH_ROWS."""
+    """Divides batches into ones of at most BATCH_ROWS rows."""
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield batch.slice(start, BATCH_ROWS)

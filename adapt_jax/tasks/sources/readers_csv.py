@@ -86,13 +86,15 @@ def read_csv_records(path: Path, delimiter: str, quote: str) -> Iterator[tuple[i
                 yield line, cells
             line = reader.line_num + 1 + skipped
     except csv.Error as error:
-        said = str(error)
-        if "unexpected end" in said or "field limit" in said:
+        message = str(error)
+        if "unexpected end" in message or "field limit" in message:
             raise UserError(f"{path}, line {line}: a quote is opened and never closed") from None
         hint = (
-            f"; a {quote} within a quoted cell is written twice" if "expected after" in said else ""
+            f"; a {quote} within a quoted cell is written twice"
+            if "expected after" in message
+            else ""
         )
-        raise UserError(f"{path}, line {line}: not valid CSV ({said}{hint})") from None
+        raise UserError(f"{path}, line {line}: not valid CSV ({message}{hint})") from None
 
 
 def find_delimiter(path: Path, quote: str = '"') -> str:
