@@ -40,7 +40,7 @@ class Adaptation(AdaptationContent):
         lora_weights: low-rank updates, merged into ``model`` already; they are saved in its place.
         has_full_weights: all weights of ``model`` belong to this adaptation and are saved with it.
         source_dtype: of the files of the decoder that was adapted, where ``model.path`` no longer
-            tells it.
+            says it.
         question_format: how the task that it was made for reads questions from a file.
         folder: where it was saved last, or read from.
     """

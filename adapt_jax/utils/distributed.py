@@ -107,9 +107,9 @@ def is_main_process() -> bool:
 
 
 def start(options: ProcessOptions | None = None) -> bool:
-    """Meets the other processes and starts JAX's distributed runtime, where there are any.
+    """Connects to the other processes and starts JAX's distributed runtime, where there are any.
 
-    They are told by ``options`` or the environment, or detected: Cloud TPU, GKE, SLURM, Open MPI,
+    They are given by ``options`` or the environment, or detected: Cloud TPU, GKE, SLURM, Open MPI,
     Kubernetes, by JAX itself. Has to be called before JAX touches a device. A second call does
     nothing.
 

@@ -1,4 +1,4 @@
-"""How several processes find each other: told by options or the environment, or detected."""
+"""How several processes find each other: by options, by the environment, or detected."""
 
 import math
 import os
@@ -94,12 +94,12 @@ def _read_count(value: Any, name: str, variable: str, least: int) -> int | None:
 
 
 def find_place(options: ProcessOptions, limit: float) -> ProcessPlace | None:
-    """Coordinator, number and id, as they are told or else detected; None for a single process.
+    """Coordinator, number and id, as given or else detected; None for a single process.
 
     Raises:
-        UserError: some are told, and the others neither told nor detected.
+        UserError: some are given, and the others are neither given nor detected.
     """
-    told = coordinator, count, index = (
+    given = coordinator, count, index = (
         options.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None,
         _read_count(options.num_processes, "--num-processes", "JAX_NUM_PROCESSES", 1),
         _read_count(options.process_id, "--process-id", "JAX_PROCESS_ID", 0),
@@ -107,9 +107,9 @@ def find_place(options: ProcessOptions, limit: float) -> ProcessPlace | None:
     if count == 1:
         return None
     detected = None
-    if None in told:
+    if None in given:
         detected = _detect(coordinator, limit)
-        if detected is None and told == (None, None, None):
+        if detected is None and given == (None, None, None):
             return None
     if detected is not None:
         coordinator = detected[0] if coordinator is None else coordinator
@@ -136,7 +136,7 @@ def find_place(options: ProcessOptions, limit: float) -> ProcessPlace | None:
     return ProcessPlace(coordinator, count, index, detected is not None)
 
 
-def _detect(told: str | None, limit: float) -> tuple[str, int, int] | None:
+def _detect(given: str | None, limit: float) -> tuple[str, int, int] | None:
     """What JAX finds out about the cluster; None where there is none, or a single process.
 
     Raises:
@@ -154,7 +154,7 @@ def _detect(told: str | None, limit: float) -> tuple[str, int, int] | None:
             count = int(cluster.get_process_count())
             if count == 1:
                 return None
-            coordinator = told or cluster.get_coordinator_address(
+            coordinator = given or cluster.get_coordinator_address(
                 timeout_secs=int(limit),
                 override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
             )

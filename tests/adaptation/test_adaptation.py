@@ -280,7 +280,7 @@ def test_the_soft_prompt_is_prepended_on_its_side_of_bos(tiny):
     assert bare.parts == ((bos, 7, 8),)
 
 
-def test_an_answer_counts_what_stood_in_front_and_what_was_said(tiny):
+def test_an_answer_counts_the_tokens_of_its_prompt_and_of_its_candidates(tiny):
     adaptation = Adaptation("prompt_tuning", prompt(), tiny, soft(tiny))
     bare = replace(adaptation, soft_prompt=None)
     one, other = adaptation.ask(QUESTION), bare.ask(QUESTION)
@@ -297,7 +297,7 @@ def test_a_question_is_answered_alike_alone_and_in_company(tiny):
     assert texts(company)[2] == texts(alone)[0]
 
 
-def test_progress_is_told_question_by_question(tiny):
+def test_progress_is_reported_question_by_question(tiny):
     told = []
     Adaptation("zero_shot", prompt(), tiny).answer(
         EXAMPLES, on_progress=lambda done, total: told.append((done, total))

@@ -170,7 +170,7 @@ def test_a_task_file_asks_for_the_chat_template_by_name(tmp_path: Path) -> None:
         loaded({"chat": "yes"})
 
 
-def test_a_template_that_refuses_the_turns_is_told_in_one_line(
+def test_a_template_that_refuses_the_turns_is_reported_in_one_line(
     tmp_path: Path,
 ) -> None:
     folder = write_tiny_llama(tmp_path)

@@ -142,7 +142,7 @@ def test_members_start_from_words_of_their_own(tiny):
             np.testing.assert_array_equal(rows[0], alone)
 
 
-def test_what_an_ensemble_cannot_do_is_told(tiny, tmp_path: Path):
+def test_what_an_ensemble_cannot_do_is_reported(tiny, tmp_path: Path):
     method = PromptTuning(length=4, ensemble=3, init="text", init_text="How many apples?")
     with pytest.raises(UserError, match=r"ensemble 3: init 'text' starts members alike"):
         draw_members(method, tiny, [], 0)

@@ -156,7 +156,7 @@ def test_sizes_of_shards_are_read_as_people_write_them() -> None:
             parse_shard_size(wrong)
 
 
-def test_what_a_format_cannot_hold_is_told(tiny: PretrainedDecoder, tmp_path: Path) -> None:
+def test_what_a_format_cannot_hold_is_reported(tiny: PretrainedDecoder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for adaptation, options, said in (
         (adapted(tiny, soft_prompt=soft(tiny)), {"format": "hf"}, "weights cannot hold a soft"),

@@ -231,7 +231,7 @@ def test_a_local_file_of_instructions_is_a_mixture(tiny: Any, tmp_path: Path) ->
         method._build_parts(tiny, TASK, 0)
 
 
-def test_unknown_mixtures_and_kinds_are_told(tiny: Any) -> None:
+def test_unknown_mixtures_and_kinds_are_reported(tiny: Any) -> None:
     with pytest.raises(UserError, match="did you mean 'arithmetic'"):
         InstructionTuning(mixture="aritmetic")._build_parts(tiny, TASK, 0)
     with pytest.raises(UserError, match="no task or category 'ownr'.*did you mean 'owner'"):

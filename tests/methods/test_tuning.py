@@ -267,7 +267,7 @@ def test_fine_tuning_of_a_part_leaves_the_rest_bit_identical(tiny, part, expecte
         assert len(moved) == len(picked) and all("layers" in path for path in moved)
 
 
-def test_an_unknown_part_is_told(tiny, monkeypatch):
+def test_an_unknown_part_is_reported(tiny, monkeypatch):
     with pytest.raises(UserError, match="'atention' selects no parameter"):
         select_parameters(tiny.decoder, "atention")
     with pytest.raises(UserError, match="tied to the embedding"):

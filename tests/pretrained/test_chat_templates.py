@@ -166,7 +166,7 @@ def test_a_process_that_cannot_render_is_named(
     assert render(model, "Why?") == "Why?"
 
 
-def test_no_template_is_told(tiny: PretrainedDecoder) -> None:
+def test_no_template_is_reported(tiny: PretrainedDecoder) -> None:
     assert not has_chat_template(tiny.tokenizer) and find_end_of_turn(tiny.tokenizer) is None
     with pytest.raises(UserError, match="no chat template; expected template plain"):
         render(tiny, "Why?")

@@ -109,7 +109,7 @@ def test_a_header_that_contradicts_itself_or_the_config_is_refused(
     assert said in refusal(tmp_path)
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path, intermediate_size=48)
     tensors = load_file(folder / WEIGHTS)
     tensors["model.layers.0.input_layernorm.wieght"] = tensors.pop(
@@ -131,7 +131,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         assert part in said
 
 
-def test_config_and_files_are_both_told(tmp_path: Path) -> None:
+def test_config_and_files_are_both_reported(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path)
     hf = json.loads((folder / "config.json").read_text())
     hf |= {"architectures": ["MptForCausalLM"], "quantization_config": {"quant_method": "aqlm"}}
@@ -157,7 +157,7 @@ def sharded(folder: Path) -> tuple[Path, list[str]]:
     return folder, files
 
 
-def test_a_damaged_set_of_shards_is_told_file_by_file(tmp_path: Path) -> None:
+def test_a_damaged_set_of_shards_is_reported_file_by_file(tmp_path: Path) -> None:
     folder, files = sharded(tmp_path)
     (folder / files[0]).unlink()
     content = (folder / files[1]).read_bytes()

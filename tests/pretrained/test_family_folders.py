@@ -222,9 +222,7 @@ def test_mistral_with_layer_types_is_read_as_ministral(made: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2"])
-def test_tensors_named_without_what_stands_in_front_are_found(
-    name: str, made: Any, tmp_path: Path
-) -> None:
+def test_tensors_named_without_their_prefix_are_found(name: str, made: Any, tmp_path: Path) -> None:
     """As the base class of transformers saves them; both decoders have tied embeddings."""
     from safetensors.numpy import load_file, save_file
 

@@ -170,7 +170,7 @@ def test_candidates_with_1_7_and_40_slots_differ_at_near_ties_alone(tiny):
 
 
 @pytest.mark.parametrize("window", [None, 24])
-def test_each_row_stands_behind_its_own_prefix(make_tiny_llama, tmp_path, window):
+def test_each_row_attends_to_its_own_prefix(make_tiny_llama, tmp_path, window):
     config = {}
     if window is not None:
         config = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}

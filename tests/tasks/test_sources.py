@@ -196,7 +196,7 @@ def test_tfds_truth_values_are_yes_and_no(prepared: Path) -> None:
         ({"split": "train"}, r"expected either 'split' or some of train, development, test"),
     ],
 )
-def test_wrong_names_of_a_tfds_source_are_told(
+def test_wrong_names_of_a_tfds_source_are_reported(
     options: dict[str, str], message: str, prepared: Path
 ) -> None:
     with pytest.raises(UserError, match=message):

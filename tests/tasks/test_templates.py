@@ -12,7 +12,7 @@ APPLES = Demonstration("How many apples are 2 and 3?", "5", "2 + 3 = 5.")
 PEARS = Demonstration("How many pears are 4 and 4?", "8", "4 + 4 = 8.")
 
 
-def test_front_question_and_response_are_the_whole_text() -> None:
+def test_prefix_question_and_answer_are_the_whole_text() -> None:
     template = Template()
     text = (
         template.prompt_prefix("Solve it.", [APPLES], reasoning=True)
@@ -26,12 +26,12 @@ def test_front_question_and_response_are_the_whole_text() -> None:
     )
 
 
-def test_front_without_reasoning_shows_bare_answers() -> None:
+def test_a_prefix_without_reasoning_shows_bare_answers() -> None:
     prompt_prefix = Template().prompt_prefix("", [APPLES], reasoning=False)
     assert prompt_prefix == "Q: How many apples are 2 and 3?\nA: The answer is 5.\n\n"
 
 
-def test_no_instruction_and_no_demonstration_is_an_empty_front() -> None:
+def test_no_instruction_and_no_demonstration_is_an_empty_prefix() -> None:
     assert Template().prompt_prefix("", [], reasoning=True) == ""
 
 

@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
     assert_same(found.state, small)
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_room_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     free = shutil._ntuple_diskusage(10**6, 10**6 - 999, 999)
     with pytest.raises(UserError, match="left: 1,156 bytes are needed, 999 are free.*none"):
         with Checkpoints(tmp_path) as checkpoints:

@@ -138,7 +138,7 @@ def test_a_batch_without_a_target_is_named():
     Batches([replace(weightless, weights=(0.0,))], 1, 1, seed=0)  # its first target counts
 
 
-def test_an_unknown_optimizer_or_schedule_is_told_with_the_nearest():
+def test_an_unknown_optimizer_or_schedule_is_reported_with_the_nearest():
     with pytest.raises(UserError, match="f: optimizer: .*'lion'.* found 'adamm'; did .* 'adamw'"):
         validate(TrainingConfig, {"optimizer": "adamm"}, "f")
     with pytest.raises(UserError, match="f: schedule: .* found 'cosin'; did you mean 'cosine'"):

@@ -232,7 +232,7 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(shallow,
         run(tmp_path, mesh=mesh, learning_rate=0.5)
 
 
-def test_nothing_trainable_and_a_loss_that_is_no_number_are_told(shallow):
+def test_nothing_trainable_and_a_loss_that_is_no_number_are_reported(shallow):
     with pytest.raises(UserError, match="nothing is trainable"):
         train(TunedDecoder(shallow.decoder), SOFT, TrainingData(made_examples()), CONFIG, seed=0)
     broken = SoftPrompt(np.full((2, 32), np.nan))

@@ -117,7 +117,7 @@ def test_a_development_loss_that_is_no_number_ends_the_run(tiny, monkeypatch):
         run(tiny)
 
 
-def test_what_cannot_be_validated_is_told(tiny):
+def test_what_cannot_be_validated_is_reported(tiny):
     with pytest.raises(UserError, match="metric accuracy: there is nothing here that can be asked"):
         run(tiny, metric="accuracy")
     with pytest.raises(UserError, match="validate_every needs a development split"):

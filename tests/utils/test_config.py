@@ -114,13 +114,13 @@ def test_an_override_leaves_the_given_mapping_alone():
         ),
     ],
 )
-def test_the_mistake_is_told_with_its_key(data: dict, line: str):
+def test_the_mistake_is_reported_with_its_key(data: dict, line: str):
     with pytest.raises(UserError) as told:
         validate(Outer, data, "f")
     assert str(told.value).startswith(line) and "\n" not in str(told.value)
 
 
-def test_the_nearest_member_of_a_union_is_told_without_its_name():
+def test_the_nearest_member_of_a_union_is_reported_without_its_name():
     class MultipleChoiceRequest(Strict):
         modules: Literal["all"] | list[Literal["query", "key"]] = "all"
         task: str | dict[str, int] = ""
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str, expected:
     assert expected in str(told.value) and "\n" not in str(told.value)
 
 
-def test_a_missing_file_is_told_with_its_nearest_neighbour(files: Path):
+def test_a_missing_file_is_reported_with_its_nearest_neighbour(files: Path):
     with pytest.raises(UserError, match=r"rum\.yaml: no such file; did you mean .*run\.yaml"):
         load_config(CompareConfig, files / "rum.yaml")
 

@@ -144,7 +144,7 @@ def pair_sides(first: Side, second: Side) -> Pairing:
 
 
 def _identify(answer: ScoredAnswer) -> str:
-    """What tells the questions of one file apart."""
+    """What distinguishes the questions of one file."""
     return answer.id or "text " + normalize_question(answer.question)
 
 
