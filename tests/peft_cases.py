@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapt_jax.sampling.engine import Engine, Request
 from adapt_jax.sampling.types import GenerationConfig
 

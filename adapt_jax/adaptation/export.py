@@ -15,7 +15,7 @@ from adapt_jax.adaptation.recipe import build_readme
 from adapt_jax.adaptation.verification import is_installed, verify_export
 from adapt_jax.pretrained.hf_config import read_quantization
 from adapt_jax.pretrained.hf_folder import find_cached_folder
-from adapt_jax.pretrained.peft_writing import check_peft_modules, write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft.writing import check_peft_modules, write_lora, write_soft_prompt
 from adapt_jax.pretrained.saving import (
     DEFAULT_SHARD_SIZE,
     parse_shard_size,

@@ -12,7 +12,7 @@ from flax import nnx
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.decoders.layout import ParameterPath
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.peft_folder import Adapter, read_adapter, read_base_decoder
+from adapt_jax.pretrained.peft.folder import Adapter, read_adapter, read_base_decoder
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT, untie_output
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.model import load_pretrained

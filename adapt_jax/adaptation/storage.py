@@ -22,8 +22,8 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_cached_folder
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, PROMPT_EMBEDDINGS, read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, PROMPT_EMBEDDINGS, read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora
 from adapt_jax.pretrained.safetensors_io import read_tensors, write_tensors
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.pretrained.tokenization import describe_tokenizer

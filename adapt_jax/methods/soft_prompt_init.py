@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.peft.folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.training.packing import TrainingExample
 from adapt_jax.utils.bucket import localize, to_path

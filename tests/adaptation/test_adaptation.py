@@ -19,7 +19,7 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.session import build_prefixes, read_candidate
 from adapt_jax.adaptation.storage import DESCRIPTION, SOFT_PROMPT, WEIGHTS
 from adapt_jax.decoders.prefix import SoftPrompt
-from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.peft.folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.prompting.retrieval import Retrieval

@@ -14,7 +14,7 @@ from training_cases import TASK
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.methods.lora import LoRAConfig, attach_lora
 from adapt_jax.pretrained.loading import PretrainedDecoder
-from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.peft.writing import write_lora
 from adapt_jax.utils.config import validate
 from adapt_jax.utils.errors import UserError
 

@@ -8,7 +8,7 @@ from training_cases import ITEMS
 from adapt_jax.methods import soft_prompt_init
 from adapt_jax.methods.prompt_tuning import PromptTuning
 from adapt_jax.methods.soft_prompt_init import draw_soft_prompt, list_text_tokens
-from adapt_jax.pretrained.peft_folder import PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.peft.folder import PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.training.examples import tokenize_examples

@@ -22,8 +22,8 @@ from adapt_jax.pretrained.config_checks import FIELD_CHECKS, find_type_problems
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.peft.folder import read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.utils.errors import UserError
 

@@ -13,8 +13,8 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora, write_soft_prompt
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.errors import UserError

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
-from adapt_jax.pretrained.peft_writing import (
+from adapt_jax.pretrained.peft.folder import ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft.writing import (
     check_peft_modules,
     write_lora,
     write_soft_prompt,

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
-from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft.folder import ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora, write_soft_prompt
 from adapt_jax.utils.errors import UserError
 
 

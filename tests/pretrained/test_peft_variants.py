@@ -14,8 +14,8 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.import_peft import import_adapter
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import ADAPTER_WEIGHTS, read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora
+from adapt_jax.pretrained.peft.folder import ADAPTER_WEIGHTS, read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora
 from adapt_jax.pretrained.saving import save_pretrained
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 

@@ -14,8 +14,8 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.inspection.checkpoint import read_checkpoint
 from adapt_jax.pretrained.loading import load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
-from adapt_jax.pretrained.peft_folder import read_adapter
-from adapt_jax.pretrained.peft_writing import write_lora, write_soft_prompt
+from adapt_jax.pretrained.peft.folder import read_adapter
+from adapt_jax.pretrained.peft.writing import write_lora, write_soft_prompt
 from adapt_jax.pretrained.safetensors_io import read_header
 from adapt_jax.pretrained.saving import read_source_dtype, save_pretrained
 from adapt_jax.utils.errors import UserError

@@ -23,9 +23,9 @@ from adapt_jax.pretrained.lora_factors import (
     LoRAWeights,
     are_equal,
 )
-from adapt_jax.pretrained.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROMPT_EMBEDDINGS
-from adapt_jax.pretrained.peft_lora import BASE_PREFIX
-from adapt_jax.pretrained.peft_modules import KERNELS
+from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROMPT_EMBEDDINGS
+from adapt_jax.pretrained.peft.lora import BASE_PREFIX
+from adapt_jax.pretrained.peft.modules import KERNELS
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 from adapt_jax.utils.errors import UserError

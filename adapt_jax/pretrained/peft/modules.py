@@ -8,7 +8,7 @@ from adapt_jax.decoders.families import FAMILIES, Family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import EMBEDDING_TABLES
-from adapt_jax.pretrained.peft_options import LoRAOptions
+from adapt_jax.pretrained.peft.options import LoRAOptions
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 
 __all__ = ["KERNELS", "PEFTModules"]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from adapt_jax.decoders.layout import ParameterPath
-from adapt_jax.pretrained.peft_modules import PEFTModules
-from adapt_jax.pretrained.peft_options import LoRAOptions
+from adapt_jax.pretrained.peft.modules import PEFTModules
+from adapt_jax.pretrained.peft.options import LoRAOptions
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 
 __all__ = ["read_replaced"]

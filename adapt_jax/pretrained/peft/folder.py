@@ -17,9 +17,9 @@ from adapt_jax.decoders.prefix import SoftPrompt
 from adapt_jax.pretrained.hf_folder import find_local_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
-from adapt_jax.pretrained.peft_lora import read_lora
-from adapt_jax.pretrained.peft_modules import PEFTModules
-from adapt_jax.pretrained.peft_options import PEFT_TYPES, find_option_problems
+from adapt_jax.pretrained.peft.lora import read_lora
+from adapt_jax.pretrained.peft.modules import PEFTModules
+from adapt_jax.pretrained.peft.options import PEFT_TYPES, find_option_problems
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.pretrained.weight_files import join_names
 from adapt_jax.utils.bucket import localize

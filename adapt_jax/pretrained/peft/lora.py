@@ -15,9 +15,9 @@ import numpy as np
 from adapt_jax.decoders.layout import ParameterPath, Shape, TensorLayout
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights, are_equal
-from adapt_jax.pretrained.peft_modules import PEFTModules
-from adapt_jax.pretrained.peft_options import LoRAOptions
-from adapt_jax.pretrained.peft_whole import read_replaced
+from adapt_jax.pretrained.peft.modules import PEFTModules
+from adapt_jax.pretrained.peft.options import LoRAOptions
+from adapt_jax.pretrained.peft.whole import read_replaced
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 
 __all__ = ["BASE_PREFIX", "read_lora"]

@@ -1,0 +1,1 @@
+"""Adapters in the format of PEFT: LoRA with all its options, and prompt tuning, in and out."""
