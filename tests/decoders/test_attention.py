@@ -1,5 +1,7 @@
 """Attention against its formula, however many queries a key/value head has."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,3 +57,25 @@ def test_a_decoding_step_attends_by_the_formula(
         [(k.astype(jnp.float32), v.astype(jnp.float32), mask) for k, v, mask in arrays],
     )
     np.testing.assert_allclose(np.array(found), attend_by_formula(queries, blocks), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_keys_that_no_query_sees_change_nothing_however_high_they_would_score(dtype: Any) -> None:
+    draws = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(draws.standard_normal(shape), dtype)  # noqa: E731
+    rows, kv_heads, size, columns, prefix = 2, 2, 8, 3, 6
+    queries = draw(rows, 1, 2 * kv_heads, size)
+    keys, values = draw(kv_heads, prefix, size), draw(kv_heads, prefix, size)
+    visible = np.array([False, True, True, False, True, False])
+    own_mask = jnp.ones((rows, 1, columns), bool)
+    own = (draw(rows, kv_heads, columns, size), draw(rows, kv_heads, columns, size), own_mask)
+    # keys along the queries score thousands, and the power of what is seen would be 0 beside them
+    loud = jnp.broadcast_to(1e4 * queries[0, 0, ::2][:, None], keys.shape)
+    hidden_keys = jnp.where(visible[:, None], keys, loud)
+    attend_all = jax.jit(lambda *blocks: attend(queries, list(blocks)))
+    found = attend_all((hidden_keys, values, jnp.asarray(visible)), own)
+    expected = attend_all((keys[:, visible], values[:, visible], None), own)
+    tolerance = 1e-6 if dtype == jnp.float32 else 2e-2
+    np.testing.assert_allclose(
+        np.asarray(found, np.float32), np.asarray(expected, np.float32), atol=tolerance
+    )
