@@ -62,12 +62,12 @@ def measure_speed() -> Speed:
     """Times a product of many rows and one of few on this machine, about a second in all."""
     weights = jnp.full((INNER, OUTER), 0.01, jnp.float32)
     product = jax.jit(lambda rows, weights: rows @ weights)
-    many = _time(lambda: product(jnp.ones((ROWS, INNER)), weights))
-    few = _time(lambda: product(jnp.ones((FEW_ROWS, INNER)), weights))
+    many = _measure_seconds(lambda: product(jnp.ones((ROWS, INNER)), weights))
+    few = _measure_seconds(lambda: product(jnp.ones((FEW_ROWS, INNER)), weights))
     return Speed(2 * ROWS * INNER * OUTER / many, INNER * OUTER / few)
 
 
-def _time(call: Callable[[], Any]) -> float:
+def _measure_seconds(call: Callable[[], Any]) -> float:
     """The fastest of several calls, in seconds, after one that compiles."""
     call().block_until_ready()
     times = []

@@ -56,7 +56,7 @@ def read_inspect_zip(path: Path, options: ReadOptions) -> Run:
                 parts = ["header.json"]
             header = {k: v for one in parts for k, v in _read_member(path, log, one).items()}
             samples = [_read_member(path, log, one) for one in names]
-    except NotImplementedError:
+    except NotImplementedError:  # how zipfile reports a compression that it does not know
         raise UserError(
             f"{path}: compressed in a way that Python's zipfile cannot read; convert it by "
             "`inspect log convert --to json`"

@@ -240,7 +240,7 @@ def _check_kinds(file: GGUFFile) -> None:
         kind = gguf.GGMLQuantizationType[tensor.kind]
         try:
             gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except NotImplementedError:
+        except NotImplementedError:  # how gguf reports a type that it does not know
             raise UserError(
                 f"{file.path}: {name} is {tensor.kind}, which the package gguf does not "
                 "de-quantise; expected a file of another type, such as Q8_0 or Q4_K"
