@@ -121,6 +121,12 @@ def test_no_rung_is_enough_where_none_is_significantly_above_the_commonest_label
         "tests)."
     )
     assert found.method == "lora"
+    # as little where all are significantly below it
+    rungs, correct = ladder(zero_shot=(0.05, 10, 0), lora=(0.2, 10, 500))
+    found = recommend(rungs, correct, LABEL, label)
+    assert (
+        not found.is_enough and "the 20.0 % of lora, is not significantly above" in found.sentence
+    )
     rungs, correct = ladder(zero_shot=(0.0, 10, 0))
     found = recommend(rungs, correct)
     assert found.sentence == "No rung is enough: no question was answered right."
