@@ -22,7 +22,7 @@ from adapt_jax.evaluation.judging.judge import judge
 from adapt_jax.evaluation.judging.scored import read_score
 from adapt_jax.evaluation.over_seeds import compare_runs, runs_interval
 from adapt_jax.evaluation.report.files import write_comparison
-from adapt_jax.evaluation.results import ComparisonResult
+from adapt_jax.evaluation.results import ComparisonResult, Recommendation
 from adapt_jax.evaluation.significance import mcnemar, paired_difference
 from adapt_jax.utils.errors import UserError
 
@@ -264,12 +264,17 @@ def test_samples_that_the_harness_itself_writes_are_read(tmp_path: Path, monkeyp
     assert (found.n, found.difference, found.paired_by) == (40, pytest.approx(18 / 40), "id")
 
 
-def save_ladder(folder: Path) -> Path:
+def save_ladder(folder: Path, *, is_enough: bool = True) -> Path:
     rungs = {"zero_shot": POOR, "few_shot": GOOD, "lora": [not one for one in GOOD]}
     for name, right in rungs.items():
         write_lines(folder / "predictions" / f"{name}.jsonl", prediction_rows(right))
     done = [done_rung(name, right) for name, right in rungs.items()]
-    result = ComparisonResult(task="t", decoder="d", seed=0, best="few_shot", rungs=done)
+    recommended = Recommendation(
+        method="few_shot", is_enough=is_enough, most_accurate="few_shot", tests=[], sentence=""
+    )
+    result = ComparisonResult(
+        task="t", decoder="d", seed=0, best="few_shot", rungs=done, recommendation=recommended
+    )
     write_comparison(folder / "comparison.json", result)
     return folder
 
@@ -279,7 +284,10 @@ def test_an_output_folder_stands_for_its_recommended_rung_or_for_all(tmp_path: P
     poor = write_lines(tmp_path / "evaluated" / "predictions.jsonl", prediction_rows(POOR))
     found = judge([str(folder), str(poor.parent)]).result
     assert found.comparisons[0].mean_first == 0.75
-    assert "its recommended rung, few_shot" in found.notes[0]
+    assert found.notes[0].endswith("its recommended rung, few_shot")
+    poorest = save_ladder(tmp_path / "poorest", is_enough=False)
+    notes = judge([str(poorest), str(poor.parent)]).result.notes
+    assert notes[0].endswith("its recommended rung, few_shot, though none is enough")
     (folder / "adaptations" / "lora").mkdir(parents=True)
     assert compare(folder / "adaptations" / "lora", folder).mean_first == 0.25
     all_rungs = judge([str(folder)]).result
