@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapt_jax.adaptation import kept_files
+from adapt_jax.adaptation import kept_files, storage
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt
@@ -121,6 +121,32 @@ def test_files_that_were_just_written_are_hashed_again(
     monkeypatch.setattr(kept_files.time, "time", lambda: later)
     Adaptation.load(saved, tmp_path / "mine")
     assert list_kept(saved) == ["fingerprint.json"]
+
+
+def test_files_that_change_while_they_are_read_are_hashed(
+    make_tiny_llama: Any,
+    saved: Path,
+    tmp_path: Path,
+    hashed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    mine, read = make_tiny_llama(tmp_path / "mine"), storage.load_pretrained
+
+    def read_while_changed(*place: Any, **options: Any) -> PretrainedDecoder:
+        model = read(*place, **options)
+        os.utime(mine / "model.safetensors", ns=(0, len(hashed) * 10**9))
+        return model
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "load_pretrained", read_while_changed)
+        Adaptation.load(saved, mine)
+    assert not (saved / ".cache").exists()
+    Adaptation.load(saved, mine)
+    assert list_kept(saved) == ["fingerprint.json"] and len(hashed) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "load_pretrained", read_while_changed)
+        Adaptation.load(saved, mine)
+    assert len(hashed) == 3
 
 
 @pytest.mark.parametrize("key", ["version", "shape", "dtype", "code", "files"])
