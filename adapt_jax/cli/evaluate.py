@@ -61,7 +61,8 @@ def evaluate(
     task_keys = _select_task_keys(collect_overrides(overrides))
     agree("command", {"adaptation": adaptation, "task": task, "seed": seed, "set": task_keys})
     with _open_folder(output_dir) as output:
-        read_task = load_task(override(read_yaml(task), task_keys, task), to_path(task).parent)
+        config = override(read_yaml(task), task_keys, task)
+        read_task = load_task(config, to_path(task).parent, name=task)
         display = Display(not quiet)
         report_task(read_task, display)
         opened = open_adaptation(adaptation, decoder)

@@ -236,7 +236,7 @@ def _has_labels(
     """Whether the answers are labels, by which a file can be divided in proportion."""
     if choices or settings.answer_parser in ("label", "yes_no"):
         return True
-    if settings.answer_parser == "number" or settings.fields.choices:
+    if settings.answer_parser in ("number", "decimal_comma") or settings.fields.choices:
         return False
     answers = [example.answer for split in examples.values() for example in split]
     return len(set(answers)) <= min(MAX_STRATA, len(answers) // 5)

@@ -30,6 +30,13 @@ from adapt_jax.tasks.answers.choices import (
     name_option,
 )
 from adapt_jax.tasks.answers.date_answers import read_date, read_gold_date
+from adapt_jax.tasks.answers.decimal_comma import (
+    DECIMAL_COMMA_CONTINUATIONS,
+    are_close_with_comma,
+    read_decimal_comma,
+    read_gold_decimal_comma,
+    read_last_decimal_comma,
+)
 from adapt_jax.tasks.answers.harness_answers import read_flexible, read_harness_gold, read_strict
 from adapt_jax.tasks.answers.json_answers import make_json_readers, make_schema_readers
 from adapt_jax.tasks.answers.json_schema import SCHEMA_KIND
@@ -57,9 +64,13 @@ from adapt_jax.tasks.answers.open_answers import (
     read_verbatim,
 )
 from adapt_jax.tasks.answers.tolerance import EXACT, Tolerance
+from adapt_jax.tasks.answers.yes_no_answers import (
+    YES_NO_CONTINUATIONS,
+    read_gold_yes_no,
+    read_yes_no,
+)
 from adapt_jax.tasks.language.characters import normalize_widths
 from adapt_jax.tasks.language.letters import LETTERS
-from adapt_jax.tasks.language.negation import is_negated
 from adapt_jax.tasks.templates import Template
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
@@ -260,6 +271,15 @@ PARSERS.register("number")(
         list_continuations=lambda choices: NUMBER_CONTINUATIONS,
     )
 )
+PARSERS.register("decimal_comma")(
+    AnswerParser(
+        lambda text, choices: read_decimal_comma(text),
+        read_gold=lambda text, choices: read_gold_decimal_comma(text),
+        read_unmarked=lambda text, choices: read_last_decimal_comma(text),
+        are_equal=are_close_with_comma,
+        list_continuations=lambda choices: DECIMAL_COMMA_CONTINUATIONS,
+    )
+)
 
 
 # ---- choices and labels
@@ -327,42 +347,11 @@ PARSERS.register("label")(
     AnswerParser(_read_label, read_gold=_read_gold_label, list_continuations=list)
 )
 
-# not "no one", not "Yes?"
-_YES_NO = re.compile(
-    r"\b(?:yes|no(?![\s-](?:one|doubt|question|idea|matter)\b)|maybe)\b(?!\s?\?)", re.IGNORECASE
-)
-# "yes and no", "yes/no", "no, yes": what is joined to the first word
-_JOINED = r"(?:[ ,/]{1,3}(?:and|or)?[ ,/]{0,3})"
-_FIRST_WORD = re.compile(rf"\W*({_YES_NO.pattern})(?:{_JOINED}({_YES_NO.pattern}))?")
-
-
-def _read_yes_no(text: str, choices: Sequence[str]) -> str | None:
-    """``yes``, ``no`` or ``maybe``: the first word, or the only one of the three that is said.
-
-    Two of them that are joined ("yes and no", "no, yes") abstain.
-    """
-    folded = normalize_widths(text).lower()
-    if first := _FIRST_WORD.match(folded):
-        return first[1] if first[2] in (None, first[1]) else None
-    words = {one[0] for one in _YES_NO.finditer(folded) if not is_negated(folded, one.start())}
-    return words.pop() if len(words) == 1 else None
-
-
-def _read_gold_yes_no(text: str, choices: Sequence[str]) -> str | None:
-    word = fold_text(text)
-    return word if _YES_NO.fullmatch(word) else None
-
-
-_YES_NO_CONTINUATIONS = [
-    joint + word
-    for joint in (" and ", " or ", ", ", "/", " ", "-")
-    for word in ("yes", "no", "maybe", "one", "doubt", "question", "idea", "matter")
-]
 PARSERS.register("yes_no")(
     AnswerParser(
-        _read_yes_no,
-        read_gold=_read_gold_yes_no,
-        list_continuations=lambda choices: _YES_NO_CONTINUATIONS,
+        read_yes_no,
+        read_gold=read_gold_yes_no,
+        list_continuations=lambda choices: YES_NO_CONTINUATIONS,
     )
 )
 

@@ -1,12 +1,14 @@
 """Conversations of chat data: the last answer of the assistant, and what is said before it.
 
 Two forms are read: ``[{"role": ..., "content": ...}]``, and ShareGPT's ``[{"from", "value"}]``.
+Calls of tools and what tools return are turns like others; the tools' schemas are not read.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapt_jax.tasks.fields.values import Missing, read_value, to_plain_value
+from adapt_jax.tasks.fields.values import Missing, parse_structured, read_value, to_plain_value
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.errors import UserError, nearest
 
@@ -22,8 +24,15 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
-LABELS = {"system": "", "user": "User: ", "assistant": "Assistant: "}
+LABELS = {"system": "", "user": "User: ", "assistant": "Assistant: ", "tool": "Tool: "}
 
 
 def read_conversation(row: Row, name: str) -> tuple[str, str]:
@@ -52,21 +61,40 @@ def read_conversation(row: Row, name: str) -> tuple[str, str]:
 
 
 def _read_turns(row: Row, name: str) -> list[tuple[str, str]]:
-    value = to_plain_value(read_value(row, name))
+    value = to_plain_value(parse_structured(read_value(row, name)))
     if not isinstance(value, list | tuple) or not all(isinstance(one, dict) for one in value):
         raise UserError(f"{row.where}: field {name!r}: expected a list of messages")
     turns = []
     for number, message in enumerate(value, start=1):
-        role = message.get("role", message.get("from"))
+        role = str(message.get("role", message.get("from"))).lower()
         content = message.get("content", message.get("value"))
         if role not in ROLES:
-            hint = nearest(str(role), ROLES)
+            hint = nearest(role, ROLES)
             raise UserError(
                 f"{row.where}: field {name!r}, message {number}: the role {role!r:.40} is none of "
                 f"{', '.join(ROLES)}{hint}"
             )
-        turns.append((ROLES[role], _join_content(content).strip()))
+        said = [_join_content(content).strip(), *_list_calls(message)]
+        turns.append((ROLES[role], "\n".join(filter(None, said))))
     return turns
+
+
+def _list_calls(message: Mapping[str, Any]) -> list[str]:
+    """The calls of tools that an assistant's message holds, each as JSON with name and arguments.
+
+    The form is that of OpenAI: ``tool_calls: [{"function": {"name", "arguments"}}]``.
+    """
+    calls = to_plain_value(message.get("tool_calls")) or []
+    if not isinstance(calls, list | tuple):
+        return []
+    found = []
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        if isinstance(function, dict) and "name" in function:
+            arguments = parse_structured(function.get("arguments"))
+            shown = {"name": function["name"], "arguments": arguments}
+            found.append(json.dumps(shown, ensure_ascii=False, default=str))
+    return found
 
 
 def _join_content(content: Any) -> str:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator
 
 from adapt_jax.tasks.answers import read_gold, shorten_parser_name
 from adapt_jax.tasks.answers.choices import name_option
+from adapt_jax.tasks.answers.decimal_comma import has_decimal_comma
 from adapt_jax.tasks.answers.json_schema import SCHEMA_KIND
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields.conversations import read_conversation
@@ -340,7 +341,7 @@ class ExampleReader:
                 hint += "; answer_index: 0 or 1 says that answers are indices"
         elif self.parser == "number":
             hint = "; one number and perhaps a unit is expected, other answers are read by another"
-            hint += " answer_parser"
+            hint += " answer_parser" + ": decimal_comma" * has_decimal_comma(answer)
         elif self.parser == "text" and "\n" in answer:
             hint = "; it has several lines, which answer_parser: free_text reads"
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
-from adapt_jax.tasks.fields.values import to_plain_value
+from adapt_jax.tasks.fields.values import parse_structured, to_plain_value
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
@@ -44,7 +44,7 @@ class Shape:
         if not self.keys:
             return True
         (column,) = self.columns
-        messages = to_plain_value(values[column])
+        messages = to_plain_value(parse_structured(values[column]))
         return (
             isinstance(messages, list | tuple)
             and bool(messages)
@@ -128,7 +128,7 @@ def guess_parser(fields: Fields, rows: Sequence[Row]) -> str:
     if not answers:
         return "free_text"
     is_short = all(len(answer) <= MAX_STATED_LENGTH and "\n" not in answer for answer in answers)
-    for parser in ("number", "yes_no"):
+    for parser in ("number", "decimal_comma", "yes_no"):
         if is_short and all(read_gold(parser, answer) is not None for answer in answers):
             return parser
     distinct = set(answers)

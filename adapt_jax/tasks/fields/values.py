@@ -3,8 +3,10 @@
 Text and numbers stay as their file writes them. What is missing (null, NaN, empty) is missing.
 """
 
+import ast
 import math
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import numpy as np
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
+from adapt_jax.utils.json_text import parse_json
 
 __all__ = [
     "Missing",
     "RepeatedChoice",
     "is_scores",
+    "parse_structured",
     "read_choices",
     "read_required",
     "read_text",
@@ -27,6 +31,7 @@ __all__ = [
 ]
 
 MAX_CHOICES = 10_000
+MAX_PYTHON_TEXT = 100_000  # characters of a list as Python writes it
 FIELD = re.compile(r"\{([^{}]+)\}")
 
 
@@ -73,8 +78,34 @@ def read_required(row: Row, name: str) -> str:
     return text
 
 
+def parse_structured(value: Any) -> Any:
+    """The list or object that a text is the JSON of, as tables hold them; other values as they are.
+
+    pandas' ``to_csv`` writes lists as Python does, ``['a', 'b']``, which is read, too.
+    """
+    if not isinstance(value, str) or not re.match(r"\s*+[\[{]", value):
+        return value
+    try:
+        return parse_json(value, "", constants={"NaN": None}, keep_number_text=True)
+    except UserError:
+        found = _parse_python(value)
+        return found if isinstance(found, list | dict) else value
+
+
+def _parse_python(text: str) -> Any:
+    """The value of a Python literal; None where it is none."""
+    if len(text) > MAX_PYTHON_TEXT:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that are none
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+
+
 def read_texts(row: Row, name: str) -> tuple[str, ...]:
-    value = to_plain_value(read_value(row, name))
+    value = to_plain_value(parse_structured(read_value(row, name)))
     values = value if isinstance(value, list | tuple) else [value]
     if len(values) > MAX_CHOICES:
         raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
@@ -103,7 +134,7 @@ def read_choices(row: Row, name: str | list[str]) -> tuple[tuple[str, ...], tupl
         while texts and not texts[-1]:
             texts.pop()
         return tuple(texts), ()
-    value = to_plain_value(read_value(row, name))
+    value = to_plain_value(parse_structured(read_value(row, name)))
     if not isinstance(value, dict):
         return read_texts(row, name), ()
     if is_scores(value):

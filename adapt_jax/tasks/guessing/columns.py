@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapt_jax.tasks.fields.values import is_scores, to_plain_value
+from adapt_jax.tasks.fields.values import is_scores, parse_structured, to_plain_value
 from adapt_jax.tasks.sources.rows import Row
 
 __all__ = [
@@ -49,6 +49,7 @@ REASONING_NAMES = """reasoning rationale explanation solution cot chain_of_thoug
 steps long_answer""".split()
 CHOICE_NAMES = """choices options endings candidates alternatives answer_choices
 target_scores""".split()
+MESSAGE_NAMES = "messages conversations".split()
 LABEL_NAMES = "label labels letters key keys".split()
 TEXT_NAMES = "text texts content value option choice".split()
 CHOICE_STEMS = "option options choice ending sol op opt answer ans alternative candidate mc".split()
@@ -108,7 +109,10 @@ def list_columns(rows: Sequence[Row]) -> list[Column]:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     columns: list[Column] = []
     for name in names:
-        columns += _expand(name, [_plain(row.values.get(name)) for row in rows], depth=3)
+        values = [_plain(row.values.get(name)) for row in rows]
+        if fold_name(name) in (*CHOICE_NAMES, *MESSAGE_NAMES):
+            values = [_plain(parse_structured(value)) for value in values]
+        columns += _expand(name, values, depth=3)
     return columns
 
 

@@ -24,6 +24,7 @@ MIN_LONG_ANSWER = 100  # characters, of half of the answers
 MAX_REPAIRS = 6
 INSTRUCTIONS = {
     "number": "Solve the problem. Give the answer as a number.",
+    "decimal_comma": "Solve the problem. Give the answer as a number with a decimal comma.",
     "yes_no": "Answer the question by {yes_no}.",
     "choice": "Choose the right answer.",
     "text": "Answer the question in a few words.",
@@ -194,7 +195,7 @@ def _repair(config: dict[str, Any], reasons: dict[str, str], mistake: str) -> bo
     elif "fields.id" in mistake and "id" in config["fields"]:
         config["fields"] = {k: v for k, v in config["fields"].items() if k != "id"}
     elif "list the labels in `choices`" in mistake or "cannot be read as" in mistake:
-        weaker = {"label": "text", "number": "text", "yes_no": "text", "date": "text"}
+        weaker = dict.fromkeys(("label", "number", "decimal_comma", "yes_no", "date"), "text")
         parser = weaker.get(config["answer_parser"], "free_text")
         if config["answer_parser"] == "free_text" or "choices" in config["fields"]:
             return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapt_jax.tasks.answers import PARSERS
+from adapt_jax.tasks.answers.decimal_comma import has_decimal_comma
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
 from adapt_jax.tasks.fields.shapes import SHAPES
@@ -193,8 +194,16 @@ def _choose_open_parser(
     if answers and whole > 0.5 * len(answers):
         guess.options["answer_pattern"] = r"^(.*?)(?:\.0)?$"
         guess.reasons["answer_pattern"] = "the file writes 43.0 for 43"
-    for parser, why in (
+    numbers = [
         ("number", "the answers are numbers"),
+        ("decimal_comma", "the answers are numbers with a decimal comma"),
+    ]
+    commas = [answer for answer in answers if "," in answer]
+    points = [answer for answer in answers if re.search(r"[0-9]\.[0-9]{1,2}(?![0-9])", answer)]
+    if sum(map(has_decimal_comma, commas)) > max(0.5 * len(commas), len(points)):
+        numbers.reverse()  # 1.234 is then read as 1234
+    for parser, why in (
+        *numbers,
         ("yes_no", "the answers are yes and no"),
         ("date", "the answers are dates"),
     ):
@@ -290,7 +299,7 @@ def _read(
 
 def _is_readable(guess: Guess, parser: str, rows: Sequence[Row]) -> bool:
     """Whether a parser reads nearly all answers; numbers and dates are short, too."""
-    if parser in ("number", "yes_no", "date"):
+    if parser in ("number", "decimal_comma", "yes_no", "date"):
         examples = _read(guess, "free_text", rows)[0]
         answers = [example.answer for example in examples]
         if any(len(one) > MAX_STATED_LENGTH or "\n" in one for one in answers):
