@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields.example_reader import ExampleReader
-from adapt_jax.tasks.fields.values import Missing, RepeatedChoice
+from adapt_jax.tasks.fields.values import AbsentField, Missing, RepeatedChoice
 from adapt_jax.tasks.sources import SPLITS, Row, Sizes
 from adapt_jax.tasks.splits import content_key
 from adapt_jax.utils.errors import UserError
@@ -60,6 +60,7 @@ def read_examples(
     result = ExamplesRead()
     for split, source in rows.items():
         pool = _Pool(_find_capacity(split, rows, sizes), seed)
+        absent: AbsentField | None = None
         for row in source:
             result.rows += 1
             if reader.row_fields and isinstance(row, Row):
@@ -71,11 +72,17 @@ def read_examples(
                 elif pool.wants(row, reader):
                     pool.add(reader.read(row, split), row.where)
             except Missing as missing:
+                if isinstance(missing, AbsentField):
+                    absent = absent or missing
+                if missing is absent and not (pool.total or skip_missing):
+                    raise  # of the very first row: the field's name may be wrong
                 if not skip_missing:
                     raise UserError(f"{missing}; skip_missing: true leaves such rows out") from None
                 is_repeated = isinstance(missing, RepeatedChoice)
                 result.skipped += not is_repeated
                 result.repeated += is_repeated
+        if absent and not pool.total:
+            raise absent
         kept = pool.list_kept()
         result.examples[split] = [example for example, _ in kept]
         result.places |= {id(example): place for example, place in kept}

@@ -84,7 +84,8 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {
             "source": {"records": "data.paragraphs.qas"},
             "fields": {"question": "{context}\n{question}", "answer": "answers.text"},
-            "answer_parser": "text",
+            "answer_parser": "span",
+            "scorer": "squad",
         },
     ),
     "big_bench": (

@@ -308,6 +308,12 @@ def read_rows(tmp_path: Path, rows: list[dict], **config: Any) -> list[Example]:
         ({"s": {"sky": 0, "sea": 1}}, {"choices": "s", "answer": "s"}, ("sky", "sea")),
         ({"s": {"3": 0, "1": 1}}, {"choices": "s", "answer": "s"}, ("3", "1")),
         ({"a": "sky", "b": "sea", "answer": "B"}, {"choices": ["a", "b"]}, ("sky", "sea")),
+        # as tables hold lists
+        ({"o": '["sky", "sea"]', "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": "['sky', 'sea']", "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": '{"A": "sky", "B": "sea"}', "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": "sky | sea", "answer": "sea"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": "sky; or;\nsea\n", "answer": "sea"}, {"choices": "o"}, ("sky; or;", "sea")),
         ({"a": "sky", "b": "sea", "c": "", "answer": "B"}, {"choices": ["a", "b", "c"]}, None),
         (
             {"o": ["sky", "sea"], "answers": ["B", "A"]},
@@ -332,6 +338,7 @@ def test_choices_are_a_list_an_object_or_several_fields(
         ({"a": "sky", "b": "", "answer": "A"}, {"choices": ["a", "b"]}, "two or more choices"),
         ({"a": "", "b": "sky", "answer": "A"}, {"choices": ["a", "b"]}, "a choice is empty"),
         ({"o": {"A": "x", "B": {"t": "y"}}, "answer": "A"}, {"choices": "o"}, "'o.B' is an object"),
+        ({"o": "['x', 'y'", "answer": "A"}, {"choices": "o"}, "two or more choices, found 1"),
         ({"o": ["x", "x"], "answer": "A"}, {"choices": "o"}, "occurs twice; skip_missing: true"),
     ],
 )

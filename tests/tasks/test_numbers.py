@@ -363,6 +363,11 @@ def test_digits_of_a_sentence_go_before_its_words() -> None:
     assert read_number("Seven. Then 3 more.") == "7"
 
 
+def test_no_number_is_read_out_of_the_decimals_behind_grouping_spaces() -> None:
+    for text in ("It is 12 345.6", "12 345.60 dollars", "1 234 567.8", "about 12 345,6"):
+        assert read_last_number(text) is None, text
+
+
 HOSTILE = ["1", "1,", "1 ", "1/", "1.", "-", "\\frac", "\\frac{1", "1:", "1'", "1 1/", "e1", "1e"]
 HOSTILE += ["x10^", "10^", "^1", "minus ", "\u00bd", " ", ",1", "1,000", "(", "1=", "= ", "1\u00b3"]
 HOSTILE += [

@@ -82,6 +82,57 @@ def test_a_conversation_of_several_turns_names_its_roles(tmp_path: Path) -> None
     assert load(tmp_path, [{"messages": parts}]).test[0].question == "Hi?"
 
 
+TOOL_CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "sky", "arguments": '{"at": "Rome"}'},
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [
+                *chat("system: Use tools.", "user: Sun?"),
+                {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]},
+                {"role": "tool", "tool_call_id": "c1", "content": "clear"},
+                *chat("assistant: Yes."),
+            ]
+        },
+        {
+            "conversations": chat(
+                "system: Use tools.",
+                "human: Sun?",
+                'function_call: {"name": "sky", "arguments": {"at": "Rome"}}',
+                "observation: clear",
+                "gpt: Yes.",
+                keys=("from", "value"),
+            ),
+            "tools": "[]",
+        },
+    ],
+)
+def test_calls_of_tools_and_their_results_are_turns(row: Any, tmp_path: Path) -> None:
+    call = '{"name": "sky", "arguments": {"at": "Rome"}}'
+    (example,) = load(tmp_path, [row]).test
+    asked = ["Use tools.", "User: Sun?", f"Assistant: {call}", "Tool: clear"]
+    assert example.question == "\n\n".join(asked)
+    assert example.answer == "Yes."
+    (turns,) = (value for key, value in row.items() if key != "tools")
+    assert load(tmp_path, [{next(iter(row)): turns[:3]}]).test[0].answer == call
+
+
+def test_a_conversation_in_a_table_is_a_text_of_it(tmp_path: Path) -> None:
+    turns = chat("user: Hi?", "assistant: Yo.")
+    for text in (json.dumps(turns), str(turns)):
+        (tmp_path / "c.csv").write_text('messages\n"{}"\n'.format(text.replace('"', '""')))
+        (example,) = load_task(
+            {"name": "t", "source": "c.csv", "splits": {"test": 1.0}}, tmp_path
+        ).test
+        assert (example.question, example.answer) == ("Hi?", "Yo.")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -91,6 +142,8 @@ def test_a_conversation_of_several_turns_names_its_roles(tmp_path: Path) -> None
         ),
         ({"text": "a", "label": "b"}, r"line 1: no field 'question'; it has: text, label; `fi"),
         ({"messages": [{"role": "usr", "content": "a"}]}, "message 1: the role 'usr' is none of"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "message 1: the role .* is none of"),
+        ({"messages": "[not a list"}, "no field .question"),
         ({"messages": chat("user: a")}, "line 1: field 'messages': no answer of the assistant"),
         ({"messages": chat("assistant: a")}, "the user says nothing before the answer"),
     ],

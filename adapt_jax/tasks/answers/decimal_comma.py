@@ -27,10 +27,29 @@ __all__ = [
 
 MAX_LENGTH = 20_000  # characters at the end of a text, in which its last number is looked for
 DECIMAL_COMMA_CONTINUATIONS = (*NUMBER_CONTINUATIONS, ",5", ".000")
-# whole numbers grouped by points, and decimals; 3.5 and 1,234.50 stay as they are
-_NUMBER = re.compile(
-    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})++|[0-9]++)(?:,([0-9]++))?+(?![0-9]|[.,][0-9])"
+_GROUPED = (
+    r"[0-9]{1,3}(?:\.[0-9]{3})++"
+    r"|[0-9]{1,3}(?:[ ][0-9]{3})++(?=,[0-9])|[0-9]{1,3}(?:[ ][0-9]{3}){2,}+"
 )
+# whole numbers grouped by points or spaces, and decimals; 3.5 and 1,234.50 stay as they are
+_NUMBER = re.compile(
+    rf"(?<![0-9.,])(?<![0-9][ ])({_GROUPED}|[0-9]++)(?:,([0-9]++))?+(?![0-9]|[.,][0-9])"
+)
+_BETWEEN = r"(?<=[0-9])[ ]({})[ ](?=[-+]?[0-9])"
+_WORDS = (
+    # ranges and lists, of which no number is the answer
+    (re.compile(_BETWEEN.format("bis|à|tot|til|do|a|až")), " to "),
+    (re.compile(_BETWEEN.format("oder|ou|of|eller|lub|o|nebo")), " or "),
+    (re.compile(_BETWEEN.format("und|et|en|og|och|y|e|i|a")), " and "),
+    # magnitudes; a billion is a thousand times more than in English, or it is not
+    (
+        re.compile(r"\b(?:mio|mln|millionen|millones|milioni|milhões)\b\.?", re.IGNORECASE),
+        "million",
+    ),
+    (re.compile(r"\b(?:mrd|mld|milliarden?|milliards?|miliardi)\b\.?", re.IGNORECASE), "billion"),
+    (re.compile(r"\b(?:tausend|mille|mil|mila|tys)\b\.?", re.IGNORECASE), "thousand"),
+)
+_BILLION = re.compile(r"(?<=[0-9])[ ]b[iy]l+(?:ion|ón|ione|hão|jon|ioon)\w*", re.IGNORECASE)
 # a comma that cannot group thousands
 _DECIMAL_COMMA = re.compile(r"(?<![0-9,])[0-9][0-9.]*+,(?:[0-9]{1,2}|[0-9]{4,})(?![0-9]|[.,][0-9])")
 
@@ -64,10 +83,13 @@ def _to_point(text: str) -> str:
     """The text with its numbers as English writes them."""
 
     def change(found: re.Match[str]) -> str:
-        whole = found[1].replace(".", "")
+        whole = found[1].replace(".", "").replace(" ", "")
         return whole if found[2] is None else f"{whole}.{found[2]}"
 
-    return _NUMBER.sub(change, normalize_digits(text))
+    text = _BILLION.sub(" ±", normalize_digits(text))
+    for word, english in _WORDS:
+        text = word.sub(english, text)
+    return _NUMBER.sub(change, text)
 
 
 def _to_comma(canonical: str | None) -> str | None:

@@ -75,7 +75,8 @@ _NUMBER = re.compile(
     # the words after it make another value of it
     rf"(?P<more>{_S}(?:\^{_ARGUMENT}|(?:\\sqrt|√|\\pi\b|π|\\[dt]?frac){_ARGUMENT}"
     r"|\.?\\(?:overline|bar|dot)\b|±|\\pm\b|_[0-9]++)"
-    r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++"  # 1 234 567, or three numbers
+    # 1 234 567, or three numbers
+    r"|(?<![0-9]{4})(?:[ ][0-9]{3}(?![0-9]))++(?:[.,][0-9]++)*+"
     r"|(?:[MB]|[ ]?(?i:bn|mn|mln|mil|tn|trn|dozens?)|[ ]k)(?![\w'])"
     r"|[ ](?i:squared|cubed|factorial|choose|mod|modulo|to[ ]the[ ]power)\b"
     rf"|(?<=[a-z])[- ](?:and[ ])?(?i:{NUMBER_WORD})\b)?+"  # 5 million five hundred

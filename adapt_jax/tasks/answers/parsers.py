@@ -86,7 +86,7 @@ __all__ = [
     "shorten_parser_name",
 ]
 
-PARSER_VERSION = 10  # raised when a parser reads some text in another way; enters identities
+PARSER_VERSION = 11  # raised when a parser reads some text in another way; enters identities
 
 # (text, choices) -> canonical answer, or None where it cannot be read
 Reader = Callable[[str, Sequence[str]], str | None]

@@ -269,8 +269,8 @@ class ExampleReader:
                     f"{row.where}: field {self.fields.answer!r} is a list of lists; expected texts"
                 )
             text = to_text(value, row.where, self.fields.answer)
-            if isinstance(to_plain_value(value), bool) and self.parser == "yes_no":
-                text = "yes" if value else "no"
+            if self.parser == "yes_no":  # true and false, also as tables write them
+                text = {"true": "yes", "false": "no"}.get(text.lower(), text)
             if text:
                 text = self._cut("answer_pattern", text, row.where)
                 answers.append(self._resolve(text, choices, names, row.where))

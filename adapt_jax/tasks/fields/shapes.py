@@ -3,7 +3,8 @@
 A new shape is an entry of ``SHAPES``: its name, the columns by which it is known, its fields.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -11,16 +12,32 @@ from typing import Any
 from adapt_jax.tasks.answers import read_gold
 from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
 from adapt_jax.tasks.fields.values import parse_structured, to_plain_value
+from adapt_jax.tasks.language.characters import normalize_digits
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["SHAPES", "Shape", "detect_shape", "guess_parser", "peek_rows"]
+__all__ = [
+    "MAX_STATED_LENGTH",
+    "SHAPES",
+    "Shape",
+    "detect_shape",
+    "guess_parser",
+    "is_bare_number",
+    "is_conversation",
+    "peek_rows",
+]
 
 NUM_PEEKED = 500  # rows by which the answer parser is chosen
 MAX_STATED_LENGTH = 40  # characters of a number with its unit
 MAX_LABELS = 40
 MAX_LABEL_LENGTH = 60  # characters
+KEYS_OF_MESSAGES = (frozenset({"role", "content"}), frozenset({"from", "value"}))
+# a currency or a word for "about" before the number, a unit of at most three words after it
+_BARE_NUMBER = re.compile(
+    r"(?:[^\w\d]*(?:[^\W\d]{1,3}\.?|about|around|approx\.?|approximately|circa|minus)(?![^\W\d]))?"
+    r"[^\w\d]*[0-9][^\s]*(?:\s+[0-9][^\s]*)*(?:\s+[^\s\d]+){0,3}"
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,7 @@ class Shape:
         if not self.keys:
             return True
         (column,) = self.columns
-        messages = to_plain_value(parse_structured(values[column]))
-        return (
-            isinstance(messages, list | tuple)
-            and bool(messages)
-            and all(isinstance(one, dict) and self.keys <= one.keys() for one in messages)
-        )
+        return _has_messages(values[column], self.keys)
 
 
 def _shape(name: str, columns: str, keys: str = "", **fields: str) -> Shape:
@@ -116,6 +128,26 @@ def peek_rows(rows: Iterable[Any]) -> tuple[list[Any], Iterator[Any]]:
     return first, chain(first, iterator)
 
 
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages, or the text of one."""
+    return any(_has_messages(value, keys) for keys in KEYS_OF_MESSAGES)
+
+
+def _has_messages(value: Any, keys: Collection[str]) -> bool:
+    messages = to_plain_value(parse_structured(value))
+    return (
+        isinstance(messages, list | tuple)
+        and bool(messages)
+        and all(isinstance(one, dict) and set(keys) <= one.keys() for one in messages)
+    )
+
+
+def is_bare_number(answer: str) -> bool:
+    """Whether an answer is a number with perhaps a unit, and no name or sentence with a number."""
+    text = normalize_digits(answer.strip())
+    return len(text) <= MAX_STATED_LENGTH and _BARE_NUMBER.fullmatch(text) is not None
+
+
 def guess_parser(fields: Fields, rows: Sequence[Row]) -> str:
     """The answer parser that reads the answers of these rows: ``free_text`` where no other does."""
     reader = ExampleReader(fields, "free_text")
@@ -129,7 +161,8 @@ def guess_parser(fields: Fields, rows: Sequence[Row]) -> str:
         return "free_text"
     is_short = all(len(answer) <= MAX_STATED_LENGTH and "\n" not in answer for answer in answers)
     for parser in ("number", "decimal_comma", "yes_no"):
-        if is_short and all(read_gold(parser, answer) is not None for answer in answers):
+        is_number = parser == "yes_no" or all(map(is_bare_number, answers))
+        if is_short and is_number and all(read_gold(parser, one) is not None for one in answers):
             return parser
     distinct = set(answers)
     is_label = all(len(one) <= MAX_LABEL_LENGTH and "\n" not in one for one in distinct)

@@ -7,6 +7,8 @@ import ast
 import math
 import re
 import warnings
+from datetime import datetime, time
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,11 @@ from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.json_text import parse_json
 
 __all__ = [
+    "AbsentField",
     "Missing",
     "RepeatedChoice",
     "is_scores",
+    "parse_choices",
     "parse_structured",
     "read_choices",
     "read_required",
@@ -39,12 +43,21 @@ class Missing(UserError):
     """A row that cannot be asked: it lacks a question or an answer."""
 
 
+class AbsentField(Missing):
+    """A row that lacks a field; if all rows do, the field's name is wrong."""
+
+
 class RepeatedChoice(Missing):
     """A row that cannot be asked: a choice occurs twice."""
 
 
 def read_value(row: Row, name: str) -> Any:
-    """The value of a field, or at a dotted path within structured values."""
+    """The value of a field, or at a dotted path within structured values.
+
+    Raises:
+        AbsentField: the row has no such field.
+        UserError: the path leads into a value that is no object.
+    """
     if name in row.values:
         return row.values[name]
     value: Any = row.values
@@ -56,7 +69,7 @@ def read_value(row: Row, name: str) -> Any:
         elif isinstance(value, dict) or value is row.values:
             if part not in value:
                 has = display_text(", ".join(map(str, list(value)[:20])), 200)
-                raise UserError(
+                raise AbsentField(
                     f"{row.where}: no field {name!r}; it has: {has}{nearest(part, value)}"
                 )
             value = value[part]
@@ -104,8 +117,23 @@ def _parse_python(text: str) -> Any:
             return None
 
 
+def parse_choices(value: Any) -> Any:
+    """The list or object that a text is: JSON, or choices between line ends, bars or semicolons."""
+    value = to_plain_value(parse_structured(value))
+    if isinstance(value, str):
+        for separator in "\n|;":
+            if separator in value.strip():
+                return [one.strip() for one in value.strip().split(separator)]
+    return value
+
+
 def read_texts(row: Row, name: str) -> tuple[str, ...]:
-    value = to_plain_value(parse_structured(read_value(row, name)))
+    """The texts of a list, which may be written as a text; one text where it is no list."""
+    return _to_texts(parse_structured(read_value(row, name)), row, name)
+
+
+def _to_texts(value: Any, row: Row, name: str) -> tuple[str, ...]:
+    value = to_plain_value(value)
     values = value if isinstance(value, list | tuple) else [value]
     if len(values) > MAX_CHOICES:
         raise UserError(f"{row.where}: {len(values):,} choices; at most {MAX_CHOICES:,}")
@@ -126,17 +154,17 @@ def is_scores(value: Any) -> bool:
 def read_choices(row: Row, name: str | list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The choices of a question, and the names that its answers may use for them.
 
-    They are a list; an object of texts by their letters, or of scores by the texts; or one field
-    for each choice, of which the last ones may be empty.
+    They are a list (also as a text, see ``parse_choices``); an object of texts by their letters, or
+    of scores by the texts; or one field for each choice, of which the last ones may be empty.
     """
     if not isinstance(name, str):
         texts = [read_text(row, one) for one in name]
         while texts and not texts[-1]:
             texts.pop()
         return tuple(texts), ()
-    value = to_plain_value(parse_structured(read_value(row, name)))
+    value = parse_choices(read_value(row, name))
     if not isinstance(value, dict):
-        return read_texts(row, name), ()
+        return _to_texts(value, row, name), ()
     if is_scores(value):
         return tuple(key.strip() for key in value), ()
     letters = tuple(key.strip() for key in value)
@@ -171,6 +199,10 @@ def to_text(value: Any, where: str, name: str) -> str:
                 return value.decode("utf-8").strip()
             except UnicodeDecodeError:
                 raise UserError(f"{where}: field {name!r}: bytes that are not UTF-8 text") from None
+        case Decimal():
+            return f"{value:f}"
+        case datetime() if value.time() == time():
+            return value.date().isoformat()  # as pandas writes whole days
         case dict():
             inner = [f"{name}.{key}" for key in list(value)[:5]]
             raise UserError(

@@ -3,17 +3,22 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
-from adapt_jax.tasks.fields.values import is_scores, parse_structured, to_plain_value
+from adapt_jax.tasks.fields.values import is_scores, parse_choices, to_plain_value
 from adapt_jax.tasks.sources.rows import Row
 
 __all__ = [
+    "ANSWER_NAMES",
+    "QUESTION_NAMES",
     "Column",
     "find_answers",
     "find_choice_columns",
     "find_named",
     "find_nested_records",
+    "fold_name",
     "list_columns",
 ]
 
@@ -26,7 +31,7 @@ targets label labels
 correct_answer correct correct_option correct_choice answer_idx answer_index answer_id ground_truth
 groundtruth output outputs completion response expected expected_answer
 category class intent sentiment department topic queue priority type tag rating stars score polarity
-verdict solution summary highlights translation target_scores answers cop""".split()
+verdict solution summary highlights translation target_scores answers cop chosen""".split()
 # two columns that make one question together
 QUESTION_PAIRS = (
     ("premise", "hypothesis"),
@@ -49,10 +54,12 @@ REASONING_NAMES = """reasoning rationale explanation solution cot chain_of_thoug
 steps long_answer""".split()
 CHOICE_NAMES = """choices options endings candidates alternatives answer_choices
 target_scores""".split()
-MESSAGE_NAMES = "messages conversations".split()
 LABEL_NAMES = "label labels letters key keys".split()
 TEXT_NAMES = "text texts content value option choice".split()
 CHOICE_STEMS = "option options choice ending sol op opt answer ans alternative candidate mc".split()
+
+
+SCALARS = (str, int, float, bytes, Decimal, date)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +87,14 @@ class Column:
     @property
     def is_scalar(self) -> bool:
         """Whether it holds texts, numbers or truth values."""
-        return self.is_always(lambda value: isinstance(value, str | int | float | bytes))
+        return self.is_always(lambda value: isinstance(value, SCALARS))
 
     @property
     def is_list_of_texts(self) -> bool:
-        """Whether it holds lists of texts or numbers."""
-        return self.is_always(
-            lambda value: (
-                isinstance(value, list) and all(isinstance(one, str | int | float) for one in value)
+        """Whether it holds lists of texts or numbers, or these where there is but one."""
+        return any(isinstance(value, list) for value in self.values) and self.is_always(
+            lambda value: all(
+                isinstance(one, SCALARS) for one in (value if isinstance(value, list) else [value])
             )
         )
 
@@ -110,8 +117,8 @@ def list_columns(rows: Sequence[Row]) -> list[Column]:
     columns: list[Column] = []
     for name in names:
         values = [_plain(row.values.get(name)) for row in rows]
-        if fold_name(name) in (*CHOICE_NAMES, *MESSAGE_NAMES):
-            values = [_plain(parse_structured(value)) for value in values]
+        if fold_name(name) in CHOICE_NAMES:
+            values = [_plain(parse_choices(value)) for value in values]
         columns += _expand(name, values, depth=3)
     return columns
 
@@ -216,16 +223,18 @@ def _is_choice_object(value: Any) -> bool:
 
 def _find_series(columns: Sequence[Column]) -> list[str] | None:
     """Columns with one choice each, such as A to D, option_a, ending0 or sol1."""
-    groups: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for column in columns:
         match = re.fullmatch(r"(?:(.*?)_?)?([a-e]|[0-9])", column.name)
         stem = (match[1] or "") if match else ""
         if match and column.is_scalar and (stem in CHOICE_STEMS or not stem):
-            groups.setdefault(stem, []).append((match[2], column.path))
-    for group in groups.values():
+            parent = column.path.rpartition(".")[0]
+            groups.setdefault((parent, stem), []).append((match[2], column.path))
+    for (_, stem), group in groups.items():
         marks = [mark for mark, _ in sorted(group)]
         start = ord(marks[0])
-        if len(marks) >= 2 and [ord(mark) for mark in marks] == list(
+        # two columns a and b may be anything
+        if len(marks) >= (2 if stem else 3) and [ord(mark) for mark in marks] == list(
             range(start, start + len(marks))
         ):
             return [path for _, path in sorted(group)]

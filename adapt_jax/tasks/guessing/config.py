@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.tasks.guessing.columns import fold_name
+from adapt_jax.tasks.guessing.parser import Guess
 from adapt_jax.tasks.guessing.source import GuessedSource, guess_source
-from adapt_jax.tasks.guessing.task import Guess, guess_task
+from adapt_jax.tasks.guessing.task import guess_task
 from adapt_jax.tasks.loading import load_task
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils.errors import UserError
@@ -22,6 +24,10 @@ TEST_SHARE, DEVELOPMENT_SHARE = 0.3, 0.1
 MAX_NAMED_LABELS = 600  # characters of all labels together that an instruction names
 MIN_LONG_ANSWER = 100  # characters, of half of the answers
 MAX_REPAIRS = 6
+# columns whose name does not say what is asked for
+PLAIN_NAMES = """a answer answers final_answer gold gold_answer target targets output outputs
+response completion correct correct_answer correct_option expected expected_answer
+ground_truth groundtruth verdict solution chosen final_decision result y""".split()
 INSTRUCTIONS = {
     "number": "Solve the problem. Give the answer as a number.",
     "decimal_comma": "Solve the problem. Give the answer as a number with a decimal comma.",
@@ -75,13 +81,13 @@ def guess_config(data: str, folder: Path, chat: bool = False) -> GuessedConfig:
         _choose_scorer(config, reasons, guess)
     if guess.unreadable[1]:
         reasons["fields"] += f"; {guess.unreadable[1]} of {len(source.rows)} sampled rows differ"
-    task = _load_repaired(config, reasons, folder)
+    task = _load_repaired(config, reasons, source)
     if len(task.test) > MAX_TEST and "test" not in config["splits"]:
         config["splits"] = {**config["splits"], "test": MAX_TEST}
         reasons["splits"] = f"of the {len(task.test):,} test questions; without `test`: all"
-        task = load_task(config, folder)
+        task = _load(config, source)
     if guess.parser == "label":
-        task = _list_labels(config, reasons, task, folder, guess.fields["answer"])
+        task = _list_labels(config, reasons, task, source, guess.fields["answer"])
     return GuessedConfig(config, reasons, task)
 
 
@@ -112,6 +118,9 @@ def _choose_wording(guess: Guess, chat: bool) -> dict[str, Any]:
         words = words or ["yes", "no"]
         joined = f"{', '.join(words[:-1])} or {words[-1]}"
         wording["instruction"] = wording["instruction"].replace("{yes_no}", joined)
+        answer = str(guess.fields.get("answer", "answer"))
+        if fold_name(answer) not in PLAIN_NAMES:
+            wording["instruction"] = f"Say of the text, {_name_label(answer)}: {joined}."
         wording["choices"] = words
         template["choice"] = ""
     elif guess.parser == "label":
@@ -167,28 +176,39 @@ def _choose_sizes(source: GuessedSource, reasons: dict[str, str]) -> dict[str, i
     return {**development, "test": test}
 
 
-def _load_repaired(config: dict[str, Any], reasons: dict[str, str], folder: Path) -> Task:
+def _load(config: Mapping[str, Any], source: GuessedSource) -> Task:
+    """The task; its paths are those of the command line, as the file's folder may be new."""
+    return load_task({**config, "source": source.options})
+
+
+def _load_repaired(config: dict[str, Any], reasons: dict[str, str], source: GuessedSource) -> Task:
     """The task, after keys were added for what its data need.
 
     Raises:
         UserError: it cannot be loaded whatever is added.
     """
     problem: UserError
+    overlap: UserError | None = None
     for _ in range(MAX_REPAIRS):
         try:
-            return load_task(config, folder)
+            return _load(config, source)
         except UserError as mistake:
             problem = mistake
             if not _repair(config, reasons, str(mistake)):
-                raise
+                raise overlap or mistake from None
+            if "allow_overlap" in str(mistake):
+                overlap = mistake  # if nothing is left without these questions
     raise problem
 
 
 def _repair(config: dict[str, Any], reasons: dict[str, str], mistake: str) -> bool:
     """Adds what a refusal asks for; False where that is nothing that may be decided here."""
-    if "skip_missing: true" in mistake and "skip_missing" not in config:
+    is_incomplete = "skip_missing: true" in mistake or ": no field '" in mistake
+    if is_incomplete and "skip_missing" not in config:
         config["skip_missing"] = True
         reasons["skip_missing"] = f"rows are incomplete: {_shorten(mistake)}"
+    elif ": all of it" in mistake:
+        return False
     elif "allow_overlap" in mistake and "allow_overlap" not in config:
         config["allow_overlap"] = "drop"
         reasons["allow_overlap"] = "test questions are among the others; they are left out there"
@@ -215,7 +235,7 @@ def _shorten(mistake: str) -> str:
 
 
 def _list_labels(
-    config: dict[str, Any], reasons: dict[str, str], task: Task, folder: Path, column: str
+    config: dict[str, Any], reasons: dict[str, str], task: Task, source: GuessedSource, column: str
 ) -> Task:
     """The task with all of its labels as choices, which the instruction names if they are few."""
     if config["answer_parser"] != "label":
@@ -223,16 +243,18 @@ def _list_labels(
     examples = [*task.train, *task.development, *task.test]
     labels = sorted({example.answer for example in examples})
     named = len(", ".join(labels)) <= MAX_NAMED_LABELS
-    what = _name_label(column).lower()
+    what = f"Name the {_name_label(column).lower()} of the text"
+    if fold_name(column) in PLAIN_NAMES and named:
+        what = "Answer by one of these"
     config["choices"] = labels
-    config["instruction"] = f"Name the {what} of the text" + (": {choices}." if named else ".")
+    config["instruction"] = what + (": {choices}." if named else ".")
     reasons["choices"] = f"the {len(labels)} labels that occur"
     if not named:
         reasons["instruction"] = f"{len(labels)} labels are too many to be named in it"
     if all(re.fullmatch(r"-?\d+", label) for label in labels):
         reasons["choices"] += "; they are numbers: say in the instruction what each means"
     try:
-        return load_task(config, folder)
+        return _load(config, source)
     except UserError:  # labels that cannot be told apart, such as "a" and "A."
         del config["choices"]
         return task

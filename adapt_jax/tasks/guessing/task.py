@@ -4,19 +4,13 @@ Each guess is tried on the first rows by the reader that will read the task, so 
 be read.
 """
 
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from adapt_jax.tasks.answers import PARSERS
-from adapt_jax.tasks.answers.decimal_comma import has_decimal_comma
-from adapt_jax.tasks.example import Example
-from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
-from adapt_jax.tasks.fields.shapes import SHAPES
+from adapt_jax.tasks.fields.shapes import SHAPES, is_conversation
 from adapt_jax.tasks.fields.values import is_scores
 from adapt_jax.tasks.guessing.columns import (
+    ANSWER_NAMES,
     QUESTION_NAMES,
     QUESTION_PAIRS,
     REASONING_NAMES,
@@ -26,44 +20,16 @@ from adapt_jax.tasks.guessing.columns import (
     find_named,
     list_columns,
 )
+from adapt_jax.tasks.guessing.parser import Guess, choose_parser, is_readable, read_all
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["Guess", "guess_task"]
 
-MIN_READABLE = 0.9  # of the rows that a guess has to read
-MAX_LABELS = 150
-MAX_LABEL_LENGTH = 80  # characters
-MAX_STATED_LENGTH = 40  # characters of a number with its unit, or of a date
-MAX_SHORT_ANSWER = 80  # characters of a text that is one line
-GSM8K = {
-    "reasoning_pattern": r"^(.*?)\s*####",
-    "answer_pattern": r"####\s*(.+)$",
-    "strip_pattern": "<<[^>]*>>",
-}
-NUMERIC_LABELS = "label labels class category sentiment rating stars polarity".split()
-
-
-@dataclass
-class Guess:
-    """What a data file seems to hold.
-
-    Attributes:
-        fields, parser: as in a task file.
-        options: further keys of the task file, such as ``answer_index``.
-        labels: all labels, where answers are labels.
-        reasons: by key of the task file, why.
-        examples: of the rows that can be read.
-        unreadable: the first message of a row that cannot, and how many there are.
-    """
-
-    fields: dict[str, Any]
-    parser: str
-    options: dict[str, Any] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
-    examples: list[Example] = field(default_factory=list)
-    unreadable: tuple[str, int] = ("", 0)
+REJECTED_NAMES = "rejected loser".split()  # of preferences: what shall not be answered
+ID_NAMES = "id index idx uid guid qid pairid".split()
+CONVERSATION_NAMES = "chosen dialog dialogue conversation chat turns".split()
+MAX_FALLBACK_LENGTH = 40  # characters of a column that is taken for the answer whatever its name
 
 
 def guess_task(rows: Sequence[Row]) -> Guess:
@@ -73,13 +39,23 @@ def guess_task(rows: Sequence[Row]) -> Guess:
         UserError: no column can be the question, or none the answer.
     """
     columns = list_columns(rows)
+    if len(columns) == 1 and columns[0].is_scalar:
+        raise UserError(
+            f"{rows[0].where}: there is one column, {columns[0].path!r:.80}; a task needs a "
+            "question and an answer (the cells of a CSV file are divided by , ; | or a tab)"
+        )
     choices, choice_labels = find_choice_columns(columns)
-    guess = _guess_by_shape(rows, columns, choices)
+    guess = _guess_by_shape(rows, columns, choices) or _guess_conversation(rows, columns)
+    if guess is None and choices:
+        try:
+            guess = _guess_by_names(rows, columns, choices, choice_labels)
+        except UserError:  # columns that are named like choices, and are none
+            pass
     if guess is None:
-        guess = _guess_by_names(rows, columns, choices, choice_labels)
+        guess = _guess_by_names(rows, columns, None, None)
     _add_reasoning(guess, rows, columns)
     _add_id_and_category(guess, columns)
-    _read_all(guess, rows)
+    read_all(guess, rows)
     return guess
 
 
@@ -96,7 +72,21 @@ def _guess_by_shape(rows: Sequence[Row], columns: Sequence[Column], choices: Any
     }
     guess = Guess(fields, "free_text")
     guess.reasons["fields"] = f"the columns are those of the shape {fitting[0].name}"
-    _choose_parser(guess, rows, name="")
+    choose_parser(guess, rows, name="")
+    return guess
+
+
+def _guess_conversation(rows: Sequence[Row], columns: Sequence[Column]) -> Guess | None:
+    """A guess by a column of conversations, where nothing else can be the answer."""
+    found = [
+        one for one in find_named(columns, CONVERSATION_NAMES) if one.is_always(is_conversation)
+    ]
+    beside = [one for one in columns if "." not in one.path and one not in found]
+    if not found or any(one.name in ANSWER_NAMES for one in beside):
+        return None
+    guess = Guess({"messages": found[0].path}, "free_text")
+    guess.reasons["fields"] = f"{found[0].path!r} holds conversations"
+    choose_parser(guess, rows, name="")
     return guess
 
 
@@ -112,16 +102,17 @@ def _guess_by_names(
         UserError: no column can be the question, or none the answer.
     """
     taken: set[str | None] = set(choices) if isinstance(choices, list) else {choices, choice_labels}
-    free = [column for column in columns if column.path not in taken]
+    free = [one for one in columns if one.path not in taken and one.name not in REJECTED_NAMES]
     names = ", ".join(column.path for column in columns)[:200]
-    answers = [
-        *(one for one in find_answers(columns) if _can_be_answer(one, taken)),
-        *(one for one in reversed(free) if _can_be_answer(one, taken) and one.mean_length < 40),
-    ]
-    for answer in dict.fromkeys(answers):
+    named = [one for one in find_answers(columns) if _can_be_answer(one, taken)]
+    others = [one for one in reversed(free) if _is_fallback(one) and _can_be_answer(one, taken)]
+    answers = list(dict.fromkeys([*named, *others]))
+    for answer in answers:
         question, why = _find_question(free, answer)
         if question is None:
             continue
+        if answer not in named:
+            why += f"; {answer.path!r} is the last column of short values" + _list_flags(others)
         fields: dict[str, Any] = {"question": question, "answer": answer.path}
         if choices:
             fields |= {"choices": choices}
@@ -129,7 +120,7 @@ def _guess_by_names(
         guess = Guess(fields, "choice" if choices else "free_text")
         guess.reasons["fields"] = why
         if not choices:
-            _choose_parser(guess, rows, answer.name)
+            choose_parser(guess, rows, answer.name)
             return guess
         if _choose_index(guess, rows):
             guess.reasons["answer_parser"] = "each question has choices"
@@ -141,11 +132,29 @@ def _guess_by_names(
 
 
 def _can_be_answer(column: Column, taken: set[str | None]) -> bool:
-    if column.name in ("id", "index", "idx") or (
-        column.path in taken and not column.is_always(is_scores)
-    ):
+    if column.path in taken and not column.is_always(is_scores):
         return False
     return column.is_scalar or column.is_list_of_texts or column.is_always(is_scores)
+
+
+def _is_fallback(column: Column) -> bool:
+    """Whether a column may be the answer though its name does not say so."""
+    is_id = column.name in ID_NAMES or column.name.endswith("_id")
+    return (
+        not is_id and column.name not in QUESTION_NAMES and column.mean_length < MAX_FALLBACK_LENGTH
+    )
+
+
+def _list_flags(columns: Sequence[Column]) -> str:
+    """What to say of several columns of 0 and 1: the labels of questions that may have several."""
+    flags = [
+        one.path
+        for one in columns
+        if {str(value) for value in one.values} in ({"0", "1"}, {"True", "False"})
+    ]
+    if len(flags) < 2:
+        return ""
+    return f"; {', '.join(reversed(flags)):.150} are yes or no each: a task file reads one of them"
 
 
 def _find_question(columns: Sequence[Column], answer: Column) -> tuple[str | None, str]:
@@ -171,62 +180,6 @@ def _is_text(column: Column) -> bool:
     )
 
 
-def _choose_parser(guess: Guess, rows: Sequence[Row], name: str) -> None:
-    """Sets the parser that reads the answers, and why."""
-    answers = [str(e.answer) for e in _read(guess, "free_text", rows)[0]]
-    if answers and all("####" in answer for answer in answers):
-        guess.options |= GSM8K
-        guess.parser, why = "number", "what follows #### is the answer, what precedes its reasoning"
-    elif guess.labels or _are_labels(answers, name):
-        guess.parser, guess.labels = "label", sorted(set(answers))
-        why = f"{len(guess.labels)} different answers"
-        if _is_readable(guess, "yes_no", rows):
-            guess.parser, why = "yes_no", f"the answers are {', '.join(guess.labels)}"
-    else:
-        guess.parser, why = _choose_open_parser(guess, rows, answers)
-    guess.reasons["answer_parser"] = why
-
-
-def _choose_open_parser(
-    guess: Guess, rows: Sequence[Row], answers: Sequence[str]
-) -> tuple[str, str]:
-    whole = sum(bool(re.fullmatch(r"-?\d+\.0", answer)) for answer in answers)
-    if answers and whole > 0.5 * len(answers):
-        guess.options["answer_pattern"] = r"^(.*?)(?:\.0)?$"
-        guess.reasons["answer_pattern"] = "the file writes 43.0 for 43"
-    numbers = [
-        ("number", "the answers are numbers"),
-        ("decimal_comma", "the answers are numbers with a decimal comma"),
-    ]
-    commas = [answer for answer in answers if "," in answer]
-    points = [answer for answer in answers if re.search(r"[0-9]\.[0-9]{1,2}(?![0-9])", answer)]
-    if sum(map(has_decimal_comma, commas)) > max(0.5 * len(commas), len(points)):
-        numbers.reverse()  # 1.234 is then read as 1234
-    for parser, why in (
-        *numbers,
-        ("yes_no", "the answers are yes and no"),
-        ("date", "the answers are dates"),
-    ):
-        if parser in PARSERS and _is_readable(guess, parser, rows):
-            return parser, why
-    lengths = sorted(map(len, answers)) or [0]
-    if lengths[len(lengths) * 9 // 10] <= MAX_SHORT_ANSWER and _is_readable(guess, "text", rows):
-        return "text", "the answers are short texts of one line"
-    return "free_text", "the answers are long, or have several lines"
-
-
-def _are_labels(answers: Sequence[str], name: str) -> bool:
-    """Whether few answers occur again and again."""
-    distinct = Counter(answers)
-    if any(len(one) > MAX_LABEL_LENGTH or "\n" in one for one in distinct):
-        return False
-    are_numbers = all(re.fullmatch(r"-?\d+(\.\d+)?", one) for one in distinct)
-    if are_numbers and (name not in NUMERIC_LABELS or len(distinct) > 20):
-        return False
-    few = 2 <= len(distinct) <= min(MAX_LABELS, max(len(answers) // 3, 2))
-    return few and len(answers) >= 4 and len(answers) > len(distinct)
-
-
 def _choose_index(guess: Guess, rows: Sequence[Row]) -> bool:
     """Sets how answers name their choices; False where no way reads them."""
     attempts: list[tuple[dict[str, Any], str]] = [({}, "")]
@@ -237,8 +190,7 @@ def _choose_index(guess: Guess, rows: Sequence[Row]) -> bool:
         attempts = [*(numbered if "0" in values else reversed(numbered)), *attempts]
         attempts.append(({"answer_index": "none"}, "the answers are texts of choices"))
     for options, why in attempts:
-        examples, _, _ = _read(guess, "choice", rows, **options)
-        if len(examples) >= MIN_READABLE * len(rows):
+        if is_readable(guess, "choice", rows, **options):
             guess.options |= options
             if why:
                 guess.reasons["answer_index"] = why
@@ -273,40 +225,3 @@ def _add_id_and_category(guess: Guess, columns: Sequence[Column]) -> None:
             guess.fields["category"] = column.path
             guess.reasons["category"] = "accuracy is reported for each of them, too"
             break
-
-
-def _read(
-    guess: Guess, parser: str, rows: Sequence[Row], **options: Any
-) -> tuple[list[Example], str, int]:
-    """The examples of the rows that a parser reads; the first refusal, and their number."""
-    given = {**guess.options, **options}
-    patterns = {key: value for key, value in given.items() if key.endswith("_pattern")}
-    reader = ExampleReader(
-        Fields(**guess.fields),
-        parser,
-        choices=(),
-        answer_index=given.get("answer_index"),
-        patterns=patterns,
-    )
-    examples, first, count = [], "", 0
-    for row in rows:
-        try:
-            examples.append(reader.read(row, "all"))
-        except UserError as mistake:
-            first, count = first or str(mistake), count + 1
-    return examples, first, count
-
-
-def _is_readable(guess: Guess, parser: str, rows: Sequence[Row]) -> bool:
-    """Whether a parser reads nearly all answers; numbers and dates are short, too."""
-    if parser in ("number", "decimal_comma", "yes_no", "date"):
-        examples = _read(guess, "free_text", rows)[0]
-        answers = [example.answer for example in examples]
-        if any(len(one) > MAX_STATED_LENGTH or "\n" in one for one in answers):
-            return False
-    return len(_read(guess, parser, rows)[0]) >= MIN_READABLE * len(rows)
-
-
-def _read_all(guess: Guess, rows: Sequence[Row]) -> None:
-    guess.examples, first, count = _read(guess, guess.parser, rows)
-    guess.unreadable = (first, count)

@@ -10,6 +10,7 @@ from typing import Any
 
 from adapt_jax.tasks.sources.readers import ENDINGS, FORMS, find_form, iter_rows
 from adapt_jax.tasks.sources.readers_arrow import import_datasets, iter_dataset_rows
+from adapt_jax.tasks.sources.readers_json import list_json_splits
 from adapt_jax.tasks.sources.registry import SOURCES, SPLITS, Rows, SourceRequest
 from adapt_jax.tasks.sources.rows import FileOptions, Row
 from adapt_jax.utils.compressed_files import strip_compressed_suffix
@@ -103,6 +104,12 @@ def _read_files(form: str | None, request: SourceRequest) -> Rows:
         raise UserError("source: 'test_ids' divides 'path'; the test split has its own file")
     paths = {split: _expand(name, request.folder) for split, name in named.items()}
     _check_files(paths, files, form)
+    if inner := _find_inner_splits(paths, files, form):
+        (path,) = paths["all"]
+        return {
+            split: _chain_rows([path], files.model_copy(update={"records": name}), form)
+            for split, name in inner.items()
+        }
     rows = {split: _chain_rows(each, files, form) for split, each in paths.items()}
     if files.test_ids is None:
         return rows
@@ -110,6 +117,20 @@ def _read_files(form: str | None, request: SourceRequest) -> Rows:
         raise UserError("source: 'test_ids' divides one file; this folder has one for each split")
     ids_path = find_path(files.test_ids, request.folder)
     return _divide_by_ids(paths["all"], files, form, ids_path, request.id_field)
+
+
+def _find_inner_splits(
+    paths: Mapping[str, list[Path]], files: Files, form: str | None
+) -> dict[str, str]:
+    """The splits that the one JSON file of a task holds by their names."""
+    each = paths.get("all", [])
+    if len(each) != 1 or files.records or files.test_ids or (form or find_form(each[0])) != "json":
+        return {}
+    found: dict[str, str] = {}
+    for name in list_json_splits(each[0]):
+        if (split := find_split(name)) is not None:
+            found.setdefault(split, name)
+    return found if "test" in found else {}
 
 
 def _check_files(paths: Mapping[str, list[Path]], files: Files, form: str | None) -> None:

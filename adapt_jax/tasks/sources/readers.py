@@ -58,7 +58,10 @@ def find_form(path: Path) -> str:
     """
     form = ENDINGS.get(strip_compressed_suffix(path).suffix.lower())
     if form is None:
-        raise UserError(f"{path}: expected a file that ends with {', '.join(ENDINGS)}")
+        what = (
+            "is a folder without files that end" if path.is_dir() else "expected a file that ends"
+        )
+        raise UserError(f"{path}: {what} with {', '.join(ENDINGS)}")
     return form
 
 

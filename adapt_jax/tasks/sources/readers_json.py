@@ -1,5 +1,6 @@
 """Readers of JSON and JSON lines: the records of a file in every common form."""
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -10,7 +11,7 @@ from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
 from adapt_jax.utils.text_files import parse_json, read_json_lines, read_text
 
-__all__ = ["iter_json_rows", "iter_jsonl_rows", "list_record_paths"]
+__all__ = ["iter_json_rows", "iter_jsonl_rows", "list_json_splits", "list_record_paths"]
 
 # how splits are called, by us and elsewhere
 SPLIT_NAMES = {
@@ -29,6 +30,8 @@ def iter_jsonl_rows(path: Path, options: FileOptions) -> Iterator[Row]:
     for line, values in read_json_lines(path, constants=MISSING, keep_number_text=True):
         where = f"{path}, line {line}"
         if options.records is None:
+            if isinstance(values, list) and line == 1:
+                raise UserError(f"{where}: a list, expected an object; is it a .json file?")
             yield check_row(values, where, line)
             continue
         for record, inner in enumerate(_list_records(values, options.records, where), start=1):
@@ -66,6 +69,20 @@ def iter_json_rows(path: Path, options: FileOptions) -> Iterator[Row]:
         raise UserError(f"{path}: expected a list of objects, or a mapping of id to object{hint}")
     for number, values in enumerate(found, start=1):
         yield check_row(values, f"{path}, record {number}", number)
+
+
+def list_json_splits(path: Path) -> list[str]:
+    """The names of the splits that a JSON file holds, and nothing else; empty for other files.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    text = read_text(path)
+    first = re.match(r'\s*\{\s*"(\w+)"\s*:', text)
+    if first is None or first[1].lower() not in SPLIT_NAMES or _is_json_lines(text):
+        return []  # without reading it all
+    content = parse_json(text, str(path), constants=MISSING, keep_number_text=True)
+    return list(content) if _holds_splits(content) else []
 
 
 def list_record_paths(path: Path) -> list[str]:
