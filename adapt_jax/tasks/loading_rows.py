@@ -9,7 +9,7 @@ from adapt_jax.tasks.fields.example_reader import ExampleReader
 from adapt_jax.tasks.fields.values import AbsentField, Missing, RepeatedChoice
 from adapt_jax.tasks.sources import SPLITS, Row, Sizes
 from adapt_jax.tasks.splits import content_key
-from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.errors import UserError, nearest
 
 __all__ = ["MAX_EXAMPLES", "ExamplesRead", "read_examples"]
 
@@ -58,13 +58,15 @@ def read_examples(
             answer where these are not skipped.
     """
     result = ExamplesRead()
+    joined, where = reader.fields.list_joined(), ""
     for split, source in rows.items():
         pool = _Pool(_find_capacity(split, rows, sizes), seed)
         absent: AbsentField | None = None
         for row in source:
             result.rows += 1
-            if reader.row_fields and isinstance(row, Row):
+            if (reader.row_fields or joined) and isinstance(row, Row):
                 result.columns |= row.values.keys()
+                where = where or row.where
             try:
                 if not isinstance(row, Row):
                     pool.add(row, "")
@@ -87,6 +89,9 @@ def read_examples(
         result.examples[split] = [example for example, _ in kept]
         result.places |= {id(example): place for example, place in kept}
         result.not_kept += pool.total - len(kept)
+    if where and (wrong := [one for one in joined if one.partition(".")[0] not in result.columns]):
+        hint = nearest(wrong[0], result.columns)
+        raise UserError(f"{where}: no row has the field {wrong[0]!r} of `fields`{hint}")
     return result
 
 

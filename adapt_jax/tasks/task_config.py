@@ -10,7 +10,7 @@ from pydantic import Field
 from adapt_jax.tasks.answers import PARSERS, find_parser, shorten_parser_name
 from adapt_jax.tasks.answers.schema_parser import load_parser
 from adapt_jax.tasks.fields.example_reader import Fields, InlineExample, Text
-from adapt_jax.tasks.fields.shapes import detect_shape, guess_parser, peek_rows
+from adapt_jax.tasks.fields.shapes import detect_shape, guess_parser, merge_rows, peek_rows
 from adapt_jax.tasks.sources import SOURCES, Row, Rows, SourceRequest, normalize_source
 from adapt_jax.tasks.sources.rows import find_duplicate
 from adapt_jax.tasks.splits import AllowOverlap, Splits
@@ -145,7 +145,7 @@ def _resolve_shape(settings: TaskConfig, rows: Rows) -> tuple[TaskConfig, Rows, 
     rows = {**rows, split: every}
     if not first or not all(isinstance(row, Row) for row in first):
         return settings, rows, ""
-    shape = detect_shape(first[0])
+    shape = detect_shape(merge_rows(first))
     found: dict[str, Any] = {"fields": shape.fields}
     text = f"rows have the shape {shape.name}"
     if "answer_parser" not in settings.model_fields_set and shape.fields != Fields():

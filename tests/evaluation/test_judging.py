@@ -398,3 +398,31 @@ def test_judging_starts_without_jax(tmp_path: Path):
         f"judge([{str(one)!r}] * 2); sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "score"),
+    [
+        *((text, 1.0) for text in ("y", "T", "✓", "✅", "100%", "1,0", "1e0")),
+        *((text, 0.0) for text in ("n", "f", "✗", "❌", "0 %", "0,0")),
+        *((text, 0.375) for text in ("37.5%", "37,5 %", "0,375", ".375")),
+    ],
+)
+def test_scores_are_read_as_tables_hold_them(written: str, score: float) -> None:
+    assert read_score(written, "a.csv, line 2", "score") == score
+
+
+@pytest.mark.parametrize("written", ["maybe", "1,234", "5 points", "50 %%", "1,2,3", "inf"])
+def test_what_is_no_score_is_refused_with_its_line(written: str) -> None:
+    with pytest.raises(UserError, match="a.csv, line 2: score: expected a number or a verdict"):
+        read_score(written, "a.csv, line 2", "score")
+
+
+def test_tables_of_spreadsheets_are_paired(tmp_path: Path) -> None:
+    right = [n % 3 > 0 for n in range(30)]
+    rows = [f"{n}.0;{'0,75' if one else '0,25'}\n" for n, one in enumerate(right)]
+    (tmp_path / "a.csv").write_text("ID;Score\n" + "".join(rows))
+    (tmp_path / "b.csv").write_text("id,score\n" + "".join(f"{n},0.5\n" for n in range(30)))
+    (pair,) = judge([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]).result.comparisons
+    assert (pair.n, pair.paired_by) == (30, "id")
+    assert pair.mean_first == pytest.approx((0.75 * 20 + 0.25 * 10) / 30)

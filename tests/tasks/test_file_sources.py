@@ -1,5 +1,7 @@
 """Every form of file, compressed or not, several files, folders, and saved datasets."""
 
+import datetime
+import decimal
 import gzip
 import json
 import sys
@@ -254,3 +256,58 @@ def test_a_source_that_cannot_be_read_is_refused(source: Any, message: str, tmp_
     (tmp_path / "a.xlsx").write_text("")
     with pytest.raises(UserError, match=message):
         load_task({**TASK, "source": source}, tmp_path)
+
+
+def test_decimals_and_days_of_a_parquet_file_are_read_as_they_are(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    amounts = [decimal.Decimal("1.50"), decimal.Decimal("1000")]
+    columns = {
+        "amount": pyarrow.array(amounts, pyarrow.decimal128(8, 2)),
+        "whole_day": pyarrow.array([datetime.datetime(2024, 3, 5)] * 2, "timestamp[us]"),
+        "time": pyarrow.array([datetime.datetime(2024, 3, 5, 6, 7)] * 2, "timestamp[us]"),
+        "date": pyarrow.array([datetime.date(2024, 3, 5)] * 2),
+        "kind": pyarrow.array(["a", "b"]).dictionary_encode(),
+    }
+    table = pyarrow.table({"question": ["a?", "b?"], **columns})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    found = {}
+    for name in columns:
+        config = {"fields": {"question": "question", "answer": name}, "answer_parser": "text"}
+        task = load_task({**TASK, "source": "t.parquet", **config}, tmp_path)
+        found[name] = sorted(example.answer for example in task.test)
+    assert found["amount"] == ["1.50", "1000.00"]
+    assert found["whole_day"] == found["date"] == ["2024-03-05"] * 2
+    assert found["time"] == ["2024-03-05 06:07:00"] * 2
+    assert found["kind"] == ["a", "b"]
+
+
+def test_a_json_file_of_splits_is_read_split_by_split(tmp_path: Path) -> None:
+    splits = {"train": ROWS[:3], "dev": ROWS[3:4], "test": ROWS[4:], "extra": []}
+    del splits["extra"]
+    (tmp_path / "all.json").write_text(json.dumps(splits))
+    task = load_task({"name": "t", "source": "all.json"}, tmp_path)
+    sizes = [len(task.train), len(task.development), len(task.test)]
+    assert sizes == [3, 1, 2]
+    assert {example.answer for example in task.test} == {"5", "6"}
+    one = load_task({**TASK, "source": {"path": "all.json", "records": "train"}}, tmp_path)
+    assert len(one.train) + len(one.test) == 3
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_field_that_no_row_has_is_refused_and_one_that_some_lack_may_be_skipped(
+    skip: bool, tmp_path: Path
+) -> None:
+    some = [{"question": "a?"}, *ROWS, {"question": "b?"}]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some[1:]))
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    wrong = {"fields": {"question": "question", "answer": "anser"}, "answer_parser": "text"}
+    with pytest.raises(UserError, match="line 1: no field 'anser'; .*did you mean 'answer'.?$"):
+        load_task({**TASK, "source": "some.jsonl", "skip_missing": skip, **wrong}, tmp_path)
+    if skip:
+        for name in ("some", "first"):
+            task = load_task({**TASK, "source": f"{name}.jsonl", "skip_missing": True}, tmp_path)
+            assert len(task.train) + len(task.test) == 6
+    else:
+        with pytest.raises(UserError, match="line 7: no field 'answer'; .* skip_missing: true"):
+            load_task({**TASK, "source": "some.jsonl"}, tmp_path)

@@ -123,6 +123,16 @@ def test_calls_of_tools_and_their_results_are_turns(row: Any, tmp_path: Path) ->
     assert load(tmp_path, [{next(iter(row)): turns[:3]}]).test[0].answer == call
 
 
+def test_no_input_is_lost_where_the_first_rows_have_none(tmp_path: Path) -> None:
+    rows = [{"instruction": "Sing.", "output": "La"}] * 2
+    rows += [{"instruction": "Add.", "input": "1 1", "output": "two"}]
+    task = load(tmp_path, rows)
+    assert {example.question for example in task.test} == {"Sing.", "Add.\n1 1"}
+    with pytest.raises(UserError, match="line 1: no row has the field 'inputt' .* 'input'"):
+        fields = {"question": "{instruction} {inputt}", "answer": "output"}
+        load(tmp_path, rows, fields=fields, answer_parser="text")
+
+
 def test_a_conversation_in_a_table_is_a_text_of_it(tmp_path: Path) -> None:
     turns = chat("user: Hi?", "assistant: Yo.")
     for text in (json.dumps(turns), str(turns)):

@@ -1,6 +1,7 @@
 """Scored answers: what every kind of recorded result is read into."""
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ QUESTION_FIELDS = (
 MAX_FLOAT = sys.float_info.max  # whole numbers of JSON may be larger
 # how verdicts are written; C, I, P and N are those of inspect_ai (scorer/_metric.py)
 _WRITTEN_SCORES = {
-    **dict.fromkeys(("true", "yes", "correct", "right", "pass", "passed", "c"), 1.0),
-    **dict.fromkeys(("false", "no", "incorrect", "wrong", "fail", "failed", "i", "n"), 0.0),
+    **dict.fromkeys(("true", "t", "yes", "y", "correct", "right", "pass", "passed", "c"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "i"), 0.0),
+    **dict.fromkeys("✓✔✅", 1.0),
+    **dict.fromkeys("✗✘❌", 0.0),
     "p": 0.5,
 }
+_DECIMAL_COMMA = re.compile(r"-?(?:0,[0-9]+|[0-9]{1,3},[0-9]{1,2})")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Run:
 def read_score(value: Any, where: str, name: str) -> float | None:
     """A score as a number: verdicts are 1 and 0; None where there is none (null, NaN, empty).
 
+    ``95 %`` is 0.95, and ``0,95`` with a decimal comma, too.
+
     Raises:
         UserError: it is neither a finite number nor a verdict.
     """
@@ -103,10 +109,14 @@ def read_score(value: Any, where: str, name: str) -> float | None:
             return None
         if text.lower() in _WRITTEN_SCORES:
             return _WRITTEN_SCORES[text.lower()]
+        percent = text.endswith("%")
+        text = text.removesuffix("%").strip()
+        if _DECIMAL_COMMA.fullmatch(text):
+            text = text.replace(",", ".")
         try:
-            value = float(text)
+            value = float(text) / 100 if percent else float(text)
         except ValueError:
-            value = text
+            pass
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool | int | float) and abs(value) <= MAX_FLOAT:

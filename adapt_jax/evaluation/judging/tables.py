@@ -1,5 +1,6 @@
 """Scores out of tables: this project's predictions, and any CSV or JSONL of verdicts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ SCORE_COLUMNS = (
 )
 REPEAT_COLUMNS = ("epoch", "seed", "run", "repeat", "trial")
 ANSWER_COLUMNS = ("answer", "prediction", "predicted", "response", "output")
+# pandas writes the whole numbers of a column that lacks some as floats
+_WHOLE_FLOAT = re.compile(r"(?<=[0-9])\.0\Z")
 EXPECTED_COLUMNS = ("expected", "target", "gold", "reference", "label")
 
 
@@ -74,7 +77,8 @@ def read_table(path: Path, rows: Sequence[Row], options: ReadOptions) -> Run:
             f"{path}: no column of ids (id, question_id, ...) or questions (question, input, ...), "
             f"by which questions are paired; --id names one of: {', '.join(columns):.150}"
         )
-    known = [name for name in SCORE_COLUMNS if name in columns]
+    lowered = {name.lower(): name for name in reversed(columns)}
+    known = [lowered[name.lower()] for name in SCORE_COLUMNS if name.lower() in lowered]
     if not known and not options.metrics:
         raise UserError(
             f"{path}: no column of scores (correct, score, ...); --metric names one of: "
@@ -109,7 +113,7 @@ def _read_answer(
         return "" if value is None or isinstance(value, dict | list) else str(value)
 
     return ScoredAnswer(
-        id=str(values[id_column]) if id_column else "",
+        id=_WHOLE_FLOAT.sub("", str(values[id_column])) if id_column else "",
         score=score,
         question=find_question(values),
         answer=text(ANSWER_COLUMNS),

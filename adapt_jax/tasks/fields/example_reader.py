@@ -75,6 +75,11 @@ class Fields(Strict):
     id: str | None = None
     category: str | None = None
 
+    def list_joined(self) -> list[str]:
+        """The fields that are joined with others, of which a row may lack some."""
+        named = [self.question, self.answer, self.reasoning, self.category]
+        return [part for one in named if one and "{" in one for part in list_paths(one)]
+
 
 class InlineExample(Strict):
     """An example written in the task file itself."""

@@ -5,7 +5,7 @@ A new shape is an entry of ``SHAPES``: its name, the columns by which it is know
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "guess_parser",
     "is_bare_number",
     "is_conversation",
+    "merge_rows",
     "peek_rows",
 ]
 
@@ -96,8 +97,16 @@ SHAPES = (
 )
 
 
+def merge_rows(rows: Sequence[Row]) -> Row:
+    """A row with the columns of all rows, each with its first value: a row may lack some."""
+    values: dict[str, Any] = {}
+    for row in rows:
+        values = {**row.values, **values}
+    return replace(rows[0], values=values)
+
+
 def detect_shape(row: Row) -> Shape:
-    """The shape of a row.
+    """The shape of a row, or of all rows merged.
 
     Raises:
         UserError: it has none of the shapes, or several.

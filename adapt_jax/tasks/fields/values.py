@@ -79,10 +79,28 @@ def read_value(row: Row, name: str) -> Any:
 
 
 def read_text(row: Row, name: str) -> str:
-    """A field as text, empty where it is missing; ``{field}`` in the name joins several."""
+    """A field as text, empty where it is missing; ``{field}`` in the name joins several.
+
+    Raises:
+        AbsentField: the row has no such field, or none of those that are joined.
+    """
     if "{" in name:
-        return FIELD.sub(lambda match: read_text(row, match[1]), name)
+        return _join_texts(row, name)
     return to_text(read_value(row, name), row.where, name)
+
+
+def _join_texts(row: Row, name: str) -> str:
+    """The fields that a name joins; one that this row lacks is empty, as an ``input`` may be."""
+    texts: dict[str, str] = {}
+    absent: AbsentField | None = None
+    for part in FIELD.findall(name):
+        try:
+            texts[part] = read_text(row, part)
+        except AbsentField as one:
+            absent = one
+    if absent and not texts:
+        raise absent
+    return FIELD.sub(lambda match: texts.get(match[1], ""), name)
 
 
 def read_required(row: Row, name: str) -> str:

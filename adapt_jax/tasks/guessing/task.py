@@ -7,7 +7,7 @@ be read.
 from collections.abc import Sequence
 from typing import Any
 
-from adapt_jax.tasks.fields.shapes import SHAPES, is_conversation
+from adapt_jax.tasks.fields.shapes import SHAPES, is_conversation, merge_rows
 from adapt_jax.tasks.fields.values import is_scores
 from adapt_jax.tasks.guessing.columns import (
     ANSWER_NAMES,
@@ -61,7 +61,8 @@ def guess_task(rows: Sequence[Row]) -> Guess:
 
 def _guess_by_shape(rows: Sequence[Row], columns: Sequence[Column], choices: Any) -> Guess | None:
     """A guess by a known shape of rows without choices."""
-    fitting = [shape for shape in SHAPES[1:] if shape.fits(rows[0].values)]
+    values = merge_rows(rows).values
+    fitting = [shape for shape in SHAPES[1:] if shape.fits(values)]
     fitting = [one for one in fitting if not any(one.columns < other.columns for other in fitting)]
     if choices or len(fitting) != 1:
         return None
