@@ -207,8 +207,6 @@ def _repair(config: dict[str, Any], reasons: dict[str, str], mistake: str) -> bo
     if is_incomplete and "skip_missing" not in config:
         config["skip_missing"] = True
         reasons["skip_missing"] = f"rows are incomplete: {_shorten(mistake)}"
-    elif ": all of it" in mistake:
-        return False
     elif "allow_overlap" in mistake and "allow_overlap" not in config:
         config["allow_overlap"] = "drop"
         reasons["allow_overlap"] = "test questions are among the others; they are left out there"
