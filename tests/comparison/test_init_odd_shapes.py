@@ -195,7 +195,7 @@ def test_init_says_what_it_cannot_know(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("one.csv", "text\na\nb\n", "there is one column, 'text'; a task needs a question and an"),
+        ("one.csv", "text\na\nb\n", "there is one column, 'text' "),
         ("price.csv", "text$label\na$b\n", "there is one column, 'text.label'"),
         ("list.jsonl", '[{"question": "a", "answer": "b"}]\n', "line 1: a list, .* a .json file?"),
         (

@@ -74,8 +74,8 @@ def _read_turns(row: Row, name: str) -> list[tuple[str, str]]:
                 f"{row.where}: field {name!r}, message {number}: the role {role!r:.40} is none of "
                 f"{', '.join(ROLES)}{hint}"
             )
-        said = [_join_content(content).strip(), *_list_calls(message)]
-        turns.append((ROLES[role], "\n".join(filter(None, said))))
+        texts = [_join_content(content).strip(), *_list_calls(message)]
+        turns.append((ROLES[role], "\n".join(filter(None, texts))))
     return turns
 
 

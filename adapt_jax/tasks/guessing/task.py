@@ -41,8 +41,8 @@ def guess_task(rows: Sequence[Row]) -> Guess:
     columns = list_columns(rows)
     if len(columns) == 1 and columns[0].is_scalar:
         raise UserError(
-            f"{rows[0].where}: there is one column, {columns[0].path!r:.80}; a task needs a "
-            "question and an answer (the cells of a CSV file are divided by , ; | or a tab)"
+            f"{rows[0].where}: no column that looks like a question or an answer: there is one "
+            f"column, {columns[0].path!r:.80} (a CSV file is divided by , ; | or a tab)"
         )
     choices, choice_labels = find_choice_columns(columns)
     guess = _guess_by_shape(rows, columns, choices) or _guess_conversation(rows, columns)
