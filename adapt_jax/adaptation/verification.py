@@ -16,6 +16,7 @@ from adapt_jax.adaptation.recipe import build_recipe
 from adapt_jax.adaptation.session import Session, build_prefixes
 from adapt_jax.pretrained.loading import PretrainedDecoder, load_pretrained
 from adapt_jax.prompting.prompt import Prompt, tokenize
+from adapt_jax.sampling.candidates import NonFiniteLogitsError
 from adapt_jax.utils.errors import UserError
 
 __all__ = ["is_installed", "verify_export"]
@@ -131,12 +132,18 @@ def _generate_replays(
     prompt: Prompt,
     questions: Sequence[tuple[str, tuple[str, ...]]],
 ) -> list[Replay]:
-    """The generations of adapt_jax for all questions that are not too long."""
+    """The generations of adapt_jax for all questions that are not too long.
+
+    Raises:
+        NonFiniteLogitsError: the decoder says nothing.
+    """
     session, replays = Session(model, prompt, adaptation.soft_prompt), []
     for question, choices in questions:
         try:
             [candidate] = session.ask(question, choices).candidates
-        except UserError:
+        except NonFiniteLogitsError:
+            raise
+        except UserError:  # too long
             continue
         rendered = prompt.template.format_question(question, choices)
         prefix, [rest] = tokenize(model, prompt, [rendered])

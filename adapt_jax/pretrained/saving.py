@@ -251,10 +251,31 @@ def _iterate_tensors(
             continue
         layout = layouts[sources[name]]
         parts = {
-            part: fetch_array(parameters[part]).astype(dtype, copy=False)
-            for part in layout.parameters
+            part: _cast(fetch_array(parameters[part]), dtype, name) for part in layout.parameters
         }
         for tensor_name, array in layout.write(parts).items():
             if tensor_name in left:
                 left.discard(tensor_name)
                 yield tensor_name, array
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in this dtype.
+
+    Args:
+        name: of the tensor, for the message.
+
+    Raises:
+        UserError: a number is too large for the dtype, and would become infinite.
+    """
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype, copy=False)
+    largest = float(jnp.finfo(dtype).max)
+    if largest < float(jnp.finfo(array.dtype).max):
+        count = int((np.isinf(narrow) & np.isfinite(array)).sum())
+        if count:
+            raise UserError(
+                f"{name}: {count:,} numbers are too large for {dtype}, whose largest is "
+                f"{largest:,.0f}; choose dtype bfloat16 or float32"
+            )
+    return narrow

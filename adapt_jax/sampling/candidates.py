@@ -10,11 +10,12 @@ from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.compiled import Cache
 from adapt_jax.sampling.stopping import cut_at_stop
 from adapt_jax.sampling.types import Candidate
+from adapt_jax.utils.errors import UserError
 
 __all__ = ["ActiveCandidate", "NonFiniteLogitsError", "PendingCandidate"]
 
 
-class NonFiniteLogitsError(Exception):
+class NonFiniteLogitsError(UserError):
     """The decoder gave logits that are infinite or no numbers."""
 
 

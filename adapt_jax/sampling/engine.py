@@ -268,7 +268,7 @@ class Engine:
                 )
             except NonFiniteLogitsError:
                 request = scheduler.requests[active.request]
-                raise UserError(
+                raise NonFiniteLogitsError(
                     f"request {request.id!r:.100}: the logits of "
                     f"{self.model.path} are not finite; are its weights damaged, or its dtype too "
                     "narrow?"

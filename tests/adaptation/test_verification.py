@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 from peft_cases import soft, updates
 from tiny_llama import write_tiny_llama
 
@@ -155,6 +156,16 @@ def test_a_prompt_that_leaves_no_room_for_a_question_is_exported_with_a_note(
     adaptation.prompt = replace(adaptation.prompt, instruction="Why? " * 200)
     folder = export_adaptation(adaptation, tmp_path / "out", verify=2)
     assert "No text was compared" in (folder / "README.md").read_text()
+
+
+def test_a_decoder_that_says_nothing_is_not_exported(
+    chat_decoder: PretrainedDecoder, tmp_path: Path
+) -> None:
+    decoder = nnx.clone(chat_decoder.decoder)
+    decoder.norm.scale[...] = decoder.norm.scale[...].at[0].set(np.inf)
+    with pytest.raises(UserError, match="the logits of .* are not finite"):
+        export_adaptation(adapt(replace(chat_decoder, decoder=decoder)), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tie_is_no_difference(chat_decoder: PretrainedDecoder) -> None:

@@ -1,6 +1,7 @@
 """Hugging Face folders: the same logits as transformers, there and back, and clear refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 from tiny_llama import write_tiny_llama
 
@@ -157,6 +159,20 @@ def test_saving_over_a_folder_leaves_only_whole_files(tmp_path: Path) -> None:
     save_pretrained(model, other)
     assert load_pretrained(other).fingerprint == model.fingerprint
     assert not [file for file in other.iterdir() if file.name.startswith(".")]
+
+
+def test_numbers_that_are_too_large_for_a_dtype_are_not_written(
+    tiny: PretrainedDecoder, tmp_path: Path
+) -> None:
+    decoder = nnx.clone(tiny.decoder)
+    down = decoder.layers[1].ffn.down.kernel
+    down[...] = down[...].at[3, 5:7].set(70_000.0)
+    model = replace(tiny, decoder=decoder)
+    expected = r"layers\.1\.mlp\.down_proj\.weight: 2 numbers are too large for float16.* bfloat16"
+    with pytest.raises(UserError, match=expected):
+        save_pretrained(model, tmp_path / "narrow", dtype=jnp.float16)
+    assert not list((tmp_path / "narrow").glob("*"))
+    save_pretrained(model, tmp_path / "wide", dtype=jnp.bfloat16)
 
 
 def test_bfloat16_weights_travel_unchanged(tmp_path: Path) -> None:
