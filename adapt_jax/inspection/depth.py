@@ -6,7 +6,7 @@ from dataclasses import replace
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.utils.errors import UserError
 
-__all__ = ["MIN_DEPTH", "count_by_depth", "extrapolate", "find_period", "keep_first_layers"]
+__all__ = ["MIN_DEPTH", "count_by_depth", "extrapolate", "find_pattern", "keep_first_layers"]
 
 MIN_DEPTH = 2  # layers of the shallower of the two decoders
 
@@ -30,10 +30,11 @@ def count_by_depth(
     Raises:
         UserError: as ``count`` does for the whole decoder.
     """
-    period, kinds = find_period(config), config.layer_configs
-    low = period * -(-MIN_DEPTH // period)
-    high, layers = 2 * low, config.num_layers
-    repeats = len(kinds) == 1 or kinds[period:] == kinds[:-period]
+    (lead, period), layers = find_pattern(config), config.num_layers
+    kinds = config.layer_configs
+    low = lead + period * -(-MIN_DEPTH // period)
+    high = 2 * low - lead
+    repeats = len(kinds) == 1 or kinds[lead + period :] == kinds[lead:-period]
     if not repeats or layers <= 2 * high or (layers - high) % period:
         return dict(count(config))
     try:
@@ -45,13 +46,19 @@ def count_by_depth(
     }
 
 
-def find_period(config: DecoderConfig) -> int:
-    """After how many layers their kinds repeat; 1 where all are alike."""
+def find_pattern(config: DecoderConfig) -> tuple[int, int]:
+    """How many layers precede those whose kinds repeat, and after how many these repeat.
+
+    Some decoders with experts begin with dense layers. (0, 1) where all layers are alike, and where
+    none repeat.
+    """
     kinds = config.layer_configs
-    for length in range(1, len(kinds) // 4 + 1):
-        if kinds[length:] == kinds[:-length]:
-            return length
-    return 1
+    for lead in range(len(kinds) // 4 + 1):
+        rest = kinds[lead:]
+        for period in range(1, len(rest) // 4 + 1):
+            if rest[period:] == rest[:-period]:
+                return lead, period
+    return 0, 1
 
 
 def keep_first_layers(config: DecoderConfig, layers: int) -> DecoderConfig:

@@ -14,7 +14,7 @@ import jax
 
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.inspection.abstract import cast, count_bytes
-from adapt_jax.inspection.depth import MIN_DEPTH, extrapolate, find_period, keep_first_layers
+from adapt_jax.inspection.depth import MIN_DEPTH, extrapolate, find_pattern, keep_first_layers
 from adapt_jax.inspection.workload import BuildPrograms, Program
 from adapt_jax.utils.errors import UserError
 
@@ -24,7 +24,6 @@ __all__ = [
     "choose_depths",
     "compile_bytes",
     "count_bytes_beside",
-    "find_period",
     "measure",
     "read_refusal",
 ]
@@ -209,8 +208,9 @@ def choose_depths(
 
     Steps that scan their layers need no shallow decoder.
     """
-    low, layers = max(MIN_DEPTH, find_period(config)), config.num_layers
-    high = 2 * low
+    (lead, period), layers = find_pattern(config), config.num_layers
+    low = lead + max(MIN_DEPTH, period)
+    high = 2 * low - lead
     if layers <= high or all(one.scans_layers or one.lower is None for one in programs):
         return (layers,)
     try:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt_jax.decoders.config import DecoderConfig, LayerConfig
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig, MoEConfig
 from adapt_jax.inspection.abstract import count_bytes
 from adapt_jax.inspection.accelerators import ACCELERATORS, Accelerator, check_fit
-from adapt_jax.inspection.depth import count_by_depth, find_period
+from adapt_jax.inspection.checkpoint import count_parameters
+from adapt_jax.inspection.depth import count_by_depth, find_pattern
 from adapt_jax.inspection.inspect import count_trained
 from adapt_jax.inspection.memory import (
     Measurement,
@@ -29,6 +30,7 @@ from adapt_jax.inspection.training_programs import (
 )
 from adapt_jax.inspection.workload import Program, Workload
 from adapt_jax.methods.registry import METHODS
+from adapt_jax.pretrained.loading import abstract_decoder, get_parameters
 from adapt_jax.training.config import TrainingConfig
 from adapt_jax.utils.errors import UserError
 
@@ -87,8 +89,20 @@ def test_kinds_of_layers_that_alternate_stay_in_their_order():
     kinds = (*[LayerConfig(window=8)] * 5, LayerConfig())
     config = replace(CONFIG, num_layers=26, layer_configs=(kinds * 5)[:26])
     programs = build_programs(METHODS["prompt_tuning"](), SMALL, jnp.float32, None)
-    assert find_period(config) == 6 and find_period(CONFIG) == 1
+    assert find_pattern(config) == (0, 6) and find_pattern(CONFIG) == (0, 1)
     assert choose_depths(programs, config, programs(config)) == (6, 12)
+
+
+def test_first_layers_of_another_kind_are_in_both_shallow_decoders():
+    """As the dense layers before the experts of DeepSeek-V3."""
+    moe = MoEConfig(8, 2, 96, shared_ffn_dim=96)
+    kinds = (*[LayerConfig()] * 3, *[LayerConfig(is_moe=True)] * 17)
+    config = replace(CONFIG, num_layers=20, layer_configs=kinds, moe=moe)
+    assert find_pattern(config) == (3, 1)
+    programs = build_programs(METHODS["lora"](), SMALL, jnp.float32, None)
+    assert choose_depths(programs, config, programs(config)) == (5, 7)
+    whole = get_parameters(abstract_decoder(config)).values()
+    assert sum(count_parameters(config).values()) == sum(one.size for one in whole)
 
 
 def test_parameters_of_a_deep_decoder_are_counted_in_shallow_ones():
@@ -96,7 +110,9 @@ def test_parameters_of_a_deep_decoder_are_counted_in_shallow_ones():
     repeating = replace(CONFIG, num_layers=24, layer_configs=kinds * 8)
     unlike = replace(CONFIG, num_layers=24, layer_configs=(*kinds * 7, *kinds[::-1]))
     deep = replace(CONFIG, num_layers=24)
-    for config, depths in ((repeating, {3, 6}), (unlike, {24}), (deep, {2, 4}), (CONFIG, {6})):
+    late = replace(CONFIG, num_layers=25, layer_configs=(LayerConfig(window=4), *kinds * 8))
+    expected = ((repeating, {3, 6}), (unlike, {24}), (deep, {2, 4}), (CONFIG, {6}), (late, {4, 7}))
+    for config, depths in expected:
         asked = set()
 
         def count(shape: DecoderConfig, asked: set[int] = asked) -> dict[str, int]:
