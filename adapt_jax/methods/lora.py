@@ -164,8 +164,9 @@ class LoRAConfig(TuningMethod):
         rank_stabilized: scales by alpha / sqrt(rank) instead, so that a higher rank does not learn
             more slowly (rsLoRA: 2312.03732).
         dora: trains a magnitude for each row of a kernel besides (DoRA: 2402.09353).
-        modules: "all" projections of the layers, or a list of them. Experts are trained only where
-            they are named: expert_gate, expert_up, expert_down.
+        modules: "all" projections of the layers, or a list of them. Shared experts count as
+            feed-forward layers: gate, up, down. Experts that tokens are routed to are trained only
+            where they are named: expert_gate, expert_up, expert_down.
     """
 
     training: TrainingConfig = TrainingConfig(learning_rate=3e-3)
@@ -243,7 +244,9 @@ def attach_lora(
                 if _attach_to_experts(layer, name, rank, scale, rngs):
                     found.add(name)
                 continue
-            blocks = (layer.ffn,) if name in FFN_MODULES else (layer.attention, layer.mixer)
+            # a shared expert is a feed-forward layer that every token passes
+            ffn = (layer.ffn, getattr(layer.ffn, "shared", None))
+            blocks = ffn if name in FFN_MODULES else (layer.attention, layer.mixer)
             for linear in (getattr(block, name, None) for block in blocks):
                 if isinstance(linear, Linear):
                     linear.lora = LoRA(linear, rank, scale, rngs, dora=dora)

@@ -12,7 +12,7 @@ from peft_cases import our_logits, their_logits
 from training_cases import TASK
 
 from adapt_jax.adaptation.adaptation import Adaptation
-from adapt_jax.methods.lora import LoRAConfig, attach_lora
+from adapt_jax.methods.lora import LoRAConfig, attach_lora, detach_lora
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.peft.writing import write_lora
 from adapt_jax.utils.config import validate
@@ -117,3 +117,12 @@ def test_experts_that_are_not_there_or_rescaled_are_refused(tiny: PretrainedDeco
         attach_lora(nnx.clone(tiny.decoder), ["expert_up"], 2, 1.0, nnx.Rngs(0))
     with pytest.raises(UserError, match="dora trains no experts, as in PEFT: leave out expert_up"):
         validate(LoRAConfig, {"dora": True, "modules": ["expert_up"]}, "lora")
+
+
+def test_shared_experts_count_as_feed_forward_layers(made: Any) -> None:
+    """Every token passes them; the gate in front of them, and the router, are left out."""
+    _, _, model = made("qwen3_next")
+    decoder = nnx.clone(model.decoder)
+    attach_lora(decoder, "all", 2, 3.0, nnx.Rngs(0))
+    shared = {path[3:] for path in detach_lora(decoder, 6.0) if path[1:3] == (0, "ffn")}
+    assert shared == {("shared", name, "kernel") for name in ("gate", "up", "down")}
