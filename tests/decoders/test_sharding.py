@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from tiny_llama import write_tiny_llama
 
 from adapt_jax.decoders.attention import causal_mask
-from adapt_jax.decoders.prefix import SoftPrompt
+from adapt_jax.decoders.prefix import Prefix, SoftPrompt
 from adapt_jax.decoders.sharding import (
     array_sharding,
     batch_sharding,
@@ -24,6 +24,8 @@ from adapt_jax.decoders.sharding import (
 )
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import save_pretrained
+from adapt_jax.sampling.engine import Engine, Request
+from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.utils.cpu import run_by_platform
 from adapt_jax.utils.errors import UserError
 
@@ -63,6 +65,33 @@ def test_sharded_logits_and_gradients_equal_those_of_one_device(
     found = loss_and_gradient(*nnx.split(many.decoder), tokens)
     for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "deepseek_v3"])
+def test_states_latents_and_experts_on_a_mesh_equal_those_of_one_device(
+    name: str, made: Any
+) -> None:
+    folder, _, one = made(name)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    many = load_pretrained(folder, mesh=mesh)
+    expected = loss_and_gradient(*nnx.split(one.decoder), jnp.asarray(batch()))
+    found = loss_and_gradient(
+        *nnx.split(many.decoder), jax.device_put(batch(), batch_sharding(mesh))
+    )
+    for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4 * max(1, np.abs(left).max()))
+    # each question goes on from what its prefix left
+    prefixes = (Prefix((tuple(range(5, 12)),)), Prefix(((40, 41),)))
+    requests = [Request(str(n), tuple(range(20, 24 + n)), prefix=n % 2) for n in range(4)]
+    config = GenerationConfig(max_new_tokens=5)
+    texts, others = (
+        {
+            index: said.token_ids
+            for index, _, said in Engine(model, prefixes, config, seed=0, mesh=place).run(requests)
+        }
+        for model, place in ((one, None), (many, mesh))
+    )
+    assert texts == others
 
 
 def test_weights_are_split_as_the_table_says(tiny_folder: Path) -> None:
