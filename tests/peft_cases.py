@@ -82,29 +82,37 @@ def our_logits(model: PretrainedDecoder) -> np.ndarray:
     return np.asarray(decoder.logits(hidden))
 
 
-def their_logits(folder: Path, adapter: Path | None, model: PretrainedDecoder) -> np.ndarray:
-    """Logits of TEXT of transformers, with a PEFT adapter or without."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+def their_logits(
+    folder: Path, adapter: Path | None, model: PretrainedDecoder, kind: str = "CausalLM"
+) -> np.ndarray:
+    """Logits of TEXT of transformers, with a PEFT adapter or without.
 
-    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    Args:
+        kind: ImageTextToText for a multimodal checkpoint with its towers.
+    """
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    auto = getattr(transformers, f"AutoModelFor{kind}")
+    reference: Any = auto.from_pretrained(folder, dtype=torch.float32)
     if adapter is not None:
         reference = PeftModel.from_pretrained(reference, str(adapter))
     with torch.no_grad():
         return reference(torch.tensor([model.encode(TEXT)])).logits.numpy()
 
 
-def peft_adapter(folder: Path, to: Path, **options: Any) -> None:
-    """An adapter that the real PEFT made, with random factors."""
+def peft_adapter(folder: Path, to: Path, kind: str = "CausalLM", **options: Any) -> None:
+    """An adapter that the real PEFT made, with random factors; ``kind`` as in their_logits."""
     import torch
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     options = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"]} | options
     options = deepcopy(options)  # PEFT changes lists of names in place
-    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    auto = getattr(transformers, f"AutoModelFor{kind}")
+    base: Any = auto.from_pretrained(folder, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for parameter in model.parameters():

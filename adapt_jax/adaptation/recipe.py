@@ -10,6 +10,7 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.pretrained.control_tokens import remove_marks
 from adapt_jax.pretrained.gguf.file import is_gguf
 from adapt_jax.pretrained.hf_folder import find_folder
+from adapt_jax.pretrained.peft.modules import find_text_module
 from adapt_jax.pretrained.tokenization import find_leading_tokens
 from adapt_jax.sampling.types import GenerationConfig
 from adapt_jax.tasks.answers import shorten_parser_name
@@ -85,14 +86,16 @@ def build_recipe(
     dtype = str(model.decoder.embedding[...].dtype)
     source = "folder" if format == "hf" else _name_decoder(model.path)
     eos = sorted(model.config.eos_ids)
+    is_inside = format == "peft" and bool(find_text_module(model.path))
+    kind = "AutoModelForImageTextToText" if is_inside else "AutoModelForCausalLM"
     lines = ["import torch"]
     lines += ["from peft import PeftModel"] if format == "peft" else []
     lines += [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {kind}, AutoTokenizer",
         "",
         f"folder = {json.dumps(folder)}  # where this file is",
         f"tokenizer = AutoTokenizer.from_pretrained({source})",
-        f'model = AutoModelForCausalLM.from_pretrained({source}, dtype="{dtype}")',
+        f'model = {kind}.from_pretrained({source}, dtype="{dtype}")',
     ]
     lines += ["model = PeftModel.from_pretrained(model, folder)"] if format == "peft" else []
     lines += [f"stop, eos = {list(decoding.stop)!r}, {eos!r}"]

@@ -11,7 +11,7 @@ import pytest
 from family_cases import CASES
 from family_fields import SIZES
 from family_models import run, tokens
-from tiny_llama import tiny_tokenizer
+from family_multimodal import INSIDE, make_multimodal
 
 from adapt_jax.decoders.families import find_family
 from adapt_jax.decoders.families.multimodal import TEXT_DECODERS, TEXT_SIZES
@@ -40,71 +40,6 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
     assert load_pretrained(tmp_path).config == ours.config
-
-
-VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
-VISION |= {"num_attention_heads": 2, "num_key_value_heads": 2, "patch_size": 14, "image_size": 28}
-QWEN_VISION = {"depth": 1, "num_heads": 2, "hidden_size": 32, "embed_dim": 16}
-QWEN_VISION |= {"intermediate_size": 16, "out_hidden_size": 32}
-MROPE = {"rope_type": "default", "rope_theta": 300.0, "mrope_section": [1, 1, 2]}
-# outer model type: its text part (a case, or a model type with fields), and its vision part
-INSIDE: dict[str, tuple[Any, dict[str, Any]]] = {
-    "gemma3": ("gemma3", {"model_type": "siglip_vision_model", **VISION}),
-    "gemma4": (
-        "gemma4, per-layer embeddings",
-        {"model_type": "gemma4_vision", **VISION, "position_embedding_size": 16},
-    ),
-    "mistral3": ("ministral3", {"model_type": "pixtral", **VISION}),
-    "llama4": (
-        "llama4",
-        {"model_type": "llama4_vision_model", **VISION}
-        | dict.fromkeys(("vision_output_dim", "projector_input_dim", "projector_output_dim"), 16),
-    ),
-    "llava": ("llama, llama3", {"model_type": "clip_vision_model", **VISION}),
-    "llava_next": ("granite", {"model_type": "clip_vision_model", **VISION}),
-    "llava_onevision": ("qwen2", {"model_type": "siglip_vision_model", **VISION}),
-    "internvl": ("qwen3", {"model_type": "internvl_vision", **VISION}),
-    "aya_vision": ("cohere2", {"model_type": "siglip_vision_model", **VISION}),
-    "smolvlm": ("llama, linear", {"model_type": "smolvlm_vision", **VISION}),
-    "idefics3": ("mistral", {"model_type": "idefics3_vision", **VISION}),
-    "qwen2_vl": (("qwen2_vl_text", {"rope_parameters": MROPE}), QWEN_VISION),
-    "qwen2_5_vl": (
-        (
-            "qwen2_5_vl_text",
-            {"rope_parameters": MROPE, "use_sliding_window": True, "sliding_window": 9}
-            | {"max_window_layers": 1},
-        ),
-        QWEN_VISION,
-    ),
-    "qwen3_vl": (
-        ("qwen3_vl_text", {"rope_parameters": {**MROPE, "mrope_interleaved": True}, "head_dim": 8}),
-        {**QWEN_VISION, "deepstack_visual_indexes": [0]},
-    ),
-    "qwen3_vl_moe": (
-        (
-            "qwen3_vl_moe_text",
-            {"rope_parameters": {**MROPE, "mrope_interleaved": True}, "head_dim": 8}
-            | {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
-            | {"mlp_only_layers": [1]},
-        ),
-        {**QWEN_VISION, "deepstack_visual_indexes": [0]},
-    ),
-    "qwen3_5": ("qwen3_5", QWEN_VISION),
-    "qwen3_5_moe": ("qwen3_5_moe", QWEN_VISION),
-    "glm4v": (
-        (
-            "glm4v_text",
-            {
-                "rope_parameters": {
-                    **MROPE,
-                    "partial_rotary_factor": 0.75,
-                    "mrope_section": [1, 1, 1],
-                }
-            },
-        ),
-        QWEN_VISION,
-    ),
-}
 
 
 @pytest.mark.parametrize("model_type", TEXT_SIZES)
@@ -154,28 +89,10 @@ def test_text_decoders_that_need_more_are_refused_with_the_reason(
 @pytest.mark.parametrize("kind", INSIDE)
 def test_the_text_decoder_comes_out_of_a_multimodal_checkpoint(kind: str, tmp_path: Path) -> None:
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
-    text, vision = INSIDE[kind]
-    model_type, changes = CASES[text] if isinstance(text, str) else text
-    text_config = CONFIG_MAPPING[model_type](**copy.deepcopy({**SIZES, **changes}))
-    config = CONFIG_MAPPING[kind](
-        text_config=text_config.to_dict(),
-        vision_config=vision,
-        tie_word_embeddings=kind == "gemma4",
-        eos_token_id=7,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(torch.randn(value.shape) * 0.2)
-    model.save_pretrained(tmp_path)
+    model = make_multimodal(tmp_path, kind)
     if kind == "qwen3_vl_moe":
         _transpose_experts(tmp_path / "model.safetensors")
-    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     ours = load_pretrained(tmp_path)
     assert ours.config.eos_ids == (7,)
     ids = tokens(2, 40)

@@ -6,11 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft_cases import ours, peft_adapter, soft, tampered, theirs, updates
+from family_multimodal import make_multimodal
+from peft_cases import (
+    our_logits,
+    ours,
+    peft_adapter,
+    soft,
+    tampered,
+    their_logits,
+    theirs,
+    updates,
+)
 from safetensors.numpy import load_file
 
 from adapt_jax.adaptation.import_peft import import_adapter
-from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
+from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft.folder import ADAPTER_WEIGHTS, read_adapter
 from adapt_jax.pretrained.peft.writing import (
@@ -73,8 +83,11 @@ def test_soft_prompts_live_behind_the_embeddings_scale(
     assert theirs(folder, tmp_path, model) == ours(model, soft(model)) != ours(model)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "qwen3_next", "llama4", "lfm2_moe"])
-def test_dense_layers_of_a_mixture_leave_as_parameters(
+MIXTURES = ("qwen3_moe", "deepseek_v3", "qwen3_next", "llama4", "lfm2_moe", "granitemoeshared")
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_dense_layers_and_shared_experts_of_a_mixture_leave_as_parameters(
     name: str, made: Any, tmp_path: Path
 ) -> None:
     """PEFT takes modules named up_proj for those of experts; factors differ in rank."""
@@ -197,3 +210,33 @@ def test_factors_of_the_output_come_in_and_leave(made: Any, tmp_path: Path) -> N
     assert adaptation.lora_weights is not None
     write_lora(tmp_path / "out", adaptation.lora_weights, model)
     assert theirs(folder, tmp_path / "out", model) == expected
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2_5_vl", "smolvlm", "llama4"])
+def test_adapters_of_multimodal_checkpoints_name_modules_of_the_whole_model(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """AutoModelForCausalLM reads the text decoder of Llama 4 alone, and adapters name that."""
+    folder, whole = tmp_path / "decoder", "CausalLM" if kind == "llama4" else "ImageTextToText"
+    make_multimodal(folder, kind)
+    model = load_pretrained(folder)
+    added = updates(model, "query", "down")
+    added.factors.update(updates(model, "down", rank=2).factors)
+    write_lora(tmp_path / "out", added, model)
+    expected = their_logits(folder, tmp_path / "out", model, whole)
+    found = our_logits(added.merge_into(model))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(found - our_logits(model)).max() > 0.1 * np.abs(found).max()
+    again = read_adapter(tmp_path / "out", model).lora_weights
+    assert again is not None
+    assert_merged_alike(again, added, model)
+    if kind == "llama4":
+        return
+    # one that adapts the tower for images, too
+    peft_adapter(folder, tmp_path / "in", whole, target_modules="all-linear")
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = their_logits(folder, tmp_path / "in", model, whole)
+    np.testing.assert_allclose(
+        our_logits(adaptation.model), expected, atol=1e-4 * np.abs(expected).max()
+    )
+    assert "left out, which read no text" in caplog.text

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapt_jax.decoders.families.family import Family
 
-__all__ = ["TEXT_DECODERS", "REFUSED", "TEXT_SIZES", "make_multimodal_family"]
+__all__ = ["REFUSED", "TEXT_DECODERS", "TEXT_MODULES", "TEXT_SIZES", "make_multimodal_family"]
 
 # Architecture -> (its model type, the model type of its text decoder where none is named).
 TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
@@ -34,6 +34,18 @@ TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
     "Qwen3_5MoeForConditionalGeneration": ("qwen3_5_moe", "qwen3_5_moe_text"),
     "Qwen3VLMoeForConditionalGeneration": ("qwen3_vl_moe", "qwen3_vl_moe_text"),
     "SmolVLMForConditionalGeneration": ("smolvlm", "llama"),
+}
+# Their text decoders are read without the towers by AutoModelForCausalLM of transformers, too.
+READ_ALONE = (
+    "Llama4ForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5MoeForConditionalGeneration",
+)
+# Architecture -> where the text decoder lies in the model that transformers reads, towers and all.
+TEXT_MODULES: Mapping[str, str] = {
+    name: f"model.{'text_model' if model_type in ('idefics3', 'smolvlm') else 'language_model'}."
+    for name, (model_type, _) in TEXT_DECODERS.items()
+    if name not in READ_ALONE
 }
 # Architecture -> why its text decoder is none that can be read alone.
 REFUSED: Mapping[str, str] = {

@@ -4,6 +4,7 @@ PEFT names a module where this decoder has kernels: the factors of a fused proje
 An embedding table [V, D] is a kernel of D inputs and V outputs.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 
 __all__ = ["BASE_PREFIX", "read_lora"]
 
+log = logging.getLogger("adapt_jax")
 BASE_PREFIX = "base_model.model."  # before every module's name
 MAGNITUDE = "lora_magnitude_vector"  # of DoRA
 # The name of a module, of what belongs to it, and of the adapter, where there is one.
@@ -73,8 +75,17 @@ def read_lora(
     problems += [f"{'.'.join(map(str, path))}: differs from the decoder's" for path in changed]
     factors: dict[ParameterPath, LoRAFactors] = {}
     reader = _FactorReader(modules, options, problems)
+    in_towers = [module for module in found.factors if modules.is_in_tower(module)]
+    if in_towers:
+        log.warning(
+            "%s: factors of %d modules are left out, which read no text, such as %s",
+            file.parent,
+            len(in_towers),
+            in_towers[0],
+        )
     for module, pair in found.factors.items():
-        factors |= reader.read(module, pair)
+        if module not in in_towers:
+            factors |= reader.read(module, pair)
     if modules.is_tied and options.ties_factors:
         _tie_factors(factors, problems)
     replaced = read_replaced(modules, options, found.plain, found.saved, found.tokens, problems)

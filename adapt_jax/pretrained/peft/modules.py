@@ -1,19 +1,37 @@
-"""The modules of PEFT and transformers, by their names, and the parameters here that they hold."""
+"""The modules of PEFT and transformers, by their names, and the parameters here that they hold.
+
+PEFT adapts a multimodal checkpoint as a whole, with a name before those of its text decoder.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from adapt_jax.decoders.families import FAMILIES, Family
+from adapt_jax.decoders.families.multimodal import TEXT_MODULES, make_multimodal_family
 from adapt_jax.decoders.layout import ParameterPath, TensorLayout
+from adapt_jax.pretrained.gguf.file import is_gguf
+from adapt_jax.pretrained.hf_folder import find_cached_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import EMBEDDING_TABLES
 from adapt_jax.pretrained.peft.options import LoRAOptions
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 
-__all__ = ["KERNELS", "PEFTModules"]
+__all__ = ["KERNELS", "PEFTModules", "find_text_module"]
 
 KERNELS = ("kernel", "router")  # the parameters that have factors, by their names here
+
+
+def find_text_module(path: str) -> str:
+    """What stands before the modules of the text decoder, in place of "model.".
+
+    Such as "model.language_model."; empty where the checkpoint at this path is a text decoder.
+    """
+    folder = find_cached_folder(path) if path else None
+    if folder is None or is_gguf(folder) or not (folder / "config.json").is_file():
+        return ""
+    named = read_json(folder / "config.json").get("architectures")
+    return TEXT_MODULES.get(str(named[0]), "") if isinstance(named, list) and named else ""
 
 
 class PEFTModules:
@@ -30,7 +48,9 @@ class PEFTModules:
     def __init__(self, model: PretrainedDecoder):
         self.model = model
         self.is_tied = model.config.tie_embeddings
-        self.family: Family = FAMILIES[model.config.family]
+        # also by their names inside of a multimodal model
+        self.family: Family = make_multimodal_family(FAMILIES[model.config.family])
+        self.has_towers = bool(find_text_module(model.path))
         layouts = self.family.tensor_layouts(model.config)
         fused = self.family.fused_layouts(model.config)
         self.parameters = get_parameters(model.decoder)
@@ -79,6 +99,10 @@ class PEFTModules:
         name = targeted[-1 - depth]
         layout = self.fused[name]
         return (name, layout) if len(self.shapes[layout.parameters[0]]) == 3 else None
+
+    def is_in_tower(self, module: str) -> bool:
+        """Whether a module belongs to the images or sounds of the checkpoint, and not to text."""
+        return self.has_towers and self.family.ignores_tensor(f"{module}.weight", self.model.config)
 
     def name_module(self, path: ParameterPath) -> str:
         """The module that holds a parameter alone."""

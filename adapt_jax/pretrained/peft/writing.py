@@ -25,7 +25,7 @@ from adapt_jax.pretrained.lora_factors import (
 )
 from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.peft.lora import BASE_PREFIX
-from adapt_jax.pretrained.peft.modules import KERNELS
+from adapt_jax.pretrained.peft.modules import KERNELS, find_text_module
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 from adapt_jax.utils.errors import UserError
@@ -118,25 +118,26 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
         dict.fromkeys(layouts[path].names[0] for path in layouts if path in arrays)
     )
     wrappers = _name_wrappers([name for name in all_parameters if name in parameters])
+    text_module = find_text_module(model.path)
     tensors: dict[str, np.ndarray] = {}
     for name, one in factors.items():
-        tensors |= _name_tensors(BASE_PREFIX + wrappers.get(name, name), one, name in tables)
+        module = _put_inside(text_module, wrappers.get(name, name))
+        tensors |= _name_tensors(BASE_PREFIX + module, one, name in tables)
     # what most modules have is the default; the others are listed as patterns
     rank = _find_most_common([one.rank for one in factors.values()])
     alpha = _find_most_common([one.alpha for one in factors.values()])
+    # PEFT compares patterns with the ends of names
+    patterns = {name: name.removeprefix("model.") if text_module else name for name in factors}
     # experts are no modules
     own = (path for path in arrays if path[-1] in (*KERNELS, *EMBEDDING_TABLES))
     all_modules = {_name_module(path, layouts[path]) for path in own}
-    pair = [weights.factors.get(path) for path in (EMBEDDING, OUTPUT)]
     config = {
         **_make_common_fields(model, "LORA"),
         "alpha_pattern": {
-            n: _simplify_number(f.alpha) for n, f in factors.items() if f.alpha != alpha
+            patterns[n]: _simplify_number(f.alpha) for n, f in factors.items() if f.alpha != alpha
         },
         "bias": "none",
-        "ensure_weight_tying": (
-            model.config.tie_embeddings and pair[0] is not None and are_equal(*pair)
-        ),
+        "ensure_weight_tying": model.config.tie_embeddings and _ties_factors(weights),
         "fan_in_fan_out": any(layout.transposed for layout in modules.values()),
         "init_lora_weights": True,
         "layers_pattern": None,
@@ -145,8 +146,8 @@ def write_lora(folder: Path, weights: LoRAWeights, model: PretrainedDecoder) -> 
         "lora_dropout": 0.0,
         "modules_to_save": None,
         "r": rank,
-        "rank_pattern": {n: f.rank for n, f in factors.items() if f.rank != rank},
-        "target_modules": _find_shortest_suffixes(set(modules), all_modules),
+        "rank_pattern": {patterns[n]: f.rank for n, f in factors.items() if f.rank != rank},
+        "target_modules": _list_targets(set(modules), all_modules, text_module),
         "target_parameters": _find_shortest_suffixes(set(parameters), set(all_parameters)) or None,
         "use_dora": weights.has_magnitudes,
         "use_rslora": weights.rank_stabilized,
@@ -274,6 +275,29 @@ def _fuse_b(layout: TensorLayout, parts: Mapping[ParameterPath, np.ndarray]) -> 
     if next(iter(parts.values())).ndim == 2:
         return layout.fuse(parts)
     return layout.fuse({part: b.swapaxes(1, 2) for part, b in parts.items()}).swapaxes(1, 2)
+
+
+def _ties_factors(weights: LoRAWeights) -> bool:
+    """Whether embedding and output have factors, and the same."""
+    pair = [weights.factors.get(path) for path in (EMBEDDING, OUTPUT)]
+    return pair[0] is not None and are_equal(*pair)
+
+
+def _list_targets(chosen: set[str], all_modules: set[str], text_module: str) -> list[str]:
+    """Ends of module names by which PEFT finds the chosen ones and no others.
+
+    Beside a text decoder inside of a multimodal model, towers have modules of the same names.
+    """
+    if not text_module:
+        return _find_shortest_suffixes(chosen, all_modules)
+    return sorted(_put_inside(text_module, name).removeprefix("model.") for name in chosen)
+
+
+def _put_inside(text_module: str, name: str) -> str:
+    """The name of a module or parameter inside of a multimodal model, where there is one."""
+    if not text_module or not name.startswith("model."):
+        return name
+    return text_module + name.removeprefix("model.")
 
 
 def _find_shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
