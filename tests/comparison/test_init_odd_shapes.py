@@ -150,6 +150,64 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         ),
         {"fields": {"question": "problem", "answer": "solution"}, "answer_parser": "number"},
     ),
+    "choices_with_letters_in_one_text": (
+        "mathqa.jsonl",
+        lines(Problem=asked(), options=[f"a ) {n} , b ) {n + 1}" for n in N], correct=["b"] * 40),
+        {"fields": {"choices": "options", "answer": "correct"}, "answer_parser": "choice"},
+    ),
+    "a_question_beside_its_premise": (
+        "copa.jsonl",
+        lines(
+            premise=asked(), question=["cause", "effect"] * 20, choice1=asked("One"),
+            choice2=asked("Two"), label=[0, 1] * 20,
+        ),
+        {"fields": {"question": "{premise}\n{question}", "choices": ["choice1", "choice2"]}},
+    ),
+    "a_context_that_is_mostly_empty": (
+        "dolly.jsonl",
+        lines(
+            instruction=asked(), context=["", "", "", "Here."] * 10,
+            response=["a b c d e f g h i j k l m"] * 40,
+        ),
+        {"fields": {"question": "{instruction}\n{context}", "answer": "response"}},
+    ),
+    "the_best_answer_and_not_the_category": (
+        "truthful.csv",
+        cells(
+            ["Category", *draw("Law Health", 40)], ["Question", *asked()],
+            ["Best Answer", *(f"No {n}" for n in N)],
+            ["Incorrect Answers", *(f"Yes {n}" for n in N)],
+        ),
+        {"fields": {"question": "Question", "answer": "Best Answer", "category": "Category"}},
+    ),
+    "spans_of_an_object": (
+        "drop.jsonl",
+        lines(
+            passage=asked("Passage"), question=asked(),
+            answers_spans=[{"spans": [str(n)], "types": ["number"]} for n in N],
+        ),
+        {"fields": {"answer": "answers_spans.spans"}, "answer_parser": "number"},
+    ),
+    "short_and_long_answers": (
+        "nq.jsonl",
+        lines(
+            question=asked(), short_answers=[[f"in {n}"] for n in N],
+            long_answer=[f"It has been so since the year {n}, they say." for n in N],
+        ),
+        {"fields": {"answer": "short_answers", "reasoning": "long_answer"}},
+    ),
+    "names_of_labels_beside_numbers": (
+        "setfit.csv",
+        cells(
+            ["text", *asked()], ["label", *draw("0 1", 40)], ["label_text", *draw("neg pos", 40)]
+        ),
+        {"fields": {"answer": "label_text"}, "answer_parser": "label", "choices": ["neg", "pos"]},
+    ),
+    "codes_that_begin_with_zero": (
+        "zip.csv",
+        cells(["city", *asked()], ["zip", *(f"0{1000 + n}" for n in N)]),
+        {"answer_parser": "text"},
+    ),
     "translations": (
         "de.jsonl",
         lines(translation=[{"en": one, "de": f"Fall {n}?"} for n, one in enumerate(asked())]),

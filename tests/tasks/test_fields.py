@@ -313,6 +313,12 @@ def read_rows(tmp_path: Path, rows: list[dict], **config: Any) -> list[Example]:
         ({"o": "['sky', 'sea']", "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
         ({"o": '{"A": "sky", "B": "sea"}', "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
         ({"o": "sky | sea", "answer": "sea"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": "a ) sky , b ) sea", "answer": "b"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": "(A) sky (B) sea", "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        # each with its own letter
+        ({"o": ["A) sky", "B) sea"], "answer": "B"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": ["A. sky", "B. sea"], "answer": "B. sea"}, {"choices": "o"}, ("sky", "sea")),
+        ({"o": ["B) sky", "A) sea"], "answer": "A) sea"}, {"choices": "o"}, ("B) sky", "A) sea")),
         ({"o": "sky; or;\nsea\n", "answer": "sea"}, {"choices": "o"}, ("sky; or;", "sea")),
         ({"a": "sky", "b": "sea", "c": "", "answer": "B"}, {"choices": ["a", "b", "c"]}, None),
         (

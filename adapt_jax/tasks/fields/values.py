@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from adapt_jax.tasks.language.letters import LETTERS
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError, nearest
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 MAX_CHOICES = 10_000
+_MARK = re.compile(r"(?<=[\s,;])\(?([A-Za-z])[ ]?\)[ ]*")  # of a choice within a text: a) or (A)
+_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]\s*")  # before a choice of a list
 MAX_PYTHON_TEXT = 100_000  # characters of a list as Python writes it
 FIELD = re.compile(r"\{([^{}]+)\}")
 
@@ -135,10 +138,29 @@ def _parse_python(text: str) -> Any:
             return None
 
 
+def _remove_letters(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Choices without their letters (``A) sky``) where each has one, and as they are written."""
+    bare = []
+    for letter, text in zip(LETTERS, texts, strict=False):
+        mark = _LETTER.match(text)
+        if not mark or mark[1].lower() != letter or mark.end() == len(text):
+            return texts, ()
+        bare.append(text[mark.end() :])
+    return (tuple(bare), texts) if 2 <= len(texts) == len(bare) else (texts, ())
+
+
 def parse_choices(value: Any) -> Any:
-    """The list or object that a text is: JSON, or choices between line ends, bars or semicolons."""
+    """The list or object that a text is.
+
+    It is JSON, ``a) sky b) sea``, or has line ends, bars or semicolons between the choices.
+    """
     value = to_plain_value(parse_structured(value))
     if isinstance(value, str):
+        _, *parts = _MARK.split(f" {value.strip()}")
+        if len(parts) > 2 and [one.lower() for one in parts[::2]] == list(
+            LETTERS[: len(parts) // 2]
+        ):
+            return [one.strip(" ,;\n\t") for one in parts[1::2]]
         for separator in "\n|;":
             if separator in value.strip():
                 return [one.strip() for one in value.strip().split(separator)]
@@ -182,7 +204,7 @@ def read_choices(row: Row, name: str | list[str]) -> tuple[tuple[str, ...], tupl
         return tuple(texts), ()
     value = parse_choices(read_value(row, name))
     if not isinstance(value, dict):
-        return _to_texts(value, row, name), ()
+        return _remove_letters(_to_texts(value, row, name))
     if is_scores(value):
         return tuple(key.strip() for key in value), ()
     letters = tuple(key.strip() for key in value)

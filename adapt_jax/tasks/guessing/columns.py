@@ -26,15 +26,21 @@ QUESTION_NAMES = """question query problem prompt input inputs instruction text 
 message ticket description ticket_description content body review tweet comment complaint
 customer_message request ctx premise context passage article document abstract statement claim
 question_text question_stem stem title subject headline""".split()
-ANSWER_NAMES = """final_answer final_decision answer answerkey answer_key gold gold_answer target
-targets label labels
-correct_answer correct correct_option correct_choice answer_idx answer_index answer_id ground_truth
-groundtruth output outputs completion response expected expected_answer
-category class intent sentiment department topic queue priority type tag rating stars score polarity
-verdict solution summary highlights translation target_scores answers cop chosen""".split()
+# that can be nothing but the answer, and those that may as well describe the question
+SURE_ANSWER_NAMES = """final_answer final_decision answer short_answer short_answers answerkey
+answer_key gold gold_answer target targets label_text label_name class_name label labels
+correct_answer best_answer correct correct_option correct_choice answer_idx answer_index answer_id
+ground_truth groundtruth output outputs completion response expected expected_answer
+target_scores answers cop""".split()
+OTHER_ANSWER_NAMES = """category class intent sentiment department topic queue priority type tag
+rating stars score polarity verdict solution summary highlights translation chosen""".split()
+ANSWER_NAMES = [*SURE_ANSWER_NAMES, *OTHER_ANSWER_NAMES]
+# of what is no right answer, though the last word of the name says answer
+NO_ANSWER = re.compile(r"(?:in|un|not_)correct|wrong|false|worst|bad|model|pred|generated|rejected")
 # two columns that make one question together
 QUESTION_PAIRS = (
     ("premise", "hypothesis"),
+    ("premise", "question"),
     ("sentence1", "sentence2"),
     ("text1", "text2"),
     ("question1", "question2"),
@@ -49,13 +55,14 @@ QUESTION_PAIRS = (
     ("title", "text"),
     ("title", "description"),
     ("instruction", "input"),
+    ("instruction", "context"),
 )
-REASONING_NAMES = """reasoning rationale explanation solution cot chain_of_thought thought thoughts
-steps long_answer""".split()
+REASONING_NAMES = """reasoning rationale explanation exp solution cot chain_of_thought thought
+thoughts steps long_answer""".split()
 CHOICE_NAMES = """choices options endings candidates alternatives answer_choices
 target_scores""".split()
 LABEL_NAMES = "label labels letters key keys".split()
-TEXT_NAMES = "text texts content value option choice".split()
+TEXT_NAMES = "text texts span spans content value option choice".split()
 CHOICE_STEMS = "option options choice ending sol op opt answer ans alternative candidate mc".split()
 
 
@@ -97,6 +104,12 @@ class Column:
                 isinstance(one, SCALARS) for one in (value if isinstance(value, list) else [value])
             )
         )
+
+    @property
+    def is_text_if_there(self) -> bool:
+        """Whether all values that are there are texts; there may be but one."""
+        there = [value for value in self.values if value not in (None, "", [])]
+        return bool(there) and all(isinstance(value, str) for value in there)
 
     @property
     def mean_length(self) -> float:
@@ -179,19 +192,26 @@ def find_answers(columns: Sequence[Column]) -> list[Column]:
     within = [
         one
         for one in columns
-        if one.name in TEXT_NAMES
-        and fold_name(one.path.rpartition(".")[0]) in ("answers", "answer", "final_answer")
+        if one.name in TEXT_NAMES and _is_answer_object(fold_name(one.path.rpartition(".")[0]))
     ]
-    exact = [one for one in find_named(columns, ANSWER_NAMES) if "." not in one.path]
-    by_last_word = [
-        one
-        for name in ANSWER_NAMES
-        for one in columns
-        if one.name.rpartition("_")[2] == name and "_" in one.name and "." not in one.path
-    ]
+    found: dict[Column, None] = dict.fromkeys(within)
+    for names in (SURE_ANSWER_NAMES, OTHER_ANSWER_NAMES):
+        exact = [one for one in find_named(columns, names) if "." not in one.path]
+        by_last_word = [
+            one
+            for name in names
+            for one in columns
+            if one.name.rpartition("_")[2] == name and "_" in one.name and "." not in one.path
+        ]
+        sure = [one for one in by_last_word if one.name not in REASONING_NAMES]
+        found |= dict.fromkeys([*exact, *(one for one in sure if not NO_ANSWER.match(one.name))])
     nested = find_named(columns, ANSWER_NAMES)
-    found = dict.fromkeys([*within, *exact, *by_last_word, *nested])
+    found |= dict.fromkeys(nested)
     return sorted(found, key=lambda one: one.is_list_of_texts and one not in within)
+
+
+def _is_answer_object(name: str) -> bool:
+    return name in ("final_answer", "answer", "answers", "answers_spans", "answer_spans")
 
 
 def find_choice_columns(columns: Sequence[Column]) -> tuple[str | list[str] | None, str | None]:

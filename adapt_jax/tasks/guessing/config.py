@@ -144,7 +144,15 @@ def _choose_wording(guess: Guess, chat: bool) -> dict[str, Any]:
 def _name_label(path: str) -> str:
     """What the labels are called before an answer, such as ``Department``."""
     word = re.sub(r"[^\w\s]|_", " ", path.rpartition(".")[2]).strip()
+    word = re.sub(r"(?<=\w) (?:text|name)$", "", word, flags=re.IGNORECASE)
     return word[:1].upper() + word[1:] if word.isascii() and word else "Label"
+
+
+def _ask_for_label(path: str) -> str:
+    name = _name_label(path)
+    if re.match(r"(?:Is|Has|Was) ", name):
+        return f"Say of the text, {name}"
+    return f"Name the {name.lower()} of the text"
 
 
 def _choose_scorer(config: dict[str, Any], reasons: dict[str, str], guess: Guess) -> None:
@@ -218,6 +226,8 @@ def _repair(config: dict[str, Any], reasons: dict[str, str], mistake: str) -> bo
         if config["answer_parser"] == "free_text" or "choices" in config["fields"]:
             return False
         reasons["answer_parser"] = f"another parser fails: {_shorten(mistake)}"
+        if config["answer_parser"] == "label":
+            config["instruction"] = f"{_ask_for_label(config['fields']['answer'])}."
         config["answer_parser"] = parser
         for key in ("choices", "answer_pattern", "reasoning_pattern", "strip_pattern"):
             config.pop(key, None)
@@ -241,7 +251,7 @@ def _list_labels(
     examples = [*task.train, *task.development, *task.test]
     labels = sorted({example.answer for example in examples})
     named = len(", ".join(labels)) <= MAX_NAMED_LABELS
-    what = f"Name the {_name_label(column).lower()} of the text"
+    what = _ask_for_label(column)
     if fold_name(column) in PLAIN_NAMES and named:
         what = "Answer by one of these"
     config["choices"] = labels

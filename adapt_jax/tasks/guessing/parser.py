@@ -192,13 +192,18 @@ def is_readable(guess: Guess, parser: str, rows: Sequence[Row], **options: Any) 
     """Whether a parser reads nearly all answers; numbers and dates are short, too."""
     examples, _, _, missing = read_examples(guess, parser, rows, **options)
     answers = [example.answer for example in examples]
-    if parser in ("number", "decimal_comma") and not all(map(is_bare_number, answers)):
+    if parser in ("number", "decimal_comma") and not all(map(_is_number, answers)):
         return False
     if parser in ("number", "decimal_comma", "yes_no", "date") and any(
         len(one) > MAX_STATED_LENGTH or "\n" in one for one in answers
     ):
         return False
     return bool(examples) and len(examples) >= MIN_READABLE * (len(rows) - missing)
+
+
+def _is_number(answer: str) -> bool:
+    """Whether an answer is a number, and no code such as 01234."""
+    return is_bare_number(answer) and not re.match(r"0[0-9]", answer)
 
 
 def read_all(guess: Guess, rows: Sequence[Row]) -> None:

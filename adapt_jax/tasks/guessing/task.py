@@ -162,8 +162,11 @@ def _find_question(columns: Sequence[Column], answer: Column) -> tuple[str | Non
     """The question's column or columns, and why."""
     texts = [one for one in columns if one.path != answer.path and _is_text(one)]
     by_name = {one.name: one for one in reversed(texts)}
+    # the other text of a pair may be empty in most rows
+    others = {one.name: one for one in reversed(columns) if one.is_text_if_there}
     for pair in QUESTION_PAIRS:
-        if all(name in by_name for name in pair):
+        if any(name in by_name for name in pair) and all(name in others for name in pair):
+            by_name = {**others, **by_name}
             one, other = (by_name[name].path for name in pair)
             return f"{{{one}}}\n{{{other}}}", f"{one} and {other} make one question together"
     named = [one for one in find_named(texts, QUESTION_NAMES) if one.path != answer.path]
