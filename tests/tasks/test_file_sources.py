@@ -311,3 +311,20 @@ def test_a_field_that_no_row_has_is_refused_and_one_that_some_lack_may_be_skippe
     else:
         with pytest.raises(UserError, match="line 7: no field 'answer'; .* skip_missing: true"):
             load_task({**TASK, "source": "some.jsonl"}, tmp_path)
+
+
+def test_a_repository_of_a_dataset_is_read_and_other_folders_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "clone" / "data"
+    data.mkdir(parents=True)
+    (tmp_path / "clone" / "README.md").write_text("# A data set")
+    for name, rows in (("train", ROWS[:4]), ("test", ROWS[4:])):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (data / f"{name}-00000-of-00001.jsonl").write_text(text)
+    task = load_task({"name": "t", "source": "clone"}, tmp_path)
+    assert (len(task.train), len(task.test)) == (4, 2)
+    with pytest.raises(UserError, match="a folder without files .* of its folders: clone"):
+        load_task({"name": "t", "source": str(tmp_path)})
+    for name in ("features.json", "dataset_info.json"):
+        (data / name).write_text("{}")
+    with pytest.raises(UserError, match="was prepared by TensorFlow Datasets; expected"):
+        load_task({"name": "t", "source": "clone/data"}, tmp_path)

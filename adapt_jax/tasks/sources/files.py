@@ -177,12 +177,23 @@ def _expand(names: str | list[str], folder: Path) -> list[Path]:
 
 
 def _list_data_files(folder: Path) -> list[Path]:
-    """The files of a folder that a reader knows by their names."""
-    return sorted(
+    """The files of a folder that a reader knows by their names, or those of its folder ``data``.
+
+    Raises:
+        UserError: the folder was written by TensorFlow Datasets.
+    """
+    if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
+        raise UserError(
+            f"{folder}: was prepared by TensorFlow Datasets; expected "
+            f"`source: {{name: tfds, dataset: NAME, data_dir: FOLDER, split: train}}`"
+        )
+    found = [
         one
         for one in folder.iterdir()
         if one.is_file() and strip_compressed_suffix(one).suffix.lower() in ENDINGS
-    )
+    ]
+    inner = folder / "data"  # as repositories of Hugging Face datasets have it
+    return sorted(found) if found or not inner.is_dir() else _list_data_files(inner)
 
 
 def _find_split_files(path: str | list[str], folder: Path) -> dict[str, Any]:

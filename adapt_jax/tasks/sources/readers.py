@@ -13,6 +13,7 @@ from adapt_jax.tasks.sources.readers_csv import iter_csv_rows, iter_tsv_rows
 from adapt_jax.tasks.sources.readers_json import iter_json_rows, iter_jsonl_rows
 from adapt_jax.tasks.sources.rows import FileOptions, Row
 from adapt_jax.utils.compressed_files import strip_compressed_suffix
+from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_lines
 
@@ -58,10 +59,11 @@ def find_form(path: Path) -> str:
     """
     form = ENDINGS.get(strip_compressed_suffix(path).suffix.lower())
     if form is None:
-        what = (
-            "is a folder without files that end" if path.is_dir() else "expected a file that ends"
-        )
-        raise UserError(f"{path}: {what} with {', '.join(ENDINGS)}")
+        if not path.is_dir():
+            raise UserError(f"{path}: expected a file that ends with {', '.join(ENDINGS)}")
+        inner = ", ".join(sorted(one.name for one in path.iterdir() if one.is_dir()))
+        hint = f"; is it one of its folders: {display_text(inner, 150)}?" if inner else ""
+        raise UserError(f"{path}: is a folder without files that end with .jsonl, .csv, ...{hint}")
     return form
 
 
