@@ -12,6 +12,9 @@ if [ "$tasks_per" = host ] && [ "$gpus" -gt 0 ]; then
     export JAX_LOCAL_DEVICE_IDS
 fi
 
+# srun does not take over --cpus-per-task of sbatch (since SLURM 22.05)
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+
 stopped=runs/.slurm-$SLURM_JOB_ID-stopped # a task leaves this file where it can continue
 rm -f "$stopped"
 # shellcheck disable=SC2016 # the task's shell expands it

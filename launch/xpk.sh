@@ -37,8 +37,9 @@ require cluster zone type image storage
 require_number max-restarts
 require_command "$@"
 
-# a workload without the bucket would lose what it wrote: it ends at once, with a code that is final
-inside="cd /adapt_jax && { mountpoint -q runs || { echo 'error: the storage $storage is not mounted at /adapt_jax/runs' >&2; exit 2; }; } && $(quoted adapt-jax "$@")"
+# a workload without the bucket would lose what it wrote: it ends at once, with a code that is final.
+# XPK sends SIGTERM to the shell that runs the command: exec puts the command in its place
+inside="cd /adapt_jax && { mountpoint -q runs || { echo 'error: the storage $storage is not mounted at /adapt_jax/runs' >&2; exit 2; }; } && exec $(quoted adapt-jax "$@")"
 
 plan "$type of the cluster $cluster; results and checkpoints: the storage $storage (in the pods: runs/)"
 plan "left running: the workload until it ends; the cluster continues to cost until xpk cluster delete"
@@ -46,4 +47,5 @@ require_tool xpk
 run xpk workload create --workload "$name" --cluster "$cluster" --zone "$zone" \
     ${project:+--project "$project"} --tpu-type "$type" --num-slices 1 --docker-image "$image" \
     --storage "$storage" --max-restarts "$max_restarts" --restart-on-exit-codes 75 \
+    --termination-grace-period-seconds 120 \
     --command "$inside"

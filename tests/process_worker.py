@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 from adapt_jax.utils import agreement, distributed
+from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.errors import UserError
 
 
@@ -72,7 +73,7 @@ def evaluate(adaptation, task, output):
 def predict(adaptation, source, target):
     from adapt_jax.cli.predict import predict as run
 
-    run(adaptation, Path(source), Path(target), quiet=True)
+    run(adaptation, to_path(source), to_path(target), quiet=True)
 
 
 def pretrain(config, output):
@@ -109,6 +110,8 @@ def main(jobs_file, report_file):
     from adapt_jax.utils.interruption import Interrupted
 
     distributed.start()
+    if cache := os.environ.get("ADAPT_JAX_BUCKET_CACHE"):  # of its own, as on a host of its own
+        os.environ["ADAPT_JAX_BUCKET_CACHE"] = f"{cache}/{distributed.process_index()}"
     report = []
     known = {function.__name__: function for function in JOBS}
     for job in json.loads(Path(jobs_file).read_text()):

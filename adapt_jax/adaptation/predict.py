@@ -19,12 +19,11 @@ from adapt_jax.tasks.sources.readers import read_rows
 from adapt_jax.tasks.sources.rows import Row
 from adapt_jax.utils import agreement, distributed, files
 from adapt_jax.utils.bucket import to_path
-from adapt_jax.utils.bucket_mirror import mirror_file
+from adapt_jax.utils.bucket_mirror import append_lines, mirror_file
 from adapt_jax.utils.config import Strict
 from adapt_jax.utils.display_text import display_text
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import identity
-from adapt_jax.utils.line_appender import LineAppender
 from adapt_jax.utils.progress import OnProgress, Pace
 from adapt_jax.utils.text_files import parse_json
 
@@ -120,7 +119,6 @@ def _predict(
     on_progress: OnProgress | None,
 ) -> tuple[int, int]:
     """See ``predict``; the target is on this machine."""
-    agreement.check_shared_folder(target.parent)
     lines, first_lines = _read_together(target)
     questions = [(one.id, one.question, one.choices) for one in examples]
     known = {index for index, question in enumerate(questions) if question in lines}
@@ -132,7 +130,7 @@ def _predict(
     missing = [index for index in range(len(examples)) if index not in known]
     own = distributed.take_share(missing)
     pace = Pace(on_progress, len(known), len(known) + len(own))
-    with LineAppender(_choose_own_file(target)) as out, distributed.share_questions():
+    with append_lines(_choose_own_file(target)) as append, distributed.share_questions():
         stream = adaptation.stream(
             examples,
             seed=seed,
@@ -141,7 +139,7 @@ def _predict(
             on_tokens=pace.count_tokens,
         )
         new = [
-            (index, _append_answer(out, examples[index], prediction, answered_by, pace))
+            (index, _append_answer(append, examples[index], prediction, answered_by, pace))
             for index, prediction in stream
         ]
     _write_together(target, lines, new, questions)
@@ -157,11 +155,15 @@ def _identify(adaptation: Adaptation, seed: int, examples: Sequence[Example]) ->
 
 
 def _append_answer(
-    out: LineAppender, example: Example, prediction: Prediction, answered_by: str, pace: Pace
+    append: Callable[[str], None],
+    example: Example,
+    prediction: Prediction,
+    answered_by: str,
+    pace: Pace,
 ) -> str:
     """Appends the line of an answer, and returns it."""
     line = _to_line(example, prediction, answered_by)
-    out.write(line)
+    append(line)
     pace.count_answer()
     return line
 

@@ -93,7 +93,6 @@ def _open_folder(output_dir: str | None) -> Iterator[Path | None]:
     Raises:
         UserError: it cannot be written, or the processes do not share it.
     """
-    from adapt_jax.utils.agreement import check_shared_folder
     from adapt_jax.utils.bucket import to_path
     from adapt_jax.utils.bucket_mirror import mirror
     from adapt_jax.utils.files import check_output_folder
@@ -103,7 +102,6 @@ def _open_folder(output_dir: str | None) -> Iterator[Path | None]:
         return
     check_output_folder(output_dir)
     with mirror(to_path(output_dir)) as local:
-        check_shared_folder(local)
         yield local
 
 

@@ -27,7 +27,7 @@ def pretrain(
     """
     from adapt_jax.training.pretraining import PretrainingConfig
     from adapt_jax.training.pretraining import pretrain as run_pretraining
-    from adapt_jax.utils.agreement import agree, check_shared_folder
+    from adapt_jax.utils.agreement import agree
     from adapt_jax.utils.bucket import to_path
     from adapt_jax.utils.bucket_mirror import mirror
     from adapt_jax.utils.compilations import use_compilation_cache
@@ -43,7 +43,6 @@ def pretrain(
     check_output_folder(output)
     base = to_path(config).parent
     with mirror(output) as local, Display(not quiet).stage("pretraining") as update:
-        check_shared_folder(local)
         result = run_pretraining(settings, local, update, base=base)
     print(f"last loss {result.losses[-1]:.4f} nats per token, {result.seconds:.0f} seconds")
     print(f"saved: {output}")

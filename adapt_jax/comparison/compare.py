@@ -222,7 +222,6 @@ def compare(
     output = choose_output_folder(output_dir, settings, config)
     agreement.agree("command", {"output-dir": str(output), "fresh": fresh})
     with mirror(output) as local:
-        agreement.check_shared_folder(local)
         inputs = load_inputs(settings, place)
         with agreement.on_main("output folder", lambda: lock_folder(local)):
             comparison = _run_rungs(settings, methods, inputs, local, display, fresh)

@@ -42,7 +42,8 @@ from adapt_jax.prompting.prompt import MethodNotApplicable, Prompt, check_prompt
 from adapt_jax.tasks.answers import PARSERS
 from adapt_jax.tasks.task import Task
 from adapt_jax.utils import files
-from adapt_jax.utils.agreement import agree, check_shared_folder, on_main, run_on_main
+from adapt_jax.utils.agreement import agree, on_main, run_on_main
+from adapt_jax.utils.bucket_mirror import mirror
 from adapt_jax.utils.config import Overrides, SearchConfig, load_config, validate
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.hashing import extension_version, hash_named_files, identity
@@ -89,8 +90,6 @@ def search(
     agree_on(settings, "search")
     output = choose_output_folder(output_dir, settings, config)
     agree("command", {"output-dir": str(output)})
-    files.check_target_folder(output / "adaptation", DESCRIPTION)
-    check_shared_folder(output)
     inputs = load_inputs(settings, folder)
     if not inputs.task.development:
         raise UserError(
@@ -99,13 +98,15 @@ def search(
         )
     display = Display(progress)
     report_task(inputs.task, display)
-    with on_main("output folder", lambda: lock_folder(output)):
-        try:
-            return _Search(settings, method, inputs, output, display).run()
-        except MethodNotApplicable as reason:
-            raise UserError(
-                f"{where}: {method.name} cannot run on {inputs.task.name}: {reason}"
-            ) from None
+    with mirror(output) as local:
+        files.check_target_folder(local / "adaptation", DESCRIPTION)
+        with on_main("output folder", lambda: lock_folder(local)):
+            try:
+                return _Search(settings, method, inputs, local, display).run()
+            except MethodNotApplicable as reason:
+                raise UserError(
+                    f"{where}: {method.name} cannot run on {inputs.task.name}: {reason}"
+                ) from None
 
 
 def _read_method(settings: SearchConfig, where: str) -> PromptingMethod:

@@ -16,7 +16,7 @@ from adapt_jax.comparison.setup import (
 from adapt_jax.methods.base import Method, MethodResult, RunOptions
 from adapt_jax.methods.registry import METHODS
 from adapt_jax.prompting.prompt import MethodNotApplicable
-from adapt_jax.utils.agreement import agree, check_shared_folder, on_main
+from adapt_jax.utils.agreement import agree, on_main
 from adapt_jax.utils.bucket_mirror import mirror
 from adapt_jax.utils.config import Overrides, TuneConfig, load_config, validate
 from adapt_jax.utils.errors import UserError
@@ -55,7 +55,6 @@ def tune(
     display = Display(progress)
     with mirror(output) as local:
         check_target_folder(local / "adaptation", DESCRIPTION)
-        check_shared_folder(local)
         inputs = load_inputs(settings, place)
         report_task(inputs.task, display)
         with on_main("output folder", lambda: lock_folder(local)):

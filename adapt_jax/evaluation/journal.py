@@ -3,7 +3,7 @@
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.utils import agreement, distributed, files
+from adapt_jax.utils.bucket_mirror import append_lines
 from adapt_jax.utils.errors import UserError
-from adapt_jax.utils.line_appender import LineAppender
 from adapt_jax.utils.locks import lock_file
 from adapt_jax.utils.text_files import parse_json, read_json_lines
 
@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, identity: str):
         self.path = path
         self._head = {"journal": FORMAT, "identity": identity}
-        self._appender: LineAppender | None = None
+        self._append: Callable[[str], None] | None = None
         self._is_empty = True
 
     def _list_parts(self) -> list[Path]:
@@ -93,20 +93,21 @@ class Journal:
         """
         with agreement.on_main("journal", lambda: lock_file(self.path)):
             agreement.run_on_main("journal begun", lambda: self._begin(known))
-            path = self.path
-            if index := distributed.process_index():
+            path, index = self.path, distributed.process_index()
+            if index:
                 path = path.with_name(f"{path.stem}.process-{index}{path.suffix}")
-                files.write_text(path, json.dumps(self._head) + "\n")
             self._is_empty = not known
             try:
-                with LineAppender(path) as self._appender:
+                with append_lines(path) as self._append:
+                    if index:  # process 0 has begun its own, and removed the others
+                        self._append(json.dumps(self._head))
                     yield self
             except UserError:
                 if self._is_empty and distributed.is_main_process():
                     self.remove()
                 raise
             finally:
-                self._appender = None
+                self._append = None
 
     def _begin(self, known: dict[int, Prediction]) -> None:
         """Writes what is known, which the parts of an earlier run are then no longer needed for."""
@@ -121,8 +122,8 @@ class Journal:
         Raises:
             UserError: the disk is full; the predictions before this one are kept.
         """
-        assert self._appender is not None, "a journal is opened before predictions are added"
-        self._appender.write(_to_line(prediction))
+        assert self._append is not None, "a journal is opened before predictions are added"
+        self._append(_to_line(prediction))
         self._is_empty = False
 
     def remove(self) -> None:

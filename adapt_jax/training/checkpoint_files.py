@@ -1,18 +1,32 @@
 """The content of a checkpoint, and how Orbax reads and writes it."""
 
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from adapt_jax.utils.distributed import gather
+from adapt_jax.utils.distributed import barrier, from_main, gather, is_main_process
 
-__all__ = ["CheckpointFiles", "RetentionPolicy", "name_leaves"]
+__all__ = [
+    "CheckpointFiles",
+    "OrbaxFiles",
+    "Part",
+    "RetentionPolicy",
+    "compute_checksum",
+    "find_differences",
+    "find_inside",
+    "list_parts",
+    "move_aside",
+    "name_leaves",
+    "name_part",
+    "parse_part",
+]
 
 # By part of an array, such as "0:64,32:64", the CRC-32 of its bytes; a part is what a device holds.
 Checksums = dict[str, int]
@@ -40,8 +54,27 @@ class RetentionPolicy:
         return [step in newest or step in best for step in steps]
 
 
-class CheckpointFiles:
-    """The checkpoints of a folder: each holds the arrays of a state, and a JSON-able dictionary."""
+class CheckpointFiles(Protocol):
+    """The checkpoints of a folder; see OrbaxFiles. All processes call each method."""
+
+    def list_steps(self) -> list[int]: ...
+    def start_writing(
+        self, step: int, named: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> None: ...
+    def wait(self) -> None: ...
+    def close(self) -> None: ...
+    def read_extra(self, step: int) -> dict[str, Any]: ...
+    def read_state(self, step: int, template: Any) -> Any: ...
+    def read_shapes(self, step: int) -> dict[str, tuple[int, ...]]: ...
+    def remove_unfinished(self) -> None: ...
+    def put_aside(self, step: int) -> None: ...
+
+
+class OrbaxFiles:
+    """The checkpoints of a folder, which Orbax writes.
+
+    Each holds the arrays of a state, and a JSON-able dictionary.
+    """
 
     def __init__(self, folder: Path, policy: RetentionPolicy, on_written: Callable[[], None]):
         """``on_written`` is called, in a thread of its own, when a checkpoint is complete."""
@@ -54,7 +87,8 @@ class CheckpointFiles:
             ("extra", ocp.args.JsonRestore, extra),
         ):
             registry.add(name, arguments, handler)
-        self.manager = ocp.CheckpointManager(
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
@@ -65,8 +99,20 @@ class CheckpointFiles:
             handler_registry=registry,
         )
 
+    def list_steps(self) -> list[int]:
+        """The steps of the checkpoints, also of one that is being written."""
+        return list(self._manager.all_steps())
+
     def start_writing(self, step: int, named: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-        """Begins to write a checkpoint, with checksums of its arrays."""
+        """Begins to write a checkpoint, with checksums of its arrays.
+
+        Raises:
+            OSError: it does not fit the disk.
+        """
+        needed = sum(leaf.nbytes for leaf in named.values())
+        free = from_main("free bytes", shutil.disk_usage(self._folder).free)
+        if needed > free:
+            raise OSError(f"no space left: {needed:,} bytes are needed, {free:,} are free")
         checksums: dict[str, Checksums] = {}
         for own in gather(
             "checksums", {name: _compute_checksums(leaf) for name, leaf in named.items()}
@@ -77,12 +123,24 @@ class CheckpointFiles:
             state=ocp.args.StandardSave(named),
             extra=ocp.args.JsonSave({**extra, "checksums": checksums}),
         )
-        self.manager.save(step, args=arguments)
+        self._manager.save(step, args=arguments)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+            Exception: whatever kept Orbax from writing.
+        """
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """The last call, after ``wait``."""
+        self._manager.close()
 
     def read_extra(self, step: int) -> dict[str, Any]:
         """The dictionary of a checkpoint."""
         arguments = ocp.args.Composite(extra=ocp.args.JsonRestore())
-        extra: dict[str, Any] = self.manager.restore(step, args=arguments).extra
+        extra: dict[str, Any] = self._manager.restore(step, args=arguments).extra
         return extra
 
     def read_state(self, step: int, template: Any) -> Any:
@@ -96,25 +154,55 @@ class CheckpointFiles:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
         )
-        found = self.manager.restore(step, args=arguments)
+        found = self._manager.restore(step, args=arguments)
         for name, leaf in found.state.items():
             if not _is_intact(leaf, found.extra["checksums"].get(name)):
                 raise ValueError(f"{name} is not what was written")
         leaves = [found.state[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
-    def find_differences(
-        self, step: int, extra: Mapping[str, Any], template: Any, run: Mapping[str, Any] | None
-    ) -> list[str]:
-        """How a checkpoint differs from this run, a phrase each: in settings, or else in shapes."""
-        if run is not None:
-            differing = _describe_differences(extra.get("run") or {}, run)
-            if differing:  # then the shapes differ too, as a consequence
-                return differing
-        saved = self.manager.item_metadata(step).state
-        there = {name: tuple(leaf.shape) for name, leaf in saved.items()}
-        here = {name: tuple(leaf.shape) for name, leaf in name_leaves(template).items()}
-        return _describe_differences(there, here)
+    def read_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a checkpoint."""
+        saved = self._manager.item_metadata(step).state
+        return {name: tuple(leaf.shape) for name, leaf in saved.items()}
+
+    def remove_unfinished(self) -> None:
+        """Removes what a checkpoint that could not be written has left."""
+        if is_main_process():
+            for entry in self._folder.glob("*tmp*"):
+                shutil.rmtree(entry, ignore_errors=True)
+        self._manager.reload()
+
+    def put_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint into the folder ``unreadable``."""
+        move_aside(self._folder, step)
+        self._manager.reload()
+
+
+def move_aside(folder: Path, step: int) -> None:
+    """Process 0 moves the folder of a checkpoint into ``unreadable``, beside the others."""
+    aside = folder.parent / "unreadable" / str(step)
+    if is_main_process():
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        (folder / str(step)).rename(aside)
+    barrier("put aside")
+
+
+def find_differences(
+    files: CheckpointFiles,
+    step: int,
+    extra: Mapping[str, Any],
+    template: Any,
+    run: Mapping[str, Any] | None,
+) -> list[str]:
+    """How a checkpoint differs from this run, a phrase each: in settings, or else in shapes."""
+    if run is not None:
+        differing = _describe_differences(extra.get("run") or {}, run)
+        if differing:  # then the shapes differ too, as a consequence
+            return differing
+    here = {name: tuple(leaf.shape) for name, leaf in name_leaves(template).items()}
+    return _describe_differences(files.read_shapes(step), here)
 
 
 def _describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -142,7 +230,7 @@ def name_leaves(state: Any) -> dict[str, Any]:
 
 def _compute_checksums(leaf: jax.Array) -> Checksums:
     """Of every part that this process can see; of a whole array where it sees all of it."""
-    return {_name_part(part): _compute_checksum(content) for part, content in _list_parts(leaf)}
+    return {name_part(part): compute_checksum(content) for part, content in list_parts(leaf)}
 
 
 def _is_intact(leaf: jax.Array, checksums: Checksums | None) -> bool:
@@ -152,10 +240,10 @@ def _is_intact(leaf: jax.Array, checksums: Checksums | None) -> bool:
     """
     if checksums is None:
         return False
-    for part, content in _list_parts(leaf):
+    for part, content in list_parts(leaf):
         for name, checksum in checksums.items():
-            inside = _find_inside(_parse_part(name), part)
-            if inside is not None and _compute_checksum(content[inside]) != checksum:
+            inside = find_inside(parse_part(name), part)
+            if inside is not None and compute_checksum(content[inside]) != checksum:
                 return False
     return True
 
@@ -163,7 +251,7 @@ def _is_intact(leaf: jax.Array, checksums: Checksums | None) -> bool:
 Part = tuple[slice, ...]  # a slice with both ends for each axis
 
 
-def _list_parts(leaf: jax.Array) -> list[tuple[Part, np.ndarray]]:
+def list_parts(leaf: jax.Array) -> list[tuple[Part, np.ndarray]]:
     """The parts of an array that this process sees, and what is in them."""
     if leaf.is_fully_addressable:
         return [(tuple(slice(0, size) for size in leaf.shape), jax.device_get(leaf))]
@@ -171,21 +259,21 @@ def _list_parts(leaf: jax.Array) -> list[tuple[Part, np.ndarray]]:
     for shard in leaf.addressable_shards:
         bounds = zip(shard.index, leaf.shape, strict=True)
         part = tuple(slice(*one.indices(size)[:2]) for one, size in bounds)
-        if _name_part(part) not in found:
-            found[_name_part(part)] = part, np.asarray(shard.data)
+        if name_part(part) not in found:
+            found[name_part(part)] = part, np.asarray(shard.data)
     return list(found.values())
 
 
-def _name_part(part: Part) -> str:
+def name_part(part: Part) -> str:
     return ",".join(f"{one.start}:{one.stop}" for one in part)
 
 
-def _parse_part(name: str) -> Part:
+def parse_part(name: str) -> Part:
     bounds = [one.split(":") for one in name.split(",") if one]
     return tuple(slice(int(start), int(stop)) for start, stop in bounds)
 
 
-def _find_inside(part: Part, other: Part) -> Part | None:
+def find_inside(part: Part, other: Part) -> Part | None:
     """The slices of another part that hold this one; None where it is not inside."""
     pairs = list(zip(part, other, strict=True))
     if not all(out.start <= own.start and own.stop <= out.stop for own, out in pairs):
@@ -193,5 +281,5 @@ def _find_inside(part: Part, other: Part) -> Part | None:
     return tuple(slice(own.start - out.start, own.stop - out.start) for own, out in pairs)
 
 
-def _compute_checksum(content: np.ndarray) -> int:
+def compute_checksum(content: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(content).view(np.uint8).data)

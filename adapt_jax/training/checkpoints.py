@@ -1,7 +1,6 @@
 """Checkpoints of a training run: what changes from step to step, never frozen weights."""
 
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -13,8 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapt_jax.training.checkpoint_files import CheckpointFiles, RetentionPolicy, name_leaves
+from adapt_jax.training.checkpoint_files import (
+    CheckpointFiles,
+    OrbaxFiles,
+    RetentionPolicy,
+    find_differences,
+    name_leaves,
+)
 from adapt_jax.utils import agreement, distributed
+from adapt_jax.utils.bucket_mirror import find_mirror
 from adapt_jax.utils.cpu import MAX_CHECKPOINT_COPY_BYTES, trim_memory
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.locks import lock_folder
@@ -69,10 +75,19 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's mistakes are reported here
         self._hook, sys.excepthook = sys.excepthook, self._hide_closed_loops
         self._policy = RetentionPolicy(keep, {})
-        self._files = CheckpointFiles(self.folder, self._policy, self._finish_writing)
-        self._manager = self._files.manager
+        self.address, self._files = self._open_files(root)
         # When the last checkpoint began, and what one costs: the first one is due at once.
         self._began, self._cost, self._is_writing = 0.0, 0.0, False
+
+    def _open_files(self, root: Path) -> tuple[Path, CheckpointFiles]:
+        """Where they are for the user, and what writes and reads them."""
+        one = find_mirror(root)
+        if one is None:
+            return self.folder, OrbaxFiles(self.folder, self._policy, self._finish_writing)
+        from adapt_jax.training.bucket_checkpoints import BucketFiles
+
+        address = one.address / self.folder.relative_to(one.local)
+        return address, BucketFiles(self.folder, one, self._policy, self._finish_writing)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -98,25 +113,20 @@ class Checkpoints:
         Raises:
             UserError: when this or the one before could not be written, such as on a full disk.
         """
-        if step in self._manager.all_steps():
+        if step in self._files.list_steps():
             return
         self._began, self._is_writing = time.monotonic(), True
         named = name_leaves(state)
-        needed = sum(leaf.nbytes for leaf in named.values())
-        free = distributed.from_main("free bytes", shutil.disk_usage(self.folder).free)
-        if needed > free:
-            problem = OSError(f"no space left: {needed:,} bytes are needed, {free:,} are free")
-            raise self._remove_half_written(problem)
         # On a CPU the file is written from the very memory that the caller may overwrite.
         on_cpu = jax.default_backend() == "cpu"
-        is_small = needed <= MAX_CHECKPOINT_COPY_BYTES
+        is_small = sum(leaf.nbytes for leaf in named.values()) <= MAX_CHECKPOINT_COPY_BYTES
         if on_cpu and is_small:
             named = jax.tree.map(jnp.copy, named)
         self._policy.best_of[step] = extra.get("best") or step
         try:
             self._files.start_writing(step, named, extra)
             if on_cpu and not is_small:
-                self._manager.wait_until_finished()
+                self._files.wait()
                 trim_memory()
         except Exception as problem:
             raise self._remove_half_written(problem) from problem
@@ -133,17 +143,19 @@ class Checkpoints:
         Raises:
             UserError: when the checkpoint is of another run; the fields that differ are named.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._files.list_steps(), reverse=True):
             differing, found, damage = [], None, None
             try:
                 extra = self._files.read_extra(step)
-                differing = self._files.find_differences(step, extra, state, run)
+                differing = find_differences(self._files, step, extra, state, run)
                 if not differing:
                     best = extra.get("best")
                     best_state = None
                     if best is not None and best != step:
                         best_state = self._files.read_state(best, state)
                     found = Restored(step, self._files.read_state(step, state), extra, best_state)
+            except UserError:  # the bucket cannot be reached, which is no damage
+                raise
             except Exception as problem:  # whatever the damage leads Orbax or tensorstore to
                 damage = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
             # what one process cannot read, none of them takes
@@ -153,7 +165,7 @@ class Checkpoints:
                 continue
             if differing:
                 raise UserError(
-                    f"{self.folder} holds a checkpoint of another run: {'; '.join(differing)}; "
+                    f"{self.address} holds a checkpoint of another run: {'; '.join(differing)}; "
                     "go on with the same settings, or choose an empty folder"
                 )
             assert found is not None
@@ -169,8 +181,8 @@ class Checkpoints:
             UserError: when the last checkpoint could not be written.
         """
         try:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            self._files.wait()
+            self._files.close()
         except Exception as problem:
             raise self._remove_half_written(problem) from problem
         finally:
@@ -190,17 +202,11 @@ class Checkpoints:
 
     def _put_aside(self, step: int, reason: str) -> None:
         """Moves a damaged checkpoint out of the way, and says so."""
-        aside = self.folder.parent / "unreadable" / str(step)
-        if distributed.is_main_process():
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(aside)
-        distributed.barrier("put aside")
-        self._manager.reload()
-        before = max((s for s in self._manager.all_steps() if s < step), default=0)
+        self._files.put_aside(step)
+        before = max((s for s in self._files.list_steps() if s < step), default=0)
         log.warning(
             "%s: the checkpoint of step %d is damaged (%.200s); going on from %s",
-            self.folder,
+            self.address,
             step,
             reason,
             f"step {before}" if before else "the beginning",
@@ -208,13 +214,10 @@ class Checkpoints:
 
     def _remove_half_written(self, problem: Exception) -> UserError:
         """Removes half-written folders; the mistake to raise for what kept Orbax from writing."""
-        if distributed.is_main_process():
-            for entry in self.folder.glob("*tmp*"):
-                shutil.rmtree(entry, ignore_errors=True)
-        self._manager.reload()
-        last = self._manager.latest_step()
+        self._files.remove_unfinished()
+        last = max(self._files.list_steps(), default=None)
         reason = next((line for line in str(problem).splitlines() if line.strip()), repr(problem))
         if "No space left" in str(problem):
             reason = "no space left on the device"
         kept = f"the one of step {last} is kept" if last is not None else "there is none before"
-        return UserError(f"{self.folder}: a checkpoint could not be written ({reason}); {kept}")
+        return UserError(f"{self.address}: a checkpoint could not be written ({reason}); {kept}")

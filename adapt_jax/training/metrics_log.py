@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.training.trackers import TRACKERS, Tracker
-from adapt_jax.utils.distributed import is_main_process
+from adapt_jax.utils.distributed import from_main, is_main_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.files import replace_file, write_text
 from adapt_jax.utils.line_appender import LineAppender
@@ -54,7 +54,8 @@ class MetricsLog:
         if folder is None:
             return
         path = folder / FILE_NAME
-        self.rows = [row for row in read_rows(path) if row["step"] <= step]
+        rows = read_rows(path) if is_main_process() else []
+        self.rows = [row for row in from_main("metrics", rows) if row["step"] <= step]
         self.steps = [row for row in self.rows if "loss" in row]
         if is_main_process():
             if len(self.steps) < step:

@@ -231,7 +231,7 @@ def read_manifest(folder: str) -> dict[str, StoredObject] | None:
     except FileNotFoundError:
         return None
     return {
-        inner: StoredObject(name, size, version, is_in_manifest=True)
+        inner: StoredObject(f"{folder}/{name}", size, version, is_in_manifest=True)
         for inner, (name, size, version) in content.items()
     }
 

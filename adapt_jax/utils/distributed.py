@@ -11,33 +11,26 @@ A mistake or a signal in one process ends all of them: see ``finish``.
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapt_jax.utils.control_channel import (
-    CONTINUES,
-    LOST,
-    ControlChannel,
-    Failure,
-    MeetingError,
-    end_process,
-    meet,
-)
+from adapt_jax.utils.control_channel import CONTINUES, LOST, ControlChannel, Failure, end_process
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.jax_runtime import start_jax
+from adapt_jax.utils.preemption import set_preemption_handler
+from adapt_jax.utils.process_meeting import MeetingError, meet
 from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place, read_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
 
 __all__ = [
     "ProcessOptions",
     "barrier",
-    "count_stop_requests",
+    "before_leaving",
     "fetch_array",
     "finish",
     "from_main",
@@ -46,13 +39,12 @@ __all__ = [
     "leave_all_to_main",
     "num_processes",
     "process_index",
-    "reached_preemption",
-    "request_preemption",
+    "read_notes",
+    "send_note",
     "share_questions",
     "shares_questions",
     "start",
     "take_share",
-    "was_preempted",
 ]
 
 log = logging.getLogger("adapt_jax")
@@ -61,6 +53,7 @@ T = TypeVar("T")
 # Seconds in which all processes may come to the same mistake. Then process 0 tells its own.
 SAME_MISTAKE = 1.0
 LEAVING = 5.0  # seconds that process 0 waits for the others to leave
+LAST_WORK = 20.0  # seconds for what process 0 does when another process has failed
 LOSS_IS_KNOWN = 3.0  # seconds after which a killed process has been named
 LOST_COLLECTIVE = ("JaxRuntimeError", "XlaRuntimeError")
 CAUSES = (
@@ -77,9 +70,7 @@ class _State:
     works_alone = False  # process 0 works and the others wait
     shares_questions = False  # each process answers its share, on its own devices
     is_leaving = False
-    preempt: Callable[[], None] | None = None  # hands a signal on to JAX
-    was_preempted = False
-    steps = 0  # of all trainings, after which the processes may stop together
+    last_work: tuple[Callable[[], None], ...] = ()  # see ``before_leaving``
 
 
 _state = _State()
@@ -142,7 +133,7 @@ def start(options: ProcessOptions | None = None) -> bool:
         silence=silence,
         on_failure=_leave_after,
     )
-    _state.preempt = start_jax(place, limit, silence, _abort)
+    set_preemption_handler(start_jax(place, limit, silence, _abort))
     _state.place = place
     _report_crashes()
     if place.process_id:
@@ -265,10 +256,31 @@ def _leave_after(failure: Failure) -> None:
         # this process may come to the same mistake; then that line is its own
         time.sleep(SAME_MISTAKE)
         if not _state.is_leaving:
+            _do_last_work()
             _end_last(_describe(failure, channel.count), failure.code)
         return
     main_is_lost = failure.is_lost and failure.process == 0  # then nobody else says so
     end_process(_describe(failure, channel.count) if main_is_lost else None, failure.code)
+
+
+@contextmanager
+def before_leaving(work: Callable[[], None]) -> Iterator[None]:
+    """What process 0 does, in a thread, when another process fails meanwhile: it ends afterwards.
+
+    It has LAST_WORK seconds.
+    """
+    before, _state.last_work = _state.last_work, (*_state.last_work, work)
+    try:
+        yield
+    finally:
+        _state.last_work = before
+
+
+def _do_last_work() -> None:
+    for work in _state.last_work:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(LAST_WORK)
 
 
 def _describe(failure: Failure, count: int) -> str:
@@ -307,11 +319,30 @@ def barrier(name: str) -> None:
     gather(name, None)
 
 
+def send_note(topic: str, content: Any) -> None:
+    """Sends a plain value (JSON) to process 0, which reads it in a thread of its own."""
+    assert _state.channel is not None
+    _state.channel.send_note(topic, content)
+
+
+@contextmanager
+def read_notes(topic: str, read: Callable[[Any], None]) -> Iterator[None]:
+    """Process 0 calls ``read``, in a thread, with each note that the others send."""
+    if (channel := _state.channel) is None:
+        yield
+        return
+    channel.read_notes(topic, read)
+    try:
+        yield
+    finally:
+        channel.read_notes(topic, None)
+
+
 # Work for one, and arrays
 
 
 @contextmanager
-def leave_all_to_main() -> "Iterator[bool]":
+def leave_all_to_main() -> Iterator[bool]:
     """For a command that one process does best: yields whether this process does it.
 
     The others make their devices known, without which process 0 could not use its own, and wait.
@@ -330,7 +361,7 @@ def leave_all_to_main() -> "Iterator[bool]":
 
 
 @contextmanager
-def share_questions() -> "Iterator[None]":
+def share_questions() -> Iterator[None]:
     """While each process answers its share of the same questions, on its own devices.
 
     Decisions about shapes are then made together, so that answers do not depend on the processes.
@@ -367,34 +398,3 @@ def fetch_array(array: Any) -> "np.ndarray":
 
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(jax.device_get(array))
-
-
-# Being asked to stop
-
-
-def request_preemption() -> None:
-    """Hands a signal on to JAX, which finds a step at which all processes stop."""
-    if _state.preempt is not None:
-        _state.preempt()
-
-
-def reached_preemption() -> bool:
-    """Whether a process was asked to stop, and all of them stop after this call.
-
-    Every process calls it after every step. JAX chooses the call: one that no process has made yet.
-    """
-    from jax.experimental import multihost_utils
-
-    _state.steps += 1
-    _state.was_preempted = bool(multihost_utils.reached_preemption_sync_point(_state.steps))
-    return _state.was_preempted
-
-
-def count_stop_requests() -> int:
-    """How often ``reached_preemption`` was called, the same number in all processes."""
-    return _state.steps
-
-
-def was_preempted() -> bool:
-    """Whether JAX has found a step to stop after; it finds one in the life of a process."""
-    return _state.was_preempted

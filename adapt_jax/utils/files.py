@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_jax.utils.bucket import BucketPath, is_address, to_path
-from adapt_jax.utils.bucket_mirror import upload_file, upload_folder
+from adapt_jax.utils.bucket_copy import upload_file, upload_folder
 from adapt_jax.utils.errors import UserError
 
 __all__ = [

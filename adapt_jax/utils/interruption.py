@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from adapt_jax.utils import distributed
+from adapt_jax.utils import distributed, preemption
 
 __all__ = [
     "RESTART_EXIT_CODE",
@@ -139,12 +139,12 @@ def agree_to_stop(requested: Callable[[], str | None]) -> str | None:
     """
     if distributed.num_processes() == 1:
         return requested()
-    if not distributed.was_preempted():
+    if not preemption.was_preempted():
         if requested():
-            distributed.request_preemption()
-        if distributed.reached_preemption():
+            preemption.request_preemption()
+        if preemption.reached_preemption():
             return signal.SIGTERM.name
-        if distributed.count_stop_requests() % ASK_EVERY:
+        if preemption.count_stop_requests() % ASK_EVERY:
             return None
     asked = distributed.gather("asked to stop", requested())
     return next(filter(None, asked), None)

@@ -96,8 +96,10 @@ def test_xpk_starts_all_hosts_again_together(elsewhere: Elsewhere) -> None:
         "--storage": "results",
         "--max-restarts": "100",
         "--restart-on-exit-codes": "75",
+        "--termination-grace-period-seconds": "120",
     }
     assert {name: option(words, name) for name in expected} == expected
     inside = option(words, "--command")
-    assert shlex.split(inside)[-len(ASK) :] == ["adapt-jax", *ASK[1:]]
+    # the shell that XPK sends SIGTERM to becomes the command
+    assert shlex.split(inside)[-len(ASK) - 1 :] == ["exec", "adapt-jax", *ASK[1:]]
     assert "mountpoint -q runs" in inside

@@ -52,7 +52,8 @@ def slurm_job(elsewhere: Elsewhere, code: int, restarts: int = 0, **options: str
     """Runs the batch script with an srun that runs its command once; the command exits so."""
     python = elsewhere.checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$*" $JAX_LOCAL_DEVICE_IDS >seen\nexit {code}\n')
+    shown = '"$*" $JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK'
+    python.write_text(f"#!/bin/sh\necho {shown} >seen\nexit {code}\n")
     srun = elsewhere.folder / "tools" / "srun"
     srun.unlink()
     srun.write_text('#!/bin/sh\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n')
@@ -61,6 +62,7 @@ def slurm_job(elsewhere: Elsewhere, code: int, restarts: int = 0, **options: str
     (elsewhere.checkout / "runs").mkdir()
     (elsewhere.folder / "rules").write_text("[]")
     settings = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts)}
+    settings |= {"SLURM_CPUS_PER_TASK": "6"}  # which srun does not read
     command = [
         "bash",
         "launch/slurm_job.sh",
@@ -78,7 +80,7 @@ def slurm_job(elsewhere: Elsewhere, code: int, restarts: int = 0, **options: str
 def test_a_slurm_task_has_all_devices_of_its_host(elsewhere: Elsewhere) -> None:
     assert slurm_job(elsewhere, 0) == 0
     seen = (elsewhere.checkout / "seen").read_text()
-    assert seen == "-m adapt_jax ask runs/a 2 + 3? 0,1,2,3\n"
+    assert seen == "-m adapt_jax ask runs/a 2 + 3? 0,1,2,3 6\n"
     assert not elsewhere.calls() and not list((elsewhere.checkout / "runs").iterdir())
 
 

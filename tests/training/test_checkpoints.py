@@ -172,7 +172,7 @@ def test_the_clock_decides_when_nobody_does(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.is_due(1)  # at once
         checkpoints.save(1, made_state(), {})
-        checkpoints._manager.wait_until_finished()
+        checkpoints._files.wait()
         checkpoints._cost = 0.2
         now += 9.9
         assert not checkpoints.is_due(2)

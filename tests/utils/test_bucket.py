@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapt_jax.utils import bucket as buckets
-from adapt_jax.utils import bucket_mirror, files
+from adapt_jax.utils import bucket_copy, files
 from adapt_jax.utils.bucket import BucketPath, fetch, find_fetched, list_objects, to_path
 from adapt_jax.utils.bucket_mirror import mirror, mirror_file
 from adapt_jax.utils.config import find_path
@@ -127,7 +127,7 @@ def test_a_push_that_ends_at_any_moment_leaves_one_state(bucket):
         bucket.objects = dict(start)
         bucket.fails_after = limit
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bucket_mirror, "MAX_SCANS", 1)
+            patch.setattr(bucket_copy, "MAX_SCANS", 1)
             try:
                 make("new")
                 is_done = True
@@ -200,7 +200,7 @@ def test_a_file_is_mirrored_alone(bucket):
 
 
 def test_large_files_go_in_parts(bucket, monkeypatch):
-    monkeypatch.setattr(bucket_mirror, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(bucket_copy, "MAX_WHOLE_BYTES", 1000)
     content = bytes(range(256)) * (6 * 2**20 // 256)
     with mirror(RUN) as local:
         (local / "large").write_bytes(content)

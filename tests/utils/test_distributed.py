@@ -9,8 +9,9 @@ import pytest
 
 from adapt_jax.cli.main import take_process_options
 from adapt_jax.utils import agreement, distributed, process_options
-from adapt_jax.utils.control_channel import ControlChannel, Failure, MeetingError, meet
+from adapt_jax.utils.control_channel import ControlChannel, Failure
 from adapt_jax.utils.errors import UserError
+from adapt_jax.utils.process_meeting import MeetingError, meet
 from adapt_jax.utils.process_options import ProcessOptions, ProcessPlace, find_place
 
 

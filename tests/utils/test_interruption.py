@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from adapt_jax.utils import distributed, interruption
+from adapt_jax.utils import distributed, interruption, preemption
 from adapt_jax.utils.interruption import (
     Interrupted,
     agree_to_stop,
@@ -129,7 +129,7 @@ def test_outside_of_the_main_thread_nothing_is_installed():
 
 def test_a_second_stop_is_agreed_on_without_jax_which_finds_one_step_only(monkeypatch):
     monkeypatch.setattr(distributed, "num_processes", lambda: 2)
-    monkeypatch.setattr(distributed._state, "was_preempted", True)
+    monkeypatch.setattr(preemption._state, "was_preempted", True)
     answers = iter([[None, None], [None, "SIGTERM"]])
     monkeypatch.setattr(distributed, "gather", lambda name, value: next(answers))
     assert agree_to_stop(lambda: None) is None
@@ -139,8 +139,8 @@ def test_a_second_stop_is_agreed_on_without_jax_which_finds_one_step_only(monkey
 def test_a_request_whose_notice_jax_loses_is_heard_a_few_steps_later(monkeypatch):
     monkeypatch.setattr(distributed, "num_processes", lambda: 2)
     calls = iter(range(1, 100))
-    monkeypatch.setattr(distributed, "reached_preemption", lambda: False)
-    monkeypatch.setattr(distributed, "count_stop_requests", lambda: next(calls))
+    monkeypatch.setattr(preemption, "reached_preemption", lambda: False)
+    monkeypatch.setattr(preemption, "count_stop_requests", lambda: next(calls))
     monkeypatch.setattr(distributed, "gather", lambda name, value: [value, "SIGTERM"])
     answers = [agree_to_stop(lambda: None) for _ in range(interruption.ASK_EVERY)]
     assert answers == [None] * (interruption.ASK_EVERY - 1) + ["SIGTERM"]
