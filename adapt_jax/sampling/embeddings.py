@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
+from adapt_jax.pretrained.this_host import copy_to_this_host
 from adapt_jax.sampling.forward import compute_hidden, pad_rows
 
 __all__ = ["embed_texts"]
@@ -22,8 +23,10 @@ def embed_texts(model: PretrainedDecoder, texts: Sequence[str]) -> Float[np.ndar
     """The mean hidden state of each text, float32. Texts begin with BOS, where there is one.
 
     The hidden states are those that the output layer reads. What a text has beyond the decoder's
-    context is left out.
+    context is left out. Several processes call it together; each computes all of them on its own
+    devices.
     """
+    model = copy_to_this_host(model)
     graph, weights = nnx.split(model.decoder)
     rows = [model.encode(text)[: model.config.context_length] or [0] for text in texts]
     found = np.zeros((len(rows), model.config.embed_dim), np.float32)

@@ -9,6 +9,7 @@ at all. Any number of processes can go on from it: each reads the parts that its
 import json
 import logging
 import math
+import queue
 import secrets
 import shutil
 import threading
@@ -38,7 +39,6 @@ from adapt_jax.utils.bucket_copy import PART_LIST, PARTS
 from adapt_jax.utils.bucket_mirror import OpenMirror
 from adapt_jax.utils.distributed import (
     from_main,
-    gather,
     is_main_process,
     num_processes,
     process_index,
@@ -108,9 +108,6 @@ class BucketFiles:
             name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "parts": {}}
             for name, leaf in named.items()
         }
-        for places in gather("parts", _place(own)):
-            for name, parts in places.items():
-                arrays[name]["parts"].update(parts)
         token = from_main("checkpoint", secrets.token_hex(4))
         objects = [
             f"{PARTS}/{self._inner.as_posix()}/{step}/{token}-{index}"
@@ -149,13 +146,15 @@ class BucketFiles:
         place = f"{self._root}/{content['objects'][process_index()]}"
         if not is_main_process():
             self._upload(place, [part for _, _, part in own])
-            send_note(topic, None)
+            send_note(topic, _place(own))  # where its parts are
             return
-        others = threading.Semaphore(0)
-        with read_notes(topic, lambda _: others.release()):
+        noted: queue.Queue[Any] = queue.Queue()
+        noted.put(_place(own))
+        with read_notes(topic, noted.put):
             self._upload(place, [part for _, _, part in own])
-            for _ in range(num_processes() - 1):
-                others.acquire()
+            for _ in range(num_processes()):
+                for name, parts in noted.get().items():
+                    content["arrays"][name]["parts"].update(parts)
         write_text(self._folder / str(step) / PART_LIST, json.dumps(content))
         for old in removed:
             shutil.rmtree(self._folder / str(old), ignore_errors=True)
