@@ -85,14 +85,14 @@ class BucketFiles:
 
     def _find_steps(self) -> list[int]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        steps = sorted(int(one.name) for one in self._folder.iterdir() if one.name.isdigit())
-        for step in steps:
-            if not (self._folder / str(step) / PART_LIST).is_file():
-                where = self._mirror.address / self._inner
-                raise UserError(
-                    f"{where}: step {step} was written by an earlier version; choose another folder"
-                )
-        return steps
+        steps = []
+        for one in (one for one in self._folder.iterdir() if one.name.isdigit()):
+            if (one / PART_LIST).is_file():
+                steps.append(int(one.name))
+            elif any(one.iterdir()):
+                where = self._mirror.address / self._inner / one.name
+                raise UserError(f"{where}: written by an earlier version; choose another folder")
+        return sorted(steps)
 
     def list_steps(self) -> list[int]:
         """The steps of the checkpoints, also of one that is being written."""
@@ -156,9 +156,13 @@ class BucketFiles:
                 for name, parts in noted.get().items():
                     content["arrays"][name]["parts"].update(parts)
         write_text(self._folder / str(step) / PART_LIST, json.dumps(content))
-        for old in removed:
+        try:
+            self._mirror.push()
+        except UserError:
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+            raise
+        for old in removed:  # with the next push
             shutil.rmtree(self._folder / str(old), ignore_errors=True)
-        self._mirror.push()
 
     def _upload(self, place: str, parts: Iterable[np.ndarray]) -> None:
         with report_bucket_errors(f"gs://{place}", "written"):

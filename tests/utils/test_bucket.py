@@ -8,7 +8,7 @@ import pytest
 from adapt_jax.utils import bucket as buckets
 from adapt_jax.utils import bucket_copy, files
 from adapt_jax.utils.bucket import BucketPath, fetch, find_fetched, list_objects, to_path
-from adapt_jax.utils.bucket_mirror import mirror, mirror_file
+from adapt_jax.utils.bucket_mirror import find_mirror, mirror, mirror_file
 from adapt_jax.utils.config import find_path
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.text_files import read_text, read_yaml
@@ -184,6 +184,61 @@ def test_what_other_programs_changed_is_not_used(bucket, caplog):
         assert [one.name for one in local.iterdir()] == ["c"]
     assert "gs://b/run/a: is not what the run wrote" in caplog.text
     assert bucket.read("b/run/a") == b"x"
+
+
+def test_objects_that_a_part_list_names_stay_until_none_names_them(bucket):
+    def put(name):
+        bucket.put_object(f"b/run/.adapt_jax/parts/{name}", name)
+
+    def parts():
+        return {name.rpartition("/")[2] for name in bucket.objects if "/parts/" in name}
+
+    with mirror(RUN) as local:
+        for step in "12":
+            put(step)
+            objects = [f".adapt_jax/parts/{step}"]
+            files.write_json(local / step / "parts.json", {"objects": objects})
+        put("unfinished")
+    assert parts() == {"1", "2", "unfinished"}
+    with mirror(RUN) as local:
+        assert parts() == {"1", "2"}
+        (local / "1" / "parts.json").rename(local / "moved")
+        (local / "moved").unlink()
+        find_mirror(local).push()
+        assert parts() == {"2"}
+    assert bucket.names("b/run") == ["2/parts.json"]
+
+
+def test_a_folder_may_be_copied_to_another_place(bucket):
+    with mirror(RUN) as local:
+        (local / "a").write_text("1")
+    for name in list(bucket.objects):
+        bucket.put_object(name.replace("b/run/", "c/copy/"), bucket.read(name))
+        del bucket.objects[name]
+    assert read_text("gs://c/copy/a") == "1"
+    with mirror(to_path("gs://c/copy")) as local:
+        assert (local / "a").read_text() == "1"
+
+
+def test_a_mistake_in_a_mirror_names_the_address(bucket):
+    with pytest.raises(UserError, match=r"^gs://b/run/a: no$"), mirror(RUN) as local:
+        raise UserError(f"{local}/a: no")
+
+
+def test_answers_of_other_processes_are_beside_the_file(bucket):
+    path = to_path("gs://b/out/answers.jsonl")
+    bucket.put_object("b/out/answers.jsonl.process-2", "two\n")
+    bucket.put_object("b/out/answers.jsonl.other", "")
+    with mirror_file(path) as local:
+        part = local.with_name("answers.jsonl.process-2")
+        assert part.read_text() == "two\n"
+        assert not local.with_name("answers.jsonl.other").exists()
+        part.write_text("two\nmore\n")
+        find_mirror(local).push()
+        assert bucket.read("b/out/answers.jsonl.process-2") == b"two\nmore\n"
+        local.write_text("one\ntwo\nmore\n")
+        part.unlink()
+    assert bucket.names("b/out") == ["answers.jsonl", "answers.jsonl.other"]
 
 
 def test_a_file_is_mirrored_alone(bucket):

@@ -73,6 +73,22 @@ def test_processes_at_different_places_are_an_error(channels: list[ControlChanne
             assert future.exception(30) is not None
 
 
+def test_notes_are_read_in_order_and_before_the_next_exchange(channels: list[ControlChannel]):
+    found: list[object] = []
+    channels[1].send_note("lines", 1)  # before anybody reads them
+    channels[0].read_notes("lines", found.append)
+    channels[1].send_note("other", 0)
+    channels[1].send_note("lines", 2)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda one: one.exchange("x", None), channels))
+    assert found == [1, 2]
+    channels[0].read_notes("lines", None)
+    channels[2].send_note("lines", 3)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda one: one.exchange("y", None), channels))
+    assert found == [1, 2]
+
+
 def wait_for(told: list[Failure]) -> Failure:
     for _ in range(200):
         if told:
