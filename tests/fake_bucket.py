@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _go_on(self, session, body):
         full, content = self.bucket.uploads[session]
         content += body
-        if len(content) == int(self.headers["Content-Range"].rpartition("/")[2]):
+        if self.headers["Content-Range"].endswith(f"/{len(content)}"):  # "*" while more comes
             return self._put(full, bytes(content))
         self._answer(b"", 308, Range=f"bytes=0-{len(content) - 1}")
 

@@ -171,8 +171,9 @@ class BucketFiles:
                 file_system().pipe_file(place, content)
                 return
             with file_system().open(place, "wb", block_size=BLOCK_BYTES) as out:
-                for part in parts:
-                    out.write(_to_bytes(part))
+                for part in map(_to_bytes, parts):
+                    for start in range(0, len(part), BLOCK_BYTES):
+                        out.write(part[start : start + BLOCK_BYTES])
 
     def wait(self) -> None:
         """Waits until everything is written.
@@ -380,8 +381,8 @@ def _read_part(
 def _make_array(leaf: jax.Array, parts: Mapping[str, np.ndarray]) -> jax.Array:
     """An array like ``leaf`` from the parts that this process needs."""
 
-    def cut(index: tuple[slice, ...]) -> np.ndarray:
-        wanted = _bound(index, leaf.shape)
+    def cut(index: tuple[slice, ...] | None) -> np.ndarray:
+        wanted = _bound(index or (), leaf.shape)
         whole = np.empty([one.stop - one.start for one in wanted], leaf.dtype)
         for name, found in parts.items():
             part = parse_part(name)

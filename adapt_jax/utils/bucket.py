@@ -3,7 +3,7 @@
 A bucket holds objects, each written whole or not at all; it has no folders, and nothing in it can
 be renamed. So a folder that this package wrote has a **manifest**, the object
 ``.adapt_jax/manifest`` below it, that names the object of each of its files; it is written last, in
-one step, and only what it names is read (``utils/bucket_mirror.py`` writes it). A folder without
+one step, and only what it names is read (``utils/bucket_copy.py`` writes it). A folder without
 one is read as it is.
 
 What is read is copied to this machine first, into a folder that stands for this very content: the

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from adapt_jax.training import bucket_checkpoints
 from adapt_jax.training.checkpoints import Checkpoints
 from adapt_jax.utils.bucket import to_path
 from adapt_jax.utils.bucket_mirror import mirror
@@ -55,6 +56,16 @@ def test_the_newest_are_kept_and_read_in_another_layout(bucket):
     found = restore(make_state("b", None), {"x": 1})
     assert found.step == 3 and same(found.state, make_state("a", "b", seed=3))
     assert found.state["kernel"].sharding == make_state("b", None)["kernel"].sharding
+
+
+def test_a_large_checkpoint_is_uploaded_and_read_in_blocks(bucket, monkeypatch):
+    monkeypatch.setattr(bucket_checkpoints, "BLOCK_BYTES", 2**18)
+    state = {"large": jax.numpy.arange(150_000.0), "small": jax.numpy.arange(7)}
+    with mirror(RUN) as local, Checkpoints(local / "training") as checkpoints:
+        checkpoints.save(1, state, {})
+    (name,) = objects(bucket)
+    assert len(bucket.read(name)) == 600_028
+    assert same(restore(jax.tree.map(jax.numpy.zeros_like, state)).state, state)
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_its_address(bucket):
