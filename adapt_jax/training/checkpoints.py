@@ -69,13 +69,14 @@ class Checkpoints:
         root = Path(folder).absolute()
         root.mkdir(parents=True, exist_ok=True)
         self.folder, self.every = root / "checkpoints", every
-        self._stack = ExitStack()
-        # process 0 holds the folder for all
-        self._stack.enter_context(agreement.on_main("training folder", lambda: lock_folder(root)))
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's mistakes are reported here
-        self._hook, sys.excepthook = sys.excepthook, self._hide_closed_loops
         self._policy = RetentionPolicy(keep, {})
-        self.address, self._files = self._open_files(root)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's mistakes are reported here
+        with ExitStack() as stack:
+            # process 0 holds the folder for all
+            stack.enter_context(agreement.on_main("training folder", lambda: lock_folder(root)))
+            self.address, self._files = self._open_files(root)
+            self._stack = stack.pop_all()
+        self._hook, sys.excepthook = sys.excepthook, self._hide_closed_loops
         # When the last checkpoint began, and what one costs: the first one is due at once.
         self._began, self._cost, self._is_writing = 0.0, 0.0, False
 
