@@ -7,6 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adapt_jax.evaluation.judging.judge import judge
+
+GOOD = [n % 4 != 0 for n in range(40)]  # 30 of 40
+POOR = [n % 4 == 1 or n in (0, 4) for n in range(40)]  # 12 of 40
+
+
+def compare(*sides: Path | str, **options: Any) -> Any:
+    """What judge finds of the first side against the second."""
+    return judge([str(side) for side in sides], **options).result.comparisons[0]
+
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
