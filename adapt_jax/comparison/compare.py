@@ -13,6 +13,7 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
 from adapt_jax.comparison.adaptations import RESULTS, find_rung_folder
 from adapt_jax.comparison.earlier_runs import find_finished
+from adapt_jax.comparison.lengths import report_short_limits
 from adapt_jax.comparison.recommendation import recommend
 from adapt_jax.comparison.rung import (
     RungFolder,
@@ -246,6 +247,7 @@ def _run_rungs(
     if (baseline := comparison.result.baseline) is not None:
         comparison.baseline_scores = score_label(inputs.task, baseline.label)
     report_task(inputs.task, display)
+    report_short_limits(methods, inputs.model, inputs.task, display)
     finished = _keep_finished(comparison, folders, plans, display, settings, fresh)
     with display.live(comparison.short_table) as draw:
         draw()

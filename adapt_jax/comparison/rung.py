@@ -19,6 +19,7 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION, FORMAT_VERSION
+from adapt_jax.comparison.lengths import describe_dropped, describe_short_limit
 from adapt_jax.comparison.recommendation import find_reference, paired_delta
 from adapt_jax.comparison.seeds import SeedPlan, list_seed_folders
 from adapt_jax.comparison.setup import RunInputs
@@ -265,8 +266,13 @@ def run_rung(
                 on_progress=update,
                 open_journal=folder.journal,
             )
+    too_long = [
+        describe_dropped(result.details, inputs.model),
+        describe_short_limit(method, inputs.model, inputs.task),
+    ]
     run = SeedRun(
-        **evaluation.result.model_dump(),
+        **evaluation.result.model_dump(exclude={"warnings"}),
+        warnings=[*filter(None, too_long), *evaluation.result.warnings],
         seed=folder.seed,
         folder=folder.folder,
         identity=folder.identity,

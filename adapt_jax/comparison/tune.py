@@ -6,6 +6,7 @@ from typing import Any
 
 from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.storage import DESCRIPTION
+from adapt_jax.comparison.lengths import describe_dropped, report_short_limits
 from adapt_jax.comparison.setup import (
     RunInputs,
     agree_on,
@@ -57,6 +58,7 @@ def tune(
         check_target_folder(local / "adaptation", DESCRIPTION)
         inputs = load_inputs(settings, place)
         report_task(inputs.task, display)
+        report_short_limits({name: method}, inputs.model, inputs.task, display)
         with on_main("output folder", lambda: lock_folder(local)):
             with display.stage(f"{name}: adapting") as update:
                 run = RunOptions(
@@ -74,6 +76,8 @@ def tune(
         f"{name}: {result.trainable_parameters:,} parameters trained "
         f"in {result.train_seconds:.0f} seconds"
     )
+    if (dropped := describe_dropped(result.details, inputs.model)) is not None:
+        display.line(f"{name}: {dropped}")
     return result.adaptation
 
 

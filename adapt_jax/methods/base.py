@@ -55,7 +55,6 @@ __all__ = [
     "TuningMethod",
 ]
 
-
 SeedEffect = Literal["adaptation", "answers", "none"]
 
 
@@ -101,6 +100,10 @@ class Method(Strict, ABC):
     def seed_effect(self, model: PretrainedDecoder, task: Task, seeds: Sequence[int]) -> SeedEffect:
         """What these seeds change: the adaptation, the answers of one adaptation, or nothing."""
         return "adaptation"
+
+    def answer_limit(self) -> int | None:
+        """New tokens of an answer, at most; None where none is generated."""
+        return getattr(self, "max_new_tokens", None)
 
     @abstractmethod
     def adapt(

@@ -46,6 +46,10 @@ class ZeroShot(PromptingMethod):
             raise ValueError("content_free needs `calibrated: true`")
         return self
 
+    def answer_limit(self) -> int | None:
+        """``max_new_tokens``; None where an answer is chosen by its likelihood."""
+        return self.max_new_tokens if self.answer_by == "text" else None
+
     def build_prompt(self, model: PretrainedDecoder, task: Task, seed: int) -> Prompt:
         """The instruction and the question.
 
