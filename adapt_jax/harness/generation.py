@@ -42,7 +42,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 # A run of the engine for one more prefix costs as much as reading these tokens in another run.
 GROUP_COST = 1024
-PREFIX_MULTIPLE, CACHE_MULTIPLE = 64, 64  # tokens; larger ones compile less
+CACHE_MULTIPLE = 64  # tokens; a larger one compiles less
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,7 @@ class Generator:
         for context in contexts:
             by_fixed.setdefault(self.count_fixed(context), []).append(context)
         for fixed, some in by_fixed.items():
-            groups = group_contexts(
-                some, min_prefix=fixed, multiple=PREFIX_MULTIPLE, group_cost=GROUP_COST
-            )
-            for length, members in groups:
+            for length, members in group_contexts(some, min_prefix=fixed, group_cost=GROUP_COST):
                 engine = Engine(
                     model,
                     self.build_prefix(some[members[0]][:length]),

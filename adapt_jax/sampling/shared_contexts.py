@@ -109,7 +109,6 @@ def group_contexts(
     contexts: Sequence[tuple[int, ...]],
     *,
     min_prefix: int = 0,
-    multiple: int = 1,
     group_cost: int = GROUP_COST,
 ) -> list[Group]:
     """Which contexts share a prefix, and how long it is, so that the fewest tokens are read.
@@ -117,7 +116,6 @@ def group_contexts(
     Args:
         contexts: all different, of more than ``min_prefix`` tokens each.
         min_prefix: tokens that all contexts have in common, and that every prefix has.
-        multiple: prefixes have a multiple of this many tokens, so that compiled code is reused.
         group_cost: of one more prefix, in tokens that are read in the place of it.
     """
     order, common = _sort(contexts)
@@ -135,7 +133,7 @@ def group_contexts(
             [at for part in parts for at in part.rest],
         )
         # 2. all of them behind one prefix; a token remains for the rows, after which they go on
-        length = min(depth, apart.shortest - 1) // multiple * multiple
+        length = min(depth, apart.shortest - 1)
         members = [*apart.rest, *(at for group in apart.groups for at in group.members)]
         cost = group_cost + length + sum(lengths[at] - length for at in members)
         if length <= min_prefix or cost >= apart.cost:

@@ -147,6 +147,15 @@ def test_odd_generation_requests_are_answered_as_by_hf(load):
     assert found == alone
 
 
+def test_contexts_that_differ_in_their_last_token_alone_are_answered_as_by_hf(load):
+    theirs, ours = load()
+    arguments = {"until": ["\n\n"], "max_gen_toks": 9}
+    # so many that they share a prefix, behind which one token is left of each
+    requests = ask("generate_until", *((SHOTS * 2 + end, dict(arguments)) for end in "abcdefghij"))
+    alone = [theirs.generate_until([one], True)[0] for one in requests]
+    assert ours.generate_until(requests, True) == alone
+
+
 def test_a_real_decoder_scores_as_with_hf(tasks):
     folder = str(find_real_decoder("smollm2"))
     theirs = HFLM(pretrained=folder, device="cpu", dtype="float32", batch_size=2)

@@ -46,10 +46,9 @@ def test_a_nested_prefix_is_taken_where_it_saves_more():
     assert [length for length, _ in group_contexts(contexts)] == [50]
 
 
-def test_a_context_keeps_a_token_of_its_own_and_prefixes_have_the_wanted_multiple():
+def test_a_context_keeps_a_token_of_its_own():
     contexts = [draw(200, 1)[:count] for count in (150, 200, 199, 151)]
     assert group_contexts(contexts, group_cost=0)[0].length == 149
-    assert group_contexts(contexts, group_cost=0, multiple=64)[0].length == 128
     assert group_contexts([]) == []
     assert group_contexts([(7,)], min_prefix=0) == [(0, [0])]
 
