@@ -1,5 +1,6 @@
 """Answers to generation requests of lm-evaluation-harness, as its own model ``hf`` gives them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,14 +9,22 @@ from flax import nnx
 
 from adapt_jax.adaptation.session import find_mesh
 from adapt_jax.decoders.prefix import Prefix
+from adapt_jax.decoders.sharding import platform_of
 from adapt_jax.pretrained.hf_folder import find_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.sampling.engine import Engine
+from adapt_jax.sampling.shapes import (
+    MAX_QUESTION_ROWS,
+    RunShape,
+    limit_question_tokens,
+    pad_question,
+    round_up_to_power,
+)
 from adapt_jax.sampling.shared_contexts import group_contexts
 from adapt_jax.sampling.types import Candidate, GenerationConfig, Request
 from adapt_jax.utils.errors import UserError, nearest
 
-__all__ = ["Generator", "GenerationRequest"]
+__all__ = ["Generator", "GenerationRequest", "choose_prefix_length"]
 
 Tokens = tuple[int, ...]
 HF_TOP_K = 50  # transformers' default where an answer is sampled
@@ -43,6 +52,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # A run of the engine for one more prefix costs as much as reading these tokens in another run.
 GROUP_COST = 1024
 CACHE_MULTIPLE = 64  # tokens; a larger one compiles less
+MAX_SHORTER = 64  # tokens by which a prefix may be shorter than what its contexts share
 
 
 @dataclass(frozen=True)
@@ -135,14 +145,17 @@ class Generator:
         for context in contexts:
             by_fixed.setdefault(self.count_fixed(context), []).append(context)
         for fixed, some in by_fixed.items():
-            for length, members in group_contexts(some, min_prefix=fixed, group_cost=GROUP_COST):
+            for shared, members in group_contexts(some, min_prefix=fixed, group_cost=GROUP_COST):
+                mesh = find_mesh(model)
+                lengths = [len(some[at]) for at in members]
+                length = choose_prefix_length(lengths, shared, fixed, platform_of(mesh))
                 engine = Engine(
                     model,
                     self.build_prefix(some[members[0]][:length]),
                     settings.config,
                     seed=self.seed,
                     max_concurrent_sequences=self.max_concurrent_sequences,
-                    mesh=find_mesh(model),
+                    mesh=mesh,
                     cache_multiple=CACHE_MULTIPLE,
                 )
                 # draws depend on the context alone, not on the other requests
@@ -218,6 +231,34 @@ class Generator:
         if tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
         return tuple(dict.fromkeys(int(one) for one in ids))
+
+
+def choose_prefix_length(lengths: Sequence[int], shared: int, least: int, platform: str) -> int:
+    """How many tokens of what contexts share become their prefix.
+
+    The rest of each context is padded to one of a few lengths, and those of one length are read
+    together. Where some rests are just above such a length, a prefix that is a little shorter has
+    all of them read, and compiled for, together.
+
+    Args:
+        lengths: tokens of each context, all more than ``shared``.
+        least: tokens that are part of the prefix in any case.
+        platform: of the decoder.
+
+    Returns:
+        the number with the fewest padded tokens outside of the prefix; of equals the largest.
+    """
+    rows = min(MAX_QUESTION_ROWS, round_up_to_power(len(lengths)))
+    shape = RunShape(rows, 0, rows, limit_question_tokens(platform))
+
+    def count_padded(length: int) -> int:
+        total = 0
+        for size, count in Counter(pad_question(one - length) for one in lengths).items():
+            together = shape.count_rows(size)
+            total += size * together * -(-count // together)
+        return total
+
+    return min(range(shared, max(least, shared - MAX_SHORTER) - 1, -1), key=count_padded)
 
 
 def _read_generation_config(model: PretrainedDecoder) -> dict[str, Any]:
