@@ -7,6 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapt_jax.tasks.answers.decimal_comma import (
+    has_decimal_comma,
+    read_decimal_comma,
+    read_last_decimal_comma,
+)
 from adapt_jax.tasks.answers.numbers import (
     are_close,
     read_gold_number,
@@ -381,13 +386,14 @@ HOSTILE += [
     "a1 ",
     "1 and a half ",
 ]
-HOSTILE += ["\u0663", "\\,", "{,}", "1 where ", ". ", "1. "]
+HOSTILE += ["\u0663", "\\,", "{,}", "1 where ", ". ", "1. ", " ,", "if ", "1.234", "1 bis "]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_a_hundred_kilobytes_are_read_in_fifty_milliseconds(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    for read in (read_number, read_last_number, read_gold_number):
+    with_comma = (read_decimal_comma, read_last_decimal_comma, has_decimal_comma)
+    for read in (read_number, read_last_number, read_gold_number, *with_comma):
         best = float("inf")
         for _ in range(3):  # the best of three: the machine may be busy
             start = time.process_time()

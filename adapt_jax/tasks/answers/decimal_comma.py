@@ -25,7 +25,7 @@ __all__ = [
     "read_last_decimal_comma",
 ]
 
-MAX_LENGTH = 20_000  # characters at the end of a text, in which its last number is looked for
+MAX_LENGTH = 10_000  # characters of a text, in which numbers are looked for
 DECIMAL_COMMA_CONTINUATIONS = (*NUMBER_CONTINUATIONS, ",5", ".000")
 _GROUPED = (
     r"[0-9]{1,3}(?:\.[0-9]{3})++"
@@ -51,12 +51,14 @@ _WORDS = (
 )
 _BILLION = re.compile(r"(?<=[0-9])[ ]b[iy]l+(?:ion|ón|ione|hão|jon|ioon)\w*", re.IGNORECASE)
 # a comma that cannot group thousands
-_DECIMAL_COMMA = re.compile(r"(?<![0-9,])[0-9][0-9.]*+,(?:[0-9]{1,2}|[0-9]{4,})(?![0-9]|[.,][0-9])")
+_DECIMAL_COMMA = re.compile(
+    r"(?<![0-9,.])[0-9][0-9.]*+,(?:[0-9]{1,2}|[0-9]{4,})(?![0-9]|[.,][0-9])"
+)
 
 
 def read_decimal_comma(text: str) -> str | None:
     """The number that a stated answer gives, in canonical form; see ``numbers.read_number``."""
-    return _to_comma(read_number(_to_point(text)))
+    return _to_comma(read_number(_to_point(text[:MAX_LENGTH])))
 
 
 def read_last_decimal_comma(text: str) -> str | None:
@@ -66,7 +68,7 @@ def read_last_decimal_comma(text: str) -> str | None:
 
 def read_gold_decimal_comma(text: str) -> str | None:
     """The one number that a gold answer is; None where anything else is left over."""
-    return _to_comma(read_gold_number(_to_point(text)))
+    return _to_comma(read_gold_number(_to_point(text))) if len(text) <= MAX_LENGTH else None
 
 
 def are_close_with_comma(one: str, other: str, tolerance: Tolerance = EXACT) -> bool:
@@ -76,7 +78,7 @@ def are_close_with_comma(one: str, other: str, tolerance: Tolerance = EXACT) -> 
 
 def has_decimal_comma(text: str) -> bool:
     """Whether a number in a text has a comma that can be nothing but a decimal comma."""
-    return _DECIMAL_COMMA.search(normalize_digits(text)) is not None
+    return _DECIMAL_COMMA.search(normalize_digits(text[:MAX_LENGTH])) is not None
 
 
 def _to_point(text: str) -> str:

@@ -135,15 +135,17 @@ def read_number(text: str) -> str | None:
     text = _prepare(text[:MAX_ANSWER_LENGTH]).strip()
     numbers = _find_values(text)
     found = next(numbers, None)
+    sentence_end = -1
     for start, end in _split_clauses(text):
         while found is not None and found.start < start:
             found = next(numbers, None)
         first = found if found is not None and found.start < end else None
         if first is None:
             # a sentence with digits has its answer in digits
-            sentence = _SENTENCE_END.search(text, end)
-            stop = sentence.start() if sentence else len(text)
-            if found is None or found.start >= stop:
+            if sentence_end < end:
+                sentence = _SENTENCE_END.search(text, end)
+                sentence_end = sentence.start() if sentence else len(text)
+            if found is None or found.start >= sentence_end:
                 if (value := read_number_words(text[start:end])) is not None:
                     return str(value)
             continue
