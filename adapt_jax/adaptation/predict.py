@@ -13,6 +13,7 @@ from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.prompting.prediction import Prediction
 from adapt_jax.tasks.example import Example
 from adapt_jax.tasks.fields.example_reader import ExampleReader, Fields
+from adapt_jax.tasks.fields.shapes import merge_rows
 from adapt_jax.tasks.loading import load_question_format
 from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.tasks.sources.readers import read_rows
@@ -302,9 +303,9 @@ def _read_by_columns(
         rows = read_rows(path, question_format.file_options)
     except UserError:  # another form of file than the task's
         rows = []
-    if not rows or not question_format.suits(rows[0].values):
+    if not rows or not question_format.suits(merge_rows(rows).values):
         rows = read_rows(path)
-    if not rows or question_format.suits(rows[0].values):
+    if not rows or question_format.suits(merge_rows(rows).values):
         return rows, lambda row: question_format.with_columns_of(row.values).read(row)
     rows = _name_lines(rows)
     if "question" not in rows[0].values:

@@ -62,7 +62,7 @@ class QuestionFormat(Strict):
         return [*question, *named, *filter(None, [self.fields.id])]
 
     def suits(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row with these values has all of these fields."""
+        """Whether rows with these values, of all of them together, have all of these fields."""
         return all(
             name in values or name.partition(".")[0] in values for name in self.list_columns()
         )

@@ -15,7 +15,9 @@ from adapt_jax.adaptation.predict import predict, read_questions
 from adapt_jax.adaptation.storage import read_question_format
 from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.sampling.types import GenerationConfig
+from adapt_jax.tasks.fields.example_reader import Fields
 from adapt_jax.tasks.loading import load_task
+from adapt_jax.tasks.question_format import QuestionFormat
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.line_appender import LineAppender
 
@@ -45,6 +47,20 @@ def test_lines_of_text_are_questions(tmp_path: Path):
     (tmp_path / "questions.txt").write_text("Why?\n\nHow so?\n")
     questions = read_questions(tmp_path / "questions.txt")
     assert [(one.id, one.question) for one in questions] == [("1", "Why?"), ("3", "How so?")]
+
+
+def test_questions_may_lack_a_field_that_others_have(tmp_path: Path):
+    rows = [{"instruction": "Sing."}, {"instruction": "Add.", "input": "1 1"}]
+    source = tmp_path / "new.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = Fields(question="{instruction}\n{input}")
+    questions = read_questions(source, question_format=QuestionFormat(name="t", fields=fields))
+    assert [one.question for one in questions] == ["Sing.", "Add.\n1 1"]
+    source.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(
+        UserError, match="nor the fields of the adaptation's task .instruction, inp"
+    ):
+        read_questions(source, question_format=QuestionFormat(name="t", fields=fields))
 
 
 def test_questions_are_read_as_their_task_reads_them(tmp_path: Path):

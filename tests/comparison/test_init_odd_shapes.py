@@ -208,6 +208,11 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         cells(["city", *asked()], ["zip", *(f"0{1000 + n}" for n in N)]),
         {"answer_parser": "text"},
     ),
+    "short_sentences": (
+        "chat.jsonl",
+        lines(prompt=asked(), completion=[f"It is {n} degrees." for n in N]),
+        {"answer_parser": "free_text", "scorer": "token_f1"},
+    ),
     "translations": (
         "de.jsonl",
         lines(translation=[{"en": one, "de": f"Fall {n}?"} for n, one in enumerate(asked())]),

@@ -101,7 +101,8 @@ def merge_rows(rows: Sequence[Row]) -> Row:
     """A row with the columns of all rows, each with its first value: a row may lack some."""
     values: dict[str, Any] = {}
     for row in rows:
-        values = {**row.values, **values}
+        if not row.values.keys() <= values.keys():
+            values = {**row.values, **values}
     return replace(rows[0], values=values)
 
 

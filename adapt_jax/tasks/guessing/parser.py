@@ -124,6 +124,8 @@ def _choose_open_parser(
     is_short = lengths[place] <= MAX_SHORT_ANSWER and words[place] <= MAX_SHORT_WORDS
     if not is_short or not is_readable(guess, "text", rows):
         return "free_text", "the answers are long, or have several lines"
+    if sum(answer.endswith((".", "!", "?", "。")) for answer in answers) > 0.5 * len(answers):
+        return "free_text", "the answers are sentences"
     extracted = sum(example.answer in example.question for example in examples)
     if "{" in str(guess.fields.get("question")) and extracted >= MIN_EXTRACTED * len(examples):
         guess.options["scorer"] = "squad"
