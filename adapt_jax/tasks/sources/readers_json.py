@@ -31,7 +31,7 @@ def iter_jsonl_rows(path: Path, options: FileOptions) -> Iterator[Row]:
         where = f"{path}, line {line}"
         if options.records is None:
             if isinstance(values, list) and line == 1:
-                raise UserError(f"{where}: a list, expected an object; is it a .json file?")
+                raise UserError(f"{where}: expected an object, found list; is it a .json file?")
             yield check_row(values, where, line)
             continue
         for record, inner in enumerate(_list_records(values, options.records, where), start=1):
