@@ -57,9 +57,7 @@ def test_questions_may_lack_a_field_that_others_have(tmp_path: Path):
     questions = read_questions(source, question_format=QuestionFormat(name="t", fields=fields))
     assert [one.question for one in questions] == ["Sing.", "Add.\n1 1"]
     source.write_text(json.dumps(rows[0]) + "\n")
-    with pytest.raises(
-        UserError, match="nor the fields of the adaptation's task"
-    ):
+    with pytest.raises(UserError, match="nor the fields of the adaptation's task"):
         read_questions(source, question_format=QuestionFormat(name="t", fields=fields))
 
 
