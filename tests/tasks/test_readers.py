@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adapt_jax.tasks.sources import readers_arrow
 from adapt_jax.tasks.sources.parquet_footer import read_parquet_sizes
 from adapt_jax.tasks.sources.readers import read_rows
+from adapt_jax.tasks.sources.readers_csv import find_delimiter
 from adapt_jax.tasks.sources.rows import FileOptions
 from adapt_jax.utils.errors import UserError
 
@@ -265,3 +266,21 @@ def test_a_parquet_file_that_unpacks_into_too_much_is_refused(tmp_path: Path, mo
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
     with pytest.raises(UserError, match=r"bomb\.parquet: a Git LFS pointer"):
         read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "delimiter"),
+    [
+        (["3,5;What is A?", "4,25;What is B?"], ";"),
+        (["1,5;2,5;3,5", "4,5;5,5;6,5"], ";"),
+        (["Price, EUR;Text", "3,5;A", "4,5;B"], ";"),
+        (["1,5\tA", "2,5\tB"], "\t"),
+        (["1,2,3", "4,5,6"], ","),
+        (["text,labels", "some, joy|rage", "more, calm|joy"], ","),
+        (["text,note", "a,b; c", "d,e; f"], ","),
+        (["text|label", "a, b|c", "d, e|f"], "|"),
+    ],
+)
+def test_a_decimal_comma_is_no_delimiter(lines: list[str], delimiter: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("".join(f"{line}\n" for line in lines))
+    assert find_delimiter(tmp_path / "a.csv") == delimiter

@@ -180,7 +180,7 @@ def _is_data(records: Sequence[Sequence[str]]) -> bool:
     """Whether the first record is like the others: a number, a long text, a value seen again."""
     for column, cell in enumerate(records[0]):
         others = [record[column] for record in records[1:]]
-        if re.fullmatch(r"-?\d+(\.\d+)?", cell.strip()) or len(cell) > MAX_HEADER_CELL:
+        if re.fullmatch(r"-?\d+([.,]\d+)?", cell.strip()) or len(cell) > MAX_HEADER_CELL:
             return True
         if cell.strip() and cell in others and len(set(others)) < max(len(others) // 2, 2):
             return True

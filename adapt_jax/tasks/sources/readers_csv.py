@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from adapt_jax.utils.text_files import MAX_LINE_LENGTH, read_lines
 
 __all__ = ["find_delimiter", "iter_csv_rows", "iter_tsv_rows", "read_csv_records"]
 
-DELIMITERS = (",", "\t", ";", "|")
+DELIMITERS = ("\t", ";", "|", ",")  # the first of those that divide equally well
 SNIFFED_RECORDS = 20
 # the first line that Excel writes and reads: sep=;
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[\r\n]*', re.IGNORECASE)
@@ -110,14 +110,22 @@ def find_delimiter(path: Path, quote: str = '"') -> str:
     for delimiter in DELIMITERS:
         records = read_csv_records(path, delimiter, quote)
         try:
-            widths = [len(cells) for _, cells in islice(records, SNIFFED_RECORDS)]
+            cells = [cells for _, cells in islice(records, SNIFFED_RECORDS)]
         except UserError:
             continue
+        if delimiter == "," and best[0] and all(map(_has_decimal_commas, cells)):
+            continue
+        widths = [len(one) for one in cells]
         if widths and widths[0] > 1:
             rating = (len(set(widths)) == 1, widths[0])
             if rating > best:
                 best, found = rating, delimiter
     return found
+
+
+def _has_decimal_commas(cells: Sequence[str]) -> bool:
+    """Whether each comma that divides a record stands between digits: ``3,5;4,5``."""
+    return all(one[-1:].isdecimal() and other[:1].isdecimal() for one, other in pairwise(cells))
 
 
 def _read_separator_line(path: Path) -> str | None:
