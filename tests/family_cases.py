@@ -11,7 +11,9 @@ from family_fields import (
     CORRECTED,
     DELTA_NET,
     EXPERTS,
+    FALCON_H1,
     FULL,
+    GEMMA3N,
     GEMMA4,
     GRANITE,
     HALF_ROTATED,
@@ -21,6 +23,7 @@ from family_fields import (
     MAMBA,
     MSCALE,
     ROUTED,
+    SCALED_LONG,
     SLIDING,
     THETA_300,
     TWO_ROPES,
@@ -136,6 +139,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": TWO_ROPES,
             "layer_types": [SLIDING, FULL],
         },
+    ),
+    "gemma3n": (
+        "gemma3n_text",
+        {
+            **GEMMA3N,
+            "num_hidden_layers": 5,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "num_kv_shared_layers": 2,
+            "intermediate_size": [48, 40, 48, 32, 48],
+            "activation_sparsity_pattern": [0.7, 0.0, 0.9, 0.0, 0.5],
+        },
+    ),
+    "gemma3n, other streams": (
+        "gemma3n_text",
+        {**GEMMA3N, "altup_num_inputs": 3, "altup_active_idx": 1, "altup_correct_scale": False}
+        | {"layer_types": [SLIDING, FULL], "num_kv_shared_layers": 0, "attention_bias": True},
     ),
     "gemma4": ("gemma4_text", {**GEMMA4, "final_logit_softcapping": 5.0}),
     "gemma4, experts": (
@@ -310,6 +329,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3_5": ("qwen3_5_text", {**DELTA_NET, "attention_bias": True}),
+    "mamba": (
+        "mamba",
+        {"state_size": 6, "conv_kernel": 3, "time_step_rank": 5, "use_bias": True, "expand": 3},
+    ),
+    "falcon_mamba": (
+        "falcon_mamba",
+        {"state_size": 6, "mixer_rms_eps": 1e-3, "use_conv_bias": False},
+    ),
     "mamba2": (
         "mamba2",
         {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 6, "conv_kernel": 3}
@@ -320,6 +347,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"layers_block_type": ["linear_attention", "mlp", FULL, "mlp"], "num_hidden_layers": 4}
         | {"mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2, "ssm_state_size": 6}
         | {"conv_kernel": 3, "chunk_size": 16, "head_dim": 8, "mlp_bias": True},
+    ),
+    "nemotron_h, experts": (
+        "nemotron_h",
+        {"layers_block_type": ["linear_attention", "moe", FULL, "moe"], "num_hidden_layers": 4}
+        | {"mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2, "ssm_state_size": 6}
+        | {"conv_kernel": 3, "chunk_size": 16, "head_dim": 8, "mlp_bias": True}
+        | {**CORRECTED, "moe_shared_expert_intermediate_size": 20, "moe_latent_size": 12},
     ),
     "qwen3_next": (
         "qwen3_next",
@@ -347,6 +381,29 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "bamba": (
+        "bamba",
+        {name: value for name, value in MAMBA.items() if name.startswith("mamba")}
+        | {"attn_layer_indices": [1], "attention_bias": True, "mlp_bias": True}
+        | {"rope_parameters": HALF_ROTATED},
+    ),
+    "falcon_h1": ("falcon_h1", FALCON_H1),
+    "falcon_h1, norm before the gate, biases": (
+        "falcon_h1",
+        {
+            **FALCON_H1,
+            "mamba_rms_norm": True,
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
+            "projectors_bias": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "falcon_h1, norm after the gate": (
+        "falcon_h1",
+        {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
+    ),
     "apertus": ("apertus", {"rope_parameters": LLAMA3}),
     "apertus, other activation": ("apertus", {"hidden_act": "relu2", "attention_bias": True}),
     "arcee": ("arcee", {"mlp_bias": True}),
@@ -365,7 +422,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 16, "num_experts": 5, "moe_topk": [2, 2], "attention_bias": True}
         | {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
     ),
+    "ernie4_5_moe": (
+        "ernie4_5_moe",
+        {"moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 24, "use_bias": True}
+        | {"moe_num_shared_experts": 2, "tie_word_embeddings": False, "num_hidden_layers": 4}
+        | {"moe_layer_end_index": 2, "moe_norm_min": 0.8},
+    ),
     "jais2": ("jais2", {}),
+    "minimax_m2": (
+        "minimax_m2",
+        {"head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 3}
+        | {"rope_parameters": HALF_ROTATED},
+    ),
+    "phimoe": (
+        "phimoe",
+        {"num_local_experts": 6, "router_jitter_noise": 0.2, "attention_bias": True}
+        | {"lm_head_bias": True, "sliding_window": 9},
+    ),
+    "phimoe, longrope": (
+        "phimoe",
+        {"num_local_experts": 6, "router_jitter_noise": 0.2, "rope_parameters": SCALED_LONG},
+    ),
     "nemotron": ("nemotron", {"rope_parameters": HALF_ROTATED, "mlp_bias": True}),
     "olmo": ("olmo", {"clip_qkv": 0.7}),
     "persimmon": ("persimmon", {"rope_parameters": HALF_ROTATED}),
@@ -377,6 +454,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **OLDER_CASES,
 }
 # Their layers keep a state.
-WITH_STATE = ["lfm2", "lfm2, biases", "qwen3_5", "granitemoehybrid", "mamba2"]
+WITH_STATE = ["lfm2", "lfm2, biases", "qwen3_5", "granitemoehybrid", "mamba", "mamba2", "falcon_h1"]
 # Where transformers lets padding on the left change a state: a projection adds its bias to it.
-LEAKS = {"lfm2, biases", "mamba2", "llama4"}
+LEAKS = {"lfm2, biases", "mamba", "mamba2", "llama4", "falcon_h1, norm before the gate, biases"}

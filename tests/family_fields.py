@@ -37,6 +37,15 @@ LONG = {
     "rope_theta": 5000.0,
     "partial_rotary_factor": 0.75,
 }
+SCALED_LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [2.0, 3.0, 5.0, 7.0],
+    "short_mscale": 1.3,
+    "long_mscale": 1.3,
+    "original_max_position_embeddings": 128,
+    "rope_theta": 5000.0,
+}
 HALF_ROTATED = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
 THETA_300 = {"rope_type": "default", "rope_theta": 300.0}
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -81,6 +90,33 @@ OPT = {
     "bos_token_id": 0,
     "eos_token_id": None,
     "pad_token_id": 2,
+}
+GEMMA3N = {
+    "head_dim": 16,
+    "sliding_window": 9,
+    "rope_parameters": TWO_ROPES,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 300,
+    "laurel_rank": 5,
+    "final_logit_softcapping": 5.0,
+}
+FALCON_H1 = {
+    "mamba_d_ssm": 24,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 6,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 6,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 16,
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.5,
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 1.5,
+    "attention_out_multiplier": 0.7,
+    "ssm_in_multiplier": 0.8,
+    "ssm_out_multiplier": 1.3,
+    "mlp_multipliers": [0.6, 1.4],
+    "ssm_multipliers": [0.5, 1.5, 0.7, 1.2, 0.9],
 }
 GEMMA4 = {
     "head_dim": 8,
@@ -144,6 +180,11 @@ OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no def
 OWN_SIZES["granitemoehybrid"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
 OWN_SIZES["granitemoehybrid"] += ("num_attention_heads", "num_key_value_heads", "mamba_n_heads")
 OWN_SIZES["mamba2"] = ("hidden_size", "num_hidden_layers", "num_heads", "head_dim", "n_groups")
+OWN_SIZES["bamba"] = OWN_SIZES["granitemoehybrid"]
+OWN_SIZES["falcon_h1"] = (*OWN_SIZES["granitemoehybrid"], "mamba_d_ssm", "mamba_d_head")
+OWN_SIZES["gemma3n_text"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
+OWN_SIZES["gemma3n_text"] += ("num_attention_heads", "num_kv_shared_layers", "layer_types")
+OWN_SIZES["mamba"] = OWN_SIZES["falcon_mamba"] = ("hidden_size", "num_hidden_layers")
 OWN_SIZES["nemotron_h"] = ("hidden_size", "intermediate_size", "layers_block_type")
 
 
@@ -152,6 +193,8 @@ def sizes_of(model_type: str) -> dict[str, Any]:
     if model_type in ("gpt2", "gptj", "gpt_neo", "opt"):
         return {}
     sizes = dict(SIZES)
+    if model_type in ("mamba", "falcon_mamba"):
+        del sizes["intermediate_size"]
     if model_type in ("gpt_neox", "persimmon"):
         del sizes["num_key_value_heads"]
     if model_type == "falcon":

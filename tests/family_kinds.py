@@ -49,13 +49,20 @@ def kinds_at_any_length(config: DecoderConfig) -> set[object]:
 def kind_of_last_layer(config: DecoderConfig) -> object:
     """What decides which parts of the last layer are computed for the wanted tokens alone."""
     layer = _layers(config)[-1]
-    parts = (layer.has_ffn, layer.is_moe, bool(config.per_layer_embedding_dim))
+    sizes = (config.per_layer_embedding_dim, config.altup)
+    parts = (layer.has_ffn, layer.is_moe, *map(bool, sizes))
     names = ("attention_gate", "residual", "dense_with_moe", "layer_scale", "pre_norm", "post_norm")
     return (_mixing(config, layer)[0], *parts, *(getattr(config, name) for name in names))
 
 
 OF_ATTENTION = ("attention_sinks", "attention_softcap", "attention_gate", "num_learned_positions")
-OF_EMBEDDING = ("learned_position_offset", "per_layer_embedding_dim", "qk_norm_after_rope", "moe")
+OF_EMBEDDING = (
+    "altup",
+    "learned_position_offset",
+    "per_layer_embedding_dim",
+    "qk_norm_after_rope",
+    "moe",
+)
 
 
 def _layers(config: DecoderConfig) -> list[LayerConfig]:
@@ -67,6 +74,7 @@ def _mixing(config: DecoderConfig, layer: LayerConfig) -> tuple[object, ...]:
     if not layer.has_attention:
         return (type(config.mixer).__name__ if layer.has_state else "none",)
     kind = "attention" if config.latent_attention is None else "latent attention"
+    kind += f" beside {type(config.mixer).__name__}" if layer.has_state else ""
     sees = (layer.window, layer.chunk, layer.query_scaling)
     return (kind, *(one is not None for one in sees))
 

@@ -5,6 +5,7 @@ Axes: B rows, F feed-forward.
 
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 __all__ = ["ACTIVATIONS", "XIELU", "XIELU_NAME", "apply_activation", "apply_clamped_swiglu"]
+__all__ += ["keep_largest"]
 
 XIELU_NAME = "xielu"
 
@@ -58,6 +60,26 @@ def apply_clamped_swiglu(
         return (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
 
     return jax.checkpoint(compute)(gate, up)
+
+
+def keep_largest(x: Float[Array, "*B F"], sparsity: float) -> Float[Array, "*B F"]:
+    """By how much the features of a token exceed a quantile of theirs, else 0 (Gemma 3n).
+
+    Args:
+        sparsity: the quantile, as if they were normally distributed.
+    """
+
+    def compute(x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        mean = wide.mean(axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+        # the root has no gradient at 0, where all features are equal, as those of padding
+        is_positive = variance > 0
+        deviation = jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, variance, 1.0)), 0.0)
+        cutoff = mean + deviation * NormalDist().inv_cdf(sparsity)
+        return jax.nn.relu(wide - cutoff).astype(x.dtype)
+
+    return jax.checkpoint(compute)(x)
 
 
 class XIELU(nnx.Module):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
 from adapt_jax.decoders.mixer_config import MixerConfig
+from adapt_jax.decoders.part_configs import AltUpConfig, Multipliers
 from adapt_jax.decoders.rope import Rope
 
 __all__ = ["DecoderConfig", "LatentAttentionConfig", "LayerConfig", "MoEConfig"]
@@ -32,8 +33,11 @@ class LayerConfig:
         kv_shared_with: the index of an earlier layer whose keys and values this layer attends to.
             It computes none of its own.
         has_attention: whether the layer attends.
-        has_state: whether it has the decoder's ``mixer``, which keeps a state.
+        has_state: whether it has the decoder's ``mixer``, which keeps a state. A layer that has
+            both adds their outputs.
         has_ffn: whether it has a feed-forward layer, or experts.
+        activation_sparsity: the share of a token's gates that become zero, if they were normally
+            distributed (Gemma 3n); 0: none.
     """
 
     rope: Rope | None = Rope()
@@ -49,6 +53,7 @@ class LayerConfig:
     has_attention: bool = True
     has_state: bool = False
     has_ffn: bool = True
+    activation_sparsity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class MoEConfig:
             each. The highest scores choose, and are the weights.
         correction_bias: whether a learned number is added to each score where experts are chosen,
             and not to their weights (2408.15664).
+        correction_bias_axes: 1 where these numbers are [E], 2 where they are [1, E] (ERNIE 4.5).
+        sparse_mixer: a token passes two experts, and each is weighed by a softmax over itself and
+            the experts that are left and whose logits are at most this share below (2 ·
+            router_jitter_noise of SparseMixer-v2, 2409.12136); None for other routers.
         num_groups: the number of groups of consecutive experts.
         groups_per_token: how many groups a token's experts are chosen from (2405.04434,
             section 2.2.2).
@@ -99,6 +108,8 @@ class MoEConfig:
             gate of at most the limit and an up projection between both limits (gpt-oss).
         shared_ffn_dim: F of the shared expert, which every token passes (2401.06066); 0: none.
         shared_gate: whether a sigmoid of its input multiplies the shared expert's output.
+        latent_dim: the size that a projection makes of tokens before the experts, and another one
+            undoes after them (Nemotron 3); 0: none. The router and the shared expert read tokens.
     """
 
     num_experts: int
@@ -107,6 +118,8 @@ class MoEConfig:
     normalize_weights: bool = True
     scores: str = "softmax"
     correction_bias: bool = False
+    correction_bias_axes: int = 1
+    sparse_mixer: float | None = None
     num_groups: int = 1
     groups_per_token: int = 1
     scores_per_group: int = 1
@@ -119,6 +132,7 @@ class MoEConfig:
     swiglu_clamp: tuple[float, float] | None = None
     shared_ffn_dim: int = 0
     shared_gate: bool = False
+    latent_dim: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.experts_per_token <= self.num_experts:
@@ -176,6 +190,8 @@ class DecoderConfig:
             ``head_dim`` is then the rotary part of queries and keys.
         moe: the mixture of experts, where the decoder has one.
         mixer: of layers that keep a state, where the decoder has them.
+        altup: the streams of hidden states, where a token has several (Gemma 3n).
+        multipliers: fixed factors of inputs and outputs of the parts of a layer.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
             whose outputs are added.
         attention_sinks: whether each head has a learned score that joins the softmax of attention
@@ -227,6 +243,8 @@ class DecoderConfig:
     latent_attention: LatentAttentionConfig | None = None
     moe: MoEConfig | None = None
     mixer: MixerConfig | None = None
+    altup: AltUpConfig | None = None
+    multipliers: Multipliers = Multipliers()
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
@@ -284,6 +302,11 @@ class DecoderConfig:
             raise ValueError(
                 f"{activation!r} is not supported in layers that keep a state; supported: "
                 f"{', '.join(ACTIVATIONS)}"
+            )
+        if not 0 <= layer.activation_sparsity < 1:
+            raise ValueError(
+                f"activation_sparsity_pattern has {layer.activation_sparsity}; expected at least 0 "
+                "and less than 1"
             )
         if layer.is_moe and self.moe is None:
             raise ValueError("a layer has experts, but their number is not given")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from adapt_jax.decoders.altup import Streams
 from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
 from adapt_jax.decoders.attention_inputs import AttentionInputs, QueryScaling, Reach
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
@@ -41,6 +42,7 @@ class Decoder(nnx.Module):
         )
         has_per_layer = bool(config.per_layer_embedding_dim)
         self.per_layer_embeddings = PerLayerEmbeddings(config, rngs) if has_per_layer else None
+        self.streams = Streams(config, rngs) if config.altup is not None else None
         layers = range(config.num_layers)
         self.layers = nnx.List(
             [TransformerLayer(config, config.layer_config(n), rngs) for n in layers]
@@ -124,7 +126,8 @@ class Decoder(nnx.Module):
             keep_kv,
         )
         x, kept = stack.run(self.layers, x)
-        return self.norm(x if output_positions is None else x[0]), kept
+        x = x if output_positions is None else x[0]
+        return self.norm(x if self.streams is None else self.streams.merge(x)), kept
 
     def _make_shared_inputs(
         self,
@@ -190,7 +193,7 @@ class Decoder(nnx.Module):
         if self.position_embedding is not None:
             rows = positions + config.learned_position_offset
             x = x + self.position_embedding[...][rows].astype(x.dtype)
-        return x, per_layer
+        return x if self.streams is None else self.streams.split(x), per_layer
 
     def _compute_cos_sin(
         self, layers: set[LayerConfig], positions: Array, mask: Array | None, alone: bool

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from adapt_jax.decoders.activations import XIELU, XIELU_NAME, apply_activation
+from adapt_jax.decoders.activations import XIELU, XIELU_NAME, apply_activation, keep_largest
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.products import multiply
 
-__all__ = ["FeedForward", "Linear", "Norm", "matmul"]
+__all__ = ["FeedForward", "Linear", "Norm", "matmul", "scale"]
 
 
 class Linear(nnx.Module):
@@ -115,10 +115,19 @@ class Norm(nnx.Module):
         return wide.astype(x.dtype)
 
 
-class FeedForward(nnx.Module):
-    """down(act(up(x))), or gated: down(act(gate(x)) · up(x)) (2002.05202)."""
+def scale(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
+    """x times a number of the config, which is mostly 1."""
+    return x if factor == 1 else x * factor
 
-    def __init__(self, config: DecoderConfig, ffn_dim: int, rngs: nnx.Rngs):
+
+class FeedForward(nnx.Module):
+    """down(act(up(x))), or gated: down(act(gate(x)) · up(x)) (2002.05202).
+
+    Args:
+        sparsity: the share of a token's gates that become zero.
+    """
+
+    def __init__(self, config: DecoderConfig, ffn_dim: int, rngs: nnx.Rngs, sparsity: float = 0.0):
         embed, bias = config.embed_dim, config.mlp_bias
         gate = Linear(rngs, embed, ffn_dim, ("embed", "ffn"), bias) if config.gated else None
         self.gate = gate
@@ -126,10 +135,17 @@ class FeedForward(nnx.Module):
         self.down = Linear(rngs, ffn_dim, embed, ("ffn", "embed"), bias)
         self.activation = config.activation
         self.xielu = XIELU() if config.activation == XIELU_NAME else None
+        self.sparsity = sparsity
+        self.gate_scale = config.multipliers.ffn_gate
+        self.output_scale = config.multipliers.ffn_output
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         if self.xielu is not None:
             return self.down(self.xielu(self.up(x)))
         if self.gate is None:
             return self.down(apply_activation(self.activation, self.up(x)))
-        return self.down(apply_activation(self.activation, self.gate(x), self.up(x)))
+        gate = scale(self.gate(x), self.gate_scale)
+        if self.sparsity:
+            gate = keep_largest(gate, self.sparsity)
+        hidden = apply_activation(self.activation, gate, self.up(x))
+        return scale(self.down(hidden), self.output_scale)

@@ -13,7 +13,7 @@ from adapt_jax.decoders.activations import apply_activation
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.convolution import CausalConvolution
 from adapt_jax.decoders.delta_rule import DeltaInputs, apply_delta_rule
-from adapt_jax.decoders.layers import Linear
+from adapt_jax.decoders.layers import Linear, scale
 from adapt_jax.decoders.mixer_config import Mamba2Config
 from adapt_jax.decoders.states import LayerState, TextStarts
 
@@ -21,19 +21,27 @@ __all__ = ["Mamba2"]
 
 
 class GroupNorm(nnx.Module):
-    """x · silu(gate), then the root mean square norm of each group of features."""
+    """x · silu(gate), then the root mean square norm of each group of features.
 
-    def __init__(self, size: int, groups: int, eps: float):
-        self.scale = nnx.Param(jnp.ones(size), axes=(None,))
-        self.groups, self.eps = groups, eps
+    Args:
+        place: of the norm: "after" the gate, "before" it, or "none".
+    """
+
+    def __init__(self, size: int, groups: int, eps: float, place: str):
+        self.scale = nnx.Param(jnp.ones(size), axes=(None,)) if place != "none" else None
+        self.groups, self.eps, self.place = groups, eps, place
 
     def __call__(
         self, x: Float[Array, "*B N*V"], gate: Float[Array, "*B N*V"]
     ) -> Float[Array, "*B N*V"]:
-        gated = x.astype(jnp.float32) * jax.nn.silu(gate.astype(jnp.float32))
-        wide = gated.reshape(*x.shape[:-1], self.groups, -1)
+        wide, gate = x.astype(jnp.float32), jax.nn.silu(gate.astype(jnp.float32))
+        if self.scale is None:
+            return (wide * gate).astype(x.dtype)
+        wide = wide * gate if self.place == "after" else wide
+        wide = wide.reshape(*x.shape[:-1], self.groups, -1)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide.reshape(x.shape) * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        wide = wide.reshape(x.shape) * self.scale[...].astype(jnp.float32)
+        return (wide if self.place == "after" else wide * gate).astype(x.dtype)
 
 
 class Mamba2(nnx.Module):
@@ -60,8 +68,11 @@ class Mamba2(nnx.Module):
         self.decay_log = nnx.Param(jnp.zeros(mixer.num_heads), axes=(None,))
         self.time_step_bias = nnx.Param(jnp.ones(mixer.num_heads), axes=(None,))
         self.skip = nnx.Param(jnp.ones(mixer.num_heads), axes=(None,))
-        self.norm = GroupNorm(mixer.value_size, mixer.num_groups, config.norm_eps)
-        self.output = Linear(rngs, mixer.value_size, embed, (None, "embed"), mixer.bias)
+        place = mixer.gated_norm
+        self.norm = GroupNorm(mixer.value_size, mixer.num_groups, config.norm_eps, place)
+        bias = mixer.bias if mixer.output_bias is None else mixer.output_bias
+        self.output = Linear(rngs, mixer.value_size, embed, (None, "embed"), bias)
+        self.factors = config.multipliers.mixer_projections
         self.mixer, self.activation = mixer, mixer.activation or config.activation
 
     def __call__(
@@ -72,7 +83,9 @@ class Mamba2(nnx.Module):
         mixer = self.mixer
         rows, tokens, _ = x.shape
         # values, keys and queries of the last few tokens
-        channels = jnp.concatenate([self.value(x), self.key(x), self.query(x)], axis=-1)
+        of_gate, *of_channels, of_step = self.factors
+        projected = zip((self.value(x), self.key(x), self.query(x)), of_channels, strict=True)
+        channels = jnp.concatenate([scale(*one) for one in projected], axis=-1)
         channels, last = self.convolution(starts.zero_padding(channels), state.convolution, starts)
         channels = apply_activation(self.activation, channels).astype(jnp.float32)
         sizes = [mixer.value_size, mixer.value_size + mixer.key_size]
@@ -88,14 +101,16 @@ class Mamba2(nnx.Module):
         query, key = (jnp.repeat(one, group, axis=2) for one in (query, key))
         # the time step of each head; that of padding is 0
         bias = self.time_step_bias[...].astype(jnp.float32)
-        step = jax.nn.softplus(self.time_step(x).astype(jnp.float32) + bias)
+        step = scale(self.time_step(x), of_step).astype(jnp.float32)
+        step = jax.nn.softplus(step + bias)
         step = starts.zero_padding(step)
         decay = -jnp.exp(self.decay_log[...].astype(jnp.float32)) * step
         inputs = DeltaInputs(query, key, value * step[..., None], decay)
         mixed, recurrent = apply_delta_rule(inputs, state.recurrent, starts.begins)
         mixed = mixed + value * self.skip[...].astype(jnp.float32)[:, None]
         mixed = mixed.reshape(rows, tokens, -1).astype(x.dtype)
-        return self.norm(mixed, self.output_gate(x)), LayerState(last, recurrent)
+        gate = scale(self.output_gate(x), of_gate)
+        return self.norm(mixed, gate), LayerState(last, recurrent)
 
     @staticmethod
     def begin(config: DecoderConfig, dtype: jax.typing.DTypeLike) -> LayerState:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["ConvolutionConfig", "DeltaNetConfig", "Mamba2Config", "MixerConfig"]
+__all__ = ["ConvolutionConfig", "DeltaNetConfig", "Mamba2Config", "MambaConfig", "MixerConfig"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Mamba2Config:
         state_dim: size of keys and queries.
         taps: how many tokens the convolution before it reads, the newest included.
         bias, convolution_bias: whether projections, and the convolution, have biases.
+        output_bias: whether the projection ``output`` has one; None stands for ``bias``.
+        gated_norm: "after" the gate, "before" the gate, or "none": a gate alone.
         activation: after the convolution; "" stands for the decoder's.
         chunk_length: tokens that transformers takes at a time. It changes no more than rounding,
             and is kept for export.
@@ -83,6 +85,8 @@ class Mamba2Config:
     taps: int
     bias: bool = False
     convolution_bias: bool = True
+    output_bias: bool | None = None
+    gated_norm: str = "after"
     activation: str = ""
     chunk_length: int = 256
 
@@ -105,7 +109,33 @@ class Mamba2Config:
         return self.num_heads * self.head_dim
 
 
-MixerConfig = ConvolutionConfig | DeltaNetConfig | Mamba2Config
+@dataclass(frozen=True)
+class MambaConfig:
+    """A Mamba layer (2312.00752).
+
+    Attributes:
+        inner_dim: the number of channels.
+        state_dim: size of the state of a channel.
+        time_step_rank: of the projection of time steps.
+        taps: how many tokens the convolution before it reads, the newest included.
+        bias, convolution_bias: whether projections, and the convolution, have biases.
+        norm_eps: of the norms of time steps, keys and queries (Falcon-Mamba); None for no norms.
+    """
+
+    inner_dim: int
+    state_dim: int
+    time_step_rank: int
+    taps: int
+    bias: bool = False
+    convolution_bias: bool = True
+    norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = ("inner_dim", "state_dim", "time_step_rank", "taps")
+        _check_sizes(**{name: getattr(self, name) for name in sizes})
+
+
+MixerConfig = ConvolutionConfig | DeltaNetConfig | Mamba2Config | MambaConfig
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -13,8 +13,14 @@ from flax import nnx
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.convolution import ShortConvolution
 from adapt_jax.decoders.delta_net import DeltaNet
+from adapt_jax.decoders.mamba import Mamba
 from adapt_jax.decoders.mamba2 import Mamba2
-from adapt_jax.decoders.mixer_config import ConvolutionConfig, DeltaNetConfig, Mamba2Config
+from adapt_jax.decoders.mixer_config import (
+    ConvolutionConfig,
+    DeltaNetConfig,
+    Mamba2Config,
+    MambaConfig,
+)
 from adapt_jax.decoders.states import LayerState
 
 __all__ = ["begin_state", "make_mixer"]
@@ -23,6 +29,7 @@ MIXERS: dict[type, Any] = {
     ConvolutionConfig: ShortConvolution,
     DeltaNetConfig: DeltaNet,
     Mamba2Config: Mamba2,
+    MambaConfig: Mamba,
 }
 
 

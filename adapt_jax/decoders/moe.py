@@ -1,7 +1,7 @@
 """Mixture of experts: in place of the feed-forward layer, or added to it (1701.06538, 2401.04088).
 
 Axes: B rows, T tokens, M tokens of all rows, E experts, k experts of one token, D embedding,
-F feed-forward.
+F feed-forward, I inputs of an expert (the embedding, or a latent).
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ class MoE(nnx.Module):
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         assert config.moe is not None
         moe, embed = config.moe, config.embed_dim
-        count, ffn = moe.num_experts, moe.ffn_dim
+        count, ffn, size = moe.num_experts, moe.ffn_dim, moe.latent_dim or embed
 
         def make_kernels(size_in: int, size_out: int, axes: tuple[str, str]) -> nnx.Param:
             kernels = rngs.params.normal((count, size_in, size_out)) * size_in**-0.5
@@ -40,13 +40,20 @@ class MoE(nnx.Module):
         router = rngs.params.normal((embed, count)).T * embed**-0.5
         self.router = nnx.Param(router, axes=(None, "embed"))
         self.router_bias = make_bias(moe.router_bias)
-        self.correction_bias = make_bias(moe.correction_bias)
-        self.gate = make_kernels(embed, ffn, ("embed", "ffn"))
-        self.up = make_kernels(embed, ffn, ("embed", "ffn"))
-        self.down = make_kernels(ffn, embed, ("ffn", "embed"))
-        self.gate_bias = make_bias(moe.expert_bias, ffn, axes=("ffn",))
+        shape = (*(1,) * (moe.correction_bias_axes - 1), count)
+        correction = nnx.Param(jnp.zeros(shape), axes=(None,) * len(shape))
+        self.correction_bias = correction if moe.correction_bias else None
+        self.gate = make_kernels(size, ffn, ("embed", "ffn")) if config.gated else None
+        self.up = make_kernels(size, ffn, ("embed", "ffn"))
+        self.down = make_kernels(ffn, size, ("ffn", "embed"))
+        self.gate_bias = make_bias(moe.expert_bias and config.gated, ffn, axes=("ffn",))
         self.up_bias = make_bias(moe.expert_bias, ffn, axes=("ffn",))
-        self.down_bias = make_bias(moe.expert_bias, embed, axes=("embed",))
+        self.down_bias = make_bias(moe.expert_bias, size, axes=("embed",))
+        # to the latents of experts, and back
+        has_latent, bias = moe.latent_dim > 0, config.mlp_bias
+        to_latent = Linear(rngs, embed, size, ("embed", None), bias) if has_latent else None
+        to_embed = Linear(rngs, size, embed, (None, "embed"), bias) if has_latent else None
+        self.latent_down, self.latent_up = to_latent, to_embed
         # Gemma 4 learns a factor for each expert's weight
         learned = config.dense_with_moe
         self.scale = nnx.Param(jnp.ones(count), axes=(None,)) if learned else None
@@ -69,6 +76,8 @@ class MoE(nnx.Module):
         tokens, moe = x.reshape(-1, x.shape[-1]), self.moe  # [M, D]
         read = tokens if router_input is None else router_input.reshape(tokens.shape)
         weights, chosen = self._route(read)  # [M, k]
+        if self.latent_down is not None:
+            tokens = self.latent_down(tokens)
 
         # sort the M·k pairs of token and expert by expert; a stable sort keeps tokens in order
         order = jnp.argsort(chosen.reshape(-1))
@@ -80,7 +89,10 @@ class MoE(nnx.Module):
 
         # back to the order of the tokens, [M, k, D], and sum over a token's experts
         outputs = jnp.zeros_like(out).at[order].set(out).reshape(*chosen.shape, -1)
-        routed = jnp.einsum("mkd,mk->md", outputs, weights.astype(x.dtype)).reshape(x.shape)
+        routed = jnp.einsum("mkd,mk->md", outputs, weights.astype(x.dtype))
+        if self.latent_up is not None:
+            routed = self.latent_up(routed)
+        routed = routed.reshape(x.shape)
         return routed if self.shared is None else routed + self._apply_shared(x, self.shared)
 
     def _route(self, x: Float[Array, "M D"]) -> tuple[Float[Array, "M k"], Int[Array, "M k"]]:
@@ -89,6 +101,8 @@ class MoE(nnx.Module):
         logits = x.astype(jnp.float32) @ self.router[...].astype(jnp.float32).T
         if self.router_bias is not None:
             logits = logits + self.router_bias[...].astype(jnp.float32)
+        if moe.sparse_mixer is not None:
+            return _mix_sparsely(logits, moe.sparse_mixer)
         scores = jax.nn.sigmoid(logits) if moe.scores == "sigmoid" else jax.nn.softmax(logits)
 
         # choose: by the scores themselves, or by corrected ones and inside the best groups
@@ -116,8 +130,8 @@ class MoE(nnx.Module):
         return weights, chosen
 
     def _apply_experts(
-        self, x: Float[Array, "S D"], experts: Int[Array, " S"], order: Int[Array, " S"]
-    ) -> Float[Array, "S D"]:
+        self, x: Float[Array, "S I"], experts: Int[Array, " S"], order: Int[Array, " S"]
+    ) -> Float[Array, "S I"]:
         """Each token's output of one expert, where S is M·k.
 
         Args:
@@ -134,6 +148,8 @@ class MoE(nnx.Module):
             y = y if bias is None else y + bias[...].astype(x.dtype)[experts[order]]
             return y if lora is None else y + lora(x, sizes)
 
+        if self.gate is None:
+            return project(apply_activation(self.activation, project(x, "up")), "down")
         gate, up = project(x, "gate"), project(x, "up")
         if self.moe.swiglu_clamp is not None:
             hidden = apply_clamped_swiglu(gate, up, *self.moe.swiglu_clamp)
@@ -154,6 +170,27 @@ def _keep_best_groups(ranks: Float[Array, "M E"], moe: MoEConfig) -> Float[Array
     best = jax.lax.top_k(group_ranks, moe.groups_per_token)[1]
     is_kept = jax.nn.one_hot(best, moe.num_groups, dtype=bool).any(axis=1)
     return jnp.where(is_kept[..., None], groups, -jnp.inf).reshape(ranks.shape)
+
+
+def _mix_sparsely(
+    logits: Float[Array, "M E"], share: float
+) -> tuple[Float[Array, "M 2"], Int[Array, "M 2"]]:
+    """The weights of two experts for each token, and which experts these are (2409.12136).
+
+    The best expert is weighed among those whose logits are at most ``share`` below its own,
+    relative to the larger absolute value. The second one is weighed so among all but the best.
+    """
+    weights, chosen, left = [], [], logits
+    for _ in range(2):
+        fixed = jax.lax.stop_gradient(left)
+        best = fixed.argmax(axis=-1, keepdims=True)
+        top = jnp.take_along_axis(fixed, best, axis=-1)
+        size = jnp.maximum(jnp.abs(jax.lax.stop_gradient(logits)), top)
+        among = jnp.where((top - fixed) / size > share, -jnp.inf, left)
+        weights.append(jnp.take_along_axis(jax.nn.softmax(among), best, axis=-1))
+        chosen.append(best)
+        left = jnp.where(jnp.arange(logits.shape[-1]) == best, -jnp.inf, left)
+    return jnp.concatenate(weights, axis=-1), jnp.concatenate(chosen, axis=-1)
 
 
 class DenseWithMoE(nnx.Module):

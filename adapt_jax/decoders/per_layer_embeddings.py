@@ -1,4 +1,4 @@
-"""Per-layer embeddings: each layer has an embedding of its own for each token (Gemma 4 E2B, E4B).
+"""Per-layer embeddings: each layer has an embedding of its own for each token (Gemma 3n, 4).
 
 Axes: B rows, T tokens, D embedding, L layers, E size of a per-layer embedding.
 """
@@ -36,6 +36,7 @@ class PerLayerEmbeddings(nnx.Module):
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.size, self.embed_dim = config.per_layer_embedding_dim, config.embed_dim
+        self.vocab_size, self.table_size = config.vocab_size, config.per_layer_embedding_vocab
         wide = config.num_layers * self.size
         table = rngs.params.normal((config.per_layer_embedding_vocab, wide)) * wide**-0.5
         self.embedding = nnx.Param(table, axes=("vocab", None))
@@ -43,7 +44,9 @@ class PerLayerEmbeddings(nnx.Module):
         self.norm = Norm(config, self.size, None)
 
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any) -> Float[Array, "*B T L*E"]:
-        """The tokens' rows of the second table."""
+        """The tokens' rows of the second table; tokens beyond it have its first row (Gemma 3n)."""
+        if self.table_size < self.vocab_size:
+            tokens = jnp.where(tokens < self.table_size, tokens, 0)
         return look_up(self.embedding, tokens, self.size**0.5, dtype)
 
     def __call__(

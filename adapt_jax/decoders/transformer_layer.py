@@ -1,7 +1,7 @@
 """The transformer layer: attention or a mixer, and a feed-forward layer, with norms and residuals.
 
 Axes: B rows, T tokens, S keys (cache slots), M tokens whose output is wanted, D embedding,
-N query heads, K key/value heads, H head size, E per-layer embedding.
+N query heads, K key/value heads, H head size, E per-layer embedding, S streams.
 """
 
 from typing import Any, NamedTuple
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from adapt_jax.decoders.altup import AltUp, Laurel
 from adapt_jax.decoders.attention import KVPair
 from adapt_jax.decoders.attention_inputs import AttentionInputs
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.latent_attention import LatentAttention
-from adapt_jax.decoders.layers import FeedForward, Linear, Norm
+from adapt_jax.decoders.layers import FeedForward, Linear, Norm, scale
 from adapt_jax.decoders.mixers import begin_state, make_mixer
 from adapt_jax.decoders.moe import DenseWithMoE, MoE
 from adapt_jax.decoders.per_layer_embeddings import PerLayerGate
@@ -81,7 +82,7 @@ class Attention(nnx.Module):
     def _compute_kv(self, x: Float[Array, "B T D"], inputs: AttentionInputs) -> KVPair:
         """Keys and values of this layer, [B, K, T, H]; with a cache, all slots of it."""
         assert self.key is not None
-        projected = self.key(x)
+        projected = scale(self.key(x), self.config.multipliers.key)
         values = self._split_heads(
             projected if self.value is None else self.value(x), self.value_norm
         )
@@ -140,11 +141,13 @@ def _make_ffn(config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs) -> Any:
     """The feed-forward layer, or the experts, of a layer that has them."""
     if not layer.has_ffn:
         return None
-    return MoE(config, rngs) if layer.is_moe else FeedForward(config, layer.ffn_dim, rngs)
+    if layer.is_moe:
+        return MoE(config, rngs)
+    return FeedForward(config, layer.ffn_dim, rngs, layer.activation_sparsity)
 
 
 class LayerCache(NamedTuple):
-    """What a layer keeps of the tokens it has read: keys and values, or a state.
+    """What a layer keeps of the tokens it has read: keys and values, a state, or both.
 
     Attributes:
         kv: the keys and values that its attention used.
@@ -158,7 +161,7 @@ class LayerCache(NamedTuple):
 class TransformerLayer(nnx.Module):
     """A transformer layer: attention, then a feed-forward layer, each added to its input.
 
-    Some layers have a mixer that keeps a state in place of attention.
+    Some layers have a mixer that keeps a state in place of attention, or beside it.
     """
 
     def __init__(self, config: DecoderConfig, layer: LayerConfig, rngs: nnx.Rngs):
@@ -179,6 +182,8 @@ class TransformerLayer(nnx.Module):
         has_gate = bool(config.per_layer_embedding_dim)
         self.per_layer_gate = PerLayerGate(config, rngs) if has_gate else None
         self.scale = nnx.Param(jnp.ones(1), axes=(None,)) if config.layer_scale else None
+        self.altup = AltUp(config, rngs) if config.altup is not None else None
+        self.laurel = Laurel(config, rngs) if config.altup is not None else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
         self.config = config
 
@@ -191,13 +196,44 @@ class TransformerLayer(nnx.Module):
         """The layer's output, and what it keeps.
 
         With ``inputs.output_positions`` all that follows attention is computed for these tokens
-        alone, and the output is [1, M, D].
+        alone, and the output is [1, M, D]. A token with several streams has them side by side.
         """
+        if self.altup is not None:
+            return self._update_streams(self.altup, x, inputs, per_layer_embedding)
+        x, kept = self._transform(x, inputs)
+        # the end of a layer in some families
+        if self.per_layer_gate is not None and per_layer_embedding is not None:
+            x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
+        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kept
+
+    def _update_streams(
+        self,
+        altup: AltUp,
+        x: Float[Array, "B T S*D"],
+        inputs: AttentionInputs,
+        per_layer_embedding: Float[Array, "B T E"] | None,
+    ) -> tuple[Float[Array, "B T S*D"], LayerCache]:
+        """Predicts all streams, computes the active one, and corrects the others by it."""
+        predicted = altup.predict(x)
+        computed, kept = self._transform(altup.select_active(predicted), inputs)
+        streams = altup.correct(inputs.select_outputs(predicted), computed)
+        if self.per_layer_gate is not None and per_layer_embedding is not None:
+            active = altup.scale_active(streams)
+            update = self.per_layer_gate(active, inputs.select_outputs(per_layer_embedding))
+            streams = altup.add_to_others(streams, update)
+        return streams, kept
+
+    def _transform(
+        self, x: Float[Array, "B T D"], inputs: AttentionInputs
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Attention or mixer, then the feed-forward layer; and what the layer keeps."""
         # attention, or what is in its place
         normed = x if self.attention_norm is None else self.attention_norm(x)
         update, kept = self._mix_tokens(normed, inputs)
         x, normed = inputs.select_outputs(x), inputs.select_outputs(normed)
         after_attention = x if update is None else self._add(x, update, self.attention_post_norm)
+        if self.laurel is not None:
+            after_attention = (after_attention + self.laurel(normed)) * 2**-0.5
         if self.ffn is None:
             return after_attention, kept
         # feed-forward; with parallel residuals it reads what attention read
@@ -208,30 +244,29 @@ class TransformerLayer(nnx.Module):
         update = self.ffn(normed)
         if self.dense_with_moe is not None:
             update = self.dense_with_moe(update, x)
-        x = self._add(after_attention, update, self.ffn_post_norm)
-        # the end of a layer in some families
-        if self.per_layer_gate is not None and per_layer_embedding is not None:
-            x = x + self.per_layer_gate(x, inputs.select_outputs(per_layer_embedding))
-        return x if self.scale is None else x * self.scale[...].astype(x.dtype), kept
+        return self._add(after_attention, update, self.ffn_post_norm), kept
 
     def _mix_tokens(
         self, x: Float[Array, "B T D"], inputs: AttentionInputs
     ) -> tuple[Float[Array, "B T D"] | None, LayerCache]:
-        """The output of attention or mixer (at ``output_positions``), and what it keeps.
+        """The output of attention and mixer (at ``output_positions``), and what they keep.
 
         None where the layer has only a feed-forward layer.
         """
+        factors, update, kv = self.config.multipliers, None, None
         if self.attention is not None:
-            update, kv = self.attention(x, inputs)
-            return update, LayerCache(kv=kv)
+            update, kv = self.attention(scale(x, factors.attention_input), inputs)
+            update = scale(update, factors.attention_output)
         if self.mixer is None:
-            return None, LayerCache()
+            return update, LayerCache(kv=kv)
         assert inputs.starts is not None
         state = inputs.state
         if state is None:
             state = begin_state(self.config, x.dtype).repeat(x.shape[0])
-        mixed, state = self.mixer(x, state, inputs.starts)
-        return self.mixer.output(inputs.select_outputs(mixed)), LayerCache(state=state)
+        mixed, state = self.mixer(scale(x, factors.mixer_input), state, inputs.starts)
+        mixed = self.mixer.output(inputs.select_outputs(mixed))
+        mixed = scale(mixed, factors.mixer_output)
+        return mixed if update is None else update + mixed, LayerCache(kv=kv, state=state)
 
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None

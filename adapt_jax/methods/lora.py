@@ -42,7 +42,7 @@ __all__ = ["LoRA", "LoRAConfig", "attach_lora", "detach_lora"]
 Module = Literal[
     "query", "key", "value", "output", "gate", "up", "down",
     "query_down", "query_up", "kv_down", "kv_up",
-    "output_gate", "input", "strength", "decay", "time_step",
+    "output_gate", "input", "strength", "decay", "time_step", "time_step_down",
 ]  # fmt: skip
 ExpertModule = Literal["expert_gate", "expert_up", "expert_down"]
 AnyModule = Literal[Module, ExpertModule]
@@ -267,6 +267,8 @@ def _attach_to_experts(
     if not isinstance(experts, MoE):
         return False
     kernel = name.removeprefix("expert_")
+    if getattr(experts, kernel) is None:  # experts without gates
+        return False
     if experts.lora is None:
         experts.lora = ExpertLoRAs()
     setattr(experts.lora, kernel, ExpertLoRA(getattr(experts, kernel), rank, scale, rngs))

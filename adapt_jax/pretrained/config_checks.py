@@ -23,6 +23,7 @@ __all__ = ["FIELD_CHECKS", "TOKEN", "TOKENS", "find_size_problems", "find_type_p
 
 MAX_LAYERS, MAX_WIDTH, MAX_LENGTH = 1000, 2**22, 2**31 - 1
 MAX_TAPS = 64  # of a convolution
+MAX_STREAMS = 64  # of hidden states
 MAX_EXPERT_PARTS = 100_000  # layers times experts: this many tensors a decoder may have
 
 
@@ -72,6 +73,11 @@ def _whole_or_list(most: int) -> Check:
         return len(values) <= MAX_LAYERS and all(is_whole(one, 1, most) for one in values)
 
     return Check(f"a whole number from 1 to {most}, or one for each layer", test, nullable=True)
+
+
+def _is_number_or_list(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return len(values) <= MAX_LAYERS and all(map(_SIGNED.test, values))
 
 
 def _are_layer_names(value: Any) -> bool:
@@ -177,6 +183,12 @@ NAME_CHECKS: dict[str, Check] = {
     "v_head_dim": whole(1, 2**14, nullable=True),
     "n_group": whole(1, 2**14, nullable=True),
     "topk_group": whole(1, 2**14, nullable=True),
+    "moe_layer_start_index": whole(0, MAX_LAYERS),
+    "moe_layer_end_index": whole(-1, MAX_LAYERS),
+    "moe_layer_interval": whole(1, MAX_LAYERS),
+    "moe_num_shared_experts": whole(0, 2**14),
+    "moe_latent_size": whole(1, MAX_WIDTH, nullable=True),
+    "router_jitter_noise": number(0, 1e3),
     "moe_layers": list_of("layers", _is_layer),
     "interleave_moe_layer_step": whole(1, MAX_LAYERS),
     "attention_chunk_size": whole(1, MAX_LENGTH, nullable=True),
@@ -191,7 +203,7 @@ NAME_CHECKS: dict[str, Check] = {
     "block_ff_dim": whole(1, MAX_WIDTH),
     "block_multiple_of": whole(1, MAX_WIDTH),
     "block_ffn_dim_multiplier": number(1e-9, 1e3, nullable=True),
-    "full_attn_idxs": list_of("layers", _is_layer),
+    **dict.fromkeys(("full_attn_idxs", "attn_layer_indices"), list_of("layers", _is_layer)),
     "full_attention_interval": whole(1, MAX_LAYERS),
     "n_groups": whole(1, 2**14),
     "state_size": whole(1, 2**16),
@@ -203,6 +215,10 @@ NAME_CHECKS: dict[str, Check] = {
     "mamba_num_heads": whole(1, 2**14),
     "mamba_head_dim": whole(1, 2**16),
     "ssm_state_size": whole(1, 2**16),
+    "time_step_rank": Check(
+        "auto, or a whole number", lambda value: value == "auto" or is_whole(value, 1, MAX_WIDTH)
+    ),
+    "mixer_rms_eps": number(0, 1),
     "mamba_hidden_act": TEXT,
     "hybrid_override_pattern": Check(
         f"a letter for each of at most {MAX_LAYERS} layers",
@@ -216,6 +232,23 @@ NAME_CHECKS: dict[str, Check] = {
     ),
     "mamba_d_conv": whole(1, MAX_TAPS),
     "mamba_expand": whole(1, 2**10),
+    "mamba_d_ssm": whole(1, MAX_WIDTH, nullable=True),
+    "lm_head_multiplier": number(1e-9, 1e9),
+    **dict.fromkeys(("mlp_multipliers", "ssm_multipliers"), list_of("numbers", _SIGNED.test)),
+    **dict.fromkeys(
+        (
+            *("attention_in_multiplier", "attention_out_multiplier", "key_multiplier"),
+            *("ssm_in_multiplier", "ssm_out_multiplier"),
+        ),
+        _SIGNED,
+    ),
+    "intermediate_size": _whole_or_list(MAX_WIDTH),
+    "activation_sparsity_pattern": Check(
+        "a number, or one for each layer", _is_number_or_list, nullable=True
+    ),
+    "altup_num_inputs": whole(1, MAX_STREAMS),
+    "altup_active_idx": whole(0, MAX_STREAMS),
+    "laurel_rank": whole(1, MAX_WIDTH),
     "shared_intermediate_size": whole(1, MAX_WIDTH),
     "shared_expert_intermediate_size": whole(1, MAX_WIDTH),
     **dict.fromkeys(
@@ -232,7 +265,7 @@ NAME_CHECKS: dict[str, Check] = {
     "n_inner": whole(1, MAX_WIDTH, nullable=True),
     "ffn_hidden_size": whole(1, MAX_WIDTH, nullable=True),
     "word_embed_proj_dim": whole(1, MAX_WIDTH, nullable=True),
-    "rotary_dim": whole(1, 2**14),
+    "rotary_dim": whole(1, 2**14, nullable=True),
     "window_size": whole(1, MAX_LENGTH),
     "attention_types": list_of("patterns of layers", lambda value: isinstance(value, list)),
     "num_kv_heads": whole(1, 2**14, nullable=True),
@@ -251,6 +284,8 @@ NAME_CHECKS: dict[str, Check] = {
             *("conv_bias", "block_auto_adjust_ff_dim", "tie_embedding"),
             "use_expert_bias",
             *("mamba_proj_bias", "mamba_conv_bias", "use_bias", "use_conv_bias"),
+            *("projectors_bias", "mamba_rms_norm", "mamba_norm_before_gate"),
+            "altup_correct_scale",
         ),
         FLAG,
     ),

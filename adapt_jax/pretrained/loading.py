@@ -276,7 +276,8 @@ def check_weights(
         damaged: some files could not be read, so nothing is known of what is missing.
     """
     found_as = {family.canonical_name(name): name for name in tensors}
-    layouts = family.tensor_layouts(config, found_as)
+    by_name = {canonical: tensors[name] for canonical, name in found_as.items()}
+    layouts = family.tensor_layouts(config, by_name)
     held = {path: value.shape for path, value in get_parameters(abstract_decoder(config)).items()}
     shapes = {name: layouts[key].tensor_shape(held) for key in held for name in layouts[key].names}
     if config.tie_embeddings:

@@ -67,12 +67,28 @@ SILENT = {
     "gemma4, experts": {"vocab_size_per_layer_input", "use_double_wide_mlp"},
     "gemma4, unified": {"use_double_wide_mlp"},
     "gemma2, full": {"sliding_window"},  # no layer slides
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba"), {"num_key_value_heads", "num_attention_heads", "expand"}
+    ),
     "mamba2": {"num_key_value_heads", "intermediate_size", "num_attention_heads"},
     "nemotron_h": {
         *("attention_bias", "mamba_proj_bias", "expand"),  # there are none; the heads decide
         *("n_routed_experts", "n_shared_experts", "moe_intermediate_size", "n_group", "topk_group"),
         *("moe_shared_expert_intermediate_size", "moe_shared_expert_overlap", "norm_topk_prob"),
         *("num_experts_per_tok", "routed_scaling_factor", "mtp_layers_block_type"),
+    },
+    "nemotron_h, experts": {
+        *("attention_bias", "mamba_proj_bias", "expand", "n_shared_experts", "intermediate_size"),
+        *("moe_shared_expert_overlap", "mtp_layers_block_type", "first_k_dense_replace"),
+    },
+    "falcon_h1": {"mamba_expand", "mamba_norm_before_gate"},  # mamba_d_ssm decides; there is none
+    "falcon_h1, norm before the gate, biases": {"mamba_expand"},
+    "falcon_h1, norm after the gate": {"mamba_expand"},
+    "gemma3n": {"altup_active_idx"},  # twice 0
+    "gemma3n, other streams": {"activation_sparsity_pattern"},  # twice 0
+    "phimoe": {"num_experts_per_tok"},  # always two
+    "phimoe, longrope": {  # the file says by what it scales, and says the length twice
+        *("max_position_embeddings", "rope_parameters.original_max_position_embeddings"),
     },
     "granitemoehybrid": {"rope_parameters.rope_theta"},  # no layer has positions
     "granitemoehybrid, no experts": {
@@ -98,6 +114,12 @@ SILENT = {
 
 
 INERT |= {"chunk_size", "mamba_chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype"}
+
+
+INERT |= {"altup_coef_clip", "input_jitter_noise", "z_loss_coefficient"}  # for training
+
+
+INERT |= {"use_mambapy", "use_associative_scan", "time_step_init_scheme", "time_step_scale"}
 
 
 INERT |= {"time_step_rank", "time_step_min", "time_step_max", "time_step_floor"}  # for new weights
@@ -129,6 +151,7 @@ OTHER: dict[str, Any] = {
     "truncate": lambda told: not told,
     "partial_rotary_factor": lambda share: share / 2,
     "rms_norm_eps": 0.3,
+    "mixer_rms_eps": 0.3,
     "norm_eps": 0.3,
     "time_step_limit": [0.001, 0.1],
     "layer_norm_eps": 0.3,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from family_cases import CASES
-from family_fields import FULL, LLAMA3, LONG, OWN_SIZES, SIZES, SLIDING, YARN
+from family_fields import FULL, LLAMA3, LONG, OWN_SIZES, SCALED_LONG, SIZES, SLIDING, YARN
 
 from adapt_jax.decoders.families import FAMILIES
 
@@ -60,6 +60,14 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "olmo3": [{**THETA, "rope_scaling": YARN}, {"rope_theta": 5.0}],
     "smollm3": [{**THETA, "no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1], **LINEAR}],
     "granite": [{**THETA, **LINEAR}],
+    "gemma3n_text": [
+        {**THETA, "rope_local_base_freq": 55.0, "activation_sparsity_pattern": [0.5] * 5},
+        {"num_hidden_layers": 16, "intermediate_size": 48, "layer_types": None},
+    ],
+    "bamba": [{**THETA, "attn_layer_indices": [0]}],
+    "falcon_h1": [
+        {**THETA, "mamba_d_ssm": None, "mamba_d_head": "auto", "mlp_multipliers": [0.5, 2.0]}
+    ],
     "gemma4_text": [
         {"global_head_dim": 24, "num_hidden_layers": 7, "num_kv_shared_layers": 1},
         {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
@@ -85,6 +93,18 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "qwen3_vl_moe_text": [{**THETA, "tie_word_embeddings": False}],
     "glm4v_text": [{}, {**THETA, "partial_rotary_factor": 0.25}],
     "hunyuan_v1_moe": [{**THETA, "num_experts": 4, "moe_topk": 2}],
+    "ernie4_5_moe": [
+        {**THETA, "moe_layer_start_index": 0, "moe_layer_interval": 2, "head_dim": None},
+        {"moe_layer_start_index": 0, "moe_layer_end_index": 0, "moe_num_shared_experts": 0},
+    ],
+    "minimax_m2": [{**THETA, "rotary_dim": 64}, {"partial_rotary_factor": 0.25, "rotary_dim": 64}],
+    "phimoe": [
+        {**THETA, "sliding_window": 9},
+        {**THETA, "rope_scaling": {**SCALED_LONG, "type": "longrope"}},
+    ],
+    "nemotron_h": [{"layers_block_type": ["mamba", "moe", "mlp"], "n_routed_experts": 6}],
+    "mamba": [{"time_step_rank": 7, "expand": 3}, {"intermediate_size": 40}],
+    "falcon_mamba": [{"mixer_rms_eps": 0.1}],
     "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
     "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],
     "vaultgemma": [{**THETA, "sliding_window": 9}],

@@ -108,6 +108,9 @@ def test_factors_that_peft_refuses_are_named(made: Any) -> None:
     check_peft_modules(updates(model, "value", "time_step"), model)
     with pytest.raises(UserError, match=r"PEFT allows no LoRA on out_proj.* lora\.modules"):
         check_peft_modules(updates(model, "output"), model)
+    _, _, model = made("mamba")
+    with pytest.raises(UserError, match=r"PEFT allows no LoRA on dt_proj.* lora\.modules"):
+        check_peft_modules(updates(model, "time_step"), model)
     _, _, model = made("deepseek_v3")
     dense = ("layers", 0, "ffn", "up", "kernel")
     factors = updates(model, "up").factors[dense]
@@ -240,3 +243,37 @@ def test_adapters_of_multimodal_checkpoints_name_modules_of_the_whole_model(
         our_logits(adaptation.model), expected, atol=1e-4 * np.abs(expected).max()
     )
     assert "left out, which read no text" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "falcon_h1"])
+def test_soft_prompts_of_decoders_that_need_tokens_are_refused(
+    name: str, made: Any, tmp_path: Path
+) -> None:
+    """Gemma 3n has no per-layer embeddings without tokens, and Falcon-H1 no scale."""
+    _, _, model = made(name)
+    with pytest.raises(UserError, match="PEFT's prompt tuning gives .* embeddings in place of"):
+        write_soft_prompt(tmp_path, soft(model), model)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("gemma3n", "all-linear"),
+        ("bamba", "all-linear"),
+        ("falcon_h1", ["in_proj", "q_proj", "v_proj", "o_proj", "gate_proj"]),
+        ("mamba", ["in_proj", "x_proj"]),
+    ],
+)
+def test_factors_of_streams_and_mixers_leave_and_come_in(
+    name: str, modules: Any, made: Any, tmp_path: Path
+) -> None:
+    """The projections of streams are called 0, 1 and 2, as layers are."""
+    folder, _, model = made(name)
+    peft_adapter(folder, tmp_path / "in", target_modules=modules)
+    adaptation = import_adapter(tmp_path / "in", model)
+    expected = theirs(folder, tmp_path / "in", model)
+    assert ours(adaptation.model) == expected != ours(model)
+    assert adaptation.lora_weights is not None
+    write_lora(tmp_path / "out", adaptation.lora_weights, model)
+    assert theirs(folder, tmp_path / "out", model) == expected

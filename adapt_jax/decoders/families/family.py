@@ -36,6 +36,8 @@ class Family:
             the same parameter.
         other_tensors: rows that stand in for those of the same parameters in checkpoints that have
             a tensor of that name. They are read and never written.
+        has_other_tensors: whether a checkpoint with these tensors has those, where their names are
+            the same and only shapes tell them apart.
         fields: field of DecoderConfig -> (field of ``config.json``, default). A default that is a
             function of ``config.json`` also replaces null.
         fixed_fields: fields of DecoderConfig that have one value in the whole family.
@@ -50,6 +52,8 @@ class Family:
         layer_rules: how ``config.json`` describes the layers.
         ignored_tensors: patterns of tensor names that are not loaded.
         ignored_tensors_for: more of these patterns, for a decoder of this config.
+        needs_tokens: whether transformers computes something else from embeddings than from the
+            tokens that they belong to. PEFT's prompt tuning gives it embeddings.
         text_sizes: fields that the text part of a multimodal ``config.json`` may leave out.
         prefix_aliases: (prefix of tensor names in some checkpoints, prefix in ``tensors``).
     """
@@ -60,6 +64,7 @@ class Family:
     fields: Mapping[str, tuple[str, Any]]
     tensors_for: Callable[[DecoderConfig], tuple[TensorRow, ...]] = lambda config: ()
     other_tensors: tuple[TensorRow, ...] = ()
+    has_other_tensors: Callable[[DecoderConfig, Mapping[str, Any]], bool] | None = None
     fixed_fields: Mapping[str, Any] = field(default_factory=dict)
     computed_fields: Callable[[HFConfig], Mapping[str, Any]] = lambda hf: {}
     moe_fields: Mapping[str, tuple[str | tuple[str, ...], Any]] = field(default_factory=dict)
@@ -71,6 +76,7 @@ class Family:
     layer_rules: LayerRules = LayerRules()
     ignored_tensors: tuple[str, ...] = ("*rotary_emb.inv_freq",)
     ignored_tensors_for: Callable[[DecoderConfig], tuple[str, ...]] = lambda config: ()
+    needs_tokens: Callable[[DecoderConfig], bool] = lambda config: False
     text_sizes: Mapping[str, Any] = field(default_factory=dict)
     prefix_aliases: tuple[tuple[str, str], ...] = BARE_PREFIXES
 
@@ -126,10 +132,13 @@ class Family:
         instance, has only some of them.
 
         Args:
-            present: the names of the checkpoint's tensors, as ``canonical_name`` gives them; none
-                for a checkpoint that is written.
+            present: the checkpoint's tensors by their names, as ``canonical_name`` gives them, or
+                these names alone; none for a checkpoint that is written.
         """
         others = [row for row in self.other_tensors if self._has_row(row, config, present)]
+        if self.has_other_tensors is not None:
+            is_other = isinstance(present, Mapping) and self.has_other_tensors(config, present)
+            others = others if is_other else []
         return self._make_layouts(config, others)
 
     def fused_layouts(self, config: DecoderConfig) -> dict[ParameterPath, TensorLayout]:

@@ -77,12 +77,27 @@ def _read_full_heads(hf: HFConfig) -> dict[str, int]:
     return heads
 
 
-def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
-    """Full layers have heads of their own; the last layers share keys and values.
+def share_kv(
+    layer_types: list[str], index: int, layer: LayerConfig, num_shared: int
+) -> LayerConfig:
+    """One of the last ``num_shared`` layers has the keys and values of an earlier one.
+
+    That is the last layer of the same type that has its own.
 
     Raises:
-        ValueError: no earlier layer of the same type has keys and values to share.
+        ValueError: there is none.
     """
+    first_shared = len(layer_types) - num_shared
+    if index < first_shared:
+        return layer
+    sources = [n for n in range(first_shared) if layer_types[n] == layer_types[index]]
+    if not sources:
+        raise ValueError(f"num_kv_shared_layers leaves no {layer_types[index]} layer to read from")
+    return replace(layer, kv_shared_with=sources[-1])
+
+
+def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+    """Full layers have heads of their own; the last layers share keys and values."""
     layer_types = _read_layer_types(hf)
     if layer_types[index] == FULL:
         heads = _read_full_heads(hf)
@@ -92,15 +107,11 @@ def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
             num_kv_heads=heads.get("num_key_value_heads") or hf.get("num_key_value_heads", 4),
             attention_k_eq_v=bool(hf.get("attention_k_eq_v")),
         )
-    first_shared = len(layer_types) - hf.get("num_kv_shared_layers", 0)
-    if index < first_shared:
+    layer = share_kv(layer_types, index, layer, hf.get("num_kv_shared_layers", 0))
+    if layer.kv_shared_with is None:
         return layer
-    # keys and values of the last layer of this type that has its own
-    sources = [n for n in range(first_shared) if layer_types[n] == layer_types[index]]
-    if not sources:
-        raise ValueError(f"num_kv_shared_layers leaves no {layer_types[index]} layer to read from")
     ffn_dim = 2 * hf["intermediate_size"] if hf.get("use_double_wide_mlp") else 0
-    return replace(layer, attention_k_eq_v=False, kv_shared_with=sources[-1], ffn_dim=ffn_dim)
+    return replace(layer, attention_k_eq_v=False, ffn_dim=ffn_dim)
 
 
 def _computed_fields(hf: HFConfig) -> HFConfig:

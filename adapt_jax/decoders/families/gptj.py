@@ -1,12 +1,11 @@
 """GPT-J (EleutherAI, 2021): parallel residuals; neighbouring features as pairs, partly rotated."""
 
-import math
 from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families import gpt2
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules, find_rotated_share
 from adapt_jax.decoders.families.tables import LAYER, norm, projection
 from adapt_jax.decoders.rope import Rope
 
@@ -23,17 +22,8 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
 
 
 def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
-    """The rotary positions: ``rotary_dim`` features of each head are rotated.
-
-    Raises:
-        ValueError: that is more than a head has.
-    """
-    head_dim, rotary_dim = hf["n_embd"] // hf["n_head"], hf.get("rotary_dim", 64)
-    if rotary_dim > head_dim:
-        raise ValueError(f"rotary_dim {rotary_dim}; expected {head_dim} at most")
-    share = rotary_dim / head_dim
-    if int(share * head_dim) < rotary_dim:  # the quotient is rounded
-        share = math.nextafter(share, 1.0)
+    """The rotary positions: ``rotary_dim`` features of each head are rotated."""
+    share = find_rotated_share(hf.get("rotary_dim", 64), hf["n_embd"] // hf["n_head"])
     return replace(layer, rope=Rope(partial_rotary_factor=share, interleaved=True))
 
 

@@ -78,8 +78,12 @@ def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     return layer if has_rope else replace(layer, rope=None)
 
 
-def _computed_fields(hf: HFConfig) -> HFConfig:
-    """The Mamba layers; the experts, or the size of the feed-forward layer without them."""
+def read_mamba(hf: HFConfig) -> Mamba2Config:
+    """The shape of the Mamba layers.
+
+    Raises:
+        ValueError: sizes contradict each other, or time steps have bounds.
+    """
     check_time_step_limit(hf)
     width = hf.get("mamba_expand", 2) * hf["hidden_size"]
     num_heads, head_dim = hf.get("mamba_n_heads", 128), hf.get("mamba_d_head", "auto")
@@ -89,7 +93,7 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
             f"mamba_n_heads {num_heads} of mamba_d_head {head_dim} are not mamba_expand times the "
             f"hidden size, {width}"
         )
-    mixer = Mamba2Config(
+    return Mamba2Config(
         num_heads=num_heads,
         head_dim=head_dim,
         num_groups=hf.get("mamba_n_groups", 1),
@@ -99,19 +103,21 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
         convolution_bias=hf.get("mamba_conv_bias", True),
         chunk_length=hf.get("mamba_chunk_size", 256),
     )
+
+
+def _computed_fields(hf: HFConfig) -> HFConfig:
+    """The Mamba layers; the experts, or the size of the feed-forward layer without them."""
+    mixer = read_mamba(hf)
     if hf.get("num_local_experts", 8):
         return {"mixer": mixer}
     return {"mixer": mixer, "ffn_dim": hf.get("shared_intermediate_size", 1024)}
 
 
-def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
-    """The layers, the shape of Mamba and of the experts."""
-    mixer, moe = config.mixer, config.moe
+def write_mamba(config: DecoderConfig) -> HFConfig:
+    """The fields of ``config.json`` from which ``read_mamba`` reads the same shape."""
+    mixer = config.mixer
     assert isinstance(mixer, Mamba2Config)
-    layers = [config.layer_config(index) for index in range(config.num_layers)]
     return {
-        "layer_types": [FULL if layer.has_attention else MAMBA for layer in layers],
-        "position_embedding_type": "rope" if any(layer.rope for layer in layers) else None,
         "mamba_expand": mixer.value_size // config.embed_dim,
         "mamba_n_heads": mixer.num_heads,
         "mamba_d_head": mixer.head_dim,
@@ -121,6 +127,17 @@ def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
         "mamba_proj_bias": mixer.bias,
         "mamba_conv_bias": mixer.convolution_bias,
         "mamba_chunk_size": mixer.chunk_length,
+    }
+
+
+def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
+    """The layers, the shape of Mamba and of the experts."""
+    moe = config.moe
+    layers = [config.layer_config(index) for index in range(config.num_layers)]
+    return {
+        "layer_types": [FULL if layer.has_attention else MAMBA for layer in layers],
+        "position_embedding_type": "rope" if any(layer.rope for layer in layers) else None,
+        **write_mamba(config),
         "shared_intermediate_size": config.ffn_dim if moe is None else moe.shared_ffn_dim,
     }
 

@@ -5,6 +5,7 @@ layers differ) and lists full and sliding attention in ``layer_types``. Older fi
 ``rope_theta`` and ``rope_scaling``, and each family has a rule for which layers slide.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.rope import MAX_POSITIONS, ORIGINAL_MAX_POSITIONS, ROPE_TYPES, Rope
 
-__all__ = ["FULL", "SLIDING", "HFConfig", "LayerRules", "check_layer_names"]
+__all__ = ["FULL", "SLIDING", "HFConfig", "LayerRules", "check_layer_names", "find_rotated_share"]
 
 HFConfig = Mapping[str, Any]  # a config.json, or fields of one
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -41,6 +42,19 @@ def check_layer_names(
     if unknown := [name for name in names if name not in known]:
         listed = ", ".join(supported or known)
         raise ValueError(f"{field} {unknown[0]!r} is not supported; supported: {listed}")
+
+
+def find_rotated_share(rotary_dim: int, head_dim: int) -> float:
+    """The ``partial_rotary_factor`` with which this many features of a head are rotated.
+
+    Raises:
+        ValueError: that is more than a head has.
+    """
+    if rotary_dim > head_dim:
+        raise ValueError(f"rotary_dim {rotary_dim}; expected {head_dim} at most")
+    share = rotary_dim / head_dim
+    # the quotient is rounded
+    return math.nextafter(share, 1.0) if int(share * head_dim) < rotary_dim else share
 
 
 @dataclass(frozen=True)

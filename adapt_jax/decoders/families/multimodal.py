@@ -17,6 +17,7 @@ TEXT_DECODERS: Mapping[str, tuple[str, str]] = {
     "AyaVisionForConditionalGeneration": ("aya_vision", "cohere2"),
     "Cohere2VisionForConditionalGeneration": ("cohere2_vision", "cohere2"),
     "Gemma3ForConditionalGeneration": ("gemma3", "gemma3_text"),
+    "Gemma3nForConditionalGeneration": ("gemma3n", "gemma3n_text"),
     "Gemma4ForConditionalGeneration": ("gemma4", "gemma4_text"),
     "Gemma4UnifiedForConditionalGeneration": ("gemma4_unified", "gemma4_unified_text"),
     "Glm4vForConditionalGeneration": ("glm4v", "glm4v_text"),

@@ -1,6 +1,8 @@
 """Qwen3 with a mixture of experts in most layers (2505.09388); the same inside Qwen3-VL."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families import qwen3
@@ -49,17 +51,33 @@ FAMILY = Family(
     extra_hf_fields=write_layers,
     layer_rules=LayerRules(window=qwen3.FAMILY.layer_rules.window, adjust=adjust_layer),
 )
+
+
+def _has_outputs_first(config: DecoderConfig, tensors: Mapping[str, Any]) -> bool:
+    """Whether the kernels of experts are [experts, out, in], as transformers 5 writes them."""
+    if config.moe is None:
+        return False
+    inputs = {"gate_up_proj": config.embed_dim, "down_proj": config.moe.ffn_dim}
+    names = {
+        f"model.layers.{n}.mlp.experts.{name}": size
+        for n in range(config.num_layers)
+        for name, size in inputs.items()
+    }
+    found = [tensors[name].shape[-1:] == (size,) for name, size in names.items() if name in tensors]
+    return bool(found) and all(found)
+
+
 VL = replace(
     FAMILY,
     model_type="qwen3_vl_moe_text",
     tensors=(
         *TENSORS,
         *ROUTER,
-        # [experts, in, out], unlike elsewhere
+        # on the hub [experts, in, out], unlike elsewhere
         (HF_LAYER + "mlp.experts.gate_up_proj", (LAYER + "ffn.gate", LAYER + "ffn.up"), False),
         (HF_LAYER + "mlp.experts.down_proj", LAYER + "ffn.down", False),
     ),
-    other_tensors=(),
+    has_other_tensors=_has_outputs_first,
     fields={
         **FAMILY.fields,
         "num_kv_heads": ("num_key_value_heads", 16),

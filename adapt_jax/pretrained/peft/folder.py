@@ -18,7 +18,7 @@ from adapt_jax.pretrained.hf_folder import find_local_folder, read_json
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.lora_factors import LoRAWeights
 from adapt_jax.pretrained.peft.lora import read_lora
-from adapt_jax.pretrained.peft.modules import PEFTModules
+from adapt_jax.pretrained.peft.modules import PEFTModules, check_prompt_tuning
 from adapt_jax.pretrained.peft.options import PEFT_TYPES, find_option_problems
 from adapt_jax.pretrained.safetensors_io import read_tensors
 from adapt_jax.pretrained.weight_files import join_names
@@ -141,6 +141,7 @@ def _strip_wrapper_names(
 def _read_soft_prompt(
     folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], model: PretrainedDecoder
 ) -> Adapter:
+    check_prompt_tuning(model)
     problems: list[str] = []
     tensors = _strip_wrapper_names(tensors, problems)
     rows, embed_dim = tensors.pop(PROMPT_EMBEDDINGS, None), model.config.embed_dim

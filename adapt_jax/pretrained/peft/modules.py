@@ -16,8 +16,9 @@ from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters
 from adapt_jax.pretrained.lora_factors import EMBEDDING_TABLES
 from adapt_jax.pretrained.peft.options import LoRAOptions
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
+from adapt_jax.utils.errors import UserError
 
-__all__ = ["KERNELS", "PEFTModules", "find_text_module"]
+__all__ = ["KERNELS", "PEFTModules", "check_prompt_tuning", "find_text_module"]
 
 KERNELS = ("kernel", "router")  # the parameters that have factors, by their names here
 
@@ -154,3 +155,16 @@ class PEFTModules:
             for path, array in arrays.items()
             if not np.array_equal(array, np.asarray(self.parameters[path], np.float32))
         }
+
+
+def check_prompt_tuning(model: PretrainedDecoder) -> None:
+    """Checks that PEFT's prompt tuning generates what this decoder does.
+
+    Raises:
+        UserError: it gives the decoder embeddings, which stand for less than their tokens do.
+    """
+    if FAMILIES[model.config.family].needs_tokens(model.config):
+        raise UserError(
+            f"PEFT's prompt tuning gives {model.path} embeddings in place of tokens, of which it "
+            "computes something else; LoRA can be exchanged with PEFT"
+        )

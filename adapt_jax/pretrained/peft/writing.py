@@ -25,7 +25,7 @@ from adapt_jax.pretrained.lora_factors import (
 )
 from adapt_jax.pretrained.peft.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROMPT_EMBEDDINGS
 from adapt_jax.pretrained.peft.lora import BASE_PREFIX
-from adapt_jax.pretrained.peft.modules import KERNELS, find_text_module
+from adapt_jax.pretrained.peft.modules import KERNELS, check_prompt_tuning, find_text_module
 from adapt_jax.pretrained.safetensors_io import write_tensors
 from adapt_jax.pretrained.tied_output import EMBEDDING, OUTPUT
 from adapt_jax.utils.errors import UserError
@@ -38,14 +38,17 @@ __all__ = ["check_peft_modules", "write_lora", "write_soft_prompt"]
 EXPERT_MODULES = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 # Model types in which PEFT refuses factors of out_proj, the output of Mamba layers: fast kernels
 # read its weight themselves and would leave them out.
-WITHOUT_OUT_PROJ = ("mamba2", "nemotron_h")
+WITHOUT_OUT_PROJ = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+# Those in which transformers reads the weight of dt_proj itself, whatever factors it has.
+WITHOUT_DT_PROJ = ("falcon_mamba", "mamba")
 
 
 def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDecoder) -> None:
     """Writes PEFT's prompt tuning: one tensor ``prompt_embeddings``, [P, D], float32.
 
     Raises:
-        UserError: the soft prompt is put after BOS, where PEFT has none, or is an ensemble.
+        UserError: the soft prompt is put after BOS, where PEFT has none, or is an ensemble; or
+            the decoder needs tokens (``check_prompt_tuning``).
     """
     if soft_prompt.ensemble_size:
         raise UserError(
@@ -57,6 +60,7 @@ def write_soft_prompt(folder: Path, soft_prompt: SoftPrompt, model: PretrainedDe
             "the soft prompt comes after BOS; PEFT puts every soft prompt before it, so the "
             "adapter would not generate the same"
         )
+    check_prompt_tuning(model)
     embeddings = np.asarray(soft_prompt.embeddings[...], np.float32)
     config = {
         **_make_common_fields(model, "PROMPT_TUNING"),
@@ -79,12 +83,17 @@ def check_peft_modules(weights: LoRAWeights, model: PretrainedDecoder) -> None:
     Raises:
         UserError: it refuses those of a module in this family.
     """
-    refuses = FAMILIES[model.config.family].model_type in WITHOUT_OUT_PROJ
-    if refuses and any(path[-3:-1] == ("mixer", "output") for path in weights.factors):
-        raise UserError(
-            "PEFT allows no LoRA on out_proj, the output of Mamba layers; export it with format "
-            "hf, or tune it with lora.modules that leave output out"
-        )
+    model_type = FAMILIES[model.config.family].model_type
+    for model_types, hf_name, name in (
+        (WITHOUT_OUT_PROJ, "out_proj", "output"),
+        (WITHOUT_DT_PROJ, "dt_proj", "time_step"),
+    ):
+        has_factors = any(path[-3:-1] == ("mixer", name) for path in weights.factors)
+        if has_factors and model_type in model_types:
+            raise UserError(
+                f"PEFT allows no LoRA on {hf_name}, the {name} of Mamba layers; export it with "
+                f"format hf, or tune it with lora.modules that leave {name} out"
+            )
     layouts = FAMILIES[model.config.family].fused_layouts(model.config)
     parameters = _sort_layouts(weights, layouts, get_parameters(model.decoder), model)[1]
     if weights.has_magnitudes and parameters:
@@ -301,7 +310,14 @@ def _put_inside(text_module: str, name: str) -> str:
 
 
 def _find_shortest_suffixes(chosen: set[str], all_modules: set[str]) -> list[str]:
-    """The shortest ends of module names by which PEFT finds the chosen ones and no others."""
+    """The shortest ends of module names by which PEFT finds the chosen ones and no others.
+
+    It also looks at the modules that hold these, such as the layers, whose names are numbers.
+    """
+    holders = {module.rpartition(".")[0] for module in all_modules}
+    while holders:
+        all_modules = all_modules | holders
+        holders = {module.rpartition(".")[0] for module in holders} - {""}
     suffixes = set()
     for module in chosen:
         parts = module.split(".")
