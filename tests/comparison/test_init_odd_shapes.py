@@ -250,6 +250,11 @@ def test_init_says_what_it_cannot_know(tmp_path: Path) -> None:
     (tmp_path / "several.jsonl").write_text(lines(text=asked(), labels=[["a", "b"], ["b"]] * 20))
     reasons = guess_config(str(tmp_path / "several.jsonl"), tmp_path).reasons
     assert "20 of 40 rows have several" in reasons["answer_parser"]
+    (tmp_path / "tons.csv").write_text(
+        cells(["Ort", *asked()], ["kg", *(f"{n + 1}.500" for n in N)])
+    )
+    reasons = guess_config(str(tmp_path / "tons.csv"), tmp_path).reasons
+    assert "1.234 is read as a decimal" in reasons["answer_parser"]
     (tmp_path / "flags.csv").write_text(SHAPES["zero_and_one"][1])
     reasons = guess_config(str(tmp_path / "flags.csv"), tmp_path).reasons
     assert "joy, rage are yes or no each" in reasons["fields"]

@@ -88,12 +88,19 @@ def choose_parser(guess: Guess, rows: Sequence[Row], name: str) -> None:
             guess.parser, why = "yes_no", f"the answers are {', '.join(guess.labels)}"
     else:
         guess.parser, why = _choose_open_parser(guess, rows, examples, answers, name)
+    points = [answer for answer in answers if "." in answer]
+    if guess.parser == "number" and points and all(map(_may_be_thousands, points)):
+        why += "; 1.234 is read as a decimal, where decimal_comma reads 1234"
     several = sum(bool(example.aliases) for example in examples)
     if several > MIN_SEVERAL * len(examples):
         why += (
             f"; {several} of {len(examples)} rows have several, of which each one counts as right"
         )
     guess.reasons["answer_parser"] = why
+
+
+def _may_be_thousands(answer: str) -> bool:
+    return re.search(r"(?<![0-9.,])[1-9][0-9]{0,2}\.[0-9]{3}(?![0-9.,])", answer) is not None
 
 
 def _are_whole_floats(answers: Sequence[str]) -> bool:
