@@ -224,6 +224,8 @@ def test_nemotron_h_has_as_many_layers_as_their_types() -> None:
     del hf["num_hidden_layers"]
     assert family.to_config(hf).num_layers == 4
     assert family.to_config({**hf, "num_hidden_layers": 4}).num_layers == 4
+    # transformers has an output matrix of its own whatever this says
+    assert not family.to_config({**hf, "tie_word_embeddings": True}).tie_embeddings
     for count in (3, 5):
         with pytest.raises(ValueError, match=f"has 4 entries for {count} layers"):
             family.to_config({**hf, "num_hidden_layers": count})

@@ -130,7 +130,7 @@ FAMILY = Family(
         (MIXER + "experts.down_proj", LAYER + "ffn.down", True),
     ),
     fields={
-        **FIELDS,
+        **{name: row for name, row in FIELDS.items() if name != "tie_embeddings"},
         "num_layers": ("num_hidden_layers", lambda hf: len(_read_layer_types(hf))),
         "ffn_dim": ("intermediate_size", 21504),
         "num_heads": ("num_attention_heads", 32),
@@ -142,7 +142,8 @@ FAMILY = Family(
         "mlp_bias": ("mlp_bias", False),
         "pad_id": ("pad_token_id", 0),
     },
-    fixed_fields={"gated": False},
+    # transformers never ties the output to the embedding here, whatever tie_word_embeddings says
+    fixed_fields={"gated": False, "tie_embeddings": False},
     moe_fields={
         "num_experts": (("n_routed_experts", "num_local_experts"), 8),
         "experts_per_token": ("num_experts_per_tok", 2),
