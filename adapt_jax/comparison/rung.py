@@ -244,9 +244,8 @@ def run_rung(
     Raises:
         MethodNotApplicable: the reason why this rung cannot run on this task or decoder.
     """
-    name = folder.title
     result = _adapt(folder, method, inputs, settings, display)
-    with display.stage(f"{name}: answering") as update:
+    with display.stage(f"{folder.title}: answering") as update:
         evaluation = evaluate(
             result.adaptation,
             inputs.task,
@@ -257,7 +256,7 @@ def run_rung(
         )
     unseen = None
     if result.held_out:
-        with display.stage(f"{name}: unseen categories") as update:
+        with display.stage(f"{folder.title}: unseen categories") as update:
             unseen = evaluate_unseen(
                 result,
                 inputs.model,

@@ -1,7 +1,9 @@
 """Numbers: every way to write one, what is ambiguous, and the time that reading takes."""
 
 import time
+import timeit
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -375,28 +377,16 @@ def test_no_number_is_read_out_of_the_decimals_behind_grouping_spaces() -> None:
 
 HOSTILE = ["1", "1,", "1 ", "1/", "1.", "-", "\\frac", "\\frac{1", "1:", "1'", "1 1/", "e1", "1e"]
 HOSTILE += ["x10^", "10^", "^1", "minus ", "\u00bd", " ", ",1", "1,000", "(", "1=", "= ", "1\u00b3"]
-HOSTILE += [
-    "1 e",
-    "1 or ",
-    "1 cm ",
-    "1 to ",
-    "five ",
-    "not 1 ",
-    "half of 1 ",
-    "a1 ",
-    "1 and a half ",
-]
+HOSTILE += ["1 e", "1 or ", "1 cm ", "1 to ", "five ", "not 1 ", "half of 1 ", "a1 "]
+HOSTILE += ["1 and a half "]
 HOSTILE += ["\u0663", "\\,", "{,}", "1 where ", ". ", "1. ", " ,", "if ", "1.234", "1 bis "]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_a_hundred_kilobytes_are_read_in_fifty_milliseconds(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    with_comma = (read_decimal_comma, read_last_decimal_comma, has_decimal_comma)
-    for read in (read_number, read_last_number, read_gold_number, *with_comma):
-        best = float("inf")
-        for _ in range(3):  # the best of three: the machine may be busy
-            start = time.process_time()
-            read(text)
-            best = min(best, time.process_time() - start)
-        assert best < 0.05, read
+    commas = (read_decimal_comma, read_last_decimal_comma, has_decimal_comma)
+    for read in (read_number, read_last_number, read_gold_number, *commas):
+        # the best of three: the machine may be busy
+        times = timeit.repeat(partial(read, text), timer=time.process_time, number=1, repeat=3)
+        assert min(times) < 0.05, read
