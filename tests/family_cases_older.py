@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from family_fields import GPT2, HALF_ROTATED, LLAMA3, OPT
+from family_fields import BLOOM, GPT2, HALF_ROTATED, LLAMA3, MPT, OPT
 
 # name -> (model type, fields beside those of sizes_of)
 OLDER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,6 +19,11 @@ OLDER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}
         | {"tie_word_embeddings": False, "activation_function": "gelu"},
     ),
+    "opt, norms of sums": (
+        "opt",
+        {**OPT, "word_embed_proj_dim": 20, "do_layer_norm_before": False},
+    ),
+    "opt, no last norm": ("opt", {**OPT, "_remove_final_layer_norm": True}),
     "phi": ("phi", {"rope_parameters": HALF_ROTATED}),
     "phi, norms of heads": ("phi", {"rope_parameters": HALF_ROTATED, "qk_layernorm": True}),
     "falcon": ("falcon", {"ffn_hidden_size": 48}),
@@ -35,6 +40,13 @@ OLDER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "falcon",
         {"parallel_attn": False, "multi_query": False, "bias": True, "rope_parameters": LLAMA3},
     ),
+    "falcon, alibi": (
+        "falcon",
+        {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    ),
+    "bloom": ("bloom", BLOOM),
+    "mpt": ("mpt", {**MPT, "attn_config": {"clip_qkv": 0.9, "softmax_scale": 0.3}}),
+    "mpt, untied": ("mpt", {**MPT, "n_heads": 4, "tie_word_embeddings": False}),
     "gpt_neox": ("gpt_neox", {"rope_parameters": HALF_ROTATED}),
     "gpt_neox, sequential": (
         "gpt_neox",

@@ -118,6 +118,25 @@ FALCON_H1 = {
     "mlp_multipliers": [0.6, 1.4],
     "ssm_multipliers": [0.5, 1.5, 0.7, 1.2, 0.9],
 }
+BLOOM = {
+    "vocab_size": 320,
+    "hidden_size": 48,
+    "n_layer": 2,
+    "n_head": 6,  # no power of two
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
+MPT = {
+    "vocab_size": 320,
+    "d_model": 48,
+    "n_layers": 2,
+    "n_heads": 6,
+    "max_seq_len": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+    "pad_token_id": 2,
+}
 GEMMA4 = {
     "head_dim": 8,
     "global_head_dim": 16,
@@ -174,6 +193,8 @@ OWN_SIZES = {"gpt2": ("n_embd", "n_layer", "n_head"), "gptj": ("n_embd", "n_laye
 OWN_SIZES["gptj"] += ("rotary_dim",)
 OWN_SIZES["gpt_neo"] = ("hidden_size", "num_layers", "num_heads", "attention_types")
 OWN_SIZES["opt"] = ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads")
+OWN_SIZES["bloom"] = ("hidden_size", "n_layer", "n_head")
+OWN_SIZES["mpt"] = ("d_model", "n_layers", "n_heads")
 OWN_SIZES["dots1"] = ("hidden_size", "intermediate_size", "num_hidden_layers")
 OWN_SIZES["dots1"] += ("num_attention_heads", "num_key_value_heads")
 OWN_SIZES["dots1"] += ("n_routed_experts", "num_experts_per_tok")  # have no defaults
@@ -190,7 +211,7 @@ OWN_SIZES["nemotron_h"] = ("hidden_size", "intermediate_size", "layers_block_typ
 
 def sizes_of(model_type: str) -> dict[str, Any]:
     """The sizes that a config of this type has besides the fields of its case."""
-    if model_type in ("gpt2", "gptj", "gpt_neo", "opt"):
+    if model_type in ("gpt2", "gptj", "gpt_neo", "opt", "bloom", "mpt"):
         return {}
     sizes = dict(SIZES)
     if model_type in ("mamba", "falcon_mamba"):

@@ -35,7 +35,8 @@ def kinds_of_decoding(config: DecoderConfig) -> set[object]:
         borrows = layer.kv_shared_with is not None
         kinds.add((*_mixing(config, layer), position, borrows, layer.attention_k_eq_v))
     kinds |= {("keys and values", size) for size in _differing_sizes(config)}
-    return kinds | {name for name in (*OF_ATTENTION, *OF_EMBEDDING) if getattr(config, name)}
+    named = (name for name in (*OF_ATTENTION, *OF_EMBEDDING) if getattr(config, name))
+    return kinds | {*named, _bias(config)}
 
 
 def kinds_at_any_length(config: DecoderConfig) -> set[object]:
@@ -43,7 +44,7 @@ def kinds_at_any_length(config: DecoderConfig) -> set[object]:
     kinds: set[object] = {
         (*_mixing(config, layer), layer.rope and layer.rope.rope_type) for layer in _layers(config)
     }
-    return kinds | {name for name in OF_ATTENTION if getattr(config, name)}
+    return kinds | {*(name for name in OF_ATTENTION if getattr(config, name)), _bias(config)}
 
 
 def kind_of_last_layer(config: DecoderConfig) -> object:
@@ -52,6 +53,7 @@ def kind_of_last_layer(config: DecoderConfig) -> object:
     sizes = (config.per_layer_embedding_dim, config.altup)
     parts = (layer.has_ffn, layer.is_moe, *map(bool, sizes))
     names = ("attention_gate", "residual", "dense_with_moe", "layer_scale", "pre_norm", "post_norm")
+    names += ("norms_sums",)
     return (_mixing(config, layer)[0], *parts, *(getattr(config, name) for name in names))
 
 
@@ -63,6 +65,12 @@ OF_EMBEDDING = (
     "qk_norm_after_rope",
     "moe",
 )
+OF_EMBEDDING += ("input_norm", "token_embed_dim")
+
+
+def _bias(config: DecoderConfig) -> object:
+    """How far keys are put back by ALiBi, whatever the size of heads."""
+    return None if config.alibi is None else ("alibi", config.alibi.in_bfloat16)
 
 
 def _layers(config: DecoderConfig) -> list[LayerConfig]:

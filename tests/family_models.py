@@ -30,7 +30,8 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
     fields = {**sizes_of(model_type), **fields, **changes}
     config = CONFIG_MAPPING[model_type](**copy.deepcopy(fields))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=choose_attention(name))
+    model = model.eval()
     with torch.no_grad():
         for key, value in model.named_parameters():
             scale = ("norm" in key or "ln_" in key) and model_type != "nemotron"
@@ -46,6 +47,11 @@ def make(folder: Path, name: str, **changes: Any) -> Any:
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     return model
+
+
+def choose_attention(name: str) -> str:
+    """The form of attention in transformers. Its eager form of Falcon adds ALiBi twice."""
+    return "sdpa" if name == "falcon, alibi" else "eager"
 
 
 def tokens(rows: int, length: int) -> np.ndarray:

@@ -20,7 +20,7 @@ TEXT, NEW = "Jane has 2 apples.", 24
 
 
 def soft(model: PretrainedDecoder, length: int = 5) -> SoftPrompt:
-    rows = np.random.default_rng(0).normal(0, 0.3, (length, model.config.embed_dim))
+    rows = np.random.default_rng(0).normal(0, 0.3, (length, model.config.input_dim))
     return SoftPrompt(jnp.asarray(rows, jnp.float32))
 
 

@@ -347,10 +347,10 @@ def _read_soft_prompt(path: Path, model: PretrainedDecoder, before_bos: bool) ->
             f"{path}: expected the tensor {PROMPT_EMBEDDINGS} alone, found {sorted(tensors)}"
         )
     embeddings = tensors[PROMPT_EMBEDDINGS]
-    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != model.config.embed_dim:
+    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != model.config.input_dim:
         raise UserError(
             f"{path}: shape {embeddings.shape}, but the embeddings of {model.path} "
-            f"have size {model.config.embed_dim}"
+            f"have size {model.config.input_dim}"
         )
     if embeddings.size == 0:
         raise UserError(f"{path}: shape {embeddings.shape}; expected at least one embedding")

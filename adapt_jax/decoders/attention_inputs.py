@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from adapt_jax.decoders.alibi import AlibiBias
 from adapt_jax.decoders.array_rows import write_columns
 from adapt_jax.decoders.attention import KVBlock, KVPair, attend
 from adapt_jax.decoders.config import LayerConfig
@@ -40,6 +41,7 @@ class AttentionInputs:
         output_positions: [M], which of the B·T tokens the layer's output is wanted of; None: all.
         fused_attention: the kernel that attends, in place of the einsum form and its masks.
         starts: where texts begin in the rows; None where no layer keeps a state.
+        alibi_bias: of attention scores, where the decoder has ALiBi.
         state: of this layer, from the cache or the prefix; None before the first token.
     """
 
@@ -53,6 +55,7 @@ class AttentionInputs:
     output_positions: Array | None = None
     fused_attention: FusedAttention | None = None
     starts: TextStarts | None = None
+    alibi_bias: AlibiBias | None = None
     state: LayerState | None = None
 
     def select_outputs(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -106,7 +109,7 @@ class AttentionInputs:
         blocks: list[KVBlock] = [(*own, own_mask)]
         if prefix is not None:  # a block of its own
             blocks.insert(0, (*prefix, prefix_mask[0]))
-        return attend(queries, blocks, scale, softcap, sinks)
+        return attend(queries, blocks, scale, softcap, sinks, self.alibi_bias)
 
 
 def _flatten(inputs: AttentionInputs) -> tuple[list[Any], Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
+from adapt_jax.decoders.alibi import Alibi
 from adapt_jax.decoders.mixer_config import MixerConfig
 from adapt_jax.decoders.part_configs import AltUpConfig, Multipliers
 from adapt_jax.decoders.rope import Rope
@@ -182,6 +183,8 @@ class DecoderConfig:
         value_norm: whether each head of values is normed, without a scale.
         pre_norm: whether a norm precedes attention, and another one the feed-forward layer.
         post_norm: whether a norm follows attention, and another one the feed-forward layer.
+        norms_sums: whether these norms are of the sums with the residuals (1706.03762).
+        final_norm: whether a norm follows the last layer.
         residual: "sequential"; "parallel" (attention and feed-forward layer read the same input);
             or "parallel_shared" (they share its norm, too).
         activation: a name in ACTIVATIONS, or "xielu", which has parameters.
@@ -194,6 +197,7 @@ class DecoderConfig:
         multipliers: fixed factors of inputs and outputs of the parts of a layer.
         dense_with_moe: whether every layer has a dense feed-forward layer and a mixture of experts,
             whose outputs are added.
+        alibi: how the scores of far keys are lowered, in decoders with ALiBi (2108.12409).
         attention_sinks: whether each head has a learned score that joins the softmax of attention
             and has no value: attention may go nowhere (2309.17453, gpt-oss).
         attention_scale: of attention scores; None is 1/sqrt(head_dim).
@@ -202,7 +206,10 @@ class DecoderConfig:
         attention_softcap, logit_softcap: x becomes cap·tanh(x/cap).
         embedding_scale: of token embeddings. ``Decoder.embed`` applies it, so soft prompts are
             compared with embeddings after it.
+        token_embed_dim: the size of token embeddings and soft prompts, where a projection leads
+            from it to ``embed_dim``, and another one back before the output matrix; 0: neither.
         input_scale: of all input embeddings, soft prompts included.
+        input_norm: whether a norm follows it (BLOOM).
         residual_scale: of what attention and feed-forward layer add to the hidden states.
         logit_divisor: logits are divided by it.
         layer_scale: whether the output of each layer is multiplied by a learned number.
@@ -237,6 +244,8 @@ class DecoderConfig:
     qkv_clip: float | None = None
     pre_norm: bool = True
     post_norm: bool = False
+    norms_sums: bool = False
+    final_norm: bool = True
     residual: str = "sequential"
     activation: str = "silu"
     gated: bool = True
@@ -248,13 +257,16 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    alibi: Alibi | None = None
     attention_sinks: bool = False
     attention_scale: float | None = None
     attention_gate: bool = False
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     embedding_scale: float = 1.0
+    token_embed_dim: int = 0
     input_scale: float = 1.0
+    input_norm: bool = False
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
     lm_head_bias: bool = False
@@ -291,6 +303,10 @@ class DecoderConfig:
             raise ValueError(f"hidden_act {XIELU_NAME!r} is supported in ungated layers alone")
         if self.qk_norm_after_rope and self.qk_norm == "projection":
             raise ValueError("a norm of whole projections cannot follow the rotation of heads")
+        if self.alibi is not None and self.latent_attention is not None:
+            raise ValueError("alibi is not supported with multi-head latent attention")
+        if self.norms_sums and (not self.post_norm or self.residual != "sequential"):
+            raise ValueError("norms of sums are supported after sequential residuals alone")
         if self.lm_head_bias and self.tie_embeddings:
             raise ValueError("tie_word_embeddings True is not supported where logits have a bias")
 
@@ -330,6 +346,11 @@ class DecoderConfig:
             raise ValueError(f"sliding_window {layer.window}; expected at least 1")
         if layer.chunk is not None and layer.chunk < 1:
             raise ValueError(f"attention_chunk_size {layer.chunk}; expected at least 1")
+
+    @property
+    def input_dim(self) -> int:
+        """The size of input embeddings, soft prompts included, and of what the output reads."""
+        return self.token_embed_dim or self.embed_dim
 
     def layer_config(self, index: int) -> LayerConfig:
         """The config of one layer, counted from 0, with its sizes filled in."""
@@ -371,12 +392,14 @@ class DecoderConfig:
         """The same decoder for texts of up to this many tokens, prefix included.
 
         Rotary frequencies that depend on the length of the text are computed for this length,
-        however long a text is.
+        however long a text is. ALiBi is made for texts of any length.
 
         Raises:
             ValueError: the decoder supports no texts of this length.
         """
         ropes = [layer.rope for layer in self.layer_configs if layer.rope is not None]
+        if self.alibi is not None and context_length >= 1:
+            return replace(self, context_length=context_length)
         longest = max([self.context_length, *(rope.max_positions or 0 for rope in ropes)])
         if not 1 <= context_length <= longest:
             raise ValueError(f"context_length {context_length}: expected 1 to {longest}")

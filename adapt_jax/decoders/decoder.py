@@ -1,7 +1,7 @@
 """The one decoder: embeddings in, hidden states out, with a shared prefix and a cache.
 
 Axes: B rows, T tokens, P prefix tokens, S keys (cache slots), M tokens whose output is wanted,
-D embedding, K key/value heads, H head size, L layers, E per-layer embedding, V vocabulary.
+D input embedding, K key/value heads, H head size, L layers, E per-layer embedding, V vocabulary.
 """
 
 from typing import Any
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from adapt_jax.decoders.alibi import AlibiBias
 from adapt_jax.decoders.altup import Streams
-from adapt_jax.decoders.attention import KVBlock, KVPair, PackedRows, sliding_window_masks
+from adapt_jax.decoders.attention import KVBlock, PackedRows, sliding_window_masks
 from adapt_jax.decoders.attention_inputs import AttentionInputs, QueryScaling, Reach
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.execution import UNROLLED, Execution
@@ -32,14 +33,15 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        embed, vocab = config.embed_dim, config.vocab_size
-        embedding = rngs.params.normal((vocab, embed)) * embed**-0.5
+        embed, vocab, input_dim = config.embed_dim, config.vocab_size, config.input_dim
+        embedding = rngs.params.normal((vocab, input_dim)) * input_dim**-0.5
         self.embedding = nnx.Param(embedding, axes=("vocab", "embed"))
         num_positions = config.num_learned_positions + config.learned_position_offset
         positions = jnp.zeros((num_positions, embed))
         self.position_embedding = (
             nnx.Param(positions, axes=(None, "embed")) if config.num_learned_positions else None
         )
+        self.input_norm = Norm(config, embed) if config.input_norm else None
         has_per_layer = bool(config.per_layer_embedding_dim)
         self.per_layer_embeddings = PerLayerEmbeddings(config, rngs) if has_per_layer else None
         self.streams = Streams(config, rngs) if config.altup is not None else None
@@ -47,9 +49,13 @@ class Decoder(nnx.Module):
         self.layers = nnx.List(
             [TransformerLayer(config, config.layer_config(n), rngs) for n in layers]
         )
-        self.norm = Norm(config, embed)
+        self.norm = Norm(config, embed) if config.final_norm else None
         untied, bias = not config.tie_embeddings, config.lm_head_bias
-        self.output = Linear(rngs, embed, vocab, ("embed", "vocab"), bias) if untied else None
+        self.output = Linear(rngs, input_dim, vocab, ("embed", "vocab"), bias) if untied else None
+        into, out = (input_dim, embed, (None, "embed")), (embed, input_dim, ("embed", None))
+        has_projections = bool(config.token_embed_dim)
+        self.input_projection = Linear(rngs, *into, False) if has_projections else None
+        self.output_projection = Linear(rngs, *out, False) if has_projections else None
 
     def embed(self, tokens: Int[Array, "*B T"], dtype: Any = jnp.float32) -> Float[Array, "*B T D"]:
         """The input embeddings of token ids.
@@ -68,7 +74,7 @@ class Decoder(nnx.Module):
 
         Their per-layer embeddings are those of padding, as transformers has it for images.
         """
-        if self.per_layer_embeddings is None or embeddings.shape[-1] > self.config.embed_dim:
+        if self.per_layer_embeddings is None or embeddings.shape[-1] > self.config.input_dim:
             return embeddings
         padding = jnp.full(embeddings.shape[:-1], self.config.pad_id or 0)
         per_layer = self.per_layer_embeddings.embed(padding, embeddings.dtype)
@@ -127,7 +133,9 @@ class Decoder(nnx.Module):
         )
         x, kept = stack.run(self.layers, x)
         x = x if output_positions is None else x[0]
-        return self.norm(x if self.streams is None else self.streams.merge(x)), kept
+        x = x if self.streams is None else self.streams.merge(x)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.output_projection is None else self.output_projection(x), kept
 
     def _make_shared_inputs(
         self,
@@ -158,15 +166,22 @@ class Decoder(nnx.Module):
                 fused = self._choose_fused_attention(mask, prefix, dtype, execution)
             mask = mask.mask
         alone = prefix is None and cache is None
+        keys = (
+            _find_key_positions(positions, prefix, prefix_positions, cache, write_at)
+            if layers
+            else ()
+        )
+        bias = None
+        if config.alibi is not None:
+            bias = AlibiBias(positions, keys, config.alibi, config.num_heads)
         return AttentionInputs(
             self._compute_cos_sin(layers, positions, mask, alone),
             _compute_query_scales(layers, positions),
-            self._make_masks(layers, positions, mask, prefix, prefix_positions, cache, write_at)
-            if fused is None and layers
-            else {},
+            _make_masks(layers, positions, mask, prefix, keys) if fused is None and layers else {},
             write_at,
             fused_attention=fused,
             starts=starts,
+            alibi_bias=bias,
         )
 
     def _choose_fused_attention(
@@ -188,8 +203,12 @@ class Decoder(nnx.Module):
         per_layer: list[Any] = [None] * config.num_layers
         if self.per_layer_embeddings is not None:
             x, per_layer = self.per_layer_embeddings(self.to_input_embeddings(x))
+        if self.input_projection is not None:
+            x = self.input_projection(x)
         if config.input_scale != 1:
             x = x * config.input_scale
+        if self.input_norm is not None:
+            x = self.input_norm(x)
         if self.position_embedding is not None:
             rows = positions + config.learned_position_offset
             x = x + self.position_embedding[...][rows].astype(x.dtype)
@@ -221,42 +240,6 @@ class Decoder(nnx.Module):
             cos_sin[rope, head_dim] = rope.cos_sin(positions, head_dim, length)
         return cos_sin
 
-    def _make_masks(
-        self,
-        layers: set[LayerConfig],
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
-        prefix: list[KVBlock] | None,
-        prefix_positions: Int[Array, " P"] | None,
-        cache: list[KVPair] | None,
-        write_at: Int[Array, " B"] | None,
-    ) -> dict[Reach, list[Array | None]]:
-        """For each reach of the layers, the masks of the prefix (if any) and of own keys."""
-        full = [mask] if prefix is None else [prefix[0][2], mask]
-        # positions of the own keys: of the tokens, or of the cache's slots
-        own = positions
-        if cache is not None and write_at is not None:
-            slots = jnp.arange(cache[0][0].shape[2])
-            own = (positions[:, 0] - write_at)[:, None] + slots
-        key_positions = [own]
-        if prefix is not None:
-            default = jnp.arange(prefix[0][0].shape[1])
-            key_positions.insert(0, default if prefix_positions is None else prefix_positions)
-        num_keys = sum(block.shape[-1] for block in key_positions)
-        masks: dict[Reach, list[Array | None]] = {}
-        for window, chunk in {(layer.window, layer.chunk) for layer in layers}:
-            reached: list[Array | None] = full
-            # nothing is hidden where all keys lie within the window, and in the first chunk
-            if window is not None and window < num_keys:
-                blocks = list(zip(key_positions, reached, strict=True))
-                reached = [*sliding_window_masks(window, blocks, positions)]
-            if chunk is not None and chunk < num_keys:
-                # back to the beginning of its chunk is as far as a token sees
-                blocks = list(zip(key_positions, reached, strict=True))
-                reached = [*sliding_window_masks(positions % chunk + 1, blocks, positions)]
-            masks[window, chunk] = reached
-        return masks
-
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Next-token logits, float32. Compute them only at the positions that need them."""
         if self.output is not None:
@@ -280,3 +263,50 @@ def _compute_query_scales(
         beta, length, offset = scaling
         scales[scaling] = 1 + beta * jnp.log1p((positions + offset) // length)[:, :, None, None]
     return scales
+
+
+def _find_key_positions(
+    positions: Int[Array, "B T"],
+    prefix: list[Any] | None,
+    prefix_positions: Int[Array, " P"] | None,
+    cache: list[Any] | None,
+    write_at: Int[Array, " B"] | None,
+) -> tuple[Int[Array, "*B S"], ...]:
+    """The positions of the keys of the prefix (if any), [P], and of own keys, [B, S].
+
+    Own keys are those of the tokens, or of all slots of the cache. Arguments as in
+    ``Decoder.__call__``.
+    """
+    own = positions
+    if cache is not None and write_at is not None:
+        slots = jnp.arange(cache[0][0].shape[2])
+        own = (positions[:, 0] - write_at)[:, None] + slots
+    if prefix is None:
+        return (own,)
+    default = jnp.arange(prefix[0][0].shape[1])
+    return default if prefix_positions is None else prefix_positions, own
+
+
+def _make_masks(
+    layers: set[LayerConfig],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T S"] | None,
+    prefix: list[KVBlock] | None,
+    key_positions: tuple[Int[Array, "*B S"], ...],
+) -> dict[Reach, list[Array | None]]:
+    """For each reach of the layers, the masks of the prefix (if any) and of own keys."""
+    full = [mask] if prefix is None else [prefix[0][2], mask]
+    num_keys = sum(block.shape[-1] for block in key_positions)
+    masks: dict[Reach, list[Array | None]] = {}
+    for window, chunk in {(layer.window, layer.chunk) for layer in layers}:
+        reached: list[Array | None] = full
+        # nothing is hidden where all keys lie within the window, and in the first chunk
+        if window is not None and window < num_keys:
+            blocks = list(zip(key_positions, reached, strict=True))
+            reached = [*sliding_window_masks(window, blocks, positions)]
+        if chunk is not None and chunk < num_keys:
+            # back to the beginning of its chunk is as far as a token sees
+            blocks = list(zip(key_positions, reached, strict=True))
+            reached = [*sliding_window_masks(positions % chunk + 1, blocks, positions)]
+        masks[window, chunk] = reached
+    return masks

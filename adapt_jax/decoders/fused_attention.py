@@ -114,10 +114,13 @@ def choose_fused_attention(
     """The kernel for these rows; None where the einsum form is right.
 
     Each row also attends to ``prefix_length`` tokens. Few scores need no kernel. The kernels
-    implement neither attention sinks nor chunks; within the first chunk the latter hide nothing.
+    implement neither attention sinks nor ALiBi nor chunks; within the first chunk the latter hide
+    nothing.
     """
     tokens = rows.segments.shape[1]
-    if execution.attention == "einsum" or tokens > MAX_TOKENS or config.attention_sinks:
+    if execution.attention == "einsum" or tokens > MAX_TOKENS:
+        return None
+    if config.attention_sinks or config.alibi is not None:
         return None
     if tokens * (tokens + prefix_length) <= MAX_EINSUM_SCORES:
         return None

@@ -20,12 +20,12 @@ Index = tuple[slice, ...]  # one slice for each axis
 # Kinds of parameters: expressions that are searched in a parameter's path with dots between its
 # parts, such as layers.0.ffn.up.kernel.
 PARAMETER_KINDS = {
-    "embedding": r"^(per_layer_embeddings\.)?embedding$",
+    "embedding": r"^(per_layer_embeddings\.)?embedding$|^input_projection\.",
     "attention": r"\.attention\.",
     "mixer": r"\.mixer\.",
     "ffn": r"\.(ffn|dense_with_moe\.experts)\.",
     "norm": r"(^|\.|_)norm\.",
-    "output": r"^output\.",
+    "output": r"^output(_projection)?\.",
 }
 
 

@@ -185,6 +185,7 @@ class TransformerLayer(nnx.Module):
         self.altup = AltUp(config, rngs) if config.altup is not None else None
         self.laurel = Laurel(config, rngs) if config.altup is not None else None
         self.residual, self.residual_scale = config.residual, config.residual_scale
+        self.norms_sums = config.norms_sums
         self.config = config
 
     def __call__(
@@ -271,5 +272,7 @@ class TransformerLayer(nnx.Module):
     def _add(
         self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], norm: Norm | None
     ) -> Float[Array, "B T D"]:
-        update = update if norm is None else norm(update)
-        return x + (update if self.residual_scale == 1 else update * self.residual_scale)
+        if norm is not None and not self.norms_sums:
+            update = norm(update)
+        x = x + (update if self.residual_scale == 1 else update * self.residual_scale)
+        return norm(x) if norm is not None and self.norms_sums else x

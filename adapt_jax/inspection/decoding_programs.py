@@ -95,7 +95,7 @@ def _make_prefix_program(decoder: _AbstractDecoder, work: Workload) -> tuple[Tre
     """The encoded prefix, and the program that encodes it; none where there is no prefix."""
     config, mesh = decoder.config, decoder.mesh
     padded = shapes.pad_prefix(work.prefix)
-    width = config.embed_dim + config.num_layers * config.per_layer_embedding_dim
+    width = config.input_dim + config.num_layers * config.per_layer_embedding_dim
     embeddings = replicate(jax.ShapeDtypeStruct((padded, width), decoder.dtype), mesh)
     arguments = (embeddings, replicate(np.int32(0), mesh))
     encode = partial(compiled.encode_prompt_prefix, decoder.graph)

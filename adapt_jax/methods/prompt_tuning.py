@@ -75,7 +75,7 @@ class PromptTuning(TuningMethod):
     def add_modules(self, decoder: Decoder, rngs: nnx.Rngs) -> TunedDecoder:
         """Prepends a soft prompt, or one for each member of the ensemble."""
         members = (self.ensemble,) if self.ensemble > 1 else ()
-        shape = (*members, self.length, decoder.config.embed_dim)
+        shape = (*members, self.length, decoder.config.input_dim)
         return TunedDecoder(decoder, SoftPrompt(jnp.zeros(shape)))
 
     def trainable_filter(self, tuned: TunedDecoder) -> Any:

@@ -66,7 +66,7 @@ class SoftPromptInit:
     def embed(self, token_ids: Sequence[int]) -> Float[np.ndarray, "P D"]:
         """The embeddings of tokens, as the decoder's first layer sees them."""
         rows = self.model.decoder.embed(jnp.asarray(token_ids, jnp.int32), jnp.float32)
-        return fetch_array(rows)[:, : self.model.config.embed_dim]
+        return fetch_array(rows)[:, : self.model.config.input_dim]
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, without special ones."""
@@ -177,12 +177,12 @@ def _text(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
 
 
 def _uniform(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    shape = (start.method.length, start.model.config.embed_dim)
+    shape = (start.method.length, start.model.config.input_dim)
     return start.rng.uniform(-0.5, 0.5, shape).astype(np.float32)
 
 
 def _from_folder(start: SoftPromptInit) -> Float[np.ndarray, "P D"]:
-    folder, embed_dim = to_path(start.method.init), start.model.config.embed_dim
+    folder, embed_dim = to_path(start.method.init), start.model.config.input_dim
     if not folder.is_dir():
         raise UserError(
             f"prompt_tuning.init: {start.method.init!r} is no folder of an adaptation, nor one of "

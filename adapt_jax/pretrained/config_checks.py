@@ -13,6 +13,7 @@ from adapt_jax.pretrained.field_checks import (
     TEXT,
     Check,
     find_problems,
+    is_number,
     is_whole,
     list_of,
     number,
@@ -78,6 +79,14 @@ def _whole_or_list(most: int) -> Check:
 def _is_number_or_list(value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
     return len(values) <= MAX_LAYERS and all(map(_SIGNED.test, values))
+
+
+def _is_attention(value: Any) -> bool:
+    """Whether this is what MPT says of its attention."""
+    return isinstance(value, dict) and all(
+        value.get(name) is None or is_number(value[name], 0, 1e9)
+        for name in ("softmax_scale", "clip_qkv")
+    )
 
 
 def _are_layer_names(value: Any) -> bool:
@@ -156,7 +165,7 @@ NAME_CHECKS: dict[str, Check] = {
     "rotary_pct": number(0, 1, nullable=True),
     "original_max_position_embeddings": whole(1, MAX_LENGTH, nullable=True),
     "query_pre_attn_scalar": number(1e-9, 1e9),
-    "logit_scale": number(1e-9, 1e9),
+    "logit_scale": number(1e-9, 1e9, nullable=True),
     "sliding_window": whole(-1, MAX_LENGTH, nullable=True),
     "sliding_window_pattern": whole(1, MAX_LAYERS),
     "max_window_layers": whole(0, MAX_LENGTH),
@@ -262,6 +271,9 @@ NAME_CHECKS: dict[str, Check] = {
     "linear_key_head_dim": whole(1, 2**14),
     "linear_value_head_dim": whole(1, 2**14),
     "linear_conv_kernel_dim": whole(1, MAX_TAPS),
+    "n_embed": whole(1, MAX_WIDTH, nullable=True),
+    "alibi": replace(FLAG, nullable=True),
+    "attn_config": Check("an object of numbers and texts", _is_attention, nullable=True),
     "n_inner": whole(1, MAX_WIDTH, nullable=True),
     "ffn_hidden_size": whole(1, MAX_WIDTH, nullable=True),
     "word_embed_proj_dim": whole(1, MAX_WIDTH, nullable=True),
@@ -283,6 +295,7 @@ NAME_CHECKS: dict[str, Check] = {
             *("use_qk_norm", "rope_interleave"),
             *("conv_bias", "block_auto_adjust_ff_dim", "tie_embedding"),
             "use_expert_bias",
+            *("do_layer_norm_before", "_remove_final_layer_norm"),
             *("mamba_proj_bias", "mamba_conv_bias", "use_bias", "use_conv_bias"),
             *("projectors_bias", "mamba_rms_norm", "mamba_norm_before_gate"),
             "altup_correct_scale",

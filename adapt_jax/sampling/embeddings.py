@@ -29,7 +29,7 @@ def embed_texts(model: PretrainedDecoder, texts: Sequence[str]) -> Float[np.ndar
     model = copy_to_this_host(model)
     graph, weights = nnx.split(model.decoder)
     rows = [model.encode(text)[: model.config.context_length] or [0] for text in texts]
-    found = np.zeros((len(rows), model.config.embed_dim), np.float32)
+    found = np.zeros((len(rows), model.config.input_dim), np.float32)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     while order:
         # 1. texts of similar lengths; the longest of them decides how many fit

@@ -35,25 +35,27 @@ DECODED = [
     *("gemma4", "gemma4, experts", "gemma4, per-layer embeddings", "phi3, longrope", "smollm3"),
     *("gemma3n", "gemma3n, other streams", "falcon_h1", "mamba"),
     *("exaone4", "minicpm3", "llama4", "lfm2", "qwen3_5", "mamba2", "nemotron_h", "gpt2", "opt"),
+    *("bloom", "falcon, alibi", "opt, norms of sums"),
 ]
 FAR = [
     *("llama, llama3", "llama, yarn, biases", "llama, linear", "llama, dynamic", "mistral"),
     *("ministral", "ministral3", "gpt_oss", "gemma2", "gemma4", "phi3, longrope", "smollm3"),
     *("exaone4", "minicpm3", "minicpm3, yarn, biases", "llama4", "lfm2", "qwen3_5", "mamba2"),
-    *("nemotron_h", "gpt2", "opt", "gemma3n", "falcon_h1", "mamba"),
+    *("nemotron_h", "gpt2", "opt", "gemma3n", "falcon_h1", "mamba", "bloom", "falcon, alibi"),
 ]
 LAST_LAYERS = [
     *("qwen3", "olmoe", "gemma2", "gemma4", "gemma4, experts", "gemma4, per-layer embeddings"),
     *("olmo2", "stablelm, parallel", "minicpm3", "deepseek_v3", "lfm2, biases", "qwen3_5"),
     *("mamba2", "nemotron_h", "qwen3_5_moe", "gpt_neox", "gemma3n", "falcon_h1"),
-    *("mamba", "nemotron_h, experts"),
+    *("mamba", "nemotron_h, experts", "opt, norms of sums"),
 ]
 # The length of the text decides their frequencies.
 LENGTH_DEPENDENT = ("llama, dynamic", "phi3, longrope", "phimoe, longrope")
 # transformers goes on from no state of theirs but token by token.
 READ_AT_ONCE = (*LENGTH_DEPENDENT, "mamba")
-# transformers scales queries by the place of a token in its row, whatever its position is.
-SCALED_BY_PLACE = ("llama4",)
+# transformers scales queries, or rounds ALiBi, by the place of a token in its row, whatever its
+# position is.
+SCALED_BY_PLACE = ("llama4", "falcon, alibi")
 FAR_AWAY = 4104  # a position past 4,096, where a chunk of 9 tokens begins
 PROMPT = (5, 9, 17, 30, 4, 8, 200, 310, 77, 12, 40, 41, 42, 300)
 
@@ -170,7 +172,7 @@ def test_hidden_states_at_output_positions_are_those_of_the_whole_batch(
     mask = causal_mask(jnp.ones((2, 24), jnp.int32))
     wanted = jnp.asarray([40, 3, 3, 17, 47])  # in any order, also twice
 
-    cotangent = np.random.default_rng(0).standard_normal((5, decoder.config.embed_dim))
+    cotangent = np.random.default_rng(0).standard_normal((5, decoder.config.input_dim))
     cotangent = jnp.asarray(cotangent, jnp.float32)
 
     def select_from_all(decoder: Decoder, x: jax.Array) -> jax.Array:

@@ -38,6 +38,10 @@ INERT = {
     *("qk_head_dim",),  # of latent attention, the sum of two other fields
     *("num_nextn_predict_layers",),  # layers that are not loaded
     "embedding_initializer_range",
+    "slow_but_exact",  # of BLOOM: rounding alone
+    # of MPT: of its own code, which transformers has not
+    *("attn_impl", "attn_uses_sequence_id", "init_device", "embedding_fraction"),
+    *("learned_pos_emb", "emb_pdrop"),
 }
 
 
@@ -98,6 +102,8 @@ SILENT = {
     "cohere2": {"head_dim"},  # heads always share out the hidden size
     "falcon": {"num_kv_heads"},  # one, or as many as heads, in the older architecture
     "falcon, sequential": {"num_kv_heads"},
+    "falcon, alibi": {"num_kv_heads", "rope_parameters.rope_theta"},  # no rotary positions
+    "opt, norms of sums": {"_remove_final_layer_norm"},  # there is none
     "falcon, two norms": {"multi_query"},  # the newer architecture says how many
     "falcon, one norm": {"multi_query"},
     "hunyuan_v1_dense": {"rope_parameters.factor"},  # alpha decides

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from family_cases import CASES
-from family_fields import FULL, LLAMA3, LONG, OWN_SIZES, SCALED_LONG, SIZES, SLIDING, YARN
+from family_fields import FULL, LLAMA3, LONG, MPT, OWN_SIZES, SCALED_LONG, SIZES, SLIDING, YARN
 
 from adapt_jax.decoders.families import FAMILIES
 
@@ -78,6 +78,11 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "starcoder2": [{**THETA, "sliding_window": 9}],
     "exaone4": [{**THETA, "sliding_window": None, "layer_types": [FULL, FULL]}],
     "cohere2": [{**THETA, "sliding_window_pattern": 2}],
+    "bloom": [
+        {"n_embed": 64, "num_attention_heads": 8, "num_hidden_layers": 3, "seq_length": 512},
+        {"n_layer": 3, "seq_length": 64},
+    ],
+    "mpt": [{"attn_config": {"clip_qkv": 6, "attn_impl": "triton"}, "learned_pos_emb": True}],
     "gptj": [{"n_inner": 40, "rotary_dim": 8}],
     "cohere": [{**THETA, "use_qk_norm": True}],
     "ernie4_5": [{**THETA, "head_dim": None}],
@@ -108,7 +113,10 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "nemotron": [{**THETA, "partial_rotary_factor": 0.25}],
     "persimmon": [{**THETA, "partial_rotary_factor": 0.25}],
     "vaultgemma": [{**THETA, "sliding_window": 9}],
-    "opt": [{"word_embed_proj_dim": 32}],
+    "opt": [
+        {"word_embed_proj_dim": 32},
+        {"word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    ],
     "phi": [{**THETA, "partial_rotary_factor": 0.25}, {**THETA, **LINEAR}],
     "falcon": [
         {**THETA, "new_decoder_architecture": True, "num_kv_heads": 2},
@@ -198,8 +206,6 @@ def test_absent_fields_and_older_spellings_mean_what_they_mean_in_transformers(
         ("qwen3_5_text", {"layer_types": ["conv"] * 6}, "layer_types 'conv' is not supported"),
         ("qwen3_5_text", {"linear_num_value_heads": 24}, "24 is not a multiple of linear_num_key"),
         ("phi", {"tie_word_embeddings": True}, "tie_word_embeddings True is not supported where"),
-        ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim 16 is not supported"),
-        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before False is not supported"),
         ("falcon", {"num_ln_in_parallel_attn": 2}, "expected new_decoder_architecture with it"),
         (
             "falcon",
@@ -216,6 +222,27 @@ def test_unsupported_fields_are_refused_by_name(
     family.to_config(hf)
     with pytest.raises(ValueError, match=said):
         family.to_config({**hf, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attn_config": {"alibi": False}}, "attn_config.alibi False is not supported"),
+        ({"attn_config": {"alibi_bias_max": 16}}, "alibi_bias_max 16 is not supported; expected 8"),
+        ({"attn_config": {"qk_ln": True}}, "attn_config.qk_ln True is not supported"),
+        ({"attn_config": {"prefix_lm": True}}, "attn_config.prefix_lm True is not supported"),
+        ({"no_bias": False}, "no_bias False is not supported"),
+        ({"norm_type": "rmsnorm"}, "norm_type 'rmsnorm' is not supported"),
+        ({"logit_scale": 0.5}, "logit_scale 0.5 is not supported"),
+    ],
+)
+def test_fields_of_mpt_that_transformers_does_not_compute_are_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    family = next(one for one in FAMILIES.values() if one.model_type == "mpt")
+    family.to_config(MPT)
+    with pytest.raises(ValueError, match=said):
+        family.to_config({**MPT, **changes})
 
 
 def test_nemotron_h_has_as_many_layers_as_their_types() -> None:

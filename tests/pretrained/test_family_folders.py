@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from family_cases import CASES
 from family_fields import SIZES
-from family_models import run, tokens
+from family_models import choose_attention, run, tokens
 from family_multimodal import INSIDE, make_multimodal
 
 from adapt_jax.decoders.families import find_family
@@ -32,7 +32,7 @@ def test_a_saved_folder_is_bit_exact_and_transformers_loads_it(
     _, model, ours = made(name)
     save_pretrained(ours, tmp_path)
     again = AutoModelForCausalLM.from_pretrained(
-        tmp_path, dtype=torch.float32, attn_implementation="eager"
+        tmp_path, dtype=torch.float32, attn_implementation=choose_attention(name)
     )
     there = again.state_dict()
     assert all(torch.equal(value, there[key]) for key, value in model.state_dict().items())

@@ -38,7 +38,7 @@ def assert_merged_alike(one: LoRAWeights, other: LoRAWeights, model: PretrainedD
         np.testing.assert_allclose(merged[path], kernel, atol=1e-5)
 
 
-FUSED = ("phi3", "gpt2", "gpt_neox", "falcon, two norms", "qwen3_5")
+FUSED = ("phi3", "gpt2", "gpt_neox", "falcon, two norms", "bloom", "mpt", "qwen3_5")
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -74,7 +74,7 @@ def test_factors_of_latent_attention_leave_and_come_in(made: Any, tmp_path: Path
     assert again is not None and again.factors.keys() == added.factors.keys()
 
 
-@pytest.mark.parametrize("name", ["gemma", "gpt2"])
+@pytest.mark.parametrize("name", ["gemma", "gpt2", "bloom", "opt, norms of sums"])
 def test_soft_prompts_live_behind_the_embeddings_scale(
     name: str, made: Any, tmp_path: Path
 ) -> None:

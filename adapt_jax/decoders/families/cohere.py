@@ -12,7 +12,7 @@ from adapt_jax.decoders.rope import Rope
 def _computed_fields(hf: HFConfig) -> HFConfig:
     """The divisor of logits, and whether queries and keys are normed."""
     return {
-        "logit_divisor": 1 / hf.get("logit_scale", 0.0625),
+        "logit_divisor": cohere2.read_logit_divisor(hf),
         "qk_norm": "each_head" if hf.get("use_qk_norm") else None,
     }
 

@@ -9,9 +9,21 @@ from adapt_jax.decoders.families.tables import ATTENTION_BIAS, FIELDS, TENSORS, 
 from adapt_jax.decoders.rope import Rope
 
 
+def read_logit_divisor(hf: HFConfig) -> float:
+    """The divisor of logits.
+
+    Raises:
+        ValueError: their scale is null.
+    """
+    scale = hf.get("logit_scale", 0.0625)
+    if scale is None:
+        raise ValueError("logit_scale: expected a number, found null")
+    return float(1 / scale)
+
+
 def _computed_fields(hf: HFConfig) -> HFConfig:
     """The head size, and the divisor of logits."""
-    return {"head_dim": default_head_dim(hf), "logit_divisor": 1 / hf.get("logit_scale", 0.0625)}
+    return {"head_dim": default_head_dim(hf), "logit_divisor": read_logit_divisor(hf)}
 
 
 def _extra_hf_fields(config: DecoderConfig) -> HFConfig:

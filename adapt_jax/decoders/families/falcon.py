@@ -1,8 +1,14 @@
-"""Falcon (2311.16867): parallel residuals; one key/value head, or groups with two norms."""
+"""Falcon (2311.16867): parallel residuals; one key/value head, or groups with two norms.
 
-from adapt_jax.decoders.config import DecoderConfig
+Falcon-RW (2306.01116) has sequential residuals, and ALiBi in place of rotary positions.
+"""
+
+from dataclasses import replace
+
+from adapt_jax.decoders.alibi import Alibi
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family, TensorRow
-from adapt_jax.decoders.families.layer_rules import HFConfig
+from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.families.tables import FIELDS, LAYER, default_head_dim, norm, projection
 
 HF_LAYER = "transformer.h.{n}."
@@ -34,11 +40,19 @@ def _choose_residual(hf: HFConfig) -> str:
     return "parallel" if num_norms == 2 else "parallel_shared"
 
 
+def _remove_rope(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
+    """No rotary positions beside ALiBi."""
+    return replace(layer, rope=None) if hf.get("alibi") else layer
+
+
 def _computed_fields(hf: HFConfig) -> HFConfig:
-    """Sizes of heads and feed-forward layer (by default four times the hidden size)."""
+    """ALiBi; sizes of heads and feed-forward layer (by default four times the hidden size)."""
+    head_dim = default_head_dim(hf)
+    alibi = Alibi(scale=head_dim**-0.5, in_bfloat16=True) if hf.get("alibi") else None
     return {
+        "alibi": alibi,
         "num_kv_heads": _count_kv_heads(hf),
-        "head_dim": default_head_dim(hf),
+        "head_dim": head_dim,
         "ffn_dim": hf.get("ffn_hidden_size") or 4 * hf["hidden_size"],
         "residual": _choose_residual(hf),
     }
@@ -49,6 +63,7 @@ def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
     has_two_norms = config.residual == "parallel"
     is_new = has_two_norms or config.num_kv_heads not in (1, config.num_heads)
     return {
+        "alibi": config.alibi is not None,
         "new_decoder_architecture": is_new,
         "multi_query": config.num_kv_heads == 1,
         "num_kv_heads": config.num_kv_heads,
@@ -107,7 +122,8 @@ FAMILY = Family(
     fixed_fields={"norm": "layer", "norm_bias": True, "gated": False},
     computed_fields=_computed_fields,
     extra_hf_fields=_extra_hf_fields,
-    supported_values={"alibi": (False, None), "apply_residual_connection_post_layernorm": (False,)},
+    supported_values={"apply_residual_connection_post_layernorm": (False,)},
+    layer_rules=LayerRules(adjust=_remove_rope),
     prefix_aliases=tuple(
         (one, f"transformer.{one}") for one in ("word_embeddings.", "ln_f.", "h.")
     ),

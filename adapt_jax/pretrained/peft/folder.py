@@ -144,7 +144,7 @@ def _read_soft_prompt(
     check_prompt_tuning(model)
     problems: list[str] = []
     tensors = _strip_wrapper_names(tensors, problems)
-    rows, embed_dim = tensors.pop(PROMPT_EMBEDDINGS, None), model.config.embed_dim
+    rows, embed_dim = tensors.pop(PROMPT_EMBEDDINGS, None), model.config.input_dim
     if rows is None or problems:
         found = join_names([*problems, *sorted(tensors)])
         raise UserError(f"{folder / ADAPTER_WEIGHTS}: expected {PROMPT_EMBEDDINGS}; found {found}")
