@@ -14,7 +14,10 @@ from typing import Any
 import gguf
 import numpy as np
 
-FFN = ("intermediate_size", "n_inner", "ffn_hidden_size")
+FFN = ("intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_hidden_size")
+WIDTHS, HEADS = ("hidden_size", "n_embd", "d_model"), ("num_attention_heads", "n_head", "n_heads")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 __all__ = ["write_gguf"]
@@ -37,6 +40,12 @@ NAMES = {
     "gpt_neox": "gptneox",
     "qwen3_moe": "qwen3moe",
     "olmo3": "olmo2",
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu"), "deepseek2"),
+    "llama4_text": "llama4",
+    "lfm2_moe": "lfm2moe",
+    "qwen3_next": "qwen3next",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
 }
 
 
@@ -65,15 +74,17 @@ def write_gguf(
     arch = NAMES.get(hf["model_type"], hf["model_type"])
     said = metadata or {}
     writer = gguf.GGUFWriter(path, said.get("general.architecture", arch))
-    for key, value in {**_list_fields(hf, arch), **_list_tokens(folder, hf), **said}.items():
+    state = load_file(folder / "model.safetensors")
+    fields = {**_list_fields(hf, arch), **_list_tokens(folder, hf), **_take_xielu(state), **said}
+    for key, value in fields.items():
         if key != "general.architecture":
             _add(writer, key, value)
-    layers = hf.get("num_hidden_layers") or hf["n_layer"]
+    layers = _take(hf, LAYERS)
     [number] = [one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == arch]
     names = gguf.get_tensor_name_map(number, layers)
-    state = load_file(folder / "model.safetensors")
     for name, array in {**_convert(state, hf, arch), **(extra or {})}.items():
-        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        for ours, theirs in SPELLINGS:
+            name = re.sub(ours, theirs, name)
         own = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         if not chosen(own):
             continue
@@ -81,7 +92,7 @@ def write_gguf(
             blocks, used = replaced[own]
             writer.add_tensor(own, blocks, raw_dtype=used)
             continue
-        array = np.ascontiguousarray(array, np.float32)
+        array = np.require(array, np.float32, "C")  # of the same shape, a number included
         block = gguf.GGML_QUANT_SIZES[kind][0]
         used = kind if array.ndim > 1 and array.shape[-1] % block == 0 else Kind.F32
         writer.add_tensor(own, gguf.quantize(array, used), raw_dtype=used)
@@ -90,6 +101,28 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+SPELLINGS = (
+    ("e_score_correction_bias", "e_score_correction.bias"),
+    ("expert_bias$", "expert_bias.bias"),
+    ("dt_bias$", "dt_proj.bias"),
+    (r"^model\.(.*feed_forward\.experts\.w)", r"\1"),
+)
+
+
+def _take(hf: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of these fields that is given."""
+    return next((hf[name] for name in names if hf.get(name)), None)
+
+
+def _take_xielu(state: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """The numbers of xIELU in all layers, as metadata; they are no tensors any more."""
+    numbers: dict[str, dict[int, float]] = {}
+    for name in [name for name in state if ".act_fn." in name]:
+        part, layer = name.rpartition(".")[2], int(name.split(".")[2])
+        numbers.setdefault(f"xielu.{part}", {})[layer] = float(state.pop(name).reshape(()))
+    return {key: [by_layer[n] for n in sorted(by_layer)] for key, by_layer in numbers.items()}
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -109,17 +142,16 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
     """The metadata of sizes and positions."""
     rope = hf.get("rope_parameters") or {}
     full = rope.get("full_attention", rope)
-    heads = hf.get("num_attention_heads") or hf["n_head"]
-    width = hf.get("hidden_size") or hf["n_embd"]
+    heads, width = _take(hf, HEADS), _take(hf, WIDTHS)
     head_dim = hf.get("head_dim") or width // heads
     fields = {
-        "block_count": hf.get("num_hidden_layers") or hf["n_layer"],
-        "context_length": hf.get("max_position_embeddings") or hf["n_positions"],
+        "block_count": _take(hf, LAYERS),
+        "context_length": _take(hf, LENGTHS) or 2048,
         "embedding_length": width,
-        "feed_forward_length": next(hf[n] for n in FFN if hf.get(n)),
+        "feed_forward_length": _take(hf, FFN) or (4 * width if arch in ("bloom", "mpt") else None),
         "attention.head_count": heads,
         "attention.head_count_kv": _count_kv_heads(hf),
-        "attention.layer_norm_rms_epsilon": hf.get("rms_norm_eps"),
+        "attention.layer_norm_rms_epsilon": hf.get("rms_norm_eps") or hf.get("norm_eps"),
         "attention.layer_norm_epsilon": next(
             (hf[n] for n in EPSILONS if n in hf),
             None,
@@ -151,6 +183,7 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
         "rope.scaling.yarn_log_multiplier": full.get("mscale_all_dim"),
         "attention.clamp_kqv": hf.get("clip_qkv"),
         "use_parallel_residual": hf.get("use_parallel_residual"),
+        **_list_special_fields(hf, arch),
     }
     if full.get("rope_type") in ("linear", "yarn"):
         fields |= {"rope.scaling.type": full["rope_type"], "rope.scaling.factor": full["factor"]}
@@ -162,6 +195,72 @@ def _list_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
     if full.get("long_factor"):
         fields["rope.scaling.original_context_length"] = full["original_max_position_embeddings"]
     return {f"{arch}.{key}": value for key, value in fields.items()}
+
+
+def _list_special_fields(hf: dict[str, Any], arch: str) -> dict[str, Any]:
+    """What the converter of one architecture writes by itself."""
+    if arch == "mpt":
+        attention = hf["attn_config"]
+        clip, most = attention.get("clip_qkv"), float(attention.get("alibi_bias_max", 8))
+        return {"attention.clamp_kqv": clip, "attention.max_alibi_bias": most}
+    if arch == "deepseek2":
+        rank, rope_dim = hf["kv_lora_rank"], hf["qk_rope_head_dim"]
+        mscale = hf["rope_parameters"].get("mscale_all_dim")
+        has_experts = hf.get("n_routed_experts") is not None
+        return {
+            "attention.head_count_kv": 1,
+            "attention.kv_lora_rank": rank,
+            "attention.q_lora_rank": hf["q_lora_rank"],
+            "attention.key_length": rank + rope_dim,
+            "attention.value_length": rank,
+            "attention.key_length_mla": hf["qk_nope_head_dim"] + rope_dim,
+            "attention.value_length_mla": hf["v_head_dim"],
+            "rope.dimension_count": rope_dim,
+            "rope.scaling.yarn_log_multiplier": mscale and 0.1 * mscale,
+            "expert_gating_func": 1 if hf["model_type"] == "deepseek_v2" else 2,
+            "leading_dense_block_count": hf.get("first_k_dense_replace")
+            if has_experts
+            else hf["num_hidden_layers"],
+            "expert_group_count": hf.get("n_group"),
+            "expert_weights_norm": hf.get("norm_topk_prob") or None,
+        }
+    if arch == "llama4":
+        step = hf["num_hidden_layers"] // len(hf["moe_layers"])
+        return {
+            "interleave_moe_layer_step": step,
+            "expert_feed_forward_length": hf["intermediate_size"],
+        }
+    if arch.startswith("lfm2"):
+        attends = [kind == "full_attention" for kind in hf["layer_types"]]
+        return {
+            "attention.head_count_kv": [hf["num_key_value_heads"] * one for one in attends],
+            "shortconv.l_cache": hf["conv_L_cache"],
+            "leading_dense_block_count": hf.get("num_dense_layers"),
+            "feed_forward_length": _adjust_width(hf),
+        }
+    if arch.startswith(("qwen3next", "qwen35")):
+        value_heads = hf["linear_num_value_heads"]
+        return {
+            "ssm.conv_kernel": hf["linear_conv_kernel_dim"],
+            "ssm.state_size": hf["linear_key_head_dim"],
+            "ssm.group_count": hf["linear_num_key_heads"],
+            "ssm.time_step_rank": value_heads,
+            "ssm.inner_size": hf["linear_value_head_dim"] * value_heads,
+            "full_attention_interval": 2,
+        }
+    return {}
+
+
+def _adjust_width(hf: dict[str, Any]) -> int:
+    """The feed-forward size of LFM2."""
+    width = hf["intermediate_size"]
+    if not hf.get("block_auto_adjust_ff_dim"):
+        return width
+    width, multiple = (
+        int(hf["block_ffn_dim_multiplier"] * (2 * width // 3)),
+        hf["block_multiple_of"],
+    )
+    return multiple * -(-width // multiple)
 
 
 def _list_tokens(folder: Path, hf: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +306,16 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
             array = halves.swapaxes(1, 2).reshape(array.shape)
         if arch.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
             array = array + 1
+        if (changed := _convert_delta_net(name, array, hf, arch)) is not None:
+            made |= changed
+            continue
+        if arch.startswith(("qwen3next", "qwen35")) and name.endswith("norm.weight"):
+            array = array + 1
+        if name.endswith("conv.conv.weight"):
+            array = array[:, 0]
+        if name.endswith("kv_b_proj.weight"):
+            made |= _divide_latents(name, array, hf)
+            continue
         if arch == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight", name):
             array = array.T
         if "query_key_value" in name:
@@ -226,11 +335,65 @@ def _convert(state: dict[str, np.ndarray], hf: dict[str, Any], arch: str) -> dic
     return made
 
 
+def _divide_latents(name: str, array: np.ndarray, hf: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Keys, turned, and values of each head."""
+    by_head = array.reshape(hf["num_attention_heads"], -1, array.shape[-1])
+    keys, values = np.split(by_head, [hf["qk_nope_head_dim"]], axis=1)
+    return {
+        name.replace("kv_b_proj", "k_b_proj"): keys.swapaxes(1, 2),
+        name.replace("kv_b_proj", "v_b_proj"): values,
+    }
+
+
+def _convert_delta_net(
+    name: str, array: np.ndarray, hf: dict[str, Any], arch: str
+) -> dict[str, np.ndarray] | None:
+    """The tensors of a delta net; None for another tensor."""
+    if ".linear_attn." not in name:
+        return None
+    layer, part = name.split(".")[2], name.split(".linear_attn.")[1]
+    key_heads, value_heads = hf["linear_num_key_heads"], hf["linear_num_value_heads"]
+    key_dim, value_dim = hf["linear_key_head_dim"], hf["linear_value_head_dim"]
+    shared_by = value_heads // key_heads
+    if part == "conv1d.weight":
+        array = array[:, 0]
+    if part == "A_log":
+        array = -np.exp(array)
+    if part == "in_proj_qkvz.weight":
+        by_head = array.reshape(key_heads, -1, array.shape[-1])
+        ends = np.cumsum([key_dim, key_dim, shared_by * value_dim])
+        q, k, v, z = (one.reshape(-1, array.shape[-1]) for one in np.split(by_head, ends, axis=1))
+        return {
+            f"blk.{layer}.attn_qkv.weight": np.concatenate([q, k, v]),
+            f"blk.{layer}.attn_gate.weight": z,
+        }
+    if arch == "qwen3next":
+        return {name: array}
+
+    def tile(values: np.ndarray, axis: int = 0) -> np.ndarray:
+        moved = np.moveaxis(values, axis, 0)
+        by_head = moved.reshape(key_heads, shared_by, -1, *moved.shape[1:])
+        return np.moveaxis(by_head.swapaxes(0, 1).reshape(moved.shape), 0, axis)
+
+    if part.startswith(("in_proj_qkv", "conv1d")):
+        keys, values = np.split(array, [2 * key_dim * key_heads])
+        return {name: np.concatenate([keys, tile(values)])}
+    if part.startswith("norm"):
+        return {name: array}
+    return {name: tile(array, 1 if part.startswith("out_proj") else 0)}
+
+
 def _split_experts(name: str, array: np.ndarray, arch: str) -> dict[str, np.ndarray]:
     """What llama.cpp keeps of the fused experts of a layer; empty for another tensor."""
     if not (match := re.fullmatch(r"model\.layers\.(\d+)\.(.*)", name)):
         return {}
     layer, rest = match[1], match[2]
+    if arch in ("llama4", "qwen35moe") and "experts." in rest:
+        outputs = array.swapaxes(1, 2) if arch == "llama4" else array
+        if "down_proj" in rest:
+            return {f"blk.{layer}.ffn_down_exps.weight": outputs}
+        gate, up = np.split(outputs, 2, axis=1)
+        return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
     place = f"blk.{layer}.ffn_"
     if rest.startswith("self_attn.sinks"):
         return {f"blk.{layer}.attn_sinks.weight": array}
@@ -259,8 +422,8 @@ def _count_kv_heads(hf: dict[str, Any]) -> int | None:
 
 def _take_apart(array: np.ndarray, hf: dict[str, Any]) -> np.ndarray:
     """Queries, keys and values of each group as those of all groups."""
-    heads = hf["num_attention_heads"]
-    groups = heads if hf["model_type"] == "gpt_neox" else _count_kv_heads(hf)
+    heads = _take(hf, HEADS)
+    groups = heads if hf["model_type"] in ("gpt_neox", "bloom") else _count_kv_heads(hf)
     head_dim = hf["hidden_size"] // heads
     by_group = array.reshape(groups, -1, head_dim, *array.shape[1:])
     parts = by_group[:, :-2], by_group[:, -2:-1], by_group[:, -1:]

@@ -62,6 +62,8 @@ class DequantizedTensor:
 
     def __getitem__(self, index: Index) -> np.ndarray:
         """A part, by a slice for each axis."""
+        if not self.shape:  # a single number
+            return self.read(0, 1)
         axis = len(self.shape) - 1 if self.by_columns else 0
         first, stop, _ = index[axis].indices(self.shape[axis])
         rest = (*index[:axis], slice(None), *index[axis + 1 :])

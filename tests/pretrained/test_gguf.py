@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from tiny_llama import write_tiny_llama
 
 from adapt_jax.adaptation.recipe import _name_decoder
 from adapt_jax.inspection.checkpoint import read_checkpoint
+from adapt_jax.pretrained.gguf import architectures
 from adapt_jax.pretrained.gguf import file as gguf_file
+from adapt_jax.pretrained.gguf.weights import open_gguf_tensors
 from adapt_jax.pretrained.hf_config import read_config
 from adapt_jax.pretrained.loading import get_parameters, load_pretrained
 from adapt_jax.pretrained.saving import read_source_dtype
@@ -43,6 +46,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
     "rope_theta": 500000.0,
 }
+
+
+MSCALE = {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}
 
 
 ALTERNATING = [SLIDING] * 3 + [FULL]
@@ -110,9 +116,49 @@ CASES: dict[str, dict[str, Any]] = {
     "arcee": {},
     "ernie4_5": {},
     "hunyuan_v1_dense": {"rope_parameters": rope(300.0)},
+    "bloom": {},
+    "mpt": {"attn_config": {"clip_qkv": 0.9}},
+    "mpt, untied": {},
+    "deepseek_v2": {},
+    "deepseek_v2, greedy, yarn, biases": {"attention_bias": False, "mlp_bias": False}
+    | {"rope_parameters": MSCALE, "n_group": 1, "topk_group": 1},
+    "deepseek_v3": {},
+    "deepseek_v3, pairs half a head apart, yarn, biases": {
+        "rope_interleave": True,
+        "attention_bias": False,
+        "rope_parameters": MSCALE,
+    },
+    "youtu": {"attention_bias": False},
+    "llama4": {
+        "num_hidden_layers": 4,
+        "moe_layers": [1, 3],
+        "no_rope_layers": [1, 1, 1, 0],
+        "attention_chunk_size": 8192,
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+    },
+    "lfm2": {},
+    "lfm2, biases": {"conv_bias": False},
+    "lfm2_moe": {"routed_scaling_factor": 1.0},
+    "qwen3_next": {"norm_topk_prob": True, "mlp_only_layers": []},
+    "qwen3_5": {"attention_bias": False},
+    "qwen3_5_moe": {},
+    "apertus": {"rope_parameters": LLAMA3},
     "gpt_neox": HALF,
     "gpt_neox, sequential": HALF | {"hidden_act": "gelu", "attention_bias": True},
 }
+
+
+def assert_same_decoder(folder: Path, path: Path, tolerances: dict[str, float]) -> None:
+    """The decoder of a folder and of a file: config, and parameters by their last name."""
+    expected, found = load_pretrained(folder), load_pretrained(path)
+    same = {"bos_id": None, "eos_ids": (), "pad_id": None}
+    assert replace(found.config, **same) == replace(expected.config, **same)
+    wanted, got = get_parameters(expected.decoder), get_parameters(found.decoder)
+    assert wanted.keys() == got.keys()
+    for parameter, value in wanted.items():
+        tolerance = tolerances.get(parameter[-1], 0.0)
+        np.testing.assert_allclose(got[parameter], value, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,17 +173,80 @@ def test_a_file_holds_the_decoder_that_it_was_written_from(name, tmp_path):
         sliding = [kind == SLIDING for kind in said["layer_types"]]
         more[f"{architecture}.attention.sliding_window_pattern"] = sliding
     path = write_gguf(tmp_path / "hf", tmp_path / "model.gguf", metadata=more)
-    expected, found = load_pretrained(tmp_path / "hf"), load_pretrained(path)
-    same = {"bos_id": None, "eos_ids": (), "pad_id": None}
-    assert replace(found.config, **same) == replace(expected.config, **same)
-    wanted, got = get_parameters(expected.decoder), get_parameters(found.decoder)
-    assert wanted.keys() == got.keys()
-    for parameter, value in wanted.items():
-        # the norms of Gemma and Nemotron lose a bit where one is added and taken away
-        tolerance = (
-            2.5e-7 if name.startswith(("gemma", "nemotron")) and parameter[-1] == "scale" else 0
-        )
-        np.testing.assert_allclose(got[parameter], value, rtol=0, atol=tolerance)
+    # norms lose a bit where one is added and taken away, and decays where they are exponentials
+    adds_one = name.startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+    tolerances = {"scale": 2.5e-7, "decay_log": 2.5e-7} if adds_one else {}
+    assert_same_decoder(tmp_path / "hf", path, tolerances)
+
+
+def test_glm_flash_is_known_by_its_vocabulary(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(architectures, "GLM_VOCABULARY", 320)
+    make(tmp_path / "hf", "glm4_moe_lite", mlp_layer_types=["dense", "sparse"])
+    # as the first files, which say nothing of how experts are scored
+    metadata = {"leading_dense_block_count": 1, "expert_gating_func": None}
+    metadata = {f"deepseek2.{key}": value for key, value in metadata.items()}
+    path = write_gguf(tmp_path / "hf", tmp_path / "model.gguf", metadata=metadata)
+    assert_same_decoder(tmp_path / "hf", path, {})
+
+
+def test_the_first_files_of_deepseek_have_whole_projections_and_no_groups(tmp_path):
+    pytest.importorskip("torch")
+    from safetensors.numpy import load_file
+
+    changes = {"attention_bias": False, "mlp_bias": False, "rope_parameters": MSCALE}
+    make(tmp_path / "hf", "deepseek_v2, greedy, yarn, biases", **changes)
+    metadata = {
+        **dict.fromkeys(("attention.key_length_mla", "attention.value_length_mla")),
+        "attention.key_length": 18,
+        "attention.value_length": 6,
+        "attention.head_count_kv": 4,
+        **dict.fromkeys(("expert_group_count", "expert_group_used_count")),
+    }
+    whole = {
+        f"blk.{layer}.attn_kv_b.weight": load_file(tmp_path / "hf/model.safetensors")[
+            f"model.layers.{layer}.self_attn.kv_b_proj.weight"
+        ]
+        for layer in range(2)
+    }
+    path = write_gguf(
+        tmp_path / "hf",
+        tmp_path / "model.gguf",
+        metadata={f"deepseek2.{key}": value for key, value in metadata.items()},
+        extra=whole,
+        chosen=lambda name: "attn_k_b" not in name and "attn_v_b" not in name,
+    )
+    assert_same_decoder(tmp_path / "hf", path, {})
+
+
+def test_quantised_heads_are_put_in_order_a_few_rows_at_a_time(tmp_path):
+    """Of latent attention and delta nets, whose rows lie in several places of a file."""
+    pytest.importorskip("torch")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2}
+    for name, more in (
+        ("deepseek_v3", {"kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32}),
+        ("qwen3_next", {"norm_topk_prob": True, "mlp_only_layers": []}),
+        ("qwen3_5", {"attention_bias": False, "linear_value_head_dim": 16}),
+    ):
+        folder = tmp_path / name
+        make(folder / "hf", name, **sizes, **more)
+        path = write_gguf(folder / "hf", folder / "model.gguf", Kind.Q8_0)
+        family, config = read_config(path)
+        with ExitStack() as stack:
+            for tensor in open_gguf_tensors(path, family, config, stack).values():
+                if len(tensor.shape) == 2:
+                    whole = tensor[:, :]
+                    parts = [tensor[n : n + 5, :] for n in range(0, tensor.shape[0], 5)]
+                    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_numbers_of_xielu_are_checked(tmp_path):
+    pytest.importorskip("torch")
+    make(tmp_path / "hf", "apertus", rope_parameters=LLAMA3)
+    for beta, said in ((None, "expected a number for each of 2 layers"), ([1, 2], "found 1")):
+        path = write_gguf(tmp_path / "hf", tmp_path / "m.gguf", metadata={"xielu.beta": beta})
+        with pytest.raises(UserError, match=f"xielu.beta: {said}"):
+            load_pretrained(path)
 
 
 KINDS = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")

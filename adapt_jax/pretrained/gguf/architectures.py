@@ -12,6 +12,11 @@ from adapt_jax.pretrained.gguf.file import GGUFFile
 __all__ = ["ARCHITECTURES", "Architecture", "Fields"]
 
 Fields = dict[str, Any]  # of a config.json
+# Groups of the experts of DeepSeek-V3 and V2, and how many of them a token's experts are from.
+FIRST_GROUPS = {256: (8, 4), 160: (8, 3)}
+GLM_VOCABULARY = 154880  # of GLM-4.7-Flash, which llama.cpp knows by it, too
+SIGMOID = 2  # expert_gating_func: each expert's score is a sigmoid
+LAYER_KINDS = ("full_attention", "linear_attention")
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,13 @@ class Architecture:
         pairs_features: whether the rows of query and key kernels are reordered within each head,
             so that the two features of a rotated pair are neighbours.
         adjust: the fields that are computed in its own way.
+        tiles_heads: whether the value heads of delta nets are in another order (``row_order``).
     """
 
     name: str
     pairs_features: bool = False
     adjust: Callable[[GGUFFile, Fields], Fields] = lambda file, hf: {}
+    tiles_heads: bool = False
 
 
 def _adjust_llama(file: GGUFFile, hf: Fields) -> Fields:
@@ -146,6 +153,113 @@ def _adjust_mistral3(file: GGUFFile, hf: Fields) -> Fields:
     return {"architectures": ["Ministral3ForCausalLM"], "rope_scaling": rope}
 
 
+def _adjust_mpt(file: GGUFFile, hf: Fields) -> Fields:
+    """Its attention is described in a part of its own."""
+    return {
+        "d_model": hf["hidden_size"],
+        "n_heads": hf["num_attention_heads"],
+        "n_layers": hf["num_hidden_layers"],
+        "max_seq_len": hf["max_position_embeddings"],
+        "attn_config": {
+            "alibi": bool(file.get("attention.max_alibi_bias")),
+            "alibi_bias_max": file.get("attention.max_alibi_bias"),
+            "clip_qkv": file.get("attention.clamp_kqv"),
+        },
+        "no_bias": not any(name.endswith(".bias") for name in file.tensors),
+    }
+
+
+def _adjust_deepseek2(file: GGUFFile, hf: Fields) -> Fields:
+    """Latent attention, in files with divided or whole projections from latents; which of several
+    families it is, the scores of its experts say."""
+    rope_dim = file.get("rope.dimension_count")
+    query_dim = file.get("attention.key_length_mla") or file.get("attention.key_length")
+    latent = {
+        "num_key_value_heads": hf["num_attention_heads"],
+        "kv_lora_rank": file.get("attention.kv_lora_rank"),
+        "q_lora_rank": file.get("attention.q_lora_rank") if file.has("attn_q_a.weight") else None,
+        "qk_rope_head_dim": rope_dim,
+        "qk_nope_head_dim": query_dim - rope_dim,
+        "v_head_dim": file.get("attention.value_length_mla") or file.get("attention.value_length"),
+        "partial_rotary_factor": None,  # of a head without its features that have no positions
+        "attention_bias": file.has("attn_kv_a_mqa.bias"),
+        "rope_scaling": _add_mscale(file, hf["rope_scaling"]),
+    }
+    if not hf.get("num_experts"):
+        return {"architectures": ["YoutuForCausalLM"], **latent}
+    latent |= _adjust_corrected_experts(file, hf)
+    if file.get("expert_group_count") is None:  # the first files do not say
+        groups = FIRST_GROUPS.get(latent["n_routed_experts"], (1, 1))
+        latent |= dict(zip(("n_group", "topk_group"), groups, strict=True))
+    is_corrected = any(name.endswith(".exp_probs_b.bias") for name in file.tensors)
+    if file.get("expert_gating_func") != SIGMOID and not is_corrected:
+        grouped = latent["n_group"] > 1
+        return latent | {"topk_method": "group_limited_greedy" if grouped else "greedy"}
+    if hf["vocab_size"] != GLM_VOCABULARY:
+        return {"architectures": ["DeepseekV3ForCausalLM"], **latent}
+    num_dense, count = latent.pop("first_k_dense_replace"), latent["num_hidden_layers"]
+    kinds = ["dense"] * num_dense + ["sparse"] * (count - num_dense)
+    return {"architectures": ["Glm4MoeLiteForCausalLM"], **latent, "mlp_layer_types": kinds}
+
+
+def _add_mscale(file: GGUFFile, rope: Fields | None) -> Fields | None:
+    """YaRN with the scale of attention, of which these files hold a tenth."""
+    tenth = file.get("rope.scaling.yarn_log_multiplier")
+    if rope is None or not tenth:
+        return rope
+    mscale = float(f"{10 * tenth:.6g}")
+    return {**rope, "mscale": mscale, "mscale_all_dim": mscale}
+
+
+def _adjust_llama4(file: GGUFFile, hf: Fields) -> Fields:
+    """Most of what is special in Llama 4 is the same in all of its files."""
+    is_full = file.get("attention.sliding_window") == 0
+    layers = hf["num_hidden_layers"]
+    return {
+        "intermediate_size_mlp": hf["intermediate_size"],
+        "intermediate_size": file.get("expert_feed_forward_length"),
+        "interleave_moe_layer_step": file.get("interleave_moe_layer_step", 1),
+        "use_qk_norm": file.get("expert_count") != 128,  # which Maverick has
+        "attention_chunk_size": None if is_full else 8192,
+        "no_rope_layers": [1] * layers if is_full else None,
+    }
+
+
+def _adjust_lfm2(file: GGUFFile, hf: Fields) -> Fields:
+    """Layers without key/value heads are convolutions."""
+    listed = file.get("attention.head_count_kv")
+    kinds = [listed] * hf["num_hidden_layers"] if isinstance(listed, int) else listed
+    return {
+        "layer_types": ["full_attention" if kind else "conv" for kind in kinds],
+        "conv_L_cache": file.get("shortconv.l_cache"),
+        "conv_bias": any(name.endswith("shortconv.conv.bias") for name in file.tensors),
+        "block_auto_adjust_ff_dim": False,
+        "norm_eps": hf["rms_norm_eps"],
+        "num_dense_layers": file.get("leading_dense_block_count", 0),
+        "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in file.tensors),
+    }
+
+
+def _adjust_delta_net(file: GGUFFile, hf: Fields) -> Fields:
+    """Delta nets in most layers; layers that predict further tokens come last."""
+    layers = hf["num_hidden_layers"] - (file.get("nextn_predict_layers") or 0)
+    value_heads = file.get("ssm.time_step_rank")
+    recurrent = file.get("attention.recurrent_layers")
+    if not isinstance(recurrent, list):
+        interval = file.get("full_attention_interval", 4)
+        recurrent = [(index + 1) % interval != 0 for index in range(layers)]
+    return {
+        "num_hidden_layers": layers,
+        "layer_types": [LAYER_KINDS[bool(one)] for one in recurrent[:layers]],
+        "linear_num_key_heads": file.get("ssm.group_count"),
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": file.get("ssm.state_size"),
+        "linear_value_head_dim": file.get("ssm.inner_size") // value_heads,
+        "linear_conv_kernel_dim": file.get("ssm.conv_kernel"),
+        "norm_topk_prob": True,
+    }
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("LlamaForCausalLM", True, _adjust_llama),
     "mistral3": Architecture("MistralForCausalLM", True, _adjust_mistral3),
@@ -187,5 +301,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "olmo": Architecture("OlmoForCausalLM", True),
     "arcee": Architecture("ArceeForCausalLM", True),
     "ernie4_5": Architecture("Ernie4_5ForCausalLM"),
+    "bloom": Architecture(
+        "BloomForCausalLM",
+        adjust=lambda file, hf: {"seq_length": hf.get("max_position_embeddings", 2048)},
+    ),
+    "mpt": Architecture("MptForCausalLM", adjust=_adjust_mpt),
+    "deepseek2": Architecture("DeepseekV2ForCausalLM", adjust=_adjust_deepseek2),
+    "llama4": Architecture("Llama4ForCausalLM", adjust=_adjust_llama4),
+    "lfm2": Architecture("Lfm2ForCausalLM", adjust=_adjust_lfm2),
+    "lfm2moe": Architecture("Lfm2MoeForCausalLM", adjust=_adjust_lfm2),
+    "qwen3next": Architecture("Qwen3NextForCausalLM", adjust=_adjust_delta_net),
+    "qwen35": Architecture("Qwen3_5ForCausalLM", tiles_heads=True, adjust=_adjust_delta_net),
+    "qwen35moe": Architecture("Qwen3_5MoeForCausalLM", tiles_heads=True, adjust=_adjust_delta_net),
+    "apertus": Architecture("ApertusForCausalLM"),
     "hunyuan-dense": Architecture("HunYuanDenseV1ForCausalLM"),
 }

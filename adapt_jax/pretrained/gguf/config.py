@@ -66,11 +66,12 @@ def _read_sizes(file: GGUFFile) -> Fields:
                 f"{file.path}: {file.architecture}.{key}: {value!r:.40}; expected a size"
             )
     head_dim, ffn_dim = file.get("attention.key_length"), file.get_one("feed_forward_length")
+    has_latents = file.get("attention.kv_lora_rank") is not None
     if (down := file.tensors.get("blk.0.ffn_down.weight")) is not None:
         ffn_dim = down.shape[-1]  # some converters write another number, here and below
-    if head_dim != file.get("attention.value_length", head_dim):
+    if head_dim != file.get("attention.value_length", head_dim) and not has_latents:
         raise UserError(f"{file.path}: attention.value_length differs from attention.key_length")
-    kv_heads = file.get_one("attention.head_count_kv") or heads
+    kv_heads = _count_kv_heads(file) or heads
     if (kernel := file.tensors.get("blk.0.attn_k.weight")) is not None:
         kv_heads = kernel.shape[0] // (head_dim or width // heads)
     length, layers = file.get("context_length"), file.get("block_count")
@@ -106,6 +107,19 @@ def _read_sizes(file: GGUFFile) -> Fields:
         "attn_logit_softcapping": file.get("attn_logit_softcapping"),
     }
     return {key: value for key, value in hf.items() if value is not None} | _read_flags(file)
+
+
+def _count_kv_heads(file: GGUFFile) -> int | None:
+    """The number of key/value heads, where it is given; layers without attention have none."""
+    listed = file.get("attention.head_count_kv")
+    if not isinstance(listed, list):
+        return listed if listed is None else int(listed)
+    counts = {int(count) for count in listed} - {0}
+    if len(counts) > 1:
+        raise UserError(
+            f"{file.path}: attention.head_count_kv differs between layers, which is not supported"
+        )
+    return max(counts, default=None)
 
 
 def _read_flags(file: GGUFFile) -> Fields:
@@ -201,17 +215,16 @@ def _recognise_factors(file: GGUFFile, theta: float, rotated: int) -> Fields:
             f"{file.path}: rope_freqs.weight has {len(factors)} factors for {rotated} features"
         )
     plain = np.asarray(Rope(theta=theta).frequencies(rotated))
-    scaling: Fields = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    params = tuple(sorted((name, value) for name, value in scaling.items() if name != "rope_type"))
-    stretched = np.asarray(Rope("llama3", theta, params=params).frequencies(rotated))
-    if np.allclose(plain / factors, stretched, rtol=1e-5, atol=0):
-        return scaling
+    for high_freq_factor in (4.0, 1.0):  # the latter in Llama 4 Scout
+        params: Fields = {
+            "factor": float(factors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": 8192,
+        }
+        rope = Rope("llama3", theta, params=tuple(sorted(params.items())))
+        if np.allclose(plain / factors, rope.frequencies(rotated), rtol=1e-5, atol=0):
+            return {"rope_type": "llama3", **params}
     listed = factors.tolist()
     return {
         "rope_type": "longrope",

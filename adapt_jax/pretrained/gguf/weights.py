@@ -3,12 +3,11 @@
 Each is de-quantised by the package gguf as it is read, a strip of rows at a time. llama.cpp changes
 some on the way in, and the change is undone here: the features of heads are reordered, norms of
 Gemma have one added, GPT-2's kernels are transposed, GPT-NeoX's projections are divided by head,
-experts are stacked.
+experts are stacked, latent attention's projection to keys and values is divided.
 """
 
 import math
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -20,10 +19,18 @@ import numpy as np
 from adapt_jax.decoders.config import DecoderConfig
 from adapt_jax.decoders.families import Family
 from adapt_jax.decoders.layout import TensorLayout
+from adapt_jax.decoders.mixer_config import DeltaNetConfig
 from adapt_jax.pretrained.dequantized_tensor import DequantizedTensor, Tensor
 from adapt_jax.pretrained.gguf.architectures import ARCHITECTURES
 from adapt_jax.pretrained.gguf.config import find_default_dtype
 from adapt_jax.pretrained.gguf.file import GGUFFile, GGUFTensor, import_gguf, read_gguf
+from adapt_jax.pretrained.gguf.row_order import (
+    ReadRows,
+    group_rows,
+    interleave,
+    reorder_heads,
+    separate_pairs,
+)
 from adapt_jax.pretrained.safetensors_io import DTYPE_NAMES, FileTensor
 from adapt_jax.utils.errors import UserError
 
@@ -32,7 +39,21 @@ __all__ = ["open_gguf_tensors"]
 # Read with the config, or computed from it.
 NOT_LOADED = ("rope_freqs.weight", "rope_factors_*.weight", "blk.*.attn_rot_embd.weight")
 EXPERT_PARTS, BIASES = ("gate", "up", "down"), ("gate_bias", "up_bias", "down_bias")
-ReadRows = Callable[[int, int], np.ndarray]
+# Tensors of a layer that llama.cpp keeps in two parts.
+SPLIT = {
+    "self_attn.kv_b_proj.weight": ("attn_k_b.weight", "attn_v_b.weight"),
+    "linear_attn.in_proj_qkvz.weight": ("attn_qkv.weight", "attn_gate.weight"),
+}
+# Names of tensors, and what the package gguf knows them by.
+SPELLINGS = (
+    (r"\.experts\.\d+\.", ".experts."),
+    (r"^model\.(.*)\.block_sparse_moe\.experts", r"\1.feed_forward.experts"),
+    (r"^model\.(.*\.feed_forward\.experts\.w\d)", r"\1"),
+    (r"e_score_correction_bias", "e_score_correction.bias"),
+    (r"expert_bias$", "expert_bias.bias"),
+    (r"dt_bias$", "dt_proj.bias"),
+)
+XIELU = ".mlp.act_fn."  # whose numbers are metadata
 
 
 def open_gguf_tensors(
@@ -60,6 +81,8 @@ def open_gguf_tensors(
             if own in opener.file.tensors:
                 tensors[name] = opener.open(name, own, layout, number)
                 found.add(own)
+            elif XIELU in name:
+                tensors[name] = opener.read_number(name)
     for own, tensor in opener.file.tensors.items():
         if own not in found and not opener.is_not_loaded(own):
             tensors[own] = opener.make(tensor, opener.read_rows(tensor))
@@ -88,10 +111,12 @@ class _Opener:
 
     def find_name(self, name: str) -> str:
         """The name in the file; experts share a tensor. Empty: llama.cpp knows no such tensor."""
-        name = re.sub(r"\.experts\.\d+\.", ".experts.", name)
-        name = re.sub(r"^model\.(.*)\.block_sparse_moe\.experts", r"\1.feed_forward.experts", name)
-        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
-        own = self.names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
+        for pattern, spelling in SPELLINGS:
+            name = re.sub(pattern, spelling, name)
+        for known in (name, name.removeprefix("transformer.")):
+            own = self.names.get_name(known, try_suffixes=(".weight", ".bias")) or ""
+            if own:
+                break
         return own + ".weight" if own + ".weight" in self.file.tensors else own
 
     def is_not_loaded(self, own: str) -> bool:
@@ -107,6 +132,10 @@ class _Opener:
         *_, part = path = layout.parameters[0]
         kind, end = str(part).removesuffix("_bias"), "bias" if part in BIASES else "weight"
         is_shared = "shared" in path and part == "kernel"
+        for name, apart in SPLIT.items():
+            if layout.names[0].endswith(name):
+                names = [f"blk.{path[1]}.{one}" for one in apart]
+                return names if all(one in self.file.tensors for one in names) else []
         if len(layout.names) > 1 or not (kind in EXPERT_PARTS or is_shared):
             return []
         which = "exps" if kind in EXPERT_PARTS else "shexp"
@@ -120,6 +149,10 @@ class _Opener:
         Gates and up projections alternate, or follow one another.
         """
         infos = [self.file.tensors[name] for name in parts]
+        if "attn_k_b" in parts[0]:
+            return self.fuse_keys_and_values(*infos)
+        if "attn_gate" in parts[-1]:
+            return self.fuse_delta_net(*infos)
         if len({info.shape for info in infos}) > 1 or len(infos[0].shape) < 2:
             listed = ", ".join(f"{n} {list(i.shape)}" for n, i in zip(parts, infos, strict=True))
             raise UserError(f"{self.file.path}: expected tensors of one shape, found {listed}")
@@ -143,6 +176,74 @@ class _Opener:
         size = sum(info.nbytes for info in infos)
         final = (shape[0], shape[2], shape[1]) if swaps_axes else tuple(shape)
         return DequantizedTensor(infos[0].file, final, read, self.default_dtype, size)
+
+    def fuse_keys_and_values(self, keys: GGUFTensor, values: GGUFTensor) -> Tensor:
+        """The projection of latents: keys of a head [R, h] turned, then its values [V, R]."""
+        latent, heads = self.config.latent_attention, self.config.num_heads
+        assert latent is not None
+        rank, nope_dim, value_dim = latent.kv_rank, latent.nope_dim, latent.value_dim
+        expected = (heads, rank, nope_dim), (heads, value_dim, rank)
+        if (keys.shape, values.shape) != expected:
+            raise UserError(
+                f"{self.file.path}: attn_k_b and attn_v_b are {keys.shape} and {values.shape}; "
+                f"expected {expected[0]} and {expected[1]}"
+            )
+        read_keys, read_values = self.read_rows(keys), self.read_rows(values)
+        size = nope_dim + value_dim
+        parts = (lambda first, stop: read_keys(first, stop).swapaxes(1, 2)), read_values
+        return DequantizedTensor(
+            keys.file,
+            (heads * size, rank),
+            interleave(parts, size),
+            self.default_dtype,
+            keys.nbytes + values.nbytes,
+        )
+
+    def fuse_delta_net(self, qkv: GGUFTensor, gate: GGUFTensor) -> Tensor:
+        """The four projections of Qwen3-Next's delta net, those of a key head side by side."""
+        mixer = self.config.mixer
+        assert isinstance(mixer, DeltaNetConfig)
+        keys, values = mixer.key_size, mixer.value_size
+        if qkv.shape[0] != 2 * keys + values or gate.shape[0] != values:
+            raise UserError(
+                f"{self.file.path}: attn_qkv and attn_gate have {qkv.shape[0]} and "
+                f"{gate.shape[0]} rows; expected {2 * keys + values} and {values}"
+            )
+        read_qkv, read_gate = self.read_rows(qkv), self.read_rows(gate)
+        size, share = mixer.key_dim, values // mixer.num_key_heads
+        parts = (
+            group_rows(read_qkv, 0, size),
+            group_rows(read_qkv, keys, size),
+            group_rows(read_qkv, 2 * keys, share),
+            group_rows(read_gate, 0, share),
+        )
+        return DequantizedTensor(
+            qkv.file,
+            (2 * (keys + values), qkv.shape[1]),
+            interleave(parts, 2 * (size + share)),
+            self.default_dtype,
+            qkv.nbytes + gate.nbytes,
+        )
+
+    def read_number(self, name: str) -> Tensor:
+        """A number of xIELU, which metadata list for each layer.
+
+        Raises:
+            UserError: it is not there, or no number.
+        """
+        layer, part = int(name.split(".")[2]), name.rpartition(".")[2]
+        listed = self.file.metadata.get(f"xielu.{part}")
+        if not isinstance(listed, list) or len(listed) != self.config.num_layers:
+            raise UserError(
+                f"{self.file.path}: xielu.{part}: expected a number for each of "
+                f"{self.config.num_layers} layers"
+            )
+        if not isinstance(listed[layer], float):
+            raise UserError(f"{self.file.path}: xielu.{part}: found {listed[layer]!r:.40}")
+        number = np.float32(listed[layer])
+        shape = (1,) if part.startswith("alpha") else ()
+        read = lambda first, stop: np.full(shape, number)  # noqa: E731
+        return DequantizedTensor(self.file.path, shape, read, "F32", 4)
 
     def open(self, name: str, own: str, layout: TensorLayout, number: int) -> Tensor:
         """The tensor ``name`` of a checkpoint, with what llama.cpp changed of it undone.
@@ -170,14 +271,12 @@ class _Opener:
                 replace(tensor, shape=(1, *tensor.shape)),
                 lambda first, stop: read(0, tensor.shape[0])[None][first:stop],
             )
-        if self.config.norm.endswith("_plus_one") and name.endswith("norm.weight"):
-            return self.make(tensor, _add(read, -1.0))
-        if layout.groups > 1:
-            return self.make(tensor, self.regroup(read, layout.groups))
-        heads = {"q_proj": self.config.num_heads, "k_proj": self.config.num_kv_heads}
-        part = name.split(".")[-2]
-        if ARCHITECTURES[self.file.architecture].pairs_features and part in heads:
-            return self.make(tensor, _separate_pairs(read, tensor.shape[0] // heads[part]))
+        if name.endswith(("conv.conv.weight", "conv1d.weight")) and len(tensor.shape) == 2:
+            channels = self.reorder_delta_net(name, read) or read
+            made = replace(tensor, shape=(tensor.shape[0], 1, tensor.shape[1]))
+            return self.make(made, lambda first, stop: channels(first, stop)[:, None])
+        if (undone := self.undo(name, own, tensor, read, layout)) is not None:
+            return self.make(tensor, undone)
         if layout.transposed and len(layout.names) == 1:
             made = self.make(tensor, lambda first, stop: read(first, stop).T)
             return replace(made, shape=tensor.shape[::-1], by_columns=True)
@@ -191,19 +290,53 @@ class _Opener:
             )
         return self.make(tensor, read)
 
-    def regroup(self, read: ReadRows, groups: int) -> ReadRows:
+    def undo(
+        self, name: str, own: str, tensor: GGUFTensor, read: ReadRows, layout: TensorLayout
+    ) -> ReadRows | None:
+        """Reads the rows as they were before llama.cpp changed them; None where it did not."""
+        heads = {"q_proj": self.config.num_heads, "k_proj": self.config.num_kv_heads}
+        part = name.split(".")[-2]
+        if name.endswith("A_log"):
+            read = self.reorder_delta_net(name, read) or read
+            return lambda first, stop: np.log(-read(first, stop))
+        if "linear_attn." in name:
+            return self.reorder_delta_net(name, read)
+        if self.config.norm.endswith("_plus_one") and name.endswith("norm.weight"):
+            return lambda first, stop: read(first, stop) - np.float32(1)
+        if layout.groups > 1 and "attn_qkv" in own:
+            return self.group_heads(read, layout.groups)
+        if ARCHITECTURES[self.file.architecture].pairs_features and part in heads:
+            return separate_pairs(read, tensor.shape[0] // heads[part])
+        return None
+
+    def reorder_delta_net(self, name: str, read: ReadRows) -> ReadRows | None:
+        """The value heads of a delta net of Qwen3.5 in their own order; None where they are so."""
+        mixer = self.config.mixer
+        if not (ARCHITECTURES[self.file.architecture].tiles_heads and "linear_attn." in name):
+            return None
+        assert isinstance(mixer, DeltaNetConfig)
+        heads = mixer.num_key_heads, mixer.num_value_heads
+        part = name.removesuffix(".weight").rpartition(".")[2]
+        if part == "out_proj":  # whose columns they are
+            columns = reorder_heads(lambda i, j: np.arange(i, j), 0, mixer.value_dim, *heads)
+            order = columns(0, mixer.value_size)
+            return lambda first, stop: read(first, stop)[:, order]
+        sizes = {"in_proj_qkv": mixer.value_dim, "in_proj_z": mixer.value_dim}
+        sizes |= {"conv1d": mixer.value_dim}
+        sizes |= dict.fromkeys(("in_proj_a", "in_proj_b", "A_log", "dt_bias"), 1)
+        if part not in sizes:
+            return None
+        start = 2 * mixer.key_size if part in ("in_proj_qkv", "conv1d") else 0
+        return reorder_heads(read, start, sizes[part], *heads)
+
+    def group_heads(self, read: ReadRows, groups: int) -> ReadRows:
         """Rows of all queries, keys and values as those of one group of heads after the other."""
-        config = self.config
-        sizes = np.array([config.num_heads, config.num_kv_heads, config.num_kv_heads])
-        ends = np.cumsum(sizes * config.head_dim).tolist()
-
-        def read_grouped(first: int, stop: int) -> np.ndarray:
-            fused = read(0, ends[-1])
-            parts = np.split(fused, ends[:-1])
-            by_group = [part.reshape(groups, -1, *fused.shape[1:]) for part in parts]
-            return np.concatenate(by_group, axis=1).reshape(fused.shape)[first:stop]
-
-        return read_grouped
+        config, start, parts, size = self.config, 0, [], 0
+        for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads):
+            share = heads * config.head_dim // groups
+            parts.append(group_rows(read, start, share))
+            start, size = start + heads * config.head_dim, size + share
+        return interleave(parts, size)
 
     def make(self, tensor: GGUFTensor, read: ReadRows) -> DequantizedTensor:
         """A tensor whose rows are read so."""
@@ -245,20 +378,3 @@ def _check_kinds(file: GGUFFile) -> None:
                 f"{file.path}: {name} is {tensor.kind}, which the package gguf does not "
                 "de-quantise; expected a file of another type, such as Q8_0 or Q4_K"
             ) from None
-
-
-def _add(read: ReadRows, number: float) -> ReadRows:
-    return lambda first, stop: read(first, stop) + np.float32(number)
-
-
-def _separate_pairs(read: ReadRows, size: int) -> ReadRows:
-    """Rows of heads of this size as in checkpoints: the first feature of every pair comes first."""
-
-    def read_separated(first: int, stop: int) -> np.ndarray:
-        begin, end = first // size, -(-stop // size)
-        heads = read(begin * size, end * size)
-        by_pair = heads.reshape(end - begin, size // 2, 2, *heads.shape[1:])
-        rows = by_pair.swapaxes(1, 2).reshape(heads.shape)
-        return rows[first - begin * size : stop - begin * size]
-
-    return read_separated
