@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from adapt_jax.decoders.activations import ACTIVATIONS, XIELU_NAME
 from adapt_jax.decoders.alibi import Alibi
 from adapt_jax.decoders.mixer_config import MixerConfig
-from adapt_jax.decoders.part_configs import AltUpConfig, Multipliers
+from adapt_jax.decoders.part_configs import AltUpConfig, LatentAttentionConfig, Multipliers
 from adapt_jax.decoders.rope import Rope
 
 __all__ = ["DecoderConfig", "LatentAttentionConfig", "LayerConfig", "MoEConfig"]
@@ -55,26 +55,6 @@ class LayerConfig:
     has_state: bool = False
     has_ffn: bool = True
     activation_sparsity: float = 0.0
-
-
-@dataclass(frozen=True)
-class LatentAttentionConfig:
-    """Multi-head latent attention (2405.04434, section 2.1): all heads share one latent per token.
-
-    Attributes:
-        kv_rank: the size of the latent from which keys and values of all heads are projected.
-        query_rank: the size of the latent of queries; None where they are projected directly.
-        nope_dim: the size of a head's queries and keys without positions. A rotary part of
-            ``head_dim`` features follows; that of the keys is the same for all heads.
-        value_dim: the size of a head's values.
-        norm_eps: of the norms of both latents.
-    """
-
-    kv_rank: int
-    query_rank: int | None
-    nope_dim: int
-    value_dim: int
-    norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)

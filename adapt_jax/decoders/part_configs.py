@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["AltUpConfig", "Multipliers"]
+__all__ = ["AltUpConfig", "LatentAttentionConfig", "Multipliers"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,23 @@ class Multipliers:
             raise ValueError(
                 f"ssm_multipliers has {len(self.mixer_projections)} entries; expected 5"
             )
+
+
+@dataclass(frozen=True)
+class LatentAttentionConfig:
+    """Multi-head latent attention (2405.04434, section 2.1): all heads share one latent per token.
+
+    Attributes:
+        kv_rank: the size of the latent from which keys and values of all heads are projected.
+        query_rank: the size of the latent of queries; None where they are projected directly.
+        nope_dim: the size of a head's queries and keys without positions. A rotary part of
+            ``head_dim`` features follows; that of the keys is the same for all heads.
+        value_dim: the size of a head's values.
+        norm_eps: of the norms of both latents.
+    """
+
+    kv_rank: int
+    query_rank: int | None
+    nope_dim: int
+    value_dim: int
+    norm_eps: float = 1e-6
