@@ -99,7 +99,8 @@ def _compute_bias(
 ) -> Float[Array, "..."]:
     """Minus slope times distance, float32."""
     if not alibi.in_bfloat16:
-        return slopes * (keys - queries).astype(jnp.float32) * alibi.scale
+        distances = (keys - queries).astype(jnp.float32)
+        return jnp.asarray(slopes) * distances * alibi.scale
     rounded = _round_to_bfloat16(jnp.asarray(slopes))
 
     def place(positions: Array) -> Array:

@@ -273,8 +273,8 @@ class _Opener:
             )
         if name.endswith(("conv.conv.weight", "conv1d.weight")) and len(tensor.shape) == 2:
             channels = self.reorder_delta_net(name, read) or read
-            made = replace(tensor, shape=(tensor.shape[0], 1, tensor.shape[1]))
-            return self.make(made, lambda first, stop: channels(first, stop)[:, None])
+            by_channel = replace(tensor, shape=(tensor.shape[0], 1, tensor.shape[1]))
+            return self.make(by_channel, lambda first, stop: channels(first, stop)[:, None])
         if (undone := self.undo(name, own, tensor, read, layout)) is not None:
             return self.make(tensor, undone)
         if layout.transposed and len(layout.names) == 1:
