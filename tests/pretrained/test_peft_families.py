@@ -19,7 +19,9 @@ from peft_cases import (
 )
 from safetensors.numpy import load_file
 
+from adapt_jax.adaptation.adaptation import Adaptation
 from adapt_jax.adaptation.import_peft import import_adapter
+from adapt_jax.adaptation.recipe import build_recipe
 from adapt_jax.pretrained.loading import PretrainedDecoder, get_parameters, load_pretrained
 from adapt_jax.pretrained.lora_factors import LoRAFactors, LoRAWeights
 from adapt_jax.pretrained.peft.folder import ADAPTER_WEIGHTS, read_adapter
@@ -28,6 +30,7 @@ from adapt_jax.pretrained.peft.writing import (
     write_lora,
     write_soft_prompt,
 )
+from adapt_jax.prompting.prompt import Prompt
 from adapt_jax.utils.errors import UserError
 
 
@@ -233,6 +236,8 @@ def test_adapters_of_multimodal_checkpoints_name_modules_of_the_whole_model(
     again = read_adapter(tmp_path / "out", model).lora_weights
     assert again is not None
     assert_merged_alike(again, added, model)
+    recipe = build_recipe(Adaptation("adapted", Prompt(), model, lora_weights=added), "peft")
+    assert f"model = AutoModelFor{whole}.from_pretrained" in recipe
     if kind == "llama4":
         return
     # one that adapts the tower for images, too
