@@ -157,8 +157,10 @@ class Decoder(nnx.Module):
         starts = None
         if config.layers_with_state:
             starts = TextStarts() if cache is not None else TextStarts.from_mask(mask)
-        layers = {config.layer_config(index) for index in range(config.num_layers)}
-        layers = {layer for layer in layers if layer.has_attention}
+        # in the order of the decoder: a set has another one in each process, which would not find
+        # the code that an earlier process compiled
+        kinds = dict.fromkeys(config.layer_config(index) for index in range(config.num_layers))
+        layers = [layer for layer in kinds if layer.has_attention]
         # packed rows go to the accelerator's kernel where one fits, else through a mask
         fused = None
         if isinstance(mask, PackedRows):
@@ -215,7 +217,7 @@ class Decoder(nnx.Module):
         return x if self.streams is None else self.streams.split(x), per_layer
 
     def _compute_cos_sin(
-        self, layers: set[LayerConfig], positions: Array, mask: Array | None, alone: bool
+        self, layers: list[LayerConfig], positions: Array, mask: Array | None, alone: bool
     ) -> dict[tuple[Rope, int], CosSin]:
         """Cosine and sine of the tokens' angles, for each rope and head size of the layers.
 
@@ -226,7 +228,7 @@ class Decoder(nnx.Module):
         """
         context_length = self.config.context_length
         cos_sin = {}
-        for rope, head_dim in {(layer.rope, layer.head_dim) for layer in layers}:
+        for rope, head_dim in dict.fromkeys((layer.rope, layer.head_dim) for layer in layers):
             if rope is None:
                 continue
             length: Any = None
@@ -255,11 +257,13 @@ class Decoder(nnx.Module):
 
 
 def _compute_query_scales(
-    layers: set[LayerConfig], positions: Int[Array, "B T"]
+    layers: list[LayerConfig], positions: Int[Array, "B T"]
 ) -> dict[QueryScaling, Float[Array, "B T 1 1"]]:
     """What multiplies the queries of layers that scale them, for each scaling."""
     scales = {}
-    for scaling in {layer.query_scaling for layer in layers if layer.query_scaling is not None}:
+    for scaling in dict.fromkeys(layer.query_scaling for layer in layers):
+        if scaling is None:
+            continue
         beta, length, offset = scaling
         scales[scaling] = 1 + beta * jnp.log1p((positions + offset) // length)[:, :, None, None]
     return scales
@@ -288,7 +292,7 @@ def _find_key_positions(
 
 
 def _make_masks(
-    layers: set[LayerConfig],
+    layers: list[LayerConfig],
     positions: Int[Array, "B T"],
     mask: Bool[Array, "B T S"] | None,
     prefix: list[KVBlock] | None,
@@ -298,7 +302,7 @@ def _make_masks(
     full = [mask] if prefix is None else [prefix[0][2], mask]
     num_keys = sum(block.shape[-1] for block in key_positions)
     masks: dict[Reach, list[Array | None]] = {}
-    for window, chunk in {(layer.window, layer.chunk) for layer in layers}:
+    for window, chunk in dict.fromkeys((layer.window, layer.chunk) for layer in layers):
         reached: list[Array | None] = full
         # nothing is hidden where all keys lie within the window, and in the first chunk
         if window is not None and window < num_keys:

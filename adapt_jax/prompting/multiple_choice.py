@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp, softmax
 
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.pretrained.tokenization import count_common_prefix
@@ -111,6 +110,8 @@ class MultipleChoiceConfig:
             scores: the log-likelihood of each choice.
             content_free: the same after each question without content.
         """
+        from scipy.special import log_softmax, logsumexp, softmax  # takes a moment to import
+
         lengths = np.ones(len(request.continuations))
         if self.length_normalised:
             lengths = np.asarray([len(one) for one in request.continuations])

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from scipy.special import betainc
-
 from adapt_jax.tasks.answers.text_scores import TEXT_SCORES, find_library_version
 from adapt_jax.utils.errors import UserError
 from adapt_jax.utils.registry import Registry
@@ -286,6 +284,8 @@ def probability_leader_wins(leader: int, runner_up: int) -> float:
     The share of the posterior Beta(leader + 1, runner_up + 1) above one half (Adaptive-Consistency,
     2305.11860, section 3): at 0.95, 3-0 continues, 4-0 stops, 6-1 stops.
     """
+    from scipy.special import betainc  # takes a moment to import
+
     return float(betainc(runner_up + 1, leader + 1, 0.5))
 
 

@@ -11,9 +11,11 @@ from flax import nnx
 
 from adapt_jax.decoders.activations import ACTIVATIONS, apply_activation
 from adapt_jax.decoders.attention import attend, causal_mask
-from adapt_jax.decoders.config import DecoderConfig
+from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.decoder import Decoder
+from adapt_jax.decoders.layer_stack import LayerStack
 from adapt_jax.decoders.layers import matmul
+from adapt_jax.decoders.rope import Rope
 from adapt_jax.pretrained.loading import PretrainedDecoder
 from adapt_jax.utils.cpu import MIN_QUERIES_PER_CHUNK
 
@@ -291,3 +293,25 @@ def test_an_activation_saves_only_its_inputs_for_the_backward_pass(name: str) ->
         np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
         for one, other in zip(back(expected), back_plain(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_traced_has_the_order_of_the_layers_in_every_process(monkeypatch: Any):
+    """In the order of a set, a new process would not find the code that another one compiled."""
+    windows = [3, 9, 5, 8, 2, 7, 4, 6]
+    layers = tuple(LayerConfig(Rope(theta=10.0 * one), window=one) for one in windows)
+    config = DecoderConfig(**SHAPE | {"num_layers": 8}, layer_configs=layers)
+    decoder = Decoder(config, rngs=nnx.Rngs(0))
+    run_layers, found = LayerStack.run, []
+
+    def look(self: LayerStack, *arguments: Any) -> Any:
+        found.append(self.inputs)
+        return run_layers(self, *arguments)
+
+    monkeypatch.setattr(LayerStack, "run", look)
+    tokens = jnp.ones((1, 12), jnp.int32)
+    jax.eval_shape(
+        lambda: decoder(decoder.embed(tokens), jnp.arange(12)[None], causal_mask(tokens))[0]
+    )
+    [inputs] = found
+    assert [window for window, _ in inputs.masks] == windows
+    assert [rope.theta for rope, _ in inputs.cos_sin] == [10.0 * one for one in windows]
