@@ -2,7 +2,7 @@
 
 import copy
 import json
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -181,10 +181,20 @@ def altered(value: Any, name: str) -> Any:
     return 2 * value
 
 
+@lru_cache
+def of_every_config() -> set[str]:
+    """The fields that every config of transformers has."""
+    from transformers import PreTrainedConfig
+
+    return set(PreTrainedConfig().to_dict())
+
+
 def fields(hf: dict[str, Any], at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """The path of every field of ``config.json`` that ought to change the logits."""
     found: list[tuple[str, ...]] = []
     for name, value in hf.items():
+        if at and name in of_every_config():
+            continue  # a config within another one is saved with all of its fields
         if isinstance(value, dict):
             found += fields(value, (*at, name))
         elif name not in INERT and (value is not None or name.endswith("capping")):

@@ -79,10 +79,10 @@ OLDER: dict[str, list[dict[str, Any]]] = {
     "exaone4": [{**THETA, "sliding_window": None, "layer_types": [FULL, FULL]}],
     "cohere2": [{**THETA, "sliding_window_pattern": 2}],
     "bloom": [
-        {"n_embed": 64, "num_attention_heads": 8, "num_hidden_layers": 3, "seq_length": 512},
-        {"n_layer": 3, "seq_length": 64},
+        {"seq_length": 512},
+        {"n_layer": 3, "layer_norm_epsilon": 0.1},
     ],
-    "mpt": [{"attn_config": {"clip_qkv": 6, "attn_impl": "triton"}, "learned_pos_emb": True}],
+    "mpt": [{"attn_config": {"clip_qkv": 6.0, "attn_impl": "triton"}, "learned_pos_emb": True}],
     "gptj": [{"n_inner": 40, "rotary_dim": 8}],
     "cohere": [{**THETA, "use_qk_norm": True}],
     "ernie4_5": [{**THETA, "head_dim": None}],
@@ -243,6 +243,19 @@ def test_fields_of_mpt_that_transformers_does_not_compute_are_refused(
     family.to_config(MPT)
     with pytest.raises(ValueError, match=said):
         family.to_config({**MPT, **changes})
+
+
+def test_the_first_files_of_bloom_have_other_names() -> None:
+    family = next(one for one in FAMILIES.values() if one.model_type == "bloom")
+    named = {"n_embed": 64, "num_attention_heads": 8, "num_hidden_layers": 3, "vocab_size": 320}
+    config = family.to_config(named)
+    assert (config.embed_dim, config.ffn_dim, config.num_heads, config.num_layers) == (
+        64,
+        256,
+        8,
+        3,
+    )
+    assert family.to_config(family.to_hf(config)) == config
 
 
 def test_nemotron_h_has_as_many_layers_as_their_types() -> None:
