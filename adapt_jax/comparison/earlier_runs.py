@@ -76,7 +76,7 @@ def _clear_folder(
             pass  # none there, or a damaged one: every rung runs
     removed = remove_stale(output, {} if fresh else folders, finished)
     if removed:
-        display.line(f"{output} held another comparison; replaced: {', '.join(removed)}")
+        display.line(f"{output.name} held another comparison; replaced: {', '.join(removed)}")
     if not finished:
         results.unlink(missing_ok=True)
     return finished

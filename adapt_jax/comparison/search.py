@@ -150,7 +150,7 @@ class _Search:
     def run(self) -> SearchResult:
         """Races, asks the test split once, and writes everything."""
         if (finished := run_on_main("finished search", self._find_finished)) is not None:
-            self.display.line(f"{self.output}: this search is finished")
+            self.display.line(f"{self.output.name}: this search is finished")
             return SearchResult.model_validate(finished)
         if self.folder.exists():
             self.display.line("search: continues where it stopped")
