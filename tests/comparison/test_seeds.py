@@ -294,7 +294,7 @@ def test_a_rung_that_cannot_run_is_skipped_once(shallow_folder, tmp_path):
 def test_a_seed_under_which_a_rung_cannot_run_is_named(shallow_folder, tmp_path, monkeypatch):
     """As bootstrapped reasoning may find nothing under one seed."""
     config = make_config(tmp_path, shallow_folder, seeds=[0, 1])
-    config["methods"] = {"few_shot": METHODS["few_shot"]}
+    config["methods"] = {"few_shot": METHODS["few_shot"] | {"max_new_tokens": 8}}
     adapt = FewShot.adapt
 
     def refuse(self, model, task, run):

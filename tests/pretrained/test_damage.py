@@ -134,14 +134,14 @@ def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
 def test_config_and_files_are_both_reported(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path)
     hf = json.loads((folder / "config.json").read_text())
-    hf |= {"architectures": ["MptForCausalLM"], "quantization_config": {"quant_method": "aqlm"}}
+    hf |= {"architectures": ["XLNetLMHeadModel"], "quantization_config": {"quant_method": "aqlm"}}
     hf["auto_map"] = {"AutoModelForCausalLM": "modeling.Model"}
     (folder / "config.json").write_text(json.dumps(hf))
     (folder / WEIGHTS).write_bytes(b"\xff" * 100)
     said = refusal(folder)
     for part in (
         "quantised (aqlm)",
-        "'MptForCausalLM' is not supported",
+        "'XLNetLMHeadModel' is not supported",
         "never run",
         "safetens",
     ):
