@@ -1,8 +1,6 @@
 """``python -m adapt_jax`` is ``adapt-jax``."""
 
-import sys
-
-from adapt_jax.cli.main import main
+from adapt_jax.cli.process import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
