@@ -187,25 +187,25 @@ def test_what_other_programs_changed_is_not_used(bucket, caplog):
 
 
 def test_objects_that_a_part_list_names_stay_until_none_names_them(bucket):
-    def put(name):
+    def put_part(name):
         bucket.put_object(f"b/run/.adapt_jax/parts/{name}", name)
 
-    def parts():
+    def list_parts():
         return {name.rpartition("/")[2] for name in bucket.objects if "/parts/" in name}
 
     with mirror(RUN) as local:
         for step in "12":
-            put(step)
+            put_part(step)
             objects = [f".adapt_jax/parts/{step}"]
             files.write_json(local / step / "parts.json", {"objects": objects})
-        put("unfinished")
-    assert parts() == {"1", "2", "unfinished"}
+        put_part("unfinished")
+    assert list_parts() == {"1", "2", "unfinished"}
     with mirror(RUN) as local:
-        assert parts() == {"1", "2"}
+        assert list_parts() == {"1", "2"}
         (local / "1" / "parts.json").rename(local / "moved")
         (local / "moved").unlink()
         find_mirror(local).push()
-        assert parts() == {"2"}
+        assert list_parts() == {"2"}
     assert bucket.names("b/run") == ["2/parts.json"]
 
 

@@ -4,7 +4,11 @@ from dataclasses import replace
 
 from adapt_jax.decoders.config import DecoderConfig, LayerConfig
 from adapt_jax.decoders.families.family import Family
-from adapt_jax.decoders.families.granitemoehybrid import check_time_step_limit, list_mamba_rows
+from adapt_jax.decoders.families.granitemoehybrid import (
+    list_mamba_rows,
+    read_mamba,
+    write_mamba,
+)
 from adapt_jax.decoders.families.layer_rules import HFConfig, LayerRules
 from adapt_jax.decoders.families.tables import (
     ATTENTION,
@@ -49,26 +53,12 @@ def _read_multipliers(hf: HFConfig) -> Multipliers:
 
 def _computed_fields(hf: HFConfig) -> HFConfig:
     """The shape of Mamba, the factors, and the divisor of logits."""
-    check_time_step_limit(hf)
     width = hf.get("mamba_d_ssm", 1024)
-    width = hf.get("mamba_expand", 2) * hf["hidden_size"] if width is None else width
-    num_heads, head_dim = hf.get("mamba_n_heads", 128), hf.get("mamba_d_head", "auto")
-    head_dim = width // num_heads if head_dim == "auto" else head_dim
-    if head_dim * num_heads != width:
-        raise ValueError(f"mamba_n_heads {num_heads} of mamba_d_head {head_dim} are not {width}")
-    before_gate = hf.get("mamba_norm_before_gate", True)
-    place = "before" if before_gate else "after"
-    mixer = Mamba2Config(
-        num_heads=num_heads,
-        head_dim=head_dim,
-        num_groups=hf.get("mamba_n_groups", 1),
-        state_dim=hf.get("mamba_d_state", 256),
-        taps=hf.get("mamba_d_conv", 4),
-        bias=hf.get("mamba_proj_bias", False),
-        convolution_bias=hf.get("mamba_conv_bias", True),
+    place = "before" if hf.get("mamba_norm_before_gate", True) else "after"
+    mixer = replace(
+        read_mamba(hf, width),
         output_bias=hf.get("projectors_bias", False),
         gated_norm=place if hf.get("mamba_rms_norm", False) else "none",
-        chunk_length=hf.get("mamba_chunk_size", 256),
     )
     return {
         "mixer": mixer,
@@ -82,18 +72,11 @@ def _extra_hf_fields(config: DecoderConfig) -> HFConfig:
     mixer, factors = config.mixer, config.multipliers
     assert isinstance(mixer, Mamba2Config)
     return {
+        **write_mamba(config),
         "mamba_d_ssm": mixer.value_size,
-        "mamba_n_heads": mixer.num_heads,
-        "mamba_d_head": mixer.head_dim,
-        "mamba_n_groups": mixer.num_groups,
-        "mamba_d_state": mixer.state_dim,
-        "mamba_d_conv": mixer.taps,
-        "mamba_proj_bias": mixer.bias,
-        "mamba_conv_bias": mixer.convolution_bias,
         "projectors_bias": mixer.output_bias,
         "mamba_rms_norm": mixer.gated_norm != "none",
         "mamba_norm_before_gate": mixer.gated_norm != "after",
-        "mamba_chunk_size": mixer.chunk_length,
         **{name: getattr(factors, ours) for ours, name in FACTORS.items()},
         "ssm_multipliers": list(factors.mixer_projections),
         "mlp_multipliers": [factors.ffn_gate, factors.ffn_output],

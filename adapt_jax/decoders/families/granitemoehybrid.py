@@ -78,20 +78,24 @@ def _adjust_layer(hf: HFConfig, index: int, layer: LayerConfig) -> LayerConfig:
     return layer if has_rope else replace(layer, rope=None)
 
 
-def read_mamba(hf: HFConfig) -> Mamba2Config:
+def read_mamba(hf: HFConfig, width: int | None = None) -> Mamba2Config:
     """The shape of the Mamba layers.
+
+    Args:
+        width: of all heads; by default ``mamba_expand`` times the hidden size.
 
     Raises:
         ValueError: sizes contradict each other, or time steps have bounds.
     """
     check_time_step_limit(hf)
-    width = hf.get("mamba_expand", 2) * hf["hidden_size"]
+    source = "the width of the layer"
+    if width is None:
+        width, source = hf.get("mamba_expand", 2) * hf["hidden_size"], "mamba_expand x hidden_size"
     num_heads, head_dim = hf.get("mamba_n_heads", 128), hf.get("mamba_d_head", "auto")
     head_dim = width // num_heads if head_dim == "auto" else head_dim
     if head_dim * num_heads != width:
         raise ValueError(
-            f"mamba_n_heads {num_heads} of mamba_d_head {head_dim} are not mamba_expand times the "
-            f"hidden size, {width}"
+            f"mamba_n_heads {num_heads} of mamba_d_head {head_dim} are not {source}, {width}"
         )
     return Mamba2Config(
         num_heads=num_heads,
@@ -114,11 +118,15 @@ def _computed_fields(hf: HFConfig) -> HFConfig:
 
 
 def write_mamba(config: DecoderConfig) -> HFConfig:
-    """The fields of ``config.json`` from which ``read_mamba`` reads the same shape."""
+    """The fields of ``config.json`` from which ``read_mamba`` reads the same shape.
+
+    ``mamba_expand`` is rounded where the width is no multiple of the hidden size (Falcon-H1, which
+    names the width itself).
+    """
     mixer = config.mixer
     assert isinstance(mixer, Mamba2Config)
     return {
-        "mamba_expand": mixer.value_size // config.embed_dim,
+        "mamba_expand": max(mixer.value_size // config.embed_dim, 1),
         "mamba_n_heads": mixer.num_heads,
         "mamba_d_head": mixer.head_dim,
         "mamba_n_groups": mixer.num_groups,
